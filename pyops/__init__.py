@@ -1,0 +1,8 @@
+"""atrous: fused (dilated) conv2d + BatchNorm + activation + residual add as torch operators."""
+
+from . import models, nn
+from .functional import add_act, bn_act, conv_bn_act
+# from .fusion import fuse
+
+__version__ = "0.1.0"
+__all__ = ["add_act", "bn_act", "conv_bn_act", "models", "nn"]

@@ -1,0 +1,59 @@
+"""Who convolves: the choice of a row, or every row's reasons.
+
+The rule of backend="auto", until a tuning table has measured entries:
+  CPU   native where it is built, else library;
+  CUDA  library (cuDNN) with our epilogue.
+A row that is named never falls back: it runs, or the error lists its reasons.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import Tensor
+
+from .backends import library, native, triton
+from .spec import Spec
+
+_ROWS = {"library": library, "native": native, "triton": triton}
+_AUTO = {"cpu": ("native", "library"), "cuda": ("library",)}
+
+
+def rows() -> dict[str, ModuleType]:
+    return dict(_ROWS)
+
+
+def available(name: str) -> list[str]:
+    """Why a row cannot run at all on this machine; empty if it can."""
+    return _ROWS[name].available()
+
+
+def reasons(name: str, input: Tensor, weight: Tensor | None = None, spec: Spec | None = None) -> list[str]:
+    """Why a row cannot run this call; empty if it can. weight is None: the epilogue alone."""
+    return _ROWS[name].reasons(input, weight, spec)
+
+
+def named(backend: str) -> None:
+    if backend != "auto" and backend not in _ROWS:
+        raise ValueError(f"backend: expected one of auto, {', '.join(_ROWS)}, got {backend!r}")
+
+
+def differentiates(backend: str) -> None:
+    """Gradients and batch statistics run on torch's own operators for now; a named row of ours refuses them."""
+    named(backend)
+    if backend not in ("auto", "library"):
+        reason = "it has no backward yet: call it in eval mode under torch.no_grad(), or use backend='auto'"
+        raise RuntimeError(f"backend={backend!r} cannot run this call:\n  {backend}: {reason}")
+
+
+def choose(backend: str, input: Tensor, weight: Tensor | None = None, spec: Spec | None = None) -> ModuleType:
+    """The row that runs this call. Raises RuntimeError with the reasons of every row that was asked."""
+    named(backend)
+    asked = _AUTO.get(input.device.type, ("library",)) if backend == "auto" else (backend,)
+    answers = {}
+    for name in asked:
+        answers[name] = reasons(name, input, weight, spec)
+        if not answers[name]:
+            return _ROWS[name]
+    lines = "".join(f"\n  {name}: {reason}" for name, found in answers.items() for reason in found)
+    raise RuntimeError(f"backend={backend!r} cannot run this call:{lines}")

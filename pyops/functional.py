@@ -1,0 +1,252 @@
+"""The functional operators: checked arguments -> the row that runs them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import activation, checks, dispatch, ops, reference
+from .activation import SlopeLike
+from .spec import Epilogue
+
+
+def conv_bn_act(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    bn_weight: Tensor | None = None,
+    bn_bias: Tensor | None = None,
+    *,
+    slope: SlopeLike = 1.0,
+    residual: Tensor | None = None,
+    residual_after_act: bool = False,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups: int = 1,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    """y = act(bn(conv2d(x, w) + b) + r), with act(u) = u if u > 0 else slope * u.
+
+    bn(z) = (z - mean) / sqrt(var + eps) * gamma + beta. There is a BatchNorm if `training` or `running_mean` is given.
+
+    Args:
+        input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64, NCHW or channels_last; the output has its layout.
+        weight: w: (C_out, C / groups, kH, kW), the dtype of x.
+        bias: b: (C_out,).
+        running_mean, running_var, bn_weight, bn_bias: (C_out,), the dtype of x, or fp32 beside fp16 and bf16.
+        slope: "relu"; a number; a tensor (1,) or (C_out,); or (lower, upper), which draws a slope an element (RReLU).
+        residual: r: the shape of y, or a shape that broadcasts to it. residual_after_act: y = act(bn(...)) + r.
+        stride, dilation: an int or a pair (height, width). padding: likewise, or "same" or "valid".
+        training: normalise with the statistics of this batch and update running_mean and running_var in place, by
+            running = (1 - momentum) * running + momentum * batch (batch variance unbiased).
+        backend: "auto", or the row that must run: "library", "native", "triton".
+
+    Returns:
+        y: (N, C_out, H', W'), the dtype of x (under autocast: autocast's; of x + r if r's dtype is wider).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as nn.Conv2d, nn.BatchNorm2d and the activation raise for the same mistake;
+        RuntimeError: the named backend cannot run this call, with its reasons.
+
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py for the rest.
+    """
+    normalisation = _Normalisation(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
+    ending = _Ending(slope, residual, residual_after_act)
+    return convolve(
+        input, weight, bias, (stride, padding, dilation, groups), normalisation, ending, backend=backend
+    )
+
+
+def bn_act(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    slope: SlopeLike = 1.0,
+    residual: Tensor | None = None,
+    residual_after_act: bool = False,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    """y = act((x - mean) / sqrt(var + eps) * weight + bias + r), with act(u) = u if u > 0 else slope * u.
+
+    input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64. The other arguments, Returns and Raises are those of conv_bn_act.
+    """
+    checks.tensor("input", input)
+    checks.feature_map("input", input, ValueError)
+    normalisation = _Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, prefix="")
+    ending = _Ending(slope, residual, residual_after_act)
+    normalisation.check(input, tuple(input.shape))
+    ending.check(input, tuple(input.shape))
+    return _pointwise(input, normalisation, ending, backend)
+
+
+def add_act(
+    input: Tensor,
+    other: Tensor,
+    *,
+    slope: SlopeLike = 1.0,
+    dropout: float = 0.0,
+    training: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """y = dropout(act(x + o)), with act(u) = u if u > 0 else slope * u.
+
+    Args:
+        input, other: x, o: (N, C, ...) fp16 | bf16 | fp32 | fp64; o may broadcast to x.
+        slope: as for conv_bn_act. dropout: the probability of a zero in training; the rest is scaled by 1 / (1 - p).
+
+    Returns and Raises: as conv_bn_act; ValueError for a dropout outside [0, 1].
+    Source: Srivastava et al., Dropout (JMLR 2014).
+    """
+    checks.tensor("input", input)
+    checks.probability("dropout", dropout)
+    ending = _Ending(slope, other, False, name="other", required=True)
+    ending.check(input, tuple(input.shape))
+    if training and dropout:
+        dispatch.differentiates(backend)
+        return F.dropout(_plain(input, _NO_NORMALISATION, ending), dropout)
+    return _pointwise(input, _NO_NORMALISATION, ending, backend)
+
+
+class _Normalisation(NamedTuple):
+    """The BatchNorm of a call, or none."""
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+    prefix: str = "bn_"
+
+    @property
+    def present(self) -> bool:
+        return self.training or any(v is not None for v in self[:4])
+
+    def check(self, z: Tensor, size: tuple[int, ...]) -> None:
+        if not self.present:
+            return
+        vectors = dict(zip(("running_mean", "running_var", f"{self.prefix}weight", f"{self.prefix}bias"), self[:4]))
+        checks.batch_norm(vectors, size[1], z, self.eps, self.training)
+        if self.training:
+            checks.more_than_one_value(size)
+
+    def plain(self, z: Tensor) -> Tensor:
+        if not self.present:
+            return z
+        return F.batch_norm(z, *self[:4], self.training, self.momentum, self.eps)
+
+
+_NO_NORMALISATION = _Normalisation()
+
+
+class _Ending:
+    """The residual and the activation of a call."""
+
+    def __init__(self, slope: SlopeLike, residual: Tensor | None, after: bool, name="residual", required=False):
+        self.slope, self.residual, self.after = activation.of(slope), residual, bool(after)
+        self.name, self.required = name, required
+
+    def check(self, z: Tensor, size: tuple[int, ...]) -> None:
+        if self.residual is not None or self.required:
+            checks.tensor(self.name, self.residual, like=z)
+            checks.residual(self.name, self.residual, size)
+        if self.slope.tensor is not None:
+            checks.tensor("slope", self.slope.tensor, like=z)
+            dtype = z.dtype if self.after else self.dtype(z)
+            checks.slope(self.slope.tensor, size, None if _autocasts(z) else dtype)
+
+    def dtype(self, z: Tensor) -> torch.dtype:
+        """Of the result: as eager's sum, the wider of z and the residual."""
+        return z.dtype if self.residual is None else torch.promote_types(z.dtype, self.residual.dtype)
+
+    def seed(self, device: torch.device) -> Tensor | None:
+        return activation.draw_seed(device) if self.slope.kind == "random" else None
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self.slope.tensor, self.residual
+
+    def arguments(self, normalisation: _Normalisation, like: Tensor, size, memory_format) -> Epilogue:
+        """What the primitives take, for a z of this dtype, size and layout."""
+        residual = self.residual
+        if residual is not None:
+            residual = residual.to(self.dtype(like)).expand(size).contiguous(memory_format=memory_format)
+        kind, value, upper, tensor = self.slope
+        vectors, seed = normalisation[:4], self.seed(like.device)
+        return Epilogue(*vectors, normalisation.eps, kind, value, upper, tensor, seed, residual, self.after)
+
+
+def _plain(z: Tensor, normalisation: _Normalisation, ending: _Ending) -> Tensor:
+    """The differentiable path: torch's own operators."""
+    slope = (*ending.slope, ending.seed(z.device))
+    return reference.finish(normalisation.plain(z), ending.residual, ending.after, *slope)
+
+
+def _pointwise(z: Tensor, normalisation: _Normalisation, ending: _Ending, backend: str) -> Tensor:
+    if normalisation.training or _needs_gradient((z, *normalisation[:4], *ending.tensors())):
+        dispatch.differentiates(backend)
+        return _plain(z, normalisation, ending)
+    row = dispatch.choose(backend, z)
+    return _epilogue(row, z, normalisation, ending)
+
+
+def _epilogue(row, z: Tensor, normalisation: _Normalisation, ending: _Ending) -> Tensor:
+    layout = ops.memory_format(z)
+    arguments = ending.arguments(normalisation, z, z.shape, layout)
+    return row.epilogue(z.to(ending.dtype(z)).contiguous(memory_format=layout), arguments)
+
+
+def convolve(input, weight, bias, geometry, normalisation, ending, *, packs=None, backend="auto") -> Tensor:
+    """conv_bn_act after its arguments are grouped. packs: a frozen convolution's prepacked weights, filled here."""
+    checks.tensor("input", input)
+    checks.tensor("weight", weight, like=input)
+    if bias is not None:
+        checks.tensor("bias", bias, like=input)
+    if _autocasts(input):
+        input, weight, bias = _autocast(input), _autocast(weight), _autocast(bias)
+    spec, before = checks.convolution(input, weight, bias, *geometry)
+    if before is not None:
+        input = F.pad(input, before)
+    size = (input.shape[0], weight.shape[0], *spec.output_size(input.shape[2:], weight.shape[2:]))
+    normalisation.check(input, size)
+    ending.check(input, size)
+    if normalisation.training or _needs_gradient((input, weight, bias, *normalisation[:4], *ending.tensors())):
+        dispatch.differentiates(backend)
+        z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
+        return _plain(z, normalisation, ending)
+    row = dispatch.choose(backend, input, weight, spec)
+    run = row.conv_epilogue if packs is None else packs.bind(row)
+    if ending.dtype(input) != input.dtype:
+        return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending)
+    arguments = ending.arguments(normalisation, input, size, ops.memory_format(input, weight))
+    return run(input, weight, bias, spec, arguments)
+
+
+def _needs_gradient(tensors) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _autocasts(input: Tensor) -> bool:
+    return torch.is_autocast_enabled(input.device.type)
+
+
+def _autocast(tensor: Tensor | None) -> Tensor | None:
+    """What eager's autocast does to a convolution's arguments: everything but fp64 goes to the low precision."""
+    if tensor is None or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))

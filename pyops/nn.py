@@ -1,0 +1,183 @@
+"""Modules that hold ordinary Conv2d, BatchNorm2d and activation modules and run them as one fused site."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from . import activation, functional
+from .activation import SlopeLike
+from .functional import _Ending, _Normalisation
+from .packs import Packs
+
+
+def conv_bn_act(
+    conv: nn.Conv2d,
+    bn: _BatchNorm | None,
+    act: nn.Module | None,
+    input: Tensor,
+    residual: Tensor | None = None,
+    residual_after_act: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: three plain modules as one site. See functional.conv_bn_act."""
+    slope = activation.of_module(act, act is not None and act.training)
+    if isinstance(conv, FrozenConv2d):
+        return conv(input, residual, slope, residual_after_act)
+    padding = conv.padding
+    if conv.padding_mode != "zeros":
+        input = F.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+        padding = 0
+    geometry = (conv.stride, padding, conv.dilation, conv.groups)
+    ending = _Ending(slope, residual, residual_after_act)
+    return functional.convolve(
+        input, conv.weight, conv.bias, geometry, _normalisation(bn), ending, backend=backend
+    )
+
+
+def bn_act(
+    bn: _BatchNorm,
+    act: nn.Module | None,
+    input: Tensor,
+    residual: Tensor | None = None,
+    residual_after_act: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """y = act(bn(x) + r), or act(bn(x)) + r. See functional.bn_act."""
+    n = _normalisation(bn)
+    return functional.bn_act(
+        input, *n[:4], slope=activation.of_module(act, act is not None and act.training), residual=residual,
+        residual_after_act=residual_after_act, training=n.training, momentum=n.momentum, eps=n.eps, backend=backend,
+    )  # fmt: skip
+
+
+def add_act(act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto") -> Tensor:
+    """y = act(x + o). See functional.add_act."""
+    slope = activation.of_module(act, act is not None and act.training)
+    return functional.add_act(input, other, slope=slope, backend=backend)
+
+
+def _normalisation(bn: _BatchNorm | None) -> _Normalisation:
+    """What nn.BatchNorm2d.forward would normalise with; in training it counts the batch, as that does."""
+    if bn is None:
+        return functional._NO_NORMALISATION
+    momentum = 0.0 if bn.momentum is None else bn.momentum
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:  # the cumulative average
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    batch = bn.training or (bn.running_mean is None and bn.running_var is None)
+    running = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
+    return _Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps)
+
+
+class ConvBNAct2d(nn.Module):
+    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r with residual_after_act.
+
+    Args:
+        conv: nn.Conv2d. bn: nn.BatchNorm2d of its output channels, or None.
+        act: nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Identity or None.
+
+    The children keep their parameters: checkpoints, optimizers and train() / eval() see ordinary modules.
+    """
+
+    def __init__(self, conv, bn=None, act=None, residual_after_act: bool = False, backend: str = "auto"):
+        super().__init__()
+        if not isinstance(conv, (nn.Conv2d, FrozenConv2d)):
+            raise TypeError(f"conv: expected nn.Conv2d, got {type(conv).__name__}")
+        if bn is not None and not isinstance(bn, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            raise TypeError(f"bn: expected nn.BatchNorm2d or None, got {type(bn).__name__}")
+        if bn is not None and bn.num_features != conv.out_channels:
+            raise ValueError(f"bn: expected num_features={conv.out_channels}, conv's channels, got {bn.num_features}")
+        activation.of_module(act)
+        self.conv, self.bn, self.act = conv, bn, act
+        self.residual_after_act, self.backend = residual_after_act, backend
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        return conv_bn_act(self.conv, self.bn, self.act, input, residual, self.residual_after_act, self.backend)
+
+    def extra_repr(self) -> str:
+        return f"residual_after_act={self.residual_after_act}, backend={self.backend!r}"
+
+
+class BNAct2d(nn.Module):
+    """y = act(bn(x) + r), or act(bn(x)) + r with residual_after_act; bn: nn.BatchNorm2d, act: as for ConvBNAct2d."""
+
+    def __init__(self, bn, act=None, residual_after_act: bool = False, backend: str = "auto"):
+        super().__init__()
+        if not isinstance(bn, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            raise TypeError(f"bn: expected nn.BatchNorm2d, got {type(bn).__name__}")
+        activation.of_module(act)
+        self.bn, self.act = bn, act
+        self.residual_after_act, self.backend = residual_after_act, backend
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        return bn_act(self.bn, self.act, input, residual, self.residual_after_act, self.backend)
+
+
+class AddAct(nn.Module):
+    """y = dropout(act(x + o)); act: as for ConvBNAct2d."""
+
+    def __init__(self, act=None, dropout: float = 0.0, backend: str = "auto"):
+        super().__init__()
+        activation.of_module(act)
+        self.act, self.dropout, self.backend = act, dropout, backend
+
+    def forward(self, input: Tensor, other: Tensor) -> Tensor:
+        slope = activation.of_module(self.act, self.training)
+        return functional.add_act(
+            input, other, slope=slope, dropout=self.dropout, training=self.training, backend=self.backend
+        )
+
+
+class FrozenConv2d(nn.Module):
+    """y = act(w * x + b + r) with a BatchNorm folded into w and b, for deployment: no parameters, no training.
+
+        w = w_conv * gamma / sqrt(var + eps)        b = beta + (b_conv - mean) * gamma / sqrt(var + eps)
+
+    The folding is computed in fp64 and rounded once. `weight` (channels_last) and `bias` are ordinary buffers: saved,
+    moved and copied as such. The forms that a backend wants are made from them when first used, and never saved.
+    """
+
+    def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d | None = None, backend: str = "auto"):
+        super().__init__()
+        if conv.padding_mode != "zeros":
+            raise ValueError(f'conv: expected padding_mode="zeros", got {conv.padding_mode!r}')
+        if bn is not None and bn.running_mean is None:
+            raise ValueError("bn: expected running statistics to fold, got track_running_stats=False")
+        self.out_channels = conv.out_channels
+        self.geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.backend = backend
+        weight, bias = fold(conv, bn)
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+        self.packs = Packs()
+
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, slope: SlopeLike = 1.0, residual_after_act: bool = False
+    ) -> Tensor:
+        ending = _Ending(slope, residual, residual_after_act)
+        return functional.convolve(
+            input, self.weight, self.bias, self.geometry, functional._NO_NORMALISATION, ending,
+            packs=self.packs, backend=self.backend,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        stride, padding, dilation, groups = self.geometry
+        return f"{tuple(self.weight.shape)}, {stride=}, {padding=}, {dilation=}, {groups=}, backend={self.backend!r}"
+
+
+@torch.no_grad()
+def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a convolution with the BatchNorm behind it folded in; fp64 inside, rounded once."""
+    weight = conv.weight.double()
+    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.double()
+    if bn is not None:
+        scale = torch.rsqrt(bn.running_var.double() + bn.eps)
+        if bn.weight is not None:
+            scale = scale * bn.weight.double()
+        shift = 0.0 if bn.bias is None else bn.bias.double()
+        weight, bias = weight * scale[:, None, None, None], (bias - bn.running_mean.double()) * scale + shift
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)

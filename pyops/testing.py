@@ -1,0 +1,128 @@
+"""Cases, inputs and error budgets: one set for the tests and the benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+SLOPES = ("relu", 0.01, "shared", "channel", (0.125, 1 / 3))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of conv_bn_act."""
+
+    name: str
+    size: tuple[int, int, int, int]  # N, C, H, W
+    out_channels: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: Any = 1
+    padding: Any = 1
+    dilation: Any = 1
+    groups: int = 1
+    slope: Any = "channel"  # one of SLOPES, or any slope argument
+    residual: str | None = None  # None | "before" | "after"
+    bn: bool = True
+    bias: bool = False
+
+    def geometry(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+
+# Small shapes that no tile divides; what CASES call edge shapes are the tests' own.
+CASES = (
+    Case("plain", (2, 16, 13, 29), 32),
+    Case("residual", (2, 16, 7, 7), 16, residual="before"),
+    Case("residual_after", (2, 16, 7, 7), 16, residual="after", slope="relu"),
+    Case("dilated", (1, 31, 15, 17), 33, padding=4, dilation=4, slope=0.01),
+    Case("strided", (2, 3, 28, 28), 64, kernel=(7, 7), stride=2, padding=3),
+    Case("asymmetric", (2, 6, 19, 23), 10, kernel=(1, 3), stride=(2, 1), padding=(0, 5), dilation=(1, 5), slope="shared"),
+    Case("grouped", (2, 12, 9, 9), 24, groups=3, bias=True),
+    Case("depthwise", (2, 12, 9, 9), 12, groups=12, slope="relu"),
+    Case("pointwise", (2, 65, 5, 5), 7, kernel=(1, 1), padding=0, slope=1.0),
+    Case("same", (2, 8, 11, 10), 8, kernel=(2, 4), padding="same", dilation=3, residual="before"),
+    Case("no_bn", (2, 16, 8, 8), 16, bn=False, bias=True, slope=-0.5),
+)
+
+# Sites of ResNet34 at 224, and of its dilated form at output stride 8: what the benchmarks measure.
+RESNET34 = (
+    Case("stem", (1, 3, 224, 224), 64, kernel=(7, 7), stride=2, padding=3),
+    Case("layer1", (1, 64, 56, 56), 64, residual="before"),
+    Case("layer2", (1, 128, 28, 28), 128, residual="before"),
+    Case("layer3", (1, 256, 14, 14), 256, residual="before"),
+    Case("layer4", (1, 512, 7, 7), 512, residual="before"),
+    Case("layer3_dilated", (1, 256, 28, 28), 256, padding=2, dilation=2, residual="before"),
+    Case("layer4_dilated", (1, 512, 28, 28), 512, padding=4, dilation=4, residual="before"),
+)
+
+
+def batched(case: Case, batch: int) -> Case:
+    return replace(case, size=(batch, *case.size[1:]))
+
+
+def arguments(case: Case, dtype=torch.float32, device="cpu", memory_format=torch.contiguous_format) -> dict[str, Any]:
+    """Fresh random keyword arguments for conv_bn_act, from torch's global generator."""
+    out, channels = case.out_channels, case.size[1] // case.groups
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, device=device, dtype=torch.float32)
+
+    fan_in = channels * case.kernel[0] * case.kernel[1]
+    made: dict[str, Any] = {"input": draw(*case.size), "weight": draw(out, channels, *case.kernel) * (2 / fan_in) ** 0.5}
+    if case.bias:
+        made["bias"] = draw(out)
+    if case.bn:
+        made |= {"running_mean": draw(out), "running_var": draw(out).abs() + 0.5}
+        made |= {"bn_weight": draw(out), "bn_bias": draw(out)}
+    slopes = {"shared": lambda: draw(1), "channel": lambda: draw(out)}
+    slope = slopes[case.slope]() if case.slope in slopes else case.slope
+    made |= {"slope": slope, "residual_after_act": case.residual == "after", **case.geometry()}
+    if case.residual:
+        z = torch.conv2d(made["input"], made["weight"], None, **case.geometry())
+        made["residual"] = draw(*z.shape)
+    return convert(made, dtype, memory_format)
+
+
+def convert(made: dict[str, Any], dtype: torch.dtype, memory_format=torch.preserve_format) -> dict[str, Any]:
+    """The arguments with every tensor in another dtype, and the feature maps in another layout."""
+
+    def one(value):
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(dtype, memory_format=memory_format) if value.dim() == 4 else value.to(dtype)
+
+    return {name: one(value) for name, value in made.items()}
+
+
+def eager(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
+    """conv_bn_act(**made) by plain torch: conv2d, batch_norm, add, activation."""
+    from . import activation
+
+    names = ("stride", "padding", "dilation", "groups")
+    z = torch.conv2d(made["input"], made["weight"], made.get("bias"), *(made[n] for n in names))
+    vectors = [made.get(n) for n in ("running_mean", "running_var", "bn_weight", "bn_bias")]
+    slope = activation.of(made["slope"])
+    return reference.epilogue(z, *vectors, made.get("eps", 1e-5), *slope, seed, made.get("residual"), made["residual_after_act"])
+
+
+def truth(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
+    """The same in fp64, from the very values that the call gets."""
+    return eager(convert(made, torch.float64), seed)
+
+
+def assert_close(y: Tensor, made: dict[str, Any], seed: Tensor | None = None) -> None:
+    """At most eager's largest error against fp64, or a rounding of the result where eager happens to be luckier."""
+    exact, plain = truth(made, seed), eager(made, seed)
+    assert y.shape == plain.shape and y.dtype == plain.dtype, (y.shape, y.dtype, plain.shape, plain.dtype)
+    error, budget = largest_error(y, exact), largest_error(plain, exact)
+    rounding = torch.finfo(y.dtype).eps * float(exact.abs().max()) if exact.numel() else 0.0
+    assert error <= max(1.25 * budget, rounding), f"error {error:.3g}, eager's {budget:.3g}, one rounding {rounding:.3g}"
+
+
+def largest_error(y: Tensor, exact: Tensor) -> float:
+    return float((y.double() - exact).abs().max()) if exact.numel() else 0.0

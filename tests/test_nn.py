@@ -1,0 +1,120 @@
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, FrozenConv2d
+
+
+def a_site(channels=16, out=32, act=None, **geometry):
+    conv, bn = nn.Conv2d(channels, out, 3, **{"padding": 1, **geometry}), nn.BatchNorm2d(out)
+    for tensor in (bn.weight, bn.bias, bn.running_mean):
+        nn.init.normal_(tensor)
+    nn.init.uniform_(bn.running_var, 0.5, 2.0)
+    return conv.eval(), bn.eval(), (act or nn.PReLU(out)).eval()
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.LeakyReLU(0.2), nn.PReLU(), nn.PReLU(32), nn.RReLU(), nn.Identity(), None], ids=str)
+@torch.no_grad()
+def test_conv_bn_act_is_its_three_children(act):
+    conv, bn, act = a_site(act=act or nn.Identity())
+    x, r = torch.randn(2, 16, 9, 11), torch.randn(2, 32, 9, 11)
+    torch.testing.assert_close(ConvBNAct2d(conv, bn, act).eval()(x, r), act(bn(conv(x)) + r))
+    torch.testing.assert_close(ConvBNAct2d(conv, bn, act, residual_after_act=True).eval()(x, r), act(bn(conv(x))) + r)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
+@torch.no_grad()
+def test_padding_modes(mode):
+    conv, bn, act = a_site(padding_mode=mode, padding=2)
+    x = torch.randn(2, 16, 9, 11)
+    torch.testing.assert_close(ConvBNAct2d(conv, bn, act).eval()(x), act(bn(conv(x))))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_training_counts_and_averages_as_batch_norm(momentum):
+    conv, bn, act = a_site()
+    bn.momentum = momentum
+    plain = copy.deepcopy(bn).train()
+    site = ConvBNAct2d(conv, bn, act).train()
+    for _ in range(3):
+        x = torch.randn(4, 16, 6, 6)
+        torch.testing.assert_close(site(x), act(plain(conv(x))))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(bn.state_dict()[name], value)
+
+
+@torch.no_grad()
+def test_bn_act_and_add_act():
+    _, bn, act = a_site()
+    x, r = torch.randn(2, 32, 5, 5), torch.randn(2, 32, 5, 5)
+    torch.testing.assert_close(BNAct2d(bn, act).eval()(x, r), act(bn(x) + r))
+    torch.testing.assert_close(AddAct(act).eval()(x, r), act(x + r))
+    assert torch.equal(AddAct(act, dropout=0.5).eval()(x, r), AddAct(act).eval()(x, r))
+    dropped = AddAct(nn.ReLU(), dropout=0.5).train()(x.abs() + 1, r.abs())
+    assert 0.3 < (dropped == 0).float().mean() < 0.7
+
+
+def test_wrong_children_are_refused():
+    conv, bn, act = a_site()
+    with pytest.raises(TypeError, match="conv: expected nn.Conv2d, got Linear"):
+        ConvBNAct2d(nn.Linear(3, 3), bn, act)
+    with pytest.raises(ValueError, match="bn: expected num_features=32.* got 31"):
+        ConvBNAct2d(conv, nn.BatchNorm2d(31), act)
+    with pytest.raises(TypeError, match="act: expected .* got GELU"):
+        ConvBNAct2d(conv, bn, nn.GELU())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("geometry", [{}, {"stride": 2}, {"dilation": 3, "padding": 3}, {"groups": 4}, {"padding": "same"}], ids=str)
+@torch.no_grad()
+def test_frozen_is_as_near_to_fp64_as_eager(geometry, dtype):
+    conv, bn, act = a_site(**geometry)
+    conv, bn, act = (m.to(dtype) for m in (conv, bn, act))
+    x = torch.randn(2, 16, 13, 10, dtype=dtype)
+    r = torch.randn_like(conv(x))
+    y = FrozenConv2d(conv, bn)(x, r, act.weight)
+    exact_conv, exact_bn, exact_act = (m.double() for m in copy.deepcopy((conv, bn, act)))
+    truth = exact_act(exact_bn(exact_conv(x.double())) + r.double())
+    ours, eagers = ((v.double() - truth).abs().max() for v in (y, act(bn(conv(x)) + r)))
+    assert ours <= 1.25 * eagers + torch.finfo(dtype).eps, (ours, eagers)
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def test_frozen_packs_are_never_stale_copied_or_saved():
+    conv, bn, _ = a_site()
+    frozen, x = FrozenConv2d(conv, bn), torch.randn(1, 16, 8, 8)
+    before = frozen(x)
+    assert len(frozen.packs.made) == 1
+    for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert not twin.packs.made and torch.equal(twin(x), before)
+    assert set(frozen.state_dict()) == {"weight", "bias"}
+    other = FrozenConv2d(*a_site()[:2])
+    file = io.BytesIO()
+    torch.save(other.state_dict(), file)
+    file.seek(0)
+    frozen.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(frozen(x), other(x)) and not torch.equal(frozen(x), before)
+    frozen.weight = torch.zeros_like(frozen.weight)
+    assert torch.equal(frozen(x), frozen.bias[None, :, None, None].expand_as(before))
+    assert torch.equal(frozen.double()(x.double()).float(), frozen.bias.float()[None, :, None, None].expand_as(before))
+
+
+@torch.no_grad()
+def test_frozen_holds_few_packs_however_many_sizes_come():
+    frozen = FrozenConv2d(*a_site(stride=2)[:2])
+    for size in range(8, 20):
+        frozen(torch.randn(1, 16, size, size))
+    assert len(frozen.packs.made) <= frozen.packs.most
+
+
+def test_site_compiles_and_exports():
+    conv, bn, act = a_site()
+    site, x = ConvBNAct2d(conv, bn, act).eval(), torch.randn(2, 16, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(site, fullgraph=True, backend="aot_eager")(x), site(x))
+        torch.testing.assert_close(torch.export.export(site, (x,)).module()(x), site(x))

@@ -1,0 +1,81 @@
+"""The primitives' registrations: one list of schemas, honest fakes, opcheck."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from atrous import ops, reference
+from atrous.spec import Epilogue
+
+
+def primitive(name):
+    return getattr(torch.ops.atrous, name).default
+
+
+def test_the_registered_schemas_are_the_list():
+    assert set(ops.schemas()) == {"_epilogue", "_conv_epilogue", "_winograd_weight", "_winograd_epilogue"}
+    for name, schema in ops.schemas().items():
+        assert str(primitive(name)._schema) == str(torch._C.parse_schema("atrous::" + schema))
+
+
+def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
+    x = torch.randn(2, 16, 9, 7).to(dtype).contiguous(memory_format=memory_format)
+    w = torch.randn(32, 16, 3, 3).to(dtype)
+    vector = [torch.rand(32) + 0.5 for _ in range(5)]
+    z = torch.conv2d(x, w, padding=1)
+    tail = Epilogue(*vector[:4], slope_kind="tensor", slope=vector[4], residual=torch.randn_like(z))
+    nhwc = x.contiguous(memory_format=torch.channels_last)
+    as_nhwc = tail._replace(residual=tail.residual.contiguous(memory_format=torch.channels_last))
+    return {
+        "_epilogue": lambda: (z, *tail),
+        "_conv_epilogue": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1, *tail),
+        "_winograd_weight": lambda: (w,),
+        "_winograd_epilogue": lambda: (nhwc, primitive("_winograd_weight")(w), 32, None, (1, 1), (1, 1), *as_nhwc),
+    }[name]()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("name", ops.schemas())
+def test_opcheck(name, memory_format):
+    if "winograd" in name and not ops.library_loaded:
+        pytest.skip(ops.library_error)
+    torch.library.opcheck(primitive(name), sample(name, memory_format))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("name", ops.schemas())
+def test_fakes_have_real_strides(name, memory_format):
+    if "winograd" in name and not ops.library_loaded:
+        pytest.skip(ops.library_error)
+    arguments = sample(name, memory_format)
+    real = primitive(name)(*arguments)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = primitive(name)(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments))
+    assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+
+
+def test_python_defines_the_primitives_where_the_library_is_absent(tmp_path):
+    """A copy of the package without libatrous.so: same schemas, plain torch inside, same values."""
+    code = """
+import shutil, sys, pathlib, torch
+source, target = map(pathlib.Path, sys.argv[1:3])
+shutil.copytree(source, target / "atrous", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+sys.meta_path = [f for f in sys.meta_path if "Editable" not in getattr(f, "__name__", "")]
+sys.path.insert(0, str(target))
+import atrous
+from atrous import ops, reference, dispatch
+assert str(target) in atrous.__file__ and not ops.library_loaded
+assert "not built" in dispatch.available("native")[0]
+x = torch.randn(2, 4, 5, 5); m, v = torch.randn(4), torch.rand(4) + 0.5
+y = atrous.bn_act(x, m, v, slope=0.1)
+assert torch.allclose(y, torch.nn.functional.leaky_relu(torch.nn.functional.batch_norm(x, m, v), 0.1), atol=1e-6)
+low = atrous.bn_act(x.bfloat16().contiguous(memory_format=torch.channels_last), m, v, slope="relu")
+assert low.dtype == torch.bfloat16 and low.is_contiguous(memory_format=torch.channels_last)
+print("ok")
+"""
+    source = str(reference.__file__).removesuffix("/reference.py")
+    command = [sys.executable, "-c", code, source, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "ok", done.stderr

@@ -1,0 +1,1 @@
+"""Triton kernels and their launchers; they import torch and triton only."""
