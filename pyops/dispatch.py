@@ -1,7 +1,7 @@
 """Who convolves: the choice of a row, or every row's reasons.
 
 The rule of backend="auto", until a tuning table has measured entries:
-  CPU   native where it is built, else library;
+  CPU   native where it is built, else library; a frozen convolution: native where it packs for Winograd, else library;
   CUDA  library (cuDNN) with our epilogue.
 A row that is named never falls back: it runs, or the error lists its reasons.
 """
@@ -46,13 +46,17 @@ def differentiates(backend: str) -> None:
         raise RuntimeError(f"backend={backend!r} cannot run this call:\n  {backend}: {reason}")
 
 
-def choose(backend: str, input: Tensor, weight: Tensor | None = None, spec: Spec | None = None) -> ModuleType:
+def choose(
+    backend: str, input: Tensor, weight: Tensor | None = None, spec: Spec | None = None, frozen: bool = False
+) -> ModuleType:
     """The row that runs this call. Raises RuntimeError with the reasons of every row that was asked."""
     named(backend)
     asked = _AUTO.get(input.device.type, ("library",)) if backend == "auto" else (backend,)
     answers = {}
     for name in asked:
         answers[name] = reasons(name, input, weight, spec)
+        if frozen and backend == "auto":
+            answers[name] += _ROWS[name].pack_reasons(input, weight, spec)
         if not answers[name]:
             return _ROWS[name]
     lines = "".join(f"\n  {name}: {reason}" for name, found in answers.items() for reason in found)

@@ -229,7 +229,7 @@ def convolve(input, weight, bias, geometry, normalisation, ending, *, packs=None
         dispatch.differentiates(backend)
         z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
         return _plain(z, normalisation, ending)
-    row = dispatch.choose(backend, input, weight, spec)
+    row = dispatch.choose(backend, input, weight, spec, frozen=packs is not None)
     run = row.conv_epilogue if packs is None else packs.bind(row)
     if ending.dtype(input) != input.dtype:
         return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending)

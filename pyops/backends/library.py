@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..spec import Epilogue, Spec
+from .arithmetic import MKLDNN, arithmetic_type, in_arithmetic_type
 
 name = "library"
 
@@ -18,53 +19,23 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
     return []
 
 
-_MKLDNN = torch.backends.mkldnn.is_available()
-# What this CPU has no instructions to multiply: oneDNN emulates it, many times slower than fp32.
-_EMULATED = {
-    dtype
-    for dtype, supported in (
-        (torch.bfloat16, _MKLDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-        (torch.float16, _MKLDNN and torch.ops.mkldnn._is_mkldnn_fp16_supported()),
-    )
-    if not supported
-}
-
-
-def arithmetic_type(input: Tensor) -> torch.dtype:
-    """What to convolve in: the input's dtype, or fp32 where the CPU would emulate it (nearer to fp64, and faster)."""
-    return torch.float32 if input.device.type == "cpu" and input.dtype in _EMULATED else input.dtype
-
-
-def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
-    return torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
-
-
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
     return torch.ops.atrous._epilogue(z, *arguments)
 
 
-def in_arithmetic_type(run, input: Tensor, weights: tuple[Tensor | None, ...], arguments: Epilogue) -> Tensor:
-    """run(input, weights, arguments) in the dtype that the processor has; the result in the input's dtype."""
-    dtype = arithmetic_type(input)
-    if dtype == input.dtype:
-        return run(input, weights, arguments)
-    residual = arguments.residual
-    arguments = arguments._replace(residual=None if residual is None else residual.to(dtype))
-    weights = tuple(w if w is None else w.to(dtype) for w in weights)
-    return run(input.to(dtype), weights, arguments).to(input.dtype)
-
-
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     def run(input, weights, arguments):
-        return epilogue(convolution(input, *weights, spec), arguments)
+        z = torch.conv2d(input, *weights, spec.stride, spec.padding, spec.dilation, spec.groups)
+        return epilogue(z, arguments)
 
     return in_arithmetic_type(run, input, (weight, bias), arguments)
 
 
-_PREPACKED = (torch.float32, torch.bfloat16)
+# The frozen form: on CPU a weight that does not change is laid out once as oneDNN wants it.
 
 
-# The frozen form: weights that do not change may be laid out once as oneDNN wants them.
+def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
+    return []
 
 
 def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
@@ -74,11 +45,12 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
 
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     """The weight as `packed_conv_epilogue` wants it. On CPU: oneDNN's own layout, an opaque tensor that cannot be copied."""
-    weight = weight.to(arithmetic_type(input))
-    if input.device.type != "cpu" or not _MKLDNN or weight.dtype not in _PREPACKED or torch.compiler.is_compiling():
+    packed = weight.to(arithmetic_type(input))
+    known = packed.dtype in (torch.float32, torch.bfloat16)
+    if input.device.type != "cpu" or not MKLDNN or not known or torch.compiler.is_compiling():
         return weight
     return torch.ops.mkldnn._reorder_convolution_weight(
-        weight, spec.padding, spec.stride, spec.dilation, spec.groups, list(input.shape)
+        packed, spec.padding, spec.stride, spec.dilation, spec.groups, list(input.shape)
     )
 
 
@@ -87,13 +59,15 @@ def packed_conv_epilogue(
 ) -> Tensor:
     """conv_epilogue with the weight in both forms."""
     if not packed.is_mkldnn:
-        return conv_epilogue(input, packed, bias, spec, arguments)
+        return conv_epilogue(input, weight, bias, spec, arguments)
 
     def run(input, weights, arguments):
-        name, scalars = _onednn_activation(arguments)
+        activation, scalars = _onednn_activation(arguments)
         geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)
-        z = torch.ops.mkldnn._convolution_pointwise(input, packed, *weights, *geometry, name or "none", scalars, "")
-        return z if name else epilogue(z, arguments)
+        z = torch.ops.mkldnn._convolution_pointwise(
+            input, packed, *weights, *geometry, activation or "none", scalars, ""
+        )
+        return z if activation else epilogue(z, arguments)
 
     return in_arithmetic_type(run, input, (bias,), arguments)
 
