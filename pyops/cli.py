@@ -1,0 +1,180 @@
+"""python -m atrous info | demo | explain: what is installed, what it gives, what a model computes.
+
+A mistake that a user can make ends in one line on stderr and exit status 2. Each command imports what it needs itself,
+so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import activation, dispatch
+from .models import resnet
+
+
+class Mistake(Exception):
+    """Something to tell the user in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without the usage lines before an error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        _writable(args.json)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except Mistake as mistake:
+        lines = [line.strip() for line in str(mistake).splitlines() if line.strip()]
+        print(f"atrous {args.command}: {'; '.join(lines).replace(':; ', ': ')}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`; nothing more may be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> Parser:
+    from .demo import add_arguments
+
+    parser = Parser(prog="atrous", description="Fused (dilated) conv2d + BatchNorm + activation + residual for torch.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    info = _command(commands, "info", _info, "versions, how the library was built, which rows run here and why not")
+    demo = _command(commands, "demo", _demo, "an ordinary ResNet34 and its fused twin on photographs, side by side")
+    explain = _command(commands, "explain", _explain, "a model layer by layer: sizes, parameters, multiply-adds")
+    for command in (info, demo, explain):
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    add_arguments(demo)
+
+    explain.add_argument("model", metavar="MODEL", help="resnet34, or package.module:factory")
+    explain.add_argument("--size", type=_size, default=(224, 224), metavar="H[xW]", help="of the image (default 224)")
+    explain.add_argument("--batch", type=_count, default=1, metavar="N", help="images (default 1)")
+    explain.add_argument("--channels", type=_count, default=3, metavar="C", help="of the image (default 3)")
+    _choice(explain, "--backend", ("auto", *dispatch.rows()), "ROW", "the row to convolve", default="auto")
+    options = explain.add_argument_group("resnet34 only")
+    _choice(options, "--act", tuple(activation.ACTIVATIONS), "NAME", "activation")
+    _choice(options, "--output-stride", (8, 16, 32), "N", "the last stages are dilated below 32", type=int)
+    options.add_argument("--multi-grid", type=_counts, metavar="A,B,C", help="dilations of the last stage's blocks")
+    _choice(options, "--first-dilation", resnet.FIRST_DILATIONS, "NAME", "of a dilated stage's first convolution")
+    return parser
+
+
+def _command(commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+def _choice(parser, name: str, choices: tuple, metavar: str, text: str, **more) -> None:
+    """An option whose choices stand in its help: argparse's own {a,b,c} is too wide for a narrow terminal."""
+    listed = ", ".join(map(str, choices))
+    parser.add_argument(name, choices=choices, metavar=metavar, help=f"{text}: {listed}", **more)
+
+
+def _info(args) -> int:
+    from . import build_info
+
+    info = build_info.collect()
+    print(build_info.render(info))
+    _write_json(args.json, info)
+    return 0
+
+
+def _demo(args) -> int:
+    from . import demo
+
+    return demo.main(args)
+
+
+def _explain(args) -> int:
+    from .walk import walk
+
+    model = _model(args)
+    shape = (args.batch, args.channels, *args.size)
+    try:
+        walked = walk(model, shape, args.backend)
+    except Exception as error:
+        raise Mistake(f"{args.model} with an input of shape {shape}: {error}") from error
+    print(f"{args.model}, input {'x'.join(map(str, (*args.size, args.channels)))}, batch {args.batch}\n")
+    print(walked.render(shutil.get_terminal_size().columns))
+    _write_json(args.json, {"model": args.model, **walked.as_dict()})
+    return 0
+
+
+def _model(args):
+    names = ("act", "output_stride", "multi_grid", "first_dilation")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    try:
+        if args.model == "resnet34":
+            return resnet.resnet34(in_channels=args.channels, **options)
+        if options:
+            raise Mistake(f"--{next(iter(options)).replace('_', '-')} is for resnet34, not for {args.model}")
+        return _imported(args.model)
+    except Mistake:
+        raise
+    except Exception as error:  # a user's own module may raise anything
+        raise Mistake(f"{args.model}: {type(error).__name__}: {error}") from error
+
+
+def _imported(name: str):
+    """package.module:factory, or package.module:model; the current folder counts, as under python -m."""
+    from torch import nn
+
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise Mistake(f"MODEL: expected resnet34 or package.module:factory, got {name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    model = found if isinstance(found, nn.Module) else found()
+    if not isinstance(model, nn.Module):
+        raise Mistake(f"MODEL: expected {name} to give a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(part.strip()) for part in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, x, width = text.partition("x")
+    return _count(height), _count(width if x else height)
+
+
+def _writable(path: Path | None) -> None:
+    """Before the work, so that none of it is lost."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise Mistake(f"--json: expected a file that can be written, got {str(path)!r}")
+
+
+def _write_json(path: Path | None, result: dict) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    except OSError as error:
+        raise Mistake(f"--json: {error}") from error

@@ -1,0 +1,168 @@
+"""The walk of an input through a model, layer by layer: what each layer computes, on shapes alone.
+
+A twin of the model runs on the meta device, which holds no numbers, so that a walk costs neither memory nor arithmetic.
+A row is an innermost module that ran; MACs are the multiply-adds of convolutions and matrix products, half of what
+torch's own FlopCounterMode counts; it is told of what fused models call.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import checks, dispatch
+from .walk_table import table
+
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
+Sizes = tuple[int, ...]
+
+
+def _convolution_flops(input: Sizes, weight: Sizes, *arguments, out_shape: Sizes, **named) -> int:
+    return 2 * prod(out_shape) * prod(weight[1:])
+
+
+def _winograd_flops(input: Sizes, *arguments, out_shape: Sizes, **named) -> int:
+    return 2 * prod(out_shape) * input[1] * 9  # of the 3x3 convolution that it stands for
+
+
+FLOPS = {
+    torch.ops.atrous._conv_epilogue: _convolution_flops,
+    torch.ops.atrous._winograd_epilogue: _winograd_flops,
+}
+if torch.backends.mkldnn.is_available():  # what a frozen model's row `library` calls on CPU
+    FLOPS[torch.ops.mkldnn._convolution_pointwise] = _convolution_flops
+
+
+@dataclass
+class Row:
+    """One layer; kernel_size, stride, padding and dilation are None where it has none. The sizes include the batch."""
+
+    name: str
+    kind: str
+    kernel_size: Sizes | None
+    stride: Sizes | None
+    padding: Sizes | str | None
+    dilation: Sizes | None
+    input: Sizes
+    output: Sizes
+    parameters: int
+    macs: int
+    backend: str | None = None
+
+
+@dataclass
+class Walk:
+    """The rows in the order in which they ran, and the totals of the model; a shared parameter counts once."""
+
+    input: Sizes
+    rows: list[Row]
+    parameters: int
+    macs: int
+
+    @property
+    def convolution_macs(self) -> int:
+        return sum(row.macs for row in self.rows if "Conv" in row.kind)
+
+    def render(self, width: int = 80) -> str:
+        """The walk as a table for a terminal of this width, grouped by stage."""
+        return table(self, width)
+
+    def as_dict(self) -> dict:
+        """The walk for JSON."""
+        totals = {"parameters": self.parameters, "macs": self.macs, "convolution_macs": self.convolution_macs}
+        return {"input": self.input, "rows": [vars(row) for row in self.rows], "totals": totals}
+
+
+def walk(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224), backend: str | None = None) -> Walk:
+    """Sends an input of this shape, in the model's dtype, through a copy of the model in eval mode.
+
+    backend: "auto" or a row's name: each nn.Conv2d also tells which row would convolve on the model's device.
+    A model that cannot run on the meta device runs on its own device, on zeros.
+
+    Raises what the model raises for such an input, and what dispatch.choose raises for the backend.
+    """
+    like = next(model.parameters(), torch.empty(0))
+    shape = tuple(input_shape)
+    try:
+        walked = _walk(_meta_twin(model), torch.empty(shape, dtype=like.dtype, device="meta"))
+    except Exception:  # not every operator knows shapes alone; a mistake in the model or the shape shows again here
+        walked = _walk(copy.deepcopy(model), torch.zeros(shape, dtype=like.dtype, device=like.device))
+    if backend is not None:
+        for row in walked.rows:
+            module = model.get_submodule(row.name)
+            if isinstance(module, nn.Conv2d):
+                row.backend = _backend(backend, module, row.input)
+    return walked
+
+
+def _meta_twin(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are shapes only: deepcopy takes what its memo holds as copied already."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
+
+
+def _backend(backend: str, conv: nn.Conv2d, shape: Sizes) -> str:
+    padding = conv.padding if conv.padding_mode == "zeros" else 0  # other modes pad the input beforehand
+    input = torch.empty(shape, dtype=conv.weight.dtype, device=conv.weight.device)
+    spec, _ = checks.convolution(input, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+    return dispatch.choose(backend, input, conv.weight, spec).name
+
+
+def _walk(twin: nn.Module, input: Tensor) -> Walk:
+    rows: list[Row] = []
+    started: list[tuple[int, int]] = []  # of the modules that run now: rows and FLOP when each began
+    counted: set[int] = set()  # ids of the parameters that a row has shown
+    flops = FlopCounterMode(display=False, custom_mapping=FLOPS)
+
+    def enter(module, arguments):
+        started.append((len(rows), flops.get_total_flops()))
+
+    def leave(name):
+        def hook(module, arguments, output):
+            rows_before, flops_before = started.pop()
+            if len(rows) == rows_before:  # nothing inside it ran
+                macs = (flops.get_total_flops() - flops_before) // 2
+                rows.append(_row(name, module, _shape(arguments), _shape(output), counted, macs))
+
+        return hook
+
+    for name, module in twin.named_modules():
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave(name))
+    with torch.no_grad(), torch.device(input.device), flops:
+        twin.eval()(input)
+    parameters = sum(parameter.numel() for parameter in twin.parameters())
+    return Walk(tuple(input.shape), rows, parameters, flops.get_total_flops() // 2)
+
+
+def _row(name: str, module: nn.Module, input: Sizes, output: Sizes, counted: set[int], macs: int) -> Row:
+    new = {id(parameter): parameter.numel() for parameter in module.parameters() if id(parameter) not in counted}
+    counted.update(new)
+    rank = max(len(output) - 2, 1)
+    geometry: dict[str, Any] = {key: _sizes(getattr(module, key, None), rank) for key in GEOMETRY}
+    return Row(
+        name, type(module).__name__, **geometry, input=input, output=output, parameters=sum(new.values()), macs=macs
+    )
+
+
+def _sizes(value: object, rank: int) -> Sizes | str | None:
+    """A module's attribute as one size a dimension; None for what is no geometry."""
+    if isinstance(value, int):
+        return (value,) * rank
+    if isinstance(value, (tuple, list)) and all(isinstance(size, int) for size in value):
+        return tuple(value)
+    return value if isinstance(value, str) else None
+
+
+def _shape(value: object) -> Sizes:
+    """The shape of the first tensor; () where there is none."""
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
