@@ -1,0 +1,124 @@
+#include "arguments.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace atrous {
+
+namespace {
+
+bool is_floating(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
+}  // namespace
+
+Sizes to_vector(torch::headeronly::IntHeaderOnlyArrayRef values) { return {values.begin(), values.end()}; }
+
+std::string to_string(const Sizes& values) {
+  std::string text = "[";
+  for (size_t i = 0; i < values.size(); ++i) text += (i ? ", " : "") + std::to_string(values[i]);
+  return text + "]";
+}
+
+void check_floating(const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a tensor on the CPU like the others, got one on another device");
+  STD_TORCH_CHECK(is_floating(tensor.scalar_type()), name,
+                  ": expected dtype float32, float64, float16 or bfloat16, got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+}
+
+bool same_strides(const Sizes& sizes, const Sizes& a, const Sizes& b) {
+  bool same = true;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] == 0) return true;
+    same = same && (sizes[i] == 1 || a[i] == b[i]);
+  }
+  return same;
+}
+
+void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one) {
+  if (!vector) return;
+  check_floating(name, *vector);
+  const bool fits = vector->dim() == 1 && (vector->size(0) == channels || (or_one && vector->size(0) == 1));
+  STD_TORCH_CHECK(fits, name, ": expected shape [", channels, "]", or_one ? " or [1]" : "", ", got ",
+                  to_string(to_vector(vector->sizes())));
+}
+
+std::array<int64_t, 2> check_pair(const char* name, const Sizes& values, int64_t least) {
+  bool fits = values.size() == 2;
+  for (int64_t value : values) fits = fits && value >= least && value <= INT32_MAX;
+  STD_TORCH_CHECK(fits, name, ": expected two ints of at least ", least, ", got ", to_string(values));
+  return {values[0], values[1]};
+}
+
+Sizes strides_of(const Sizes& sizes, Order order) {
+  const size_t rank = sizes.size();
+  std::vector<size_t> dims(rank);  // outermost first
+  std::iota(dims.begin(), dims.end(), 0);
+  if (order == Order::channels_last) {
+    dims.erase(dims.begin() + 1);
+    dims.push_back(1);
+  }
+  Sizes strides(rank);
+  int64_t stride = 1;
+  for (size_t i = rank; i-- > 0; stride *= std::max<int64_t>(sizes[dims[i]], 1)) strides[dims[i]] = stride;
+  return strides;
+}
+
+std::optional<Order> order_of(const Sizes& sizes, const Sizes& strides) {
+  for (Order order : {Order::channels_first, Order::channels_last})
+    if (same_strides(sizes, strides, strides_of(sizes, order))) return order;
+  return std::nullopt;
+}
+
+Slope Arguments::kind() const {
+  if (slope_kind == "relu") return Slope::relu;
+  if (slope_kind == "number") return Slope::number;
+  if (slope_kind == "tensor") return Slope::tensor;
+  STD_TORCH_CHECK(slope_kind == "random", "slope_kind: expected relu, number, tensor or random, got '", slope_kind,
+                  "'");
+  return Slope::random;
+}
+
+Residual Arguments::place() const {
+  if (!residual) return Residual::none;
+  return residual_after_act ? Residual::after : Residual::before;
+}
+
+void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const {
+  const int64_t channels = sizes[1];
+  STD_TORCH_CHECK(mean.has_value() == var.has_value(), "mean and var: expected both or neither, got only ",
+                  mean ? "mean" : "var");
+  STD_TORCH_CHECK(mean || (!gamma && !beta), "gamma and beta: expected None without mean and var, got ",
+                  gamma ? "gamma" : "beta");
+  check_vector("mean", mean, channels);
+  check_vector("var", var, channels);
+  check_vector("gamma", gamma, channels);
+  check_vector("beta", beta, channels);
+  const Slope slope_is = kind();
+  if (slope_is == Slope::tensor) {
+    STD_TORCH_CHECK(slope, "slope: expected a tensor with slope_kind 'tensor', got None");
+    check_vector("slope", slope, channels, /*or_one=*/true);
+  }
+  if (slope_is == Slope::random) {
+    STD_TORCH_CHECK(seed, "seed: expected a tensor with slope_kind 'random', got None");
+    STD_TORCH_CHECK(seed->is_cpu() && seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,
+                    "seed: expected shape [2], int64, on the CPU, got shape ", to_string(to_vector(seed->sizes())),
+                    ", ", torch::headeronly::toString(seed->scalar_type()));
+  }
+  if (!residual) return;
+  check_floating("residual", *residual);
+  STD_TORCH_CHECK(residual->scalar_type() == dtype, "residual: expected dtype ", torch::headeronly::toString(dtype),
+                  " like the output, got ", torch::headeronly::toString(residual->scalar_type()));
+  const Sizes shape = to_vector(residual->sizes());
+  STD_TORCH_CHECK(shape == sizes, "residual: expected shape ", to_string(sizes), ", got ", to_string(shape));
+  const Sizes steps = to_vector(residual->strides());
+  STD_TORCH_CHECK(same_strides(sizes, steps, strides), "residual: expected strides ", to_string(strides),
+                  " like the output, got ", to_string(steps));
+}
+
+}  // namespace atrous

@@ -1,0 +1,19 @@
+// The primitives on the CPU. Each checks its arguments and throws an error that names the one that is wrong.
+#pragma once
+
+#include "../arguments.h"
+
+namespace atrous::cpu {
+
+Tensor epilogue(const Arguments& arguments, const Tensor& z);
+// The same with a place for the result, which may be z itself.
+void epilogue_into(const Arguments& arguments, const Tensor& z, const Tensor& y);
+
+Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                     const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups);
+
+Tensor winograd_weight(const Tensor& weight);
+Tensor winograd_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& transformed,
+                         int64_t out_channels, const OptionalTensor& bias, const Sizes& padding, const Sizes& dilation);
+
+}  // namespace atrous::cpu

@@ -1,0 +1,83 @@
+#include "winograd_plan.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+namespace atrous::winograd {
+
+namespace {
+
+constexpr int64_t CACHE = 400 * 1024;  // bytes of transformed input that a block may fill: most of an L2
+constexpr int64_t SMALL = 1 << 18;     // multiplications below which a second thread costs more than it brings
+
+// The first rows (columns) of tiles that cover `size` outputs: two outputs `dilation` apart each, every phase apart.
+std::vector<int64_t> tile_starts(int64_t size, int64_t dilation) {
+  std::vector<int64_t> starts;
+  for (int64_t phase = 0; phase < std::min(dilation, size); ++phase)
+    for (int64_t start = phase; start < size; start += 2 * dilation) starts.push_back(start);
+  return starts;
+}
+
+}  // namespace
+
+Geometry geometry(const Tensor& input, int64_t out_channels, const Sizes& padding, const Sizes& dilation) {
+  check_floating("input", input);
+  STD_TORCH_CHECK(input.scalar_type() != ScalarType::Double,
+                  "input: expected dtype float32, float16 or bfloat16, got Double");
+  const Sizes sizes = to_vector(input.sizes()), strides = to_vector(input.strides());
+  STD_TORCH_CHECK(sizes.size() == 4 && sizes[1] > 0, "input: expected 4-D (N, C, H, W) with C > 0, got shape ",
+                  to_string(sizes));
+  STD_TORCH_CHECK(same_strides(sizes, strides, strides_of(sizes, Order::channels_last)),
+                  "input: expected channels_last strides, got shape ", to_string(sizes), ", strides ",
+                  to_string(strides));
+  STD_TORCH_CHECK(out_channels >= 0, "out_channels: expected at least 0, got ", out_channels);
+  Geometry shape{sizes[0],
+                 sizes[1],
+                 sizes[2],
+                 sizes[3],
+                 out_channels,
+                 0,
+                 0,
+                 check_pair("padding", padding, 0),
+                 check_pair("dilation", dilation, 1),
+                 {},
+                 {}};
+  shape.out_height = sizes[2] + 2 * padding[0] - 2 * dilation[0];
+  shape.out_width = sizes[3] + 2 * padding[1] - 2 * dilation[1];
+  STD_TORCH_CHECK(shape.out_height > 0 && shape.out_width > 0, "input: expected a padded size of at least [",
+                  2 * dilation[0] + 1, ", ", 2 * dilation[1] + 1, "], the size of the dilated kernel, got [",
+                  sizes[2] + 2 * padding[0], ", ", sizes[3] + 2 * padding[1], "]");
+  shape.tops = tile_starts(shape.out_height, dilation[0]);
+  shape.lefts = tile_starts(shape.out_width, dilation[1]);
+  return shape;
+}
+
+void check_weight(const Tensor& transformed, const Geometry& shape) {
+  check_floating("transformed", transformed);
+  const Sizes expected{shape.panels(), POSITIONS, shape.in_channels, PANEL}, sizes = to_vector(transformed.sizes());
+  STD_TORCH_CHECK(sizes == expected && transformed.scalar_type() == ScalarType::Float && transformed.is_contiguous(),
+                  "transformed: expected what _winograd_weight returns for out_channels ", shape.out_channels,
+                  " and the input's channels, contiguous float32 of shape ", to_string(expected), ", got ",
+                  torch::headeronly::toString(transformed.scalar_type()), " of shape ", to_string(sizes), ", strides ",
+                  to_string(to_vector(transformed.strides())));
+}
+
+Tile tile_at(const Geometry& shape, int64_t image, int64_t top, int64_t left) {
+  Tile tile{image, {-1, -1, -1, -1}};
+  for (int i = 0; i < 4; ++i) {
+    const int64_t y = top + (i / 2) * shape.dilation[0], x = left + (i % 2) * shape.dilation[1];
+    if (y < shape.out_height && x < shape.out_width)
+      tile.pixels[i] = (image * shape.out_height + y) * shape.out_width + x;
+  }
+  return tile;
+}
+
+Cut cut(const Geometry& shape, int64_t threads) {
+  const int64_t tiles = shape.tiles();
+  if (tiles * POSITIONS * shape.in_channels * shape.out_channels < SMALL) threads = 1;
+  const int64_t fitting = std::max<int64_t>(3 * ROWS, CACHE / (POSITIONS * shape.padded_channels() * sizeof(float)));
+  const int64_t blocks = (tiles + fitting - 1) / fitting;
+  if (4 * tiles < 3 * fitting * threads) return {blocks, std::min(threads, shape.panels())};
+  return {(blocks + threads - 1) / threads * threads, 1};
+}
+
+}  // namespace atrous::winograd

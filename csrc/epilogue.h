@@ -1,0 +1,90 @@
+// The epilogue of every kernel, as functions of values; triton_kernels/epilogue.py is its twin, pyops/reference.py the
+// oracle of both. Its gradient will stand beside it. Products and sums are fused exactly where `fma` is written
+// (-ffp-contract=off; nvcc is kept from fusing by `multiply`), so the same inputs give the same bits everywhere.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define ATROUS_HD __host__ __device__ __forceinline__
+#else
+#define ATROUS_HD inline
+#endif
+
+namespace atrous {
+
+// Number and tensor differ only in where the slope comes from.
+enum class Slope { relu, number, tensor, random };
+enum class Residual { none, before, after };
+
+template <class T>
+struct Affine {
+  T scale, shift;
+};
+
+// z * 1 + -0.0 is z, for -0.0 too.
+template <class T>
+ATROUS_HD Affine<T> identity() {
+  return {T(1), T(-0.0)};
+}
+
+// BatchNorm as one multiply-add: scale = gamma / sqrt(var + eps), shift = beta - mean * scale.
+template <class T>
+ATROUS_HD Affine<T> affine(T mean, T var, T gamma, T beta, T eps) {
+  const T scale = gamma / std::sqrt(var + eps);
+  return {scale, std::fma(-mean, scale, beta)};
+}
+
+// Uniform in [0, 1) with 24 bits: the first word of Philox-4x32-10 of counter (index, offset) and key seed.
+// Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+ATROUS_HD float uniform(uint64_t seed, uint64_t offset, uint64_t index) {
+  uint32_t c0 = uint32_t(index), c1 = uint32_t(index >> 32), c2 = uint32_t(offset), c3 = uint32_t(offset >> 32);
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;
+    c0 = uint32_t(b >> 32) ^ c1 ^ k0;
+    c1 = uint32_t(b);
+    c2 = uint32_t(a >> 32) ^ c3 ^ k1;
+    c3 = uint32_t(a);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return float(int32_t(c0 >> 8)) * 0x1p-24f;  // through int32: the conversion that every vector unit has
+}
+
+// What travels to a kernel that draws its slopes: lower + (upper - lower) * uniform.
+template <class T>
+struct Draw {
+  uint64_t seed, offset;
+  T lower, upper;
+
+  ATROUS_HD T slope(uint64_t index) const { return std::fma(upper - lower, T(uniform(seed, offset, index)), lower); }
+};
+
+template <class T>
+ATROUS_HD T multiply(T a, T b) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4)
+    return __fmul_rn(a, b);
+  else
+    return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+// u = z * scale + shift (+ residual); y = act(u) (+ residual). NaN and -0.0 are kept; ReLU is a select, not slope 0.
+template <class T, Slope SLOPE, Residual RESIDUAL>
+ATROUS_HD T epilogue(T z, Affine<T> channel, T slope, T residual) {
+  T u = std::fma(z, channel.scale, channel.shift);
+  if (RESIDUAL == Residual::before) u += residual;
+  T y;
+  if (SLOPE == Slope::relu)
+    y = u < T(0) ? T(0) : u;
+  else
+    y = u > T(0) ? u : multiply(slope, u);
+  return RESIDUAL == Residual::after ? y + residual : y;
+}
+
+}  // namespace atrous
