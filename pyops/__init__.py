@@ -2,7 +2,7 @@
 
 from . import models, nn
 from .functional import add_act, bn_act, conv_bn_act
-# from .fusion import fuse
+from .fusion import fuse
 
 __version__ = "0.1.0"
-__all__ = ["add_act", "bn_act", "conv_bn_act", "models", "nn"]
+__all__ = ["add_act", "bn_act", "conv_bn_act", "fuse", "models", "nn"]

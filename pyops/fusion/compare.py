@@ -1,0 +1,64 @@
+"""The model and its fused twin, run once on the same input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+def compare(plain: nn.Module, fused: nn.Module, example_inputs) -> None:
+    """Raises ValueError if the plain model does not take the inputs, RuntimeError if the two disagree.
+
+    Tolerance: the square root of the dtype's epsilon, of the largest plain value. Buffers and flags stay as they were.
+    """
+    inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    try:
+        expected = _run(plain, inputs)
+    except Exception as error:
+        text = str(error).strip().split("\n")[0]
+        raise ValueError(f"example_inputs: the model does not take them: {type(error).__name__}: {text}") from error
+    got = _run(fused, inputs)
+    if len(expected) != len(got):
+        raise RuntimeError(f"fuse: the model returns {len(expected)} values, its fused twin {len(got)}")
+    for index, (a, b) in enumerate(zip(expected, got)):
+        _agree(index, a, b)
+
+
+def _agree(index: int, expected, got) -> None:
+    if not isinstance(expected, Tensor) or not expected.is_floating_point() or not expected.numel():
+        if type(expected) is not type(got) or (isinstance(expected, Tensor) and not torch.equal(expected, got)):
+            raise RuntimeError(f"fuse: output {index} of the model and of its fused twin differ")
+        return
+    finite = expected[expected.isfinite()].abs()
+    largest = finite.max().item() if finite.numel() else 0.0
+    allowed = torch.finfo(expected.dtype).eps ** 0.5 * largest
+    like = f"{tuple(expected.shape)} {expected.dtype}"
+    if f"{tuple(got.shape)} {got.dtype}" != like:
+        raise RuntimeError(f"fuse: output {index} of the model is {like}, its twin's {tuple(got.shape)} {got.dtype}")
+    if not torch.allclose(got, expected, 0.0, allowed, equal_nan=True):
+        off = (expected - got).abs().max().item()
+        raise RuntimeError(
+            f"fuse: output {index} of the model and of its fused twin differ by {off:.3g}, more than {allowed:.3g} "
+            f"(the largest value is {largest:.3g})"
+        )
+
+
+@torch.no_grad()
+def _run(model: nn.Module, inputs) -> list:
+    """The outputs in eval mode; the same random numbers each time, and everything as it was afterwards."""
+    modules = list(model.modules())
+    flags = [m.training for m in modules]
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    inputs = tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, tuple(inputs))
+    try:
+        for m in modules:
+            m.training = False
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return tree_leaves(model(*inputs))
+    finally:
+        for m, flag in zip(modules, flags):
+            m.training = flag
+        for buffer, before in buffers:
+            buffer.copy_(before)
