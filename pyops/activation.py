@@ -8,6 +8,7 @@ Sources: LeakyReLU, Maas et al. 2013; PReLU, He et al. 2015 (arXiv:1502.01852); 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
@@ -35,8 +36,15 @@ class Activation(NamedTuple):
     slope: Callable[[nn.Module, bool], SlopeLike]
 
 
+def _bounds(lower: float, upper: float) -> tuple[float, float]:
+    if not (math.isfinite(lower) and math.isfinite(upper) and lower <= upper):  # the type that F.rrelu raises
+        raise RuntimeError(f"slope: expected finite bounds, lower <= upper, got ({lower}, {upper})")
+    return float(lower), float(upper)
+
+
 def _rrelu(module: nn.Module, training: bool) -> SlopeLike:
-    return (module.lower, module.upper) if training else (module.lower + module.upper) / 2
+    lower, upper = _bounds(module.lower, module.upper)
+    return (lower, upper) if training else (lower + upper) / 2
 
 
 ACTIVATIONS = {
@@ -89,10 +97,7 @@ def of(slope: SlopeLike) -> Slope:
     if isinstance(slope, Real) and not isinstance(slope, bool):
         return Slope("number", float(slope))
     if isinstance(slope, tuple) and len(slope) == 2 and all(isinstance(bound, Real) for bound in slope):
-        lower, upper = map(float, slope)
-        if not lower <= upper:  # the type that torch.nn.functional.rrelu raises
-            raise RuntimeError(f"slope: expected lower <= upper, got ({lower}, {upper})")
-        return Slope("random", lower, upper)
+        return Slope("random", *_bounds(*slope))
     raise TypeError(
         f"slope: expected 'relu', a number, a tensor or a pair (lower, upper), got {type(slope).__name__}"
     )

@@ -68,6 +68,8 @@ def convolution(
             f"input: expected {in_channels} channels for a weight of shape {tuple(weight.shape)} and groups={groups}, "
             f"got {input.shape[1]} (shape {tuple(input.shape)})"
         )
+    if 0 in input.shape[2:]:
+        raise RuntimeError(f"input: expected H and W of at least 1, got shape {tuple(input.shape)}")
     if bias is not None and tuple(bias.shape) != (out_channels,):
         raise RuntimeError(f"bias: expected shape ({out_channels},), got {tuple(bias.shape)}")
     for name, value in (("weight", weight), ("bias", bias)):
@@ -107,11 +109,11 @@ def geometry(input: Tensor, weight: Tensor, stride: Pair, padding, dilation: Pai
 def batch_norm(vectors: dict[str, Tensor | None], channels: int, z: Tensor, eps: float, training: bool) -> None:
     """running_mean, running_var, weight, bias: (C,), all of z's dtype, or all fp32 beside fp16 and bf16."""
     allowed = [z.dtype] + [torch.float32] * (z.dtype in (torch.float16, torch.bfloat16))
-    running_mean, running_var = list(vectors)[:2]
-    if (vectors[running_mean] is None) != (vectors[running_var] is None) or not training:
-        for name in (running_mean, running_var):
-            if vectors[name] is None:
-                raise RuntimeError(f"{name}: expected a tensor unless training=True without running statistics, got None")
+    for name, other in (("running_mean", "running_var"), ("running_var", "running_mean")):
+        if vectors[name] is None and not training:
+            raise RuntimeError(f"{name}: expected a tensor unless training=True, got None")
+        if vectors[name] is None and vectors[other] is not None:
+            raise ValueError(f"{name}: expected a tensor beside {other}, got None")
     for name, value in vectors.items():
         if value is None:
             continue
@@ -132,13 +134,21 @@ def more_than_one_value(size: Sequence[int]) -> None:
         raise ValueError(f"input: expected more than 1 value a channel when training, got size {tuple(size)}")
 
 
-def slope(value: Tensor, size: Sequence[int], dtype: torch.dtype | None) -> None:
-    """A slope tensor: one number, or one a channel (dimension 1), in the dtype of what it multiplies; None: any."""
+def slope(value: Tensor, size: Sequence[int]) -> None:
+    """A slope tensor: one number, or one a channel (dimension 1)."""
     channels = size[1] if len(size) > 1 else 1
     if value.dim() > 1 or value.numel() not in (1, channels):
         raise RuntimeError(f"slope: expected shape (1,) or ({channels},), got {tuple(value.shape)}")
-    if dtype is not None and value.dtype != dtype:
-        raise RuntimeError(f"slope: expected dtype {dtype} (any dtype under autocast), got {value.dtype}")
+
+
+def dtype(name: str, value: Tensor, expected: torch.dtype) -> None:
+    if value.dtype != expected:
+        raise RuntimeError(f"{name}: expected dtype {expected}, as what it is applied to has, got {value.dtype}")
+
+
+def number(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
 
 
 def probability(name: str, value: float) -> None:

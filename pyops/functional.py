@@ -87,10 +87,10 @@ def bn_act(
     """
     checks.tensor("input", input)
     checks.feature_map("input", input, ValueError)
-    normalisation = _Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, prefix="")
+    normalisation = _Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, "", True)
     ending = _Ending(slope, residual, residual_after_act)
     normalisation.check(input, tuple(input.shape))
-    ending.check(input, tuple(input.shape))
+    ending.check(input, tuple(input.shape), _autocasts(input))
     return _pointwise(input, normalisation, ending, backend)
 
 
@@ -115,7 +115,7 @@ def add_act(
     checks.tensor("input", input)
     checks.probability("dropout", dropout)
     ending = _Ending(slope, other, False, name="other", required=True)
-    ending.check(input, tuple(input.shape))
+    ending.check(input, tuple(input.shape), _autocasts(input))
     if training and dropout:
         dispatch.differentiates(backend)
         return F.dropout(_plain(input, _NO_NORMALISATION, ending), dropout)
@@ -132,11 +132,12 @@ class _Normalisation(NamedTuple):
     training: bool = False
     momentum: float = 0.1
     eps: float = 1e-5
-    prefix: str = "bn_"
+    prefix: str = "bn_"  # of the names in messages
+    required: bool = False
 
     @property
     def present(self) -> bool:
-        return self.training or any(v is not None for v in self[:4])
+        return self.required or self.training or any(v is not None for v in self[:4])
 
     def check(self, z: Tensor, size: tuple[int, ...]) -> None:
         if not self.present:
@@ -145,6 +146,7 @@ class _Normalisation(NamedTuple):
         checks.batch_norm(vectors, size[1], z, self.eps, self.training)
         if self.training:
             checks.more_than_one_value(size)
+            checks.number("momentum", self.momentum)
 
     def plain(self, z: Tensor) -> Tensor:
         if not self.present:
@@ -162,14 +164,15 @@ class _Ending:
         self.slope, self.residual, self.after = activation.of(slope), residual, bool(after)
         self.name, self.required = name, required
 
-    def check(self, z: Tensor, size: tuple[int, ...]) -> None:
+    def check(self, z: Tensor, size: tuple[int, ...], autocast: bool) -> None:
         if self.residual is not None or self.required:
             checks.tensor(self.name, self.residual, like=z)
             checks.residual(self.name, self.residual, size)
         if self.slope.tensor is not None:
             checks.tensor("slope", self.slope.tensor, like=z)
-            dtype = z.dtype if self.after else self.dtype(z)
-            checks.slope(self.slope.tensor, size, None if _autocasts(z) else dtype)
+            checks.slope(self.slope.tensor, size)
+            if not autocast:
+                checks.dtype("slope", self.slope.tensor, z.dtype if self.after else self.dtype(z))
 
     def dtype(self, z: Tensor) -> torch.dtype:
         """Of the result: as eager's sum, the wider of z and the residual."""
@@ -198,10 +201,15 @@ def _plain(z: Tensor, normalisation: _Normalisation, ending: _Ending) -> Tensor:
 
 
 def _pointwise(z: Tensor, normalisation: _Normalisation, ending: _Ending, backend: str) -> Tensor:
+    if _autocasts(z):  # none of these is cast
+        with torch.autocast(z.device.type, enabled=False):
+            return _pointwise(z, normalisation, ending, backend)
     if normalisation.training or _needs_gradient((z, *normalisation[:4], *ending.tensors())):
         dispatch.differentiates(backend)
         return _plain(z, normalisation, ending)
     row = dispatch.choose(backend, z)
+    if z.dim() < 2:  # one channel
+        return _epilogue(row, z.reshape(1, 1, *z.shape), normalisation, ending).reshape(z.shape)
     return _epilogue(row, z, normalisation, ending)
 
 
@@ -211,20 +219,24 @@ def _epilogue(row, z: Tensor, normalisation: _Normalisation, ending: _Ending) ->
     return row.epilogue(z.to(ending.dtype(z)).contiguous(memory_format=layout), arguments)
 
 
-def convolve(input, weight, bias, geometry, normalisation, ending, *, packs=None, backend="auto") -> Tensor:
+def convolve(
+    input, weight, bias, geometry, normalisation, ending, *, packs=None, backend="auto", autocast=False
+) -> Tensor:
     """conv_bn_act after its arguments are grouped. packs: a frozen convolution's prepacked weights, filled here."""
     checks.tensor("input", input)
     checks.tensor("weight", weight, like=input)
     if bias is not None:
         checks.tensor("bias", bias, like=input)
     if _autocasts(input):
-        input, weight, bias = _autocast(input), _autocast(weight), _autocast(bias)
+        tensors = _autocast(input), _autocast(weight), _autocast(bias)
+        with torch.autocast(input.device.type, enabled=False):
+            return convolve(*tensors, geometry, normalisation, ending, packs=packs, backend=backend, autocast=True)
     spec, before = checks.convolution(input, weight, bias, *geometry)
     if before is not None:
         input = F.pad(input, before)
     size = (input.shape[0], weight.shape[0], *spec.output_size(input.shape[2:], weight.shape[2:]))
     normalisation.check(input, size)
-    ending.check(input, size)
+    ending.check(input, size, autocast)
     if normalisation.training or _needs_gradient((input, weight, bias, *normalisation[:4], *ending.tensors())):
         dispatch.differentiates(backend)
         z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
@@ -242,7 +254,7 @@ def _needs_gradient(tensors) -> bool:
 
 
 def _autocasts(input: Tensor) -> bool:
-    return torch.is_autocast_enabled(input.device.type)
+    return input.device.type != "meta" and torch.is_autocast_enabled(input.device.type)
 
 
 def _autocast(tensor: Tensor | None) -> Tensor | None:

@@ -23,6 +23,7 @@ def conv_bn_act(
     backend: str = "auto",
 ) -> Tensor:
     """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: three plain modules as one site. See functional.conv_bn_act."""
+    _without_hooks(conv=conv, bn=bn, act=act)
     slope = activation.of_module(act, act is not None and act.training)
     if isinstance(conv, FrozenConv2d):
         return conv(input, residual, slope, residual_after_act)
@@ -46,6 +47,7 @@ def bn_act(
     backend: str = "auto",
 ) -> Tensor:
     """y = act(bn(x) + r), or act(bn(x)) + r. See functional.bn_act."""
+    _without_hooks(bn=bn, act=act)
     n = _normalisation(bn)
     return functional.bn_act(
         input, *n[:4], slope=activation.of_module(act, act is not None and act.training), residual=residual,
@@ -55,8 +57,16 @@ def bn_act(
 
 def add_act(act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto") -> Tensor:
     """y = act(x + o). See functional.add_act."""
+    _without_hooks(act=act)
     slope = activation.of_module(act, act is not None and act.training)
     return functional.add_act(input, other, slope=slope, backend=backend)
+
+
+def _without_hooks(**children: nn.Module | None) -> None:
+    """A fused site does not call its children, so their hooks would not fire (weight_norm's and pruning's are such)."""
+    for name, child in children.items():
+        if child is not None and any(getattr(child, hooks) for hooks in _HOOKS):
+            raise RuntimeError(f"{name}: expected a module without hooks, which would not fire in a fused site; got {child}")
 
 
 def _normalisation(bn: _BatchNorm | None) -> _Normalisation:
@@ -71,6 +81,9 @@ def _normalisation(bn: _BatchNorm | None) -> _Normalisation:
     batch = bn.training or (bn.running_mean is None and bn.running_var is None)
     running = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
     return _Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps)
+
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class ConvBNAct2d(nn.Module):
@@ -90,7 +103,7 @@ class ConvBNAct2d(nn.Module):
         if bn is not None and not isinstance(bn, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             raise TypeError(f"bn: expected nn.BatchNorm2d or None, got {type(bn).__name__}")
         if bn is not None and bn.num_features != conv.out_channels:
-            raise ValueError(f"bn: expected num_features={conv.out_channels}, conv's channels, got {bn.num_features}")
+            raise RuntimeError(f"bn: expected num_features={conv.out_channels}, conv's channels, got {bn.num_features}")
         activation.of_module(act)
         self.conv, self.bn, self.act = conv, bn, act
         self.residual_after_act, self.backend = residual_after_act, backend
@@ -126,7 +139,8 @@ class AddAct(nn.Module):
         self.act, self.dropout, self.backend = act, dropout, backend
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
-        slope = activation.of_module(self.act, self.training)
+        _without_hooks(act=self.act)
+        slope = activation.of_module(self.act, self.act is not None and self.act.training)
         return functional.add_act(
             input, other, slope=slope, dropout=self.dropout, training=self.training, backend=self.backend
         )

@@ -50,8 +50,15 @@ triton_found = importlib.util.find_spec("triton") is not None
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether x is laid out NHWC, and not also NCHW."""
-    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    """Whether the strides of x are ordered as NHWC and not as NCHW, as x.suggest_memory_format() decides in C++."""
+    if x.dim() != 4 or x.is_contiguous() or x.stride(1) == 0 or 0 in x.shape:
+        return False
+    least = 0
+    for axis in (1, 3, 2, 0):
+        if x.stride(axis) < least or (axis == 0 and least == x.stride(1)):
+            return False
+        least = x.stride(axis) * x.shape[axis]
+    return True
 
 
 def memory_format(*tensors: Tensor) -> torch.memory_format:

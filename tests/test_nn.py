@@ -62,7 +62,7 @@ def test_wrong_children_are_refused():
     conv, bn, act = a_site()
     with pytest.raises(TypeError, match="conv: expected nn.Conv2d, got Linear"):
         ConvBNAct2d(nn.Linear(3, 3), bn, act)
-    with pytest.raises(ValueError, match="bn: expected num_features=32.* got 31"):
+    with pytest.raises(RuntimeError, match="bn: expected num_features=32.* got 31"):
         ConvBNAct2d(conv, nn.BatchNorm2d(31), act)
     with pytest.raises(TypeError, match="act: expected .* got GELU"):
         ConvBNAct2d(conv, bn, nn.GELU())

@@ -1,0 +1,61 @@
+"""Fixtures that the tests share: a seed a test, the backend rows that can convolve here, poisoned memory."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+import torch
+
+import atrous
+
+
+def _runs(request):
+    """The name of the row, or a skip with the row's own reasons."""
+    reasons = [] if request.param == "auto" else atrous.dispatch.available(request.param)
+    if reasons:
+        pytest.skip(f"{request.param}: {'; '.join(reasons)}")
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def seed(request):
+    """Every test draws its own numbers, the same in each run and in any order of the tests."""
+    number = zlib.crc32(request.node.nodeid.encode())
+    torch.manual_seed(number)
+    return number
+
+
+@pytest.fixture
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=["library", "native", "auto"])
+def row(request):
+    """Every row that can convolve on this device."""
+    return _runs(request)
+
+
+@pytest.fixture(params=["library", "auto"])
+def training_row(request):
+    """The rows that give gradients and batch statistics; `native` refuses them with its reasons."""
+    return _runs(request)
+
+
+@pytest.fixture
+def poison():
+    """poison(tensor): the same values and strides inside memory full of NaN, which no kernel may read or write."""
+    guards = []
+
+    def wrap(tensor, margin=67):  # odd: no alignment comes by luck
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+        memory = torch.full((extent + 2 * margin,), float("nan"), dtype=tensor.dtype, device=tensor.device)
+        inside = memory.as_strided(tensor.shape, tensor.stride(), margin).copy_(tensor)
+        outside = torch.ones_like(memory, dtype=torch.bool)
+        outside.as_strided(tensor.shape, tensor.stride(), margin).fill_(False)
+        guards.append((memory, outside))
+        return inside
+
+    yield wrap
+    assert all(memory[outside].isnan().all() for memory, outside in guards), "memory outside a tensor was written"

@@ -1,0 +1,123 @@
+"""CASES.md, layout: NHWC in, NHWC out; views of any strides; odd sizes; nothing beyond a tensor is read or written."""
+
+from __future__ import annotations
+
+import oracle
+import pytest
+import torch
+from oracle import agree, layout, make_site
+from torch import nn
+
+import atrous
+
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+SIZES = [(1, 1), (7, 7), (13, 29)]
+CHANNELS = [1, 3, 7, 31, 65]
+
+
+def laid(site, **formats):
+    return site | {name: site[name].contiguous(memory_format=format) for name, format in formats.items()}
+
+
+@pytest.mark.parametrize("residual", [NCHW, NHWC], ids=str)
+@pytest.mark.parametrize("weight", [NCHW, NHWC], ids=str)
+@pytest.mark.parametrize("input", [NCHW, NHWC], ids=str)
+def test_formats(row, input, weight, residual):
+    """Eager's output is NHWC as soon as input or weight is; the residual's layout changes nothing."""
+    site = make_site(channels=8, out=16, padding=1, slope=torch.rand(16), residual=torch.randn(2, 16, 9, 8))
+    y = agree("conv_bn_act", row, laid(site, input=input, weight=weight, residual=residual))
+    assert y.is_contiguous(memory_format=NHWC if NHWC in (input, weight) else NCHW)
+
+
+@pytest.mark.parametrize("input", [NCHW, NHWC], ids=str)
+@pytest.mark.parametrize("other", [NCHW, NHWC], ids=str)
+def test_formats_without_a_convolution(row, input, other):
+    pair = laid(dict(input=torch.randn(2, 6, 7, 5), other=torch.randn(2, 6, 7, 5)), input=input, other=other)
+    agree("add_act", row, pair | dict(slope="relu"))
+    agree("bn_act", row, dict(input=pair["input"], residual=pair["other"], running_mean=torch.zeros(6),
+                              running_var=torch.ones(6), slope=torch.rand(6)))
+
+
+@pytest.mark.parametrize("format", [NCHW, NHWC], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_odd_sizes(row, channels, size, format, poison):
+    """Tensors stand in poisoned memory: what a vector load reads beyond them would be NaN."""
+    site = make_site(channels=channels, out=channels, size=size, padding=1, slope=torch.rand(channels),
+                     residual=torch.randn(2, channels, *size))
+    site = laid(site, input=format, weight=format, residual=format)
+    site = {name: poison(value) if isinstance(value, torch.Tensor) else value for name, value in site.items()}
+    y = agree("conv_bn_act", row, site)
+    norm = dict(running_mean=site["running_mean"], running_var=site["running_var"], weight=site["bn_weight"],
+                bias=site["bn_bias"], slope=site["slope"])
+    agree("bn_act", row, dict(input=poison(y), residual=site["residual"], **norm))
+    agree("add_act", row, dict(input=poison(y), other=site["residual"], slope=site["slope"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_odd_channels_in_other_types(row, channels, dtype, poison):
+    x, residual = (poison(torch.randn(2, channels, 13, 29).to(dtype).contiguous(memory_format=NHWC)) for _ in range(2))
+    agree("add_act", row, dict(input=x, other=residual, slope=torch.rand(channels).to(dtype)))
+    agree("bn_act", row, dict(input=x, running_mean=torch.zeros(channels, dtype=dtype), residual=residual,
+                              running_var=torch.ones(channels, dtype=dtype), slope="relu"))
+
+
+VIEWS = {
+    "sliced channels": lambda: torch.randn(2, 8, 9, 8)[:, ::2],
+    "sliced rows": lambda: torch.randn(2, 4, 18, 8)[:, :, ::2],
+    "sliced columns": lambda: torch.randn(2, 4, 9, 16)[..., 1::2],
+    "sliced batch": lambda: torch.randn(4, 4, 9, 8)[1::2],
+    "sliced channels of NHWC": lambda: torch.randn(2, 8, 9, 8).contiguous(memory_format=NHWC)[:, 3:7],
+    "cropped": lambda: torch.randn(2, 4, 12, 12)[:, :, 1:10, 2:10],
+    "cropped NHWC": lambda: torch.randn(2, 4, 12, 12).contiguous(memory_format=NHWC)[:, :, 1:10, 2:10],
+    "height and width swapped": lambda: torch.randn(2, 4, 8, 9).transpose(2, 3),
+    "batch and channels swapped": lambda: torch.randn(4, 2, 9, 8).transpose(0, 1),
+    "one image for all": lambda: torch.randn(1, 4, 9, 8).expand(2, 4, 9, 8),
+    "one channel for all": lambda: torch.randn(2, 1, 9, 8).expand(2, 4, 9, 8),
+    "one number for all": lambda: torch.randn(()).expand(2, 4, 9, 8),
+    "storage offset": lambda: torch.randn(2 * 4 * 9 * 8 + 3)[3:].view(2, 4, 9, 8),
+    "flipped twice": lambda: torch.randn(2, 4, 9, 8).flip(3).flip(3),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_views(row, view):
+    site = make_site(padding=1, slope=0.1)
+    agree("conv_bn_act", row, site | dict(input=view()))
+    agree("conv_bn_act", row, make_site(out=4, padding=1, slope=torch.rand(4), residual=view()))
+    agree("bn_act", row, dict(input=view(), running_mean=torch.zeros(4), running_var=torch.ones(4), slope="relu"))
+    agree("add_act", row, dict(input=torch.randn(2, 4, 9, 8), other=view(), slope=torch.rand(4)))
+    agree("add_act", row, dict(input=view(), other=torch.randn(2, 4, 9, 8), slope=0.1), same_layout=False)
+
+
+def test_views_of_the_vectors_and_the_weight(row):
+    site = make_site(channels=6, out=6, padding=1)
+    strided = {name: torch.rand(18)[1::3] for name in ("running_mean", "running_var", "bn_weight", "bn_bias", "bias")}
+    agree("conv_bn_act", row, site | strided | dict(slope=torch.rand(12)[::2]))
+    agree("conv_bn_act", row, site | dict(weight=site["weight"].transpose(0, 1), slope=torch.rand(1).expand(6)))
+    agree("conv_bn_act", row, site | dict(weight=torch.randn(6, 6, 6, 6)[:, :, ::2, 1:4], slope=torch.rand(2)[1:]))
+
+
+def test_the_input_is_its_own_residual(row):
+    site = make_site(channels=4, out=4, padding=1, slope="relu")
+    agree("conv_bn_act", row, site | dict(residual=site["input"]))
+    agree("add_act", row, dict(input=site["input"], other=site["input"], slope=0.5))
+
+
+@torch.no_grad()
+def test_a_channels_last_model(row):
+    plain = oracle.make_plain(nn.PReLU(6)).eval().to(memory_format=NHWC)
+    ours = oracle.ours_of(plain, row)
+    x = torch.randn(2, 4, 13, 29)
+    for input in (x, x.contiguous(memory_format=NHWC)):
+        y, eager = ours(input), plain(input)
+        oracle.close(y, eager, oracle.wide(plain)(input.double()))
+        assert layout(y) == layout(eager)
+
+
+def test_the_result_owns_its_memory(row):
+    """Also where there is nothing to do: identity, no BatchNorm, a residual of zero."""
+    x, mean, var = torch.randn(2, 4, 5, 5), torch.zeros(4), torch.ones(4)
+    for y in (atrous.add_act(x, torch.zeros_like(x), backend=row), atrous.bn_act(x, mean, var, eps=0.0, backend=row)):
+        assert torch.equal(y, x) and y.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()

@@ -1,0 +1,182 @@
+"""The demo on small images: its numbers, its text and picture, and how it ends when something is wrong."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from atrous import cli, demo, demo_report, demo_run, demo_subject, demo_variants, models
+
+Image = pytest.importorskip("PIL.Image")
+VARIANTS = ("eager", "eager_channels_last", "atrous")
+SMALL = demo_run.Plan(size=32, batches=(1, 2), variants=VARIANTS, batch_seconds=0.0)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+    pixels = torch.randint(256, (40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(path)
+    return path
+
+
+def arguments(*options):
+    return cli._parser().parse_args(["demo", *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def finished(picture, tmp_path_factory):
+    """One whole run: its exit status, JSON and picture."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("demo")
+    options = ("--image", picture, "--json", folder / "demo.json", "--plot", folder / "demo.png")
+    status = demo.main(arguments(*options), SMALL)
+    return status, json.loads((folder / "demo.json").read_text()), folder / "demo.png"
+
+
+@pytest.fixture
+def result(finished):
+    return finished[1]
+
+
+def test_it_succeeds_and_fills_every_key(finished):
+    status, result, _ = finished
+    assert status == 0
+    assert {"device", "versions", "agreement", "inference", "launches", "fusion", "not_run"} <= result.keys()
+    assert result["versions"]["torch"] == torch.__version__
+    assert not result["not_run"]
+
+
+def test_every_cell_is_there_once(result):
+    found = [(row["dtype"], row["batch"], row["variant"]) for row in result["inference"]]
+    assert found == [(d, b, v) for d in ("float32", "bfloat16") for b in (1, 2) for v in VARIANTS]
+
+
+def test_speedups_are_over_eager_float32_at_the_same_batch(result):
+    eager = {
+        row["batch"]: row["median_ms"]
+        for row in result["inference"]
+        if (row["variant"], row["dtype"]) == ("eager", "float32")
+    }
+    for row in result["inference"]:
+        assert row["speedup_vs_eager"] == pytest.approx(eager[row["batch"]] / row["median_ms"])
+        assert row["repeats"] >= 3 and row["median_ms"] > 0
+
+
+def test_agreement_is_against_fp64_for_both(result):
+    for dtype, row in result["agreement"].items():
+        eps = torch.finfo(getattr(torch, dtype)).eps
+        assert row["agrees"] and row["atrous"] <= row["allowed"] == demo_run.BUDGET * row["eager"]
+        assert 0 < row["eager"] < 100 * eps * row["largest_logit"]  # a rounding error, and not nothing
+
+
+def test_fusion_launches_fewer_operators(result):
+    assert result["fusion"]["fused"] == result["fusion"]["total"] == 36
+    assert result["launches"]["atrous"] < result["launches"]["eager"] / 2
+
+
+def test_launches_counts_work_and_not_views():
+    x = torch.ones(2, 3)
+    assert demo_variants.launches(lambda: torch.relu(x.t().view(3, 2) + torch.empty(3, 2))) == 2
+
+
+def test_the_picture_is_a_png(finished):
+    with Image.open(finished[2]) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 400
+
+
+def test_the_text_fits_60_columns(result, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    parts = (demo_report.header, demo_report.agreement, demo_report.sites, demo_report.times)
+    lines = "\n".join(part(result) for part in parts).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert sum("atrous" in line and "x " in f"{line} " for line in lines) >= 1
+
+
+def test_random_weights_are_seeded_and_not_trivial(picture):
+    images = demo_subject.photographs([picture], 32)
+    a, b = (demo_subject.random_model(images).state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    for kind in ("layer3.2.bn1.weight", "layer3.2.bn1.bias", "layer3.2.bn1.running_mean", "layer3.2.act1.weight"):
+        assert a[kind].std() > 0.01
+
+
+def test_a_wrong_fused_model_is_found_before_anything_is_timed(picture, tmp_path, monkeypatch, capsys):
+    def wrong(model, **options):
+        fused = fuse(model, **options)
+        fused.fc.bias.data += 0.01
+        return fused
+
+    fuse = demo_run.fuse
+    monkeypatch.setattr(demo_run, "fuse", wrong)
+    small = demo_run.Plan(size=32, batches=(1,), dtypes=(torch.float32,), variants=VARIANTS)
+    assert demo.main(arguments("--image", picture, "--json", tmp_path / "demo.json"), small) == 1
+    told = capsys.readouterr()
+    assert "disagrees" in told.err and "float32" in told.err and "DISAGREES" in told.out
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert not result["agreement"]["float32"]["agrees"] and not result["inference"]
+
+
+def test_a_compiler_that_fails_is_a_row_that_says_so(picture, monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise RuntimeError("no C++ compiler\nlong explanation")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    variants = ("eager", "compile", "atrous")
+    small = demo_run.Plan(size=32, batches=(1,), dtypes=(torch.float32,), variants=variants, batch_seconds=0.0)
+    assert demo.main(arguments("--image", picture), small) == 0
+    told = capsys.readouterr().out
+    assert "RuntimeError: no C++ compiler" in " ".join(told.split()) and "not run" in told and "explanation" not in told
+
+
+def test_weights_without_slopes_make_a_network_with_relu(picture, tmp_path):
+    torch.save(models.resnet34(act="relu").state_dict(), tmp_path / "relu.pt")
+    images = demo_subject.photographs([picture], 32)
+    model, told = demo_subject.subject(tmp_path / "relu.pt", images)
+    assert not any(isinstance(module, torch.nn.PReLU) for module in model.modules())
+    assert "relu.pt" in told and not model.training
+
+
+@pytest.mark.parametrize("option", ["--image", "--weights"])
+@pytest.mark.parametrize("content", [None, b"", b"neither picture nor weights"])
+def test_an_unreadable_file_is_one_line(option, content, picture, tmp_path, capsys):
+    path = tmp_path / "broken.file"
+    if content is not None:
+        path.write_bytes(content)
+    options = [option, path] if option == "--image" else ["--image", picture, option, path]
+    assert demo.main(arguments(*options), SMALL) == 2
+    told = capsys.readouterr()
+    assert str(path) in told.err and told.err.count("\n") == 1 and not told.out
+
+
+def test_a_plot_that_cannot_be_written_is_said_first(picture, tmp_path, capsys):
+    assert demo.main(arguments("--image", picture, "--plot", tmp_path / "absent" / "demo.png"), SMALL) == 2
+    assert "--plot" in capsys.readouterr().err
+
+
+def test_without_the_packages_the_remedy_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(demo_subject.importlib.util, "find_spec", lambda name: None)
+    assert demo.main(arguments(), SMALL) == 2
+    told = capsys.readouterr().err
+    assert "pip install scikit-learn scikit-image" in told and "--image" in told
+
+
+def test_the_shipped_photographs_are_the_four():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("skimage")
+    assert [path.name for path in demo_subject.shipped()] == ["china.jpg", "flower.jpg", "astronaut.png", "retina.jpg"]
+
+
+def test_batches_are_photographs_and_their_mirror_images(picture):
+    images = demo_subject.photographs([picture], 32)
+    assert images.shape == (1, 3, 32, 32)
+    expected = torch.cat([images, images.flip(3), images])
+    assert torch.equal(demo_subject.batch(images, 3), expected)
+
+
+def test_no_bar_without_a_terminal(finished, picture, capsys):
+    small = demo_run.Plan(size=32, batches=(1,), dtypes=(torch.float32,), variants=VARIANTS, batch_seconds=0.0)
+    assert demo.main(arguments("--image", picture), small) == 0
+    assert capsys.readouterr().err == ""
+    assert not sys.stderr.isatty()
