@@ -111,6 +111,7 @@ def extensions(torch) -> list[Extension]:
     nvcc_flags += [flag for flag in flags if flag.startswith("-D")]
     build = {
         "ATROUS_TORCH": torch.__version__,
+        "ATROUS_TORCH_TARGET": ".".join(map(str, MINIMUM_TORCH)),
         "ATROUS_CUDA": (torch.version.cuda or "") if cuda else "",
         "ATROUS_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", "native") if cuda else "",
         "ATROUS_FLAGS": " ".join(flags),
@@ -127,9 +128,9 @@ def extensions(torch) -> list[Extension]:
     info = Extension(
         "atrous._C",
         ["csrc/module.cpp"],
-        include_dirs=include_paths(),  # torch's wheel carries pybind11's headers
+        include_dirs=include_paths(),  # torch's wheel carries pybind11's headers, which refuse TORCH_TARGET_VERSION
         define_macros=[(name, f'"{value}"') for name, value in build.items()],
-        extra_compile_args={"cxx": flags},
+        extra_compile_args={"cxx": [flag for flag in flags if "TORCH_TARGET_VERSION" not in flag]},
         language="c++",
     )
     return [ops, info]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import importlib.util
 import json
 import os
@@ -110,6 +111,7 @@ def _described(device: torch.device, plan: Plan, paths: list[Path], weights: str
     return {
         "device": {"type": device.type, **card},
         "versions": build_info.versions(),
+        "date": datetime.date.today().isoformat(),
         "model": {"name": "resnet34", "size": plan.size, "weights": weights, "images": [str(path) for path in paths]},
         "agreement": {},
         "launches": {},

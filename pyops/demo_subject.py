@@ -73,8 +73,8 @@ def batch(images: Tensor, count: int) -> Tensor:
 def subject(weights: Path | None, images: Tensor, seed: int = 0) -> tuple[nn.Module, str]:
     """A ResNet34 in eval mode, and a line that says what its weights are."""
     if weights is None:
-        what = f"random (seed {seed}), channel-wise PReLU, BatchNorm calibrated on the photographs: no meaning"
-        return random_model(images, seed), what
+        what = f"random (seed {seed}) with channel-wise PReLU and BatchNorm calibrated on the photographs"
+        return random_model(images, seed), f"{what}; its classes mean nothing"
     try:
         network = models.resnet34(act="prelu")
         if models.load_weights(network, weights):  # no slopes in the file: a network with ReLU

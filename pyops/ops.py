@@ -107,7 +107,7 @@ def _fake_winograd_weight(weight):
 def _fake_winograd_epilogue(input, transformed, out_channels, bias, padding, dilation, *arguments):
     height, width = (input.shape[i + 2] + 2 * padding[i] - 2 * dilation[i] for i in (0, 1))
     shape = (input.shape[0], out_channels, height, width)
-    return input.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
 
 def _register() -> torch.library.Library:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zlib
+
+# Before torch loads OpenMP: waiting threads must not spin, or small tensors on a busy machine take five times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch

@@ -14,51 +14,66 @@ ROOT = Path(__file__).parents[1]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.fixture(scope="module")
-def table():
-    spec = importlib.util.spec_from_file_location("cudnn_table", ROOT / "bench" / "cudnn_table.py")
+def loaded(name):
+    """A file of bench/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["cudnn_table"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_layers_are_those_of_resnet34(table):
-    layers = table.layers()
-    assert len(layers) == 11 and sum(layer.count for layer in layers) == 36
-    macs = sum(layer.count * layer.flop(1) for layer in layers) / 2
+@pytest.fixture(scope="module")
+def layers():
+    return loaded("layers")
+
+
+@pytest.fixture(scope="module")
+def measures(layers):
+    return loaded("measures")
+
+
+@pytest.fixture(scope="module")
+def table(measures):
+    return loaded("cudnn_table")
+
+
+def test_the_layers_are_those_of_resnet34(layers):
+    found = layers.layers()
+    assert len(found) == 11 and sum(layer.count for layer in found) == 36
+    macs = sum(layer.count * layer.flop(1) for layer in found) / 2
     assert macs / 1e9 == pytest.approx(3.663, abs=5e-4)
-    assert layers[0] == table.Layer("conv1", 1, 3, 64, 7, 2, 224)
-    assert layers[1] == table.Layer("layer1.0.conv1", 6, 64, 64, 3, 1, 56)
+    assert found[0] == layers.Layer("conv1", 1, 3, 64, 7, 2, 224)
+    assert found[1] == layers.Layer("layer1.0.conv1", 6, 64, 64, 3, 1, 56)
 
 
-def test_dilation_keeps_sizes_and_leaves_pointwise_alone(table):
-    layers = table.dilated(table.layers(64))
-    assert len(layers) == 8 * 3 + 3
-    for layer in layers:
-        x, w = torch.empty(1, layer.in_channels, *(layer.size,) * 2, device="meta"), None
+def test_dilation_keeps_sizes_and_leaves_pointwise_alone(layers):
+    found = layers.dilated(layers.layers(64))
+    assert len(found) == 8 * 3 + 3
+    for layer in found:
+        x = torch.empty(1, layer.in_channels, *(layer.size,) * 2, device="meta")
         w = torch.empty(layer.out_channels, layer.in_channels, layer.kernel, layer.kernel, device="meta")
         assert torch.conv2d(x, w, None, *layer.geometry).shape[2:] == (layer.out_size, layer.out_size), layer
 
 
 @pytest.mark.parametrize("direction", ["forward", "dgrad", "wgrad"])
-def test_a_convolution_is_measured_in_each_direction(table, direction):
-    layer = table.Layer("small", 2, 4, 6, 3, 2, 9, dilation=2)
-    row = table.convolution(layer, direction, 2, torch.float32, DEVICE)
+def test_a_convolution_is_measured_in_each_direction(layers, measures, direction):
+    layer = layers.Layer("small", 2, 4, 6, 3, 2, 9, dilation=2)
+    row = measures.convolution(layer, direction, 2, torch.float32, DEVICE)
     assert row["tflops"] == pytest.approx(2 * 2 * 6 * 5 * 5 * 4 * 9 / row["ms"] / 1e9)
     told = [row[key] for key in ("layer", "dilation", "pass", "batch", "dtype")]
     assert told == ["small", 2, direction, 2, "float32"]
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_network_is_measured(table, training, monkeypatch):
-    monkeypatch.setattr(table, "median", lambda call, device, seconds: [call(), 20.0][1])
-    row = table.network("eager_channels_last", training, 2, DEVICE, 32, torch.float32)
+def test_a_network_is_measured(measures, training, monkeypatch):
+    monkeypatch.setattr(measures, "median", lambda call, device, seconds: [call(), 20.0][1])
+    row = measures.network("eager_channels_last", training, 2, DEVICE, 32, torch.float32)
     assert row["images_s"] == pytest.approx(100.0) and row["mode"] == ("training" if training else "inference")
 
 
-def test_the_whole_table(table, monkeypatch):
-    monkeypatch.setattr(table, "median", lambda call, device, seconds=0.3: [call(), 1.0][1])
+def test_the_whole_table(measures, table, monkeypatch):
+    monkeypatch.setattr(measures, "median", lambda call, device, seconds=0.3: [call(), 1.0][1])
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     saved, small = [], {"size": 64, "batch": 1, "batches": (1,), "dtypes": (torch.float32,), "side": 16, "mebi": 1}
     result = table.table(DEVICE, lambda result: saved.append(json.dumps(result)), **small)
@@ -82,13 +97,27 @@ def test_what_fails_or_comes_too_late_is_listed(table):
     assert not_run[0]["reason"] == "RuntimeError: out of memory" and "over" in not_run[1]["reason"]
 
 
-def test_copies_rotate_through_more_than_the_cache(table):
+def test_copies_rotate_through_more_than_the_cache(measures):
     made = []
-    sets = table.rotated(lambda: made.append(1) or (torch.ones(4, device=DEVICE),), DEVICE)
+    sets = measures.rotated(lambda: made.append(1) or (torch.ones(4, device=DEVICE),), DEVICE)
     next(sets)
     assert made
     if DEVICE.type == "cuda":
         assert 16 * len(made) >= 2 * torch.cuda.get_device_properties(DEVICE).L2_cache_size
+
+
+def test_a_result_is_named_after_card_and_day(table, tmp_path, monkeypatch, capsys):
+    known = {"is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda d: "NVIDIA H100 PCIe"}
+    for name, answer in known.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    result = {"device": "x", "ceilings": {"matmul_tflops": 1, "copy_gb_s": 1}, "convolutions": [], "models": []}
+    result["not_run"] = []
+    monkeypatch.setattr(table, "table", lambda device, save, batch: [save(result), result][1])
+    assert table.main([str(tmp_path / "new")]) == 0
+    (path,) = (tmp_path / "new").iterdir()
+    assert path.name == f"nvidia-h100-pcie-{table.datetime.date.today().isoformat()}.json"
+    assert json.loads(path.read_text()) == result and str(path) in capsys.readouterr().out
 
 
 def gpu(*arguments):
@@ -119,11 +148,32 @@ def test_the_benchmarks_are_collected_and_correct():
 def test_committed_results_are_whole():
     """A file in bench/results says where it comes from."""
     for path in (ROOT / "bench" / "results").glob("*.json"):
-        assert {"device", "date", "commit", "versions"} <= json.loads(path.read_text()).keys(), path.name
+        result = json.loads(path.read_text())
+        assert {"device", "date", "versions"} <= result.keys(), path.name
+        assert "commit" in result or "inference" in result, path.name
+
+
+def test_the_report_is_made_of_the_results(tmp_path):
+    row = {"batch": 1, "dtype": "float32", "variant": "atrous", "median_ms": 20.04, "speedup_vs_eager": 1.75}
+    result = {
+        "device": {"type": "cpu", "name": "a CPU", "threads": 2, "capability": "AVX2"}, "versions": {"torch": "2.13.0"},
+        "date": "2026-11-22", "inference": [row], "not_run": [{**row, "variant": "compile", "reason": "none"}],
+    }  # fmt: skip
+    (tmp_path / "a-cpu.json").write_text(json.dumps(result))
+    (tmp_path / "a-card.json").write_text(json.dumps({"convolutions": []}))
+    readme = "above\n<!-- report: begin -->\nold\n<!-- report: end -->\nbelow\n"
+    report = loaded("report")
+    written = report.report(readme, tmp_path)
+    assert "| atrous | 1.75x (20.0) |" in written and "| torch.compile | not run |" in written
+    assert "bench/results/a-cpu.json" in written and "old" not in written and "a-card" not in written
+    assert written.startswith("above\n<!-- report: begin -->\n") and written.endswith("<!-- report: end -->\nbelow\n")
+    assert report.report(written, tmp_path) == written
+    (tmp_path / "README.md").write_text("no markers")
+    assert report.main([str(tmp_path / "README.md"), str(tmp_path)]) == 2
 
 
 @pytest.mark.gpu
-def test_a_small_table_on_the_card(table):
+def test_a_convolution_on_the_card(layers, measures):
     assert torch.cuda.is_available()
-    row = table.convolution(table.layers()[1], "forward", 8, torch.bfloat16, DEVICE)
+    row = measures.convolution(layers.layers()[1], "forward", 8, torch.bfloat16, DEVICE)
     assert row["tflops"] > 1

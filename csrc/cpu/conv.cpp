@@ -1,6 +1,5 @@
 // _conv_epilogue: torch's own convolution, then the epilogue in place on its result.
 #include <torch/csrc/stable/library.h>
-
 #include <torch/headeronly/util/Exception.h>
 
 #include <array>

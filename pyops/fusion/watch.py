@@ -69,12 +69,12 @@ def _hold(expected: list[Child], modules: dict[str, Any]) -> bool:
     if len(modules) != len(expected):
         return False
     for (name, kind, swallowed, inside), now in zip(expected, modules):
-        child: Any = modules[now]
+        child = modules[now]
         if type(child) is not kind or name != now:
             return False
         if swallowed and not _bare(child):
             return False
-        if inside is not None and not _hold(inside, child._modules):
+        if inside is not None and not _hold(inside, modules[now]._modules):
             return False
     return True
 

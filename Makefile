@@ -1,0 +1,73 @@
+# What a user, a developer and CI type. `make` alone lists the targets.
+# PYTHON is the Python that makes .venv; PYTEST_ARGS is added to every pytest call.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
+CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+OLD_TRITON := build/triton-3.6.0
+# A name for the tree as it is: whatever the gates read is in it.
+TREE = $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *.py *.toml *.txt *.in *.md LICENSE Makefile) \
+	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test gates bench lint format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+# Each step leaves a file that is newer than what it was made from, so a repeated run costs nothing.
+$(VENV)/packages: requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "no Python with venv found: install python3.11 and python3.11-venv, or set PYTHON"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/package: $(VENV)/packages pyproject.toml setup.py
+	ATROUS_SKIP_NATIVE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/native: $(VENV)/package $(CPP) csrc/sources.txt csrc/flags.txt pyops/schemas.def
+	@mkdir -p build && echo "building csrc (about a minute; build/native.log)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py build_ext --inplace > build/native.log 2>&1 \
+		|| { grep -E "^atrous: |error" build/native.log || tail -20 build/native.log; exit 1; }
+	@touch $@
+
+setup: $(VENV)/native  ## make .venv with everything in it, the package editable and csrc built
+
+demo: setup  ## ResNet34 and its fused twin side by side: out/demo.json, out/demo.png
+	@mkdir -p out
+	$(BIN)/python -m atrous demo --json out/demo.json --plot out/demo.png
+
+test: setup  ## what a user runs
+	$(BIN)/python -m pytest -m "not gpu and not gate" $(PYTEST_ARGS)
+
+gates: setup  ## what takes longer: compile gates, wheels, CMake, a second triton; once for each state of the tree
+	@stamp=build/gates-$(TREE); if test -e $$stamp; then echo "gates: this tree has passed ($$stamp)"; else \
+	$(BIN)/python -m pytest -m "gate and not gpu" $(PYTEST_ARGS) && $(MAKE) --no-print-directory old-triton && touch $$stamp; fi
+
+# The oldest triton that we hold for, in a folder of its own before .venv's; its interpreter needs numpy < 2.4.
+.PHONY: old-triton
+old-triton: setup
+	@test -e $(OLD_TRITON)/complete || { $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(OLD_TRITON) triton==3.6.0 numpy==2.3.5 && touch $(OLD_TRITON)/complete; }
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest -m "not gpu and not gate" $(wildcard tests/test_triton_*.py) $(PYTEST_ARGS)
+
+bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/bench.json
+	@mkdir -p out
+	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
+
+lint: setup  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format:  ## let ruff and clang-format rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:  ## remove what was built; .venv stays
+	rm -rf build dist out *.egg-info pyops/*.so $(VENV)/native
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

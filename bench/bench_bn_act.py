@@ -1,0 +1,15 @@
+"""bn_act with a residual, at the sizes of ResNet34's stages."""
+
+import providers
+import pytest
+import torch
+
+from atrous import testing
+
+CASES = [case for case in testing.RESNET34 if case.name in ("layer1", "layer4")]
+
+
+@pytest.mark.parametrize("provider", providers.OPS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bn_act(case, provider, compare):
+    compare(f"bn_act {case.name}", provider, providers.bn_act(case, torch.float32))

@@ -1,0 +1,76 @@
+"""pytest bench: correctness first, then each provider in turns with eager; the ratios are printed at the end."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+
+import pytest
+import torch
+from providers import DEVICE, Subject
+
+from atrous import timing
+
+SECONDS = 0.8  # for a provider and the eager calls between its own
+RESULTS = pytest.StashKey[dict[str, dict[str, tuple[float, float]]]]()
+
+
+def pytest_configure(config):
+    config.stash[RESULTS] = defaultdict(dict)
+
+
+def pytest_collect_file(file_path, parent):
+    if file_path.name.startswith("bench_") and file_path.suffix == ".py":
+        return pytest.Module.from_parent(parent, path=file_path)
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def compare(benchmark, request):
+    """compare(case, provider, subject): the rounds of the benchmark alternate with eager's, so the ratio is theirs."""
+
+    def run(case: str, provider: str, subject: Subject) -> None:
+        try:
+            call = subject.call(provider)
+        except ValueError as reasons:
+            pytest.skip(f"{provider}: {reasons}")
+        subject.check(call())
+        eager: list[float] = []
+        once = timing.milliseconds(call, DEVICE) + timing.milliseconds(subject.eager, DEVICE)
+        benchmark.group = case
+        benchmark.pedantic(
+            lambda: _finished(call),
+            setup=lambda: eager.append(timing.milliseconds(lambda: _finished(subject.eager), DEVICE)),
+            rounds=max(5, min(100, int(SECONDS * 1e3 / once))),
+            warmup_rounds=2,
+        )
+        if benchmark.stats:  # None under --benchmark-disable
+            median, peer = benchmark.stats.stats.median * 1e3, statistics.median(eager)
+            benchmark.extra_info.update(provider=provider, device=DEVICE.type, speedup_vs_eager=peer / median)
+            request.config.stash[RESULTS][case][provider] = (peer / median, median)
+
+    return run
+
+
+def _finished(call):
+    call()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    results = config.stash[RESULTS]
+    if not results:
+        return
+    terminalreporter.section("speed-up over eager, same tensors and layout (median ms)")
+    for case, rows in results.items():
+        terminalreporter.write_line(case)
+        for provider, (ratio, median) in sorted(rows.items(), key=lambda row: -row[1][0]):
+            terminalreporter.write_line(f"  {provider:<18}{ratio:>7.2f}x{median:>11.3f}")

@@ -1,0 +1,104 @@
+"""What is measured on a card, one row of a table each; every function takes the device, so that a CPU can test it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from layers import Layer
+from torch import Tensor, nn
+
+from atrous import models, timing
+
+NHWC = torch.channels_last
+PASSES = {"forward": None, "dgrad": [True, False, False], "wgrad": [False, True, False]}
+ROTATED = 2**30  # bytes of inputs at most
+
+
+def rotated(make: Callable[[], tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """Sets of tensors in turns, so many that the L2 cache holds none of them when it comes again."""
+    first = make()
+    size = sum(tensor.nbytes for tensor in first)
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
+    count = max(1, min(-(-3 * cache // size), ROTATED // size))
+    return itertools.cycle([first, *(make() for _ in range(count - 1))])
+
+
+def median(call: timing.Call, device: torch.device, seconds: float = 0.3) -> float:
+    """Milliseconds; the calls of one measurement take about 5 ms together, so that launches do not count."""
+    call()  # the library chooses its algorithm, or torch.compile compiles
+    calls = max(1, int(5 / max(timing.milliseconds(call, device), 1e-3)))
+    times = timing.interleaved({"": call}, device, seconds, least=5, most=50, warmup=2, calls=calls)
+    return statistics.median(times[""])
+
+
+def ceilings(device: torch.device, side: int = 8192, mebi: int = 1024) -> dict[str, float]:
+    """bf16 matrix product on random data, and a copy (bytes read and written)."""
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randn(mebi * 2**18, device=device)
+    target = torch.empty_like(source)
+    product, copied = median(lambda: a @ b, device, 2.0), median(lambda: target.copy_(source), device, 1.0)
+    return {"matmul_tflops": 2 * side**3 / product / 1e9, "copy_gb_s": 2 * source.nbytes / copied / 1e6}
+
+
+def convolution(layer: Layer, direction: str, batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """One row of the table."""
+
+    def make() -> tuple[Tensor, ...]:
+        sizes = (
+            (batch, layer.in_channels, layer.size, layer.size),
+            (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel),
+            (batch, layer.out_channels, layer.out_size, layer.out_size),
+        )
+        return tuple(torch.randn(size, device=device).to(dtype, memory_format=NHWC) for size in sizes)
+
+    tensors, mask = rotated(make, device), PASSES[direction]
+
+    def call() -> object:
+        x, w, dz = next(tensors)
+        if mask is None:
+            return torch.conv2d(x, w, None, *layer.geometry)
+        return torch.ops.aten.convolution_backward(dz, x, w, None, *layer.geometry, False, [0, 0], 1, mask)
+
+    ms = median(call, device)
+    return {
+        "layer": layer.name, "count": layer.count, "dilation": layer.dilation, "pass": direction, "batch": batch,
+        "dtype": dtype_name(dtype), "ms": ms, "tflops": layer.flop(batch) / ms / 1e9,
+    }  # fmt: skip
+
+
+def network(
+    variant: str, training: bool, batch: int, device: torch.device, size: int = 224, dtype=torch.bfloat16
+) -> dict[str, Any]:
+    """Images a second of ResNet34 with channel-wise PReLU, everything in one dtype. Training: SGD with momentum."""
+    layout = torch.contiguous_format if variant == "eager" else NHWC
+    model = models.resnet34(act="prelu").to(device, dtype).to(memory_format=layout).train(training)
+    run = torch.compile(model, dynamic=False, fullgraph=True) if variant == "compile" else model
+    images = rotated(
+        lambda: (torch.randn(batch, 3, size, size, device=device).to(dtype, memory_format=layout),), device
+    )
+    labels = torch.randint(1000, (batch,), device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def infer() -> object:
+        with torch.no_grad():
+            return run(*next(images))
+
+    def train() -> object:
+        optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(run(*next(images)), labels).backward()
+        return optimizer.step()
+
+    ms = median(train if training else infer, device, 3.0)
+    mode = "training" if training else "inference"
+    return {
+        "variant": variant, "mode": mode, "batch": batch, "dtype": dtype_name(dtype), "ms": ms,
+        "images_s": batch / ms * 1e3,
+    }  # fmt: skip
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

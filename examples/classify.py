@@ -1,0 +1,55 @@
+"""Classify photographs with a frozen, fused ResNet34.
+
+    python examples/classify.py --weights resnet34.pth photo.jpg ...
+
+The checkpoint is one with torchvision's names, such as torchvision's own resnet34. Without one the weights are random:
+the program runs, and its classes mean nothing.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+
+import atrous
+
+MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def load(path: Path) -> torch.Tensor:
+    """(3, 224, 224): the shorter side scaled to 256, the centre of that, normalised as for ImageNet."""
+    image = Image.open(path).convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize([round(side * scale) for side in image.size])
+    left, top = ((side - 224) // 2 for side in image.size)
+    pixels = torch.from_numpy(numpy.array(image.crop((left, top, left + 224, top + 224))))
+    return ((pixels / 255 - MEAN) / DEVIATION).permute(2, 0, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, nargs="+")
+    parser.add_argument("--weights", type=Path, help="a .pth, .pt or .safetensors file")
+    args = parser.parse_args()
+
+    model = atrous.models.resnet34(act="relu").eval()
+    if args.weights:
+        atrous.models.load_weights(model, args.weights)
+    else:
+        print("no --weights: random ones, so the classes mean nothing")
+
+    # freeze=True: BatchNorm is folded into the convolutions, for a model that is only run from here on.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fast = atrous.fuse(model.to(device), freeze=True)
+
+    images = torch.stack([load(path) for path in args.images]).to(device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        top = fast(images).softmax(1).topk(5)
+    for path, shares, classes in zip(args.images, top.values.tolist(), top.indices.tolist()):
+        print(path, *(f"{number} ({share:.1%})" for share, number in zip(shares, classes)), sep="  ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The epilogue of every kernel, on values and never on pointers. Its twin is csrc/epilogue.h, its oracle reference.py.
+
+    u = acc * scale + shift (+ residual)       y = u where u > 0, else slope * u       (+ residual, when it comes after)
+
+Values are blocks or scalars of the arithmetic type (fp32, or fp64 for fp64 tensors) that broadcast against acc, so that
+a kernel may hold its channels on rows, on columns or on neither. Every fma is written out and kernels are compiled with
+FUSION = False, so the compiler contracts nothing else: the same inputs give the same bits wherever the epilogue runs.
+"""
+
+import triton
+import triton.language as tl
+
+FUSION = False  # enable_fp_fusion of every launch and of the compile gate
+
+
+@triton.jit
+def divide(x, y):
+    """x / y, rounded to nearest; Triton's own fp32 division is approximate."""
+    if x.dtype == tl.float32:
+        return tl.div_rn(x, y)
+    else:
+        return x / y
+
+
+@triton.jit
+def square_root(x):
+    """sqrt(x), rounded to nearest."""
+    if x.dtype == tl.float32:
+        return tl.sqrt_rn(x)
+    else:
+        return tl.sqrt(x)
+
+
+@triton.jit
+def scale_shift(mean, var, gamma, beta, eps):
+    """scale = gamma / sqrt(var + eps), shift = beta - mean * scale."""
+    scale = divide(gamma, square_root(var + eps))
+    return scale, tl.fma(-mean, scale, beta)
+
+
+@triton.jit
+def uniform(seed, offset, index):
+    """fp32 in [0, 1): the upper 24 bits of the first word of Philox-4x32-10, twin of reference.uniform.
+
+    seed, offset: int64 scalars; index: an element's place in a contiguous (N, C, ...) tensor, whatever the layout.
+    """
+    high = (index.to(tl.int64) >> 32).to(tl.uint32)
+    zero = tl.zeros_like(high)  # gives the offset's halves the shape of the index
+    word, _, _, _ = tl.philox(
+        seed, index.to(tl.uint32), high, offset.to(tl.uint32) + zero, (offset >> 32).to(tl.uint32) + zero
+    )
+    return (word >> 8).to(tl.float32) * (2.0**-24)
+
+
+@triton.jit
+def draw_slope(seed, offset, index, lower, upper):
+    """One slope in [lower, upper] an element: fma(upper - lower, uniform, lower)."""
+    span = upper - lower
+    drawn = uniform(seed, offset, index).to(lower.dtype)
+    return tl.fma(span, drawn, lower)
+
+
+@triton.jit
+def activate(u, slope, SLOPE_KIND: tl.constexpr):
+    """y = u where u > 0, else slope * u. ReLU selects and never multiplies: it maps -inf to 0, keeps NaN and -0.0."""
+    if SLOPE_KIND == "relu":
+        return tl.where(u < 0, 0.0, u)
+    else:
+        return tl.where(u > 0, u, slope * u)
+
+
+@triton.jit
+def epilogue(acc, scale, shift, slope, residual, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr):
+    """y = act(acc * scale + shift (+ residual)) (+ residual).
+
+    scale is None: u = acc, with no multiplication that would lose -0.0. SLOPE_KIND: "relu" | "number" | "tensor" |
+    "random" (slope: None, a scalar, the channels' block, drawn values). RESIDUAL: "none" | "before" | "after".
+    """
+    u = acc
+    if scale is not None:
+        u = tl.fma(acc, scale, shift)
+    if RESIDUAL == "before":
+        u = u + residual
+    y = activate(u, slope, SLOPE_KIND)
+    if RESIDUAL == "after":
+        y = y + residual
+    return y

@@ -1,0 +1,190 @@
+"""The epilogue as a kernel of its own, after somebody else's convolution: one read of z, one write of y."""
+
+from functools import lru_cache
+from math import gcd, prod
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .configs import PLANE_LONG, POINTWISE_PROGRAMS, Pointwise, PointwiseKey, pointwise_config, pointwise_registers
+from .epilogue import FUSION, draw_slope, scale_shift
+from .epilogue import epilogue as apply_epilogue
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
+ACCESS_BYTES = 16
+
+
+@triton.jit
+def load_vector(ptr, default, channel, mask, DTYPE: tl.constexpr):
+    """The channels' values in the arithmetic type; the default where there is no vector."""
+    if ptr is None:
+        return tl.full([1], default, DTYPE)
+    else:
+        return tl.load(ptr + channel, mask=mask, other=1.0).to(DTYPE)
+
+
+@triton.jit
+def load_channels(
+    mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, mask,
+    AXIS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """scale, shift and slope of the channels; scale and shift are None without a BatchNorm.
+
+    They are loaded in one dimension and get their second, AXIS, at the end: loaded as a column of a tile, every thread
+    would fetch the same value once for each of its elements.
+    """
+    slope = tl.expand_dims(load_vector(slope_ptr, slope_value, channel * slope_stride, mask, DTYPE), AXIS)
+    if mean_ptr is None:
+        return None, None, slope
+    else:
+        mean = load_vector(mean_ptr, 0.0, channel, mask, DTYPE)
+        var = load_vector(var_ptr, 1.0, channel, mask, DTYPE)
+        gamma = load_vector(gamma_ptr, 1.0, channel, mask, DTYPE)
+        beta = load_vector(beta_ptr, 0.0, channel, mask, DTYPE)
+        scale, shift = scale_shift(mean, var, gamma, beta, tl.full([1], eps, DTYPE))
+        return tl.expand_dims(scale, AXIS), tl.expand_dims(shift, AXIS), slope
+
+
+@triton.jit(do_not_specialize=["slope_stride", "rows", "col_groups", "channels", "pixels", "row_programs"])
+def epilogue_kernel(
+    z_ptr, residual_ptr, y_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr,
+    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, slope_stride,
+    rows, col_groups, channels, pixels, row_programs,
+    LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr,
+    GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """y = epilogue(z): a program has one tile of columns and every row_programs-th tile of rows; see PointwiseKey.
+
+    There are col_groups * GROUP columns: GROUP is a power of two that the compiler may build its access width on.
+    OFFSET: the integer type of offsets. All pointers but z's and y's may be None.
+    """
+    DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
+    cols = col_groups.to(OFFSET) * GROUP
+    col_tiles = tl.cdiv(cols, BLOCK_COLS)
+    program = tl.program_id(0).to(OFFSET)
+    col = program % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    if LAYOUT != "planes":
+        channel = col if LAYOUT == "last" else col // pixels
+        scale, shift, slope = load_channels(
+            mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
+            channel, col < cols, 0, DTYPE,
+        )  # fmt: skip
+    tile = program // col_tiles
+    while tile < tl.cdiv(rows, BLOCK_ROWS):  # not range(): the interpreter of Triton 3.6 cannot run it with NumPy 2.4
+        row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        if LAYOUT == "planes":
+            scale, shift, slope = load_channels(
+                mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
+                row % channels, row < rows, 1, DTYPE,
+            )  # fmt: skip
+        mask = (row < rows)[:, None] & (col < cols)[None, :]
+        offset = row[:, None] * cols + col[None, :]
+        z = tl.load(z_ptr + offset, mask=mask).to(DTYPE)
+        residual = None
+        if RESIDUAL != "none":
+            residual = tl.load(residual_ptr + offset, mask=mask).to(DTYPE)
+        if SLOPE_KIND == "random":
+            # the element's place in a contiguous tensor; slope holds the lower end
+            index = offset
+            if LAYOUT == "last":
+                index = ((row // pixels * cols)[:, None] + col[None, :]) * pixels + (row % pixels)[:, None]
+            upper = tl.full([1, 1], slope_upper, DTYPE)
+            drawn = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
+            y = apply_epilogue(z, scale, shift, drawn, residual, SLOPE_KIND, RESIDUAL)
+        else:
+            y = apply_epilogue(z, scale, shift, slope, residual, SLOPE_KIND, RESIDUAL)
+        tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
+        tile += row_programs
+
+
+def describe(name: str, x: Tensor) -> tuple[PointwiseKey, int, int]:
+    """x as rows and columns, its channels, and the pixels of a plane."""
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+    if x.dim() < 2:
+        raise ValueError(f"{name}: expected (N, C, ...), got shape {tuple(x.shape)}")
+    batch, channels, pixels = x.shape[0], x.shape[1], prod(x.shape[2:])
+    if x.is_contiguous() and pixels != 1:
+        if pixels * x.element_size() % ACCESS_BYTES == 0 or pixels >= PLANE_LONG:
+            return PointwiseKey("planes", batch * channels, pixels), channels, pixels
+        return PointwiseKey("flat", batch, channels * pixels), channels, pixels
+    if x.is_contiguous() or (x.dim() in CHANNELS_LAST and x.is_contiguous(memory_format=CHANNELS_LAST[x.dim()])):
+        return PointwiseKey("last", batch * pixels, channels), channels, pixels
+    got = f"got shape {tuple(x.shape)}, strides {x.stride()}"
+    raise ValueError(f"{name}: expected a contiguous or channels_last tensor, {got}")
+
+
+@lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; the interpreter runs as one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def configure(key: PointwiseKey, device: torch.device) -> tuple[Pointwise, int, int]:
+    """The config, how many programs share a tile of columns, and the programs in all."""
+    config = pointwise_config(key)
+    row_tiles, col_tiles = triton.cdiv(key.rows, config.block_rows), triton.cdiv(key.cols, config.block_cols)
+    turns = triton.cdiv(row_tiles * col_tiles, POINTWISE_PROGRAMS * multiprocessors(device))
+    row_programs = triton.cdiv(row_tiles, turns)
+    return config, row_programs, row_programs * col_tiles
+
+
+def check_device(z: Tensor) -> None:
+    if not z.is_cuda and isinstance(epilogue_kernel, triton.JITFunction):
+        raise RuntimeError(f"z: expected a CUDA tensor (on CPU only under TRITON_INTERPRET=1), got one on {z.device}")
+
+
+def epilogue(
+    z: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    slope_kind: str,
+    slope_value: float,
+    slope_upper: float,
+    slope: Tensor | None,
+    seed: Tensor | None,
+    residual: Tensor | None,
+    residual_after_act: bool,
+) -> Tensor:
+    """y = act(z * scale + shift (+ residual)) (+ residual)
+
+    scale = gamma / sqrt(var + eps), shift = beta - mean * scale
+    z, residual: (N, C, ...) fp16 | bf16 | fp32 | fp64, both contiguous or both channels_last; mean, var, gamma, beta:
+    (C,), slope: (1,) or (C,), of any of these types; seed: (2,) int64. spec.Epilogue says what each of them means.
+    Returns: y with the shape, dtype and strides of z.
+    Raises: TypeError, ValueError on a z or residual of another kind; RuntimeError on a device without a kernel.
+    Source: docs of torch.nn.BatchNorm2d, PReLU and RReLU.
+    """
+    key, channels, pixels = describe("z", z)
+    if residual is not None and (describe("residual", residual)[0] != key or residual.dtype != z.dtype):
+        raise ValueError(
+            f"residual: expected shape {tuple(z.shape)}, strides {z.stride()}, {z.dtype} as z has, "
+            f"got {tuple(residual.shape)}, {residual.stride()}, {residual.dtype}"
+        )
+    y = torch.empty_like(z)
+    if z.numel() == 0:
+        return y
+    check_device(z)
+    config, row_programs, programs = configure(key, z.device)
+    group = gcd(key.cols, ACCESS_BYTES // z.element_size())
+    slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
+    vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
+    with torch.cuda.device_of(z):
+        epilogue_kernel[(programs,)](
+            z, residual, y, *vectors,
+            eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1),
+            key.rows, key.cols // group, channels, pixels, row_programs,
+            LAYOUT=key.layout, SLOPE_KIND=slope_kind, GROUP=group,
+            RESIDUAL="none" if residual is None else "after" if residual_after_act else "before",
+            OFFSET=tl.int32 if z.numel() < INT32_ELEMENTS else tl.int64,
+            BLOCK_ROWS=config.block_rows, BLOCK_COLS=config.block_cols,
+            num_warps=config.num_warps, maxnreg=pointwise_registers(z.element_size()), enable_fp_fusion=FUSION,
+        )  # fmt: skip
+    return y
