@@ -1,4 +1,4 @@
-# What a user, a developer and CI type. `make` alone lists the targets.
+# What a user, a developer and CI type; `make` alone lists the targets.
 # PYTHON is the Python that makes .venv; PYTEST_ARGS is added to every pytest call.
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv'
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OLD_TRITON := build/triton-3.6.0
 # A name for the tree as it is: whatever the gates read is in it.
-TREE = $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *.py *.toml *.txt *.in *.md LICENSE Makefile) \
+TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *.py *.toml *.txt *.in *.md LICENSE Makefile) \
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
@@ -41,17 +41,19 @@ demo: setup  ## ResNet34 and its fused twin side by side: out/demo.json, out/dem
 test: setup  ## what a user runs
 	$(BIN)/python -m pytest -m "not gpu and not gate" $(PYTEST_ARGS)
 
-gates: setup  ## what takes longer: compile gates, wheels, CMake, a second triton; once for each state of the tree
-	@stamp=build/gates-$(TREE); if test -e $$stamp; then echo "gates: this tree has passed ($$stamp)"; else \
-	$(BIN)/python -m pytest -m "gate and not gpu" $(PYTEST_ARGS) && $(MAKE) --no-print-directory old-triton && touch $$stamp; fi
+gates: setup build/gates-$(TREE)  ## what takes longer: compile gates, wheels, CMake, a second triton; once for each state of the tree
 
-# The oldest triton that we hold for, in a folder of its own before .venv's; its interpreter needs numpy < 2.4.
-.PHONY: old-triton
-old-triton: setup
-	@test -e $(OLD_TRITON)/complete || { $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-		--target $(OLD_TRITON) triton==3.6.0 numpy==2.3.5 && touch $(OLD_TRITON)/complete; }
+build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
+	$(BIN)/python -m pytest -m "gate and not gpu" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest -m "not gpu and not gate" $(wildcard tests/test_triton_*.py) $(PYTEST_ARGS)
+	@touch $@
+
+# The oldest triton that we hold for, in a folder of its own that comes before .venv's; its interpreter needs numpy < 2.4.
+$(OLD_TRITON)/complete: $(VENV)/packages
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLD_TRITON) \
+		triton==3.6.0 numpy==2.3.5
+	@touch $@
 
 bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out

@@ -3,7 +3,8 @@
     y = u          if u > 0
     y = slope * u  otherwise
 
-Sources: LeakyReLU, Maas et al. 2013; PReLU, He et al. 2015 (arXiv:1502.01852); RReLU, Xu et al. 2015 (arXiv:1505.00853).
+Sources: LeakyReLU, Maas et al. 2013; PReLU, He et al. 2015 (arXiv:1502.01852); RReLU, Xu et al. 2015
+(arXiv:1505.00853).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Activation(NamedTuple):
 
     module: type[nn.Module]
     make: Callable[[int], nn.Module]
-    slope: Callable[[nn.Module, bool], SlopeLike]
+    slope: Callable[[Any, bool], SlopeLike]
 
 
 def _bounds(lower: float, upper: float) -> tuple[float, float]:
@@ -42,7 +43,7 @@ def _bounds(lower: float, upper: float) -> tuple[float, float]:
     return float(lower), float(upper)
 
 
-def _rrelu(module: nn.Module, training: bool) -> SlopeLike:
+def _rrelu(module: nn.RReLU, training: bool) -> SlopeLike:
     lower, upper = _bounds(module.lower, module.upper)
     return (lower, upper) if training else (lower + upper) / 2
 
@@ -53,7 +54,9 @@ ACTIVATIONS = {
     "leaky_relu": Activation(
         nn.LeakyReLU, lambda channels: nn.LeakyReLU(0.01, inplace=True), lambda module, training: module.negative_slope
     ),
-    "prelu": Activation(nn.PReLU, lambda channels: nn.PReLU(channels, init=0.25), lambda module, training: module.weight),
+    "prelu": Activation(
+        nn.PReLU, lambda channels: nn.PReLU(channels, init=0.25), lambda module, training: module.weight
+    ),
     "rrelu": Activation(nn.RReLU, lambda channels: nn.RReLU(inplace=True), _rrelu),
 }
 _BY_MODULE = {activation.module: activation for activation in ACTIVATIONS.values()}
@@ -72,7 +75,7 @@ def is_activation(module: object) -> bool:
 
 
 def of_module(module: nn.Module | None, training: bool = False) -> SlopeLike:
-    """The slope argument that a module stands for. RReLU draws in training and takes the mean of its bounds otherwise."""
+    """The slope argument that a module stands for. RReLU draws in training, else takes the mean of its bounds."""
     if module is None:
         return 1.0
     if not is_activation(module):
@@ -92,12 +95,12 @@ def of(slope: SlopeLike) -> Slope:
         return Slope("tensor", tensor=slope)
     if isinstance(slope, str):
         if slope != "relu":
-            raise ValueError(f"slope: the only name is 'relu', got {slope!r}; pass a number, a tensor or (lower, upper)")
+            raise ValueError(
+                f"slope: the only name is 'relu', got {slope!r}; pass a number, a tensor or (lower, upper)"
+            )
         return Slope("relu")
     if isinstance(slope, Real) and not isinstance(slope, bool):
         return Slope("number", float(slope))
     if isinstance(slope, tuple) and len(slope) == 2 and all(isinstance(bound, Real) for bound in slope):
         return Slope("random", *_bounds(*slope))
-    raise TypeError(
-        f"slope: expected 'relu', a number, a tensor or a pair (lower, upper), got {type(slope).__name__}"
-    )
+    raise TypeError(f"slope: expected 'relu', a number, a tensor or a pair (lower, upper), got {type(slope).__name__}")

@@ -15,7 +15,7 @@ from .spec import Pair, Spec
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def tensor(name: str, value: object, like: Tensor | None = None) -> None:
+def tensor(name: str, value: object, like: Tensor | None = None) -> Tensor:
     """A dense tensor of a dtype that we compute in, on the device of `like`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
@@ -26,12 +26,15 @@ def tensor(name: str, value: object, like: Tensor | None = None) -> None:
         raise NotImplementedError(f"{name}: expected dtype float32, float16, bfloat16 or float64, got {value.dtype}")
     if like is not None and value.device != like.device:
         raise RuntimeError(f"{name}: expected a tensor on the input's device {like.device}, got one on {value.device}")
+    return value
 
 
 def feature_map(name: str, value: Tensor, error: type[Exception]) -> None:
     if value.dim() != 4:
         shape = tuple(value.shape)
-        raise (ValueError if value.dim() == 3 else error)(f"{name}: expected 4-D (N, C, H, W), got {value.dim()}-D {shape}")
+        raise (ValueError if value.dim() == 3 else error)(
+            f"{name}: expected 4-D (N, C, H, W), got {value.dim()}-D {shape}"
+        )
 
 
 def pair(name: str, value: object, minimum: int) -> Pair:
@@ -156,8 +159,9 @@ def probability(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a probability between 0 and 1, got {value}")
 
 
-def residual(name: str, value: Tensor, size: Sequence[int]) -> None:
+def residual(name: str, value: Tensor | None, size: Sequence[int], like: Tensor) -> None:
     """A residual has the output's shape, or broadcasts to it."""
+    value = tensor(name, value, like)
     shape = tuple(value.shape)
     aligned = (1,) * (len(size) - len(shape)) + shape
     if len(aligned) != len(size) or any(a != 1 and a != b for a, b in zip(aligned, size)):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import activation, checks, dispatch, ops, reference
+from . import checks, dispatch, ops, reference
 from .activation import SlopeLike
+from .arguments import NO_NORMALISATION, Ending, Normalisation
 from .spec import Epilogue
 
 
@@ -57,13 +56,11 @@ def conv_bn_act(
         TypeError, ValueError, RuntimeError: as nn.Conv2d, nn.BatchNorm2d and the activation raise for the same mistake;
         RuntimeError: the named backend cannot run this call, with its reasons.
 
-    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py for the rest.
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py.
     """
-    normalisation = _Normalisation(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
-    ending = _Ending(slope, residual, residual_after_act)
-    return convolve(
-        input, weight, bias, (stride, padding, dilation, groups), normalisation, ending, backend=backend
-    )
+    normalisation = Normalisation(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
+    ending = Ending(slope, residual, residual_after_act)
+    return convolve(input, weight, bias, (stride, padding, dilation, groups), normalisation, ending, backend=backend)
 
 
 def bn_act(
@@ -87,8 +84,8 @@ def bn_act(
     """
     checks.tensor("input", input)
     checks.feature_map("input", input, ValueError)
-    normalisation = _Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, "", True)
-    ending = _Ending(slope, residual, residual_after_act)
+    normalisation = Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, "", True)
+    ending = Ending(slope, residual, residual_after_act)
     normalisation.check(input, tuple(input.shape))
     ending.check(input, tuple(input.shape), _autocasts(input))
     return _pointwise(input, normalisation, ending, backend)
@@ -114,93 +111,21 @@ def add_act(
     """
     checks.tensor("input", input)
     checks.probability("dropout", dropout)
-    ending = _Ending(slope, other, False, name="other", required=True)
+    ending = Ending(slope, other, False, name="other", required=True)
     ending.check(input, tuple(input.shape), _autocasts(input))
     if training and dropout:
         dispatch.differentiates(backend)
-        return F.dropout(_plain(input, _NO_NORMALISATION, ending), dropout)
-    return _pointwise(input, _NO_NORMALISATION, ending, backend)
+        return F.dropout(_plain(input, NO_NORMALISATION, ending), dropout)
+    return _pointwise(input, NO_NORMALISATION, ending, backend)
 
 
-class _Normalisation(NamedTuple):
-    """The BatchNorm of a call, or none."""
-
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    gamma: Tensor | None = None
-    beta: Tensor | None = None
-    training: bool = False
-    momentum: float = 0.1
-    eps: float = 1e-5
-    prefix: str = "bn_"  # of the names in messages
-    required: bool = False
-
-    @property
-    def present(self) -> bool:
-        return self.required or self.training or any(v is not None for v in self[:4])
-
-    def check(self, z: Tensor, size: tuple[int, ...]) -> None:
-        if not self.present:
-            return
-        vectors = dict(zip(("running_mean", "running_var", f"{self.prefix}weight", f"{self.prefix}bias"), self[:4]))
-        checks.batch_norm(vectors, size[1], z, self.eps, self.training)
-        if self.training:
-            checks.more_than_one_value(size)
-            checks.number("momentum", self.momentum)
-
-    def plain(self, z: Tensor) -> Tensor:
-        if not self.present:
-            return z
-        return F.batch_norm(z, *self[:4], self.training, self.momentum, self.eps)
-
-
-_NO_NORMALISATION = _Normalisation()
-
-
-class _Ending:
-    """The residual and the activation of a call."""
-
-    def __init__(self, slope: SlopeLike, residual: Tensor | None, after: bool, name="residual", required=False):
-        self.slope, self.residual, self.after = activation.of(slope), residual, bool(after)
-        self.name, self.required = name, required
-
-    def check(self, z: Tensor, size: tuple[int, ...], autocast: bool) -> None:
-        if self.residual is not None or self.required:
-            checks.tensor(self.name, self.residual, like=z)
-            checks.residual(self.name, self.residual, size)
-        if self.slope.tensor is not None:
-            checks.tensor("slope", self.slope.tensor, like=z)
-            checks.slope(self.slope.tensor, size)
-            if not autocast:
-                checks.dtype("slope", self.slope.tensor, z.dtype if self.after else self.dtype(z))
-
-    def dtype(self, z: Tensor) -> torch.dtype:
-        """Of the result: as eager's sum, the wider of z and the residual."""
-        return z.dtype if self.residual is None else torch.promote_types(z.dtype, self.residual.dtype)
-
-    def seed(self, device: torch.device) -> Tensor | None:
-        return activation.draw_seed(device) if self.slope.kind == "random" else None
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return self.slope.tensor, self.residual
-
-    def arguments(self, normalisation: _Normalisation, like: Tensor, size, memory_format) -> Epilogue:
-        """What the primitives take, for a z of this dtype, size and layout."""
-        residual = self.residual
-        if residual is not None:
-            residual = residual.to(self.dtype(like)).expand(size).contiguous(memory_format=memory_format)
-        kind, value, upper, tensor = self.slope
-        vectors, seed = normalisation[:4], self.seed(like.device)
-        return Epilogue(*vectors, normalisation.eps, kind, value, upper, tensor, seed, residual, self.after)
-
-
-def _plain(z: Tensor, normalisation: _Normalisation, ending: _Ending) -> Tensor:
+def _plain(z: Tensor, normalisation: Normalisation, ending: Ending) -> Tensor:
     """The differentiable path: torch's own operators."""
     slope = (*ending.slope, ending.seed(z.device))
     return reference.finish(normalisation.plain(z), ending.residual, ending.after, *slope)
 
 
-def _pointwise(z: Tensor, normalisation: _Normalisation, ending: _Ending, backend: str) -> Tensor:
+def _pointwise(z: Tensor, normalisation: Normalisation, ending: Ending, backend: str) -> Tensor:
     if _autocasts(z):  # none of these is cast
         with torch.autocast(z.device.type, enabled=False):
             return _pointwise(z, normalisation, ending, backend)
@@ -213,7 +138,7 @@ def _pointwise(z: Tensor, normalisation: _Normalisation, ending: _Ending, backen
     return _epilogue(row, z, normalisation, ending)
 
 
-def _epilogue(row, z: Tensor, normalisation: _Normalisation, ending: _Ending) -> Tensor:
+def _epilogue(row, z: Tensor, normalisation: Normalisation, ending: Ending) -> Tensor:
     layout = ops.memory_format(z)
     arguments = ending.arguments(normalisation, z, z.shape, layout)
     return row.epilogue(z.to(ending.dtype(z)).contiguous(memory_format=layout), arguments)

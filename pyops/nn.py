@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import activation, functional
 from .activation import SlopeLike
-from .functional import _Ending, _Normalisation
+from .arguments import NO_NORMALISATION, Ending, Normalisation
 from .packs import Packs
 
 
 def conv_bn_act(
-    conv: nn.Conv2d,
+    conv: nn.Conv2d | FrozenConv2d,
     bn: _BatchNorm | None,
     act: nn.Module | None,
     input: Tensor,
@@ -22,20 +24,18 @@ def conv_bn_act(
     residual_after_act: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: three plain modules as one site. See functional.conv_bn_act."""
+    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules as one site. See functional.conv_bn_act."""
     _without_hooks(conv=conv, bn=bn, act=act)
     slope = activation.of_module(act, act is not None and act.training)
     if isinstance(conv, FrozenConv2d):
         return conv(input, residual, slope, residual_after_act)
-    padding = conv.padding
+    padding: Any = conv.padding
     if conv.padding_mode != "zeros":
         input = F.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
         padding = 0
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
-    ending = _Ending(slope, residual, residual_after_act)
-    return functional.convolve(
-        input, conv.weight, conv.bias, geometry, _normalisation(bn), ending, backend=backend
-    )
+    ending = Ending(slope, residual, residual_after_act)
+    return functional.convolve(input, conv.weight, conv.bias, geometry, _normalisation(bn), ending, backend=backend)
 
 
 def bn_act(
@@ -66,13 +66,15 @@ def _without_hooks(**children: nn.Module | None) -> None:
     """A fused site does not call its children, so their hooks would not fire (weight_norm's and pruning's are such)."""
     for name, child in children.items():
         if child is not None and any(getattr(child, hooks) for hooks in _HOOKS):
-            raise RuntimeError(f"{name}: expected a module without hooks, which would not fire in a fused site; got {child}")
+            raise RuntimeError(
+                f"{name}: expected a module without hooks, which would not fire in a fused site; got {child}"
+            )
 
 
-def _normalisation(bn: _BatchNorm | None) -> _Normalisation:
+def _normalisation(bn: _BatchNorm | None) -> Normalisation:
     """What nn.BatchNorm2d.forward would normalise with; in training it counts the batch, as that does."""
     if bn is None:
-        return functional._NO_NORMALISATION
+        return NO_NORMALISATION
     momentum = 0.0 if bn.momentum is None else bn.momentum
     if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
@@ -80,7 +82,7 @@ def _normalisation(bn: _BatchNorm | None) -> _Normalisation:
             momentum = 1.0 / float(bn.num_batches_tracked)
     batch = bn.training or (bn.running_mean is None and bn.running_var is None)
     running = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
-    return _Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps)
+    return Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps)
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -155,6 +157,9 @@ class FrozenConv2d(nn.Module):
     moved and copied as such. The forms that a backend wants are made from them when first used, and never saved.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d | None = None, backend: str = "auto"):
         super().__init__()
         if conv.padding_mode != "zeros":
@@ -172,11 +177,15 @@ class FrozenConv2d(nn.Module):
     def forward(
         self, input: Tensor, residual: Tensor | None = None, slope: SlopeLike = 1.0, residual_after_act: bool = False
     ) -> Tensor:
-        ending = _Ending(slope, residual, residual_after_act)
+        ending = Ending(slope, residual, residual_after_act)
         return functional.convolve(
-            input, self.weight, self.bias, self.geometry, functional._NO_NORMALISATION, ending,
+            input, self.weight, self.bias, self.geometry, NO_NORMALISATION, ending,
             packs=self.packs, backend=self.backend,
         )  # fmt: skip
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        return self.weight.shape[2], self.weight.shape[3]
 
     def extra_repr(self) -> str:
         stride, padding, dilation, groups = self.geometry
@@ -189,6 +198,7 @@ def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
     weight = conv.weight.double()
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.double()
     if bn is not None:
+        assert bn.running_mean is not None and bn.running_var is not None
         scale = torch.rsqrt(bn.running_var.double() + bn.eps)
         if bn.weight is not None:
             scale = scale * bn.weight.double()

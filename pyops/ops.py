@@ -1,7 +1,7 @@
 """The primitives torch.ops.atrous._*: schemas where the library is absent, fakes, and the implementations in Python.
 
 csrc builds libatrous.so, which owns the schemas and the CPU kernels. Without it Python defines the same schemas and
-computes `_epilogue` and `_conv_epilogue` in plain torch. On CUDA `_epilogue` is the Triton kernel where triton is there.
+computes `_epilogue` and `_conv_epilogue` in plain torch. On CUDA `_epilogue` is the Triton kernel if triton is there.
 None of the primitives is differentiable or mutates an input.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import activation, reference
 
 SLOPES = ("relu", 0.01, "shared", "channel", (0.125, 1 / 3))
 
@@ -41,7 +41,9 @@ CASES = (
     Case("residual_after", (2, 16, 7, 7), 16, residual="after", slope="relu"),
     Case("dilated", (1, 31, 15, 17), 33, padding=4, dilation=4, slope=0.01),
     Case("strided", (2, 3, 28, 28), 64, kernel=(7, 7), stride=2, padding=3),
-    Case("asymmetric", (2, 6, 19, 23), 10, kernel=(1, 3), stride=(2, 1), padding=(0, 5), dilation=(1, 5), slope="shared"),
+    Case(
+        "asymmetric", (2, 6, 19, 23), 10, kernel=(1, 3), stride=(2, 1), padding=(0, 5), dilation=(1, 5), slope="shared"
+    ),
     Case("grouped", (2, 12, 9, 9), 24, groups=3, bias=True),
     Case("depthwise", (2, 12, 9, 9), 12, groups=12, slope="relu"),
     Case("pointwise", (2, 65, 5, 5), 7, kernel=(1, 1), padding=0, slope=1.0),
@@ -73,7 +75,10 @@ def arguments(case: Case, dtype=torch.float32, device="cpu", memory_format=torch
         return torch.randn(size, device=device, dtype=torch.float32)
 
     fan_in = channels * case.kernel[0] * case.kernel[1]
-    made: dict[str, Any] = {"input": draw(*case.size), "weight": draw(out, channels, *case.kernel) * (2 / fan_in) ** 0.5}
+    made: dict[str, Any] = {
+        "input": draw(*case.size),
+        "weight": draw(out, channels, *case.kernel) * (2 / fan_in) ** 0.5,
+    }
     if case.bias:
         made["bias"] = draw(out)
     if case.bn:
@@ -101,13 +106,12 @@ def convert(made: dict[str, Any], dtype: torch.dtype, memory_format=torch.preser
 
 def eager(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
     """conv_bn_act(**made) by plain torch: conv2d, batch_norm, add, activation."""
-    from . import activation
-
     names = ("stride", "padding", "dilation", "groups")
     z = torch.conv2d(made["input"], made["weight"], made.get("bias"), *(made[n] for n in names))
-    vectors = [made.get(n) for n in ("running_mean", "running_var", "bn_weight", "bn_bias")]
-    slope = activation.of(made["slope"])
-    return reference.epilogue(z, *vectors, made.get("eps", 1e-5), *slope, seed, made.get("residual"), made["residual_after_act"])
+    mean, var, gamma, beta = (made.get(n) for n in ("running_mean", "running_var", "bn_weight", "bn_bias"))
+    kind, value, upper, slope = activation.of(made["slope"])
+    ending = (kind, value, upper, slope, seed, made.get("residual"), made["residual_after_act"])
+    return reference.epilogue(z, mean, var, gamma, beta, made.get("eps", 1e-5), *ending)
 
 
 def truth(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
@@ -116,12 +120,13 @@ def truth(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
 
 
 def assert_close(y: Tensor, made: dict[str, Any], seed: Tensor | None = None) -> None:
-    """At most eager's largest error against fp64, or a rounding of the result where eager happens to be luckier."""
+    """At most 1.25 times eager's largest error against fp64; four roundings where eager is luckier (or is the truth)."""
     exact, plain = truth(made, seed), eager(made, seed)
     assert y.shape == plain.shape and y.dtype == plain.dtype, (y.shape, y.dtype, plain.shape, plain.dtype)
-    error, budget = largest_error(y, exact), largest_error(plain, exact)
+    error, eagers = largest_error(y, exact), largest_error(plain, exact)
     rounding = torch.finfo(y.dtype).eps * float(exact.abs().max()) if exact.numel() else 0.0
-    assert error <= max(1.25 * budget, rounding), f"error {error:.3g}, eager's {budget:.3g}, one rounding {rounding:.3g}"
+    budget = max(1.25 * eagers, 4 * rounding)
+    assert error <= budget, f"error {error:.3g}, budget {budget:.3g} (eager {eagers:.3g}, one rounding {rounding:.3g})"
 
 
 def largest_error(y: Tensor, exact: Tensor) -> float:

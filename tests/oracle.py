@@ -30,19 +30,59 @@ def activate(u, slope):
     return u if slope == 1.0 else F.leaky_relu(u, slope)
 
 
-def conv_bn_act(input, weight, bias=None, running_mean=None, running_var=None, bn_weight=None, bn_bias=None, *,
-                slope=1.0, residual=None, residual_after_act=False, stride=1, padding=0, dilation=1, groups=1,
-                training=False, momentum=0.1, eps=1e-5):
+def conv_bn_act(
+    input,
+    weight,
+    bias=None,
+    running_mean=None,
+    running_var=None,
+    bn_weight=None,
+    bn_bias=None,
+    *,
+    slope=1.0,
+    residual=None,
+    residual_after_act=False,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+):
     """nn.Conv2d -> nn.BatchNorm2d -> add -> activation with the signature of atrous.conv_bn_act."""
     z = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if not training and running_mean is None:
         return finish(z, slope, residual, residual_after_act)
-    return bn_act(z, running_mean, running_var, bn_weight, bn_bias, slope=slope, residual=residual,
-                  residual_after_act=residual_after_act, training=training, momentum=momentum, eps=eps)
+    return bn_act(
+        z,
+        running_mean,
+        running_var,
+        bn_weight,
+        bn_bias,
+        slope=slope,
+        residual=residual,
+        residual_after_act=residual_after_act,
+        training=training,
+        momentum=momentum,
+        eps=eps,
+    )
 
 
-def bn_act(input, running_mean, running_var, weight=None, bias=None, *, slope=1.0, residual=None,
-           residual_after_act=False, training=False, momentum=0.1, eps=1e-5):
+def bn_act(
+    input,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    *,
+    slope=1.0,
+    residual=None,
+    residual_after_act=False,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+):
     if input.dim() != 4:
         raise ValueError(f"expected 4D input (got {input.dim()}D input)")  # what nn.BatchNorm2d says
     u = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -75,14 +115,22 @@ class Plain(nn.Module):
         return y + residual if residual is not None and self.residual_after_act else y
 
 
-def make_site(channels=4, out=6, size=(9, 8), kernel=(3, 3), batch=2, groups=1, dtype=torch.float32, bn=True,
-              **options):
+def make_site(
+    channels=4, out=6, size=(9, 8), kernel=(3, 3), batch=2, groups=1, dtype=torch.float32, bn=True, **options
+):
     """Random arguments of conv_bn_act by name; bn=False leaves the BatchNorm out."""
-    site = dict(input=torch.randn(batch, channels, *size), weight=torch.randn(out, channels // groups, *kernel) * 0.3,
-                bias=torch.randn(out))
+    site = dict(
+        input=torch.randn(batch, channels, *size),
+        weight=torch.randn(out, channels // groups, *kernel) * 0.3,
+        bias=torch.randn(out),
+    )
     if bn:
-        site |= dict(running_mean=torch.randn(out), running_var=torch.rand(out) + 0.5, bn_weight=torch.randn(out),
-                     bn_bias=torch.randn(out))
+        site |= dict(
+            running_mean=torch.randn(out),
+            running_var=torch.rand(out) + 0.5,
+            bn_weight=torch.randn(out),
+            bn_bias=torch.randn(out),
+        )
     return {name: value.to(dtype) for name, value in site.items()} | dict(groups=groups) | options
 
 

@@ -11,7 +11,11 @@ def test_each_name_makes_its_module_and_the_module_its_slope(name):
     assert activation.is_activation(module)
     slope = activation.of(activation.of_module(module))
     u = torch.tensor([[-2.0], [-0.0], [3.0], [float("-inf")]]).expand(4, 8).contiguous()
-    y = u.clamp_min(0) if slope.kind == "relu" else torch.where(u > 0, u, u * (slope.value if slope.tensor is None else slope.tensor))
+    y = (
+        u.clamp_min(0)
+        if slope.kind == "relu"
+        else torch.where(u > 0, u, u * (slope.value if slope.tensor is None else slope.tensor))
+    )
     assert torch.equal(module(u.clone()), y)
 
 
@@ -27,7 +31,7 @@ def test_rrelu_draws_in_training_and_takes_the_mean_in_eval():
         ("gelu", ValueError, "slope: the only name is 'relu', got 'gelu'"),
         (None, TypeError, "slope: expected .* got NoneType"),
         (True, TypeError, "slope: expected .* got bool"),
-        ((0.5, 0.1), RuntimeError, "slope: expected lower <= upper"),
+        ((0.5, 0.1), RuntimeError, "slope: expected finite bounds, lower <= upper"),
         ((0.1, 0.2, 0.3), TypeError, "slope: expected"),
     ],
 )

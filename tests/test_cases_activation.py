@@ -161,8 +161,9 @@ def test_rrelu_bounds_are_refused(row, bounds, training):
 
 def test_rrelu_with_equal_bounds_is_a_leaky_relu(row):
     site = make_site()
-    torch.testing.assert_close(atrous.conv_bn_act(**site, slope=(0.25, 0.25), backend=row),
-                               atrous.conv_bn_act(**site, slope=0.25, backend=row))
+    torch.testing.assert_close(
+        atrous.conv_bn_act(**site, slope=(0.25, 0.25), backend=row), atrous.conv_bn_act(**site, slope=0.25, backend=row)
+    )
 
 
 @pytest.mark.parametrize("slope", ["relu", 0.25])

@@ -133,10 +133,16 @@ def test_functional_training_changes_only_the_running_statistics(training_row):
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(value, eager[name])
             assert torch.equal(value, site[name]) != name.startswith("running"), name
-    refuse(lambda: atrous.conv_bn_act(**site | dict(momentum=None), backend=training_row),
-           lambda: oracle.conv_bn_act(**site | dict(momentum=None)), "momentum")
-    refuse(lambda: atrous.conv_bn_act(**site | dict(running_var=None), backend=training_row),
-           lambda: oracle.conv_bn_act(**site | dict(running_var=None)), "running_mean|running_var")
+    refuse(
+        lambda: atrous.conv_bn_act(**site | dict(momentum=None), backend=training_row),
+        lambda: oracle.conv_bn_act(**site | dict(momentum=None)),
+        "momentum",
+    )
+    refuse(
+        lambda: atrous.conv_bn_act(**site | dict(running_var=None), backend=training_row),
+        lambda: oracle.conv_bn_act(**site | dict(running_var=None)),
+        "running_mean|running_var",
+    )
 
 
 def test_eval_gradients_leave_the_buffers_alone(training_row):

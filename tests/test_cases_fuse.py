@@ -44,8 +44,14 @@ class Net(nn.Module):
         return F.relu(self.norm(self.down(x)), inplace=True).mean((2, 3))
 
 
-ACTS = {"relu": nn.ReLU, "inplace relu": lambda: nn.ReLU(inplace=True), "leaky": lambda: nn.LeakyReLU(0.2),
-        "prelu": lambda: nn.PReLU(8), "shared prelu": nn.PReLU, "rrelu": nn.RReLU}
+ACTS = {
+    "relu": nn.ReLU,
+    "inplace relu": lambda: nn.ReLU(inplace=True),
+    "leaky": lambda: nn.LeakyReLU(0.2),
+    "prelu": lambda: nn.PReLU(8),
+    "shared prelu": nn.PReLU,
+    "rrelu": nn.RReLU,
+}
 
 
 def net(act="prelu"):
@@ -173,8 +179,14 @@ def test_own_training_flags(row):
     assert fused.training and not fused.block1.bn1.training
 
 
-WRONG = {"3-D": torch.randn(3, 29, 31), "5-D": torch.randn(1, 2, 3, 29, 31), "channels": torch.randn(1, 4, 29, 31),
-         "fp64": torch.randn(2, 3, 29, 31).double(), "None": None, "smaller than nothing": torch.randn(1, 3, 0, 9)}
+WRONG = {
+    "3-D": torch.randn(3, 29, 31),
+    "5-D": torch.randn(1, 2, 3, 29, 31),
+    "channels": torch.randn(1, 4, 29, 31),
+    "fp64": torch.randn(2, 3, 29, 31).double(),
+    "None": None,
+    "smaller than nothing": torch.randn(1, 3, 0, 9),
+}
 
 
 @pytest.mark.parametrize("input", WRONG.values(), ids=WRONG)

@@ -34,8 +34,17 @@ def test_formats(row, input, weight, residual):
 def test_formats_without_a_convolution(row, input, other):
     pair = laid(dict(input=torch.randn(2, 6, 7, 5), other=torch.randn(2, 6, 7, 5)), input=input, other=other)
     agree("add_act", row, pair | dict(slope="relu"))
-    agree("bn_act", row, dict(input=pair["input"], residual=pair["other"], running_mean=torch.zeros(6),
-                              running_var=torch.ones(6), slope=torch.rand(6)))
+    agree(
+        "bn_act",
+        row,
+        dict(
+            input=pair["input"],
+            residual=pair["other"],
+            running_mean=torch.zeros(6),
+            running_var=torch.ones(6),
+            slope=torch.rand(6),
+        ),
+    )
 
 
 @pytest.mark.parametrize("format", [NCHW, NHWC], ids=str)
@@ -43,13 +52,24 @@ def test_formats_without_a_convolution(row, input, other):
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_odd_sizes(row, channels, size, format, poison):
     """Tensors stand in poisoned memory: what a vector load reads beyond them would be NaN."""
-    site = make_site(channels=channels, out=channels, size=size, padding=1, slope=torch.rand(channels),
-                     residual=torch.randn(2, channels, *size))
+    site = make_site(
+        channels=channels,
+        out=channels,
+        size=size,
+        padding=1,
+        slope=torch.rand(channels),
+        residual=torch.randn(2, channels, *size),
+    )
     site = laid(site, input=format, weight=format, residual=format)
     site = {name: poison(value) if isinstance(value, torch.Tensor) else value for name, value in site.items()}
     y = agree("conv_bn_act", row, site)
-    norm = dict(running_mean=site["running_mean"], running_var=site["running_var"], weight=site["bn_weight"],
-                bias=site["bn_bias"], slope=site["slope"])
+    norm = dict(
+        running_mean=site["running_mean"],
+        running_var=site["running_var"],
+        weight=site["bn_weight"],
+        bias=site["bn_bias"],
+        slope=site["slope"],
+    )
     agree("bn_act", row, dict(input=poison(y), residual=site["residual"], **norm))
     agree("add_act", row, dict(input=poison(y), other=site["residual"], slope=site["slope"]))
 
@@ -59,8 +79,17 @@ def test_odd_sizes(row, channels, size, format, poison):
 def test_odd_channels_in_other_types(row, channels, dtype, poison):
     x, residual = (poison(torch.randn(2, channels, 13, 29).to(dtype).contiguous(memory_format=NHWC)) for _ in range(2))
     agree("add_act", row, dict(input=x, other=residual, slope=torch.rand(channels).to(dtype)))
-    agree("bn_act", row, dict(input=x, running_mean=torch.zeros(channels, dtype=dtype), residual=residual,
-                              running_var=torch.ones(channels, dtype=dtype), slope="relu"))
+    agree(
+        "bn_act",
+        row,
+        dict(
+            input=x,
+            running_mean=torch.zeros(channels, dtype=dtype),
+            residual=residual,
+            running_var=torch.ones(channels, dtype=dtype),
+            slope="relu",
+        ),
+    )
 
 
 VIEWS = {

@@ -69,8 +69,12 @@ def test_fp16_activations_of_10000_stay_finite(row):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_residual_of_another_type(row, dtype, residual):
     site = make_site(dtype=dtype, slope=0.1, residual=(torch.randn(2, 6, 7, 6) * 3).to(residual))
-    agree_or_refuse(lambda: atrous.conv_bn_act(**site, backend=row), lambda: oracle.conv_bn_act(**site), "residual",
-                    truth=oracle.conv_bn_act(**oracle.wide(site)))
+    agree_or_refuse(
+        lambda: atrous.conv_bn_act(**site, backend=row),
+        lambda: oracle.conv_bn_act(**site),
+        "residual",
+        truth=oracle.conv_bn_act(**oracle.wide(site)),
+    )
 
 
 MIXED = {
@@ -78,7 +82,9 @@ MIXED = {
     "fp64 weight": (dict(weight=torch.randn(6, 4, 3, 3).double()), "input|weight"),
     "bf16 input": (dict(input=torch.randn(2, 4, 9, 8).bfloat16()), "input|weight"),
     "fp64 conv, fp32 BatchNorm": (
-        {name: make_site()[name].double() for name in ("input", "weight", "bias")}, "running_mean|input"),
+        {name: make_site()[name].double() for name in ("input", "weight", "bias")},
+        "running_mean|input",
+    ),
     "fp64 bias": (dict(bias=torch.randn(6).double()), "bias"),
     "fp64 running_mean": (dict(running_mean=torch.randn(6).double()), "running_mean"),
     "int running_mean": (dict(running_mean=torch.zeros(6).long()), "running_mean"),
@@ -90,14 +96,24 @@ MIXED = {
     "int conv": (dict(input=torch.ones(2, 4, 9, 8).long(), weight=torch.ones(6, 4, 3, 3).long(), bias=None), "input"),
     "bool conv": (dict(input=torch.ones(2, 4, 9, 8).bool(), weight=torch.ones(6, 4, 3, 3).bool(), bias=None), "input"),
     "complex conv": (
-        dict(input=torch.ones(2, 4, 9, 8).cfloat(), weight=torch.ones(6, 4, 3, 3).cfloat(), bias=None), "input"),
-    "float8 conv": (dict(input=torch.ones(2, 4, 9, 8).to(torch.float8_e4m3fn), bias=None,
-                         weight=torch.ones(6, 4, 3, 3).to(torch.float8_e4m3fn)), "input"),
+        dict(input=torch.ones(2, 4, 9, 8).cfloat(), weight=torch.ones(6, 4, 3, 3).cfloat(), bias=None),
+        "input",
+    ),
+    "float8 conv": (
+        dict(
+            input=torch.ones(2, 4, 9, 8).to(torch.float8_e4m3fn),
+            bias=None,
+            weight=torch.ones(6, 4, 3, 3).to(torch.float8_e4m3fn),
+        ),
+        "input",
+    ),
     "sparse input": (dict(input=torch.randn(2, 4, 9, 8).to_sparse()), "input"),
     "sparse weight": (dict(weight=torch.randn(6, 4, 3, 3).to_sparse()), "weight"),
     "quantized input": (dict(input=torch.quantize_per_tensor(torch.randn(2, 4, 9, 8), 0.1, 0, torch.qint8)), "input"),
-    "BatchNorm on meta": (dict(running_mean=torch.zeros(6, device="meta"), running_var=torch.ones(6, device="meta")),
-                          "running_mean"),
+    "BatchNorm on meta": (
+        dict(running_mean=torch.zeros(6, device="meta"), running_var=torch.ones(6, device="meta")),
+        "running_mean",
+    ),
     "slope on meta": (dict(slope=torch.zeros(6, device="meta")), "slope"),
     "residual on meta": (dict(residual=torch.zeros(2, 6, 7, 6, device="meta")), "residual"),
     "input on meta": (dict(input=torch.zeros(2, 4, 9, 8, device="meta")), "input|weight|running_mean"),
@@ -128,8 +144,11 @@ def test_integers_and_complex_without_batch_norm(row):
     x = torch.randn(2, 4, 5, 5)
     agree_or_refuse(lambda: atrous.add_act(x, x.bfloat16(), backend=row), lambda: x + x.bfloat16(), "other")
     agree_or_refuse(lambda: atrous.add_act(x, 1.0, backend=row), lambda: x + 1.0, "other")
-    refuse(lambda: atrous.add_act(x.long(), x.long(), slope=0.1, backend=row),
-           lambda: oracle.add_act(x.long(), x.long(), slope=0.1), "input")
+    refuse(
+        lambda: atrous.add_act(x.long(), x.long(), slope=0.1, backend=row),
+        lambda: oracle.add_act(x.long(), x.long(), slope=0.1),
+        "input",
+    )
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)

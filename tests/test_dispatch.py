@@ -12,7 +12,9 @@ def test_auto_takes_native_where_it_is_built():
 
 
 def test_a_named_row_that_cannot_run_lists_its_reasons():
-    with pytest.raises(RuntimeError, match=r"(?s)backend='triton' cannot run.*triton: its convolution.*triton: input: expected"):
+    with pytest.raises(
+        RuntimeError, match=r"(?s)backend='triton' cannot run.*triton: its convolution.*triton: input: expected"
+    ):
         conv_bn_act(X, W, backend="triton")
 
 

@@ -1,4 +1,4 @@
-"""conv_bn_act, bn_act and add_act over the shared cases, every row, dtype and layout. The edge cases are in test_cases*."""
+"""conv_bn_act, bn_act and add_act over the shared cases, rows, dtypes and layouts; edge cases are in test_cases*."""
 
 import pytest
 import torch

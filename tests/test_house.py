@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"activation", "checks", "models", "reference", "spec"}
+LEAVES = {"activation", "arguments", "checks", "models", "reference", "spec"}
 # part -> the parts, besides the leaves, that it may import; "never up"
 MAY_IMPORT = {
     **{leaf: set() for leaf in LEAVES},
@@ -67,7 +67,9 @@ def test_rows_do_not_import_one_another():
     rows = {"library", "native", "triton"}
     for row in rows:
         text = (ROOT / "pyops/backends" / f"{row}.py").read_text()
-        assert not [other for other in rows - {row} if re.search(rf"from \.({other}) |from \. import .*\b{other}\b", text)]
+        assert not [
+            other for other in rows - {row} if re.search(rf"from \.({other}) |from \. import .*\b{other}\b", text)
+        ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -88,7 +90,7 @@ def test_triton_kernels_import_torch_and_triton_only():
 
 
 def test_every_environment_variable_is_a_known_one():
-    """Options are arguments. What the environment may say: Triton's interpreter, and the build's switches in setup.py."""
+    """Options are arguments. What the environment may say: Triton's interpreter (setup.py has switches too)."""
     found = set()
     for path in FILES:
         found |= set(re.findall(r"""environ(?:\.get\(|\[)["'](\w+)""", path.read_text()))

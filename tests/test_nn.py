@@ -17,7 +17,9 @@ def a_site(channels=16, out=32, act=None, **geometry):
     return conv.eval(), bn.eval(), (act or nn.PReLU(out)).eval()
 
 
-@pytest.mark.parametrize("act", [nn.ReLU(), nn.LeakyReLU(0.2), nn.PReLU(), nn.PReLU(32), nn.RReLU(), nn.Identity(), None], ids=str)
+@pytest.mark.parametrize(
+    "act", [nn.ReLU(), nn.LeakyReLU(0.2), nn.PReLU(), nn.PReLU(32), nn.RReLU(), nn.Identity(), None], ids=str
+)
 @torch.no_grad()
 def test_conv_bn_act_is_its_three_children(act):
     conv, bn, act = a_site(act=act or nn.Identity())
@@ -69,7 +71,9 @@ def test_wrong_children_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("geometry", [{}, {"stride": 2}, {"dilation": 3, "padding": 3}, {"groups": 4}, {"padding": "same"}], ids=str)
+@pytest.mark.parametrize(
+    "geometry", [{}, {"stride": 2}, {"dilation": 3, "padding": 3}, {"groups": 4}, {"padding": "same"}], ids=str
+)
 @torch.no_grad()
 def test_frozen_is_as_near_to_fp64_as_eager(geometry, dtype):
     conv, bn, act = a_site(**geometry)

@@ -44,7 +44,7 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
 
 
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-    """The weight as `packed_conv_epilogue` wants it. On CPU: oneDNN's own layout, an opaque tensor that cannot be copied."""
+    """The weight as `packed_conv_epilogue` wants it. On CPU: oneDNN's own layout, opaque and not to be copied."""
     packed = weight.to(arithmetic_type(input))
     known = packed.dtype in (torch.float32, torch.bfloat16)
     if input.device.type != "cpu" or not MKLDNN or not known or torch.compiler.is_compiling():
@@ -73,7 +73,7 @@ def packed_conv_epilogue(
 
 
 def _onednn_activation(arguments: Epilogue) -> tuple[str, list[float]]:
-    """oneDNN's name for the whole epilogue, or "". Its relu, and its leaky_relu of slope 0, turn NaN into 0: not those."""
+    """oneDNN's name for the whole epilogue, or "". Its relu, and leaky_relu of slope 0, turn NaN into 0: not those."""
     plain = arguments.mean is None and arguments.residual is None
     if not plain or arguments.slope_kind != "number" or arguments.slope_value == 0.0:
         return "", []

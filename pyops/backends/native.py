@@ -23,7 +23,9 @@ def available() -> list[str]:
 def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str]:
     found = available()
     if input.device.type not in ("cpu", "meta"):
-        found.append(f"input: expected a CPU tensor, got one on {input.device}: this release has no CUDA kernels of this row")
+        found.append(
+            f"input: expected a CPU tensor, got one on {input.device}: this release has no CUDA kernels of this row"
+        )
     return found
 
 
