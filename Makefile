@@ -10,10 +10,10 @@ TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gates bench lint format clean
+.PHONY: help setup demo test gates bench bench-report lint format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 # Each step leaves a file that is newer than what it was made from, so a repeated run costs nothing.
 $(VENV)/packages: requirements-dev.txt
@@ -58,6 +58,9 @@ $(OLD_TRITON)/complete: $(VENV)/packages
 bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out
 	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
+
+bench-report:  ## write README's tables from bench/results
+	$(BIN)/python bench/report.py
 
 lint: setup  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

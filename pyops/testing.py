@@ -120,7 +120,7 @@ def truth(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
 
 
 def assert_close(y: Tensor, made: dict[str, Any], seed: Tensor | None = None) -> None:
-    """At most 1.25 times eager's largest error against fp64; four roundings where eager is luckier (or is the truth)."""
+    """At most 1.25 times eager's largest error against fp64, or four roundings where eager is luckier."""
     exact, plain = truth(made, seed), eager(made, seed)
     assert y.shape == plain.shape and y.dtype == plain.dtype, (y.shape, y.dtype, plain.shape, plain.dtype)
     error, eagers = largest_error(y, exact), largest_error(plain, exact)
