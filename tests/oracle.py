@@ -173,18 +173,19 @@ def error(result, truth):
     return (result - truth)[~special].abs().max().item() if (~special).any() else 0.0
 
 
-def budget(eager, truth):
+def budget(eager, truth, arithmetic=None):
+    """arithmetic: the dtype that is computed in, where the result's own is wider than fp32 and that is not."""
     storage = torch.finfo(eager.dtype).eps
-    arithmetic = min(storage, torch.finfo(torch.float32).eps)
+    arithmetic = min(torch.finfo(arithmetic or eager.dtype).eps, torch.finfo(torch.float32).eps)
     finite = truth[torch.isfinite(truth)].abs()
     largest = finite.max().item() if finite.numel() else 0.0
     return max(RATIO * error(eager, truth), (STORAGE_UNITS * storage + ARITHMETIC_UNITS * arithmetic) * largest)
 
 
-def close(result, eager, truth, what="result"):
+def close(result, eager, truth, what="result", arithmetic=None):
     """result is eager's in shape, dtype, device, and as near to the truth as the budget says."""
     assert result.shape == eager.shape and result.dtype == eager.dtype and result.device == eager.device, what
-    found, allowed = error(result, truth), budget(eager, truth)
+    found, allowed = error(result, truth), budget(eager, truth, arithmetic)
     assert found <= allowed, f"{what}: error {found:.3g}, allowed {allowed:.3g}, eager {error(eager, truth):.3g}"
 
 
@@ -206,7 +207,7 @@ def refuse(ours, eager, named):
     assert re.search(rf"\b({named})\b", str(error.value)), f"the message does not name {named}: {error.value}"
 
 
-def agree_or_refuse(ours, eager, named, truth=None):
+def agree_or_refuse(ours, eager, named, truth=None, arithmetic=None):
     """For what eager does and no network needs: ours gives the same, or says which argument it does not take."""
     expected = eager()
     try:
@@ -215,5 +216,5 @@ def agree_or_refuse(ours, eager, named, truth=None):
         assert re.search(rf"\b({named})\b", str(error)), f"the message does not name {named}: {error}"
         return
     if truth is not None:
-        return close(result, expected, truth)
+        return close(result, expected, truth, arithmetic=arithmetic)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)

@@ -32,14 +32,14 @@ def load_channels(
     mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, mask,
     AXIS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """scale, shift and slope of the channels; scale and shift are None without a BatchNorm.
+    """scale, shift and slope of the channels; without a BatchNorm scale and shift are not for use.
 
     They are loaded in one dimension and get their second, AXIS, at the end: loaded as a column of a tile, every thread
     would fetch the same value once for each of its elements.
     """
     slope = tl.expand_dims(load_vector(slope_ptr, slope_value, channel * slope_stride, mask, DTYPE), AXIS)
     if mean_ptr is None:
-        return None, None, slope
+        return slope, slope, slope  # Triton 3.6 cannot return None among values
     else:
         mean = load_vector(mean_ptr, 0.0, channel, mask, DTYPE)
         var = load_vector(var_ptr, 1.0, channel, mask, DTYPE)
@@ -87,16 +87,18 @@ def epilogue_kernel(
         residual = None
         if RESIDUAL != "none":
             residual = tl.load(residual_ptr + offset, mask=mask).to(DTYPE)
+        slopes = slope
         if SLOPE_KIND == "random":
             # the element's place in a contiguous tensor; slope holds the lower end
             index = offset
             if LAYOUT == "last":
                 index = ((row // pixels * cols)[:, None] + col[None, :]) * pixels + (row % pixels)[:, None]
             upper = tl.full([1, 1], slope_upper, DTYPE)
-            drawn = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
-            y = apply_epilogue(z, scale, shift, drawn, residual, SLOPE_KIND, RESIDUAL)
+            slopes = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
+        if mean_ptr is None:
+            y = apply_epilogue(z, None, None, slopes, residual, SLOPE_KIND, RESIDUAL)
         else:
-            y = apply_epilogue(z, scale, shift, slope, residual, SLOPE_KIND, RESIDUAL)
+            y = apply_epilogue(z, scale, shift, slopes, residual, SLOPE_KIND, RESIDUAL)
         tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
         tile += row_programs
 
