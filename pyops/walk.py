@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import checks, dispatch
+from .nn import AddAct, BNAct2d, ConvBNAct2d
 from .walk_table import table
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
+SITES = (ConvBNAct2d, BNAct2d, AddAct)
 Sizes = tuple[int, ...]
 
 
@@ -133,7 +135,10 @@ def _walk(twin: nn.Module, input: Tensor) -> Walk:
 
         return hook
 
+    inside = {id(child) for site in twin.modules() if isinstance(site, SITES) for child in site.children()}
     for name, module in twin.named_modules():
+        if id(module) in inside:
+            continue  # a fused site does not call its children
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave(name))
     with torch.no_grad(), torch.device(input.device), flops:

@@ -74,6 +74,7 @@ def test_residual_of_another_type(row, dtype, residual):
         lambda: oracle.conv_bn_act(**site),
         "residual",
         truth=oracle.conv_bn_act(**oracle.wide(site)),
+        arithmetic=dtype,
     )
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "fusion": {"dispatch", "functional", "nn"},
     "testing": set(),
     "timing": set(),
-    "walk": {"dispatch"},
+    "walk": {"dispatch", "nn"},
     "build_info": {"dispatch", "ops"},
 }
 ALONE = {"reference", "triton_kernels"}  # not even a leaf
