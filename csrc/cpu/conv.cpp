@@ -51,7 +51,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTens
   using torch::stable::detail::from;
   std::array<StableIValue, 9> stack{from(input),    from(weight), from(bias),        from(stride), from(padding),
                                     from(dilation), from(false),  from(Sizes{0, 0}), from(groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
