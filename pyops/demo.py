@@ -112,7 +112,12 @@ def _described(device: torch.device, plan: Plan, paths: list[Path], weights: str
         "device": {"type": device.type, **card},
         "versions": build_info.versions(),
         "date": datetime.date.today().isoformat(),
-        "model": {"name": "resnet34", "size": plan.size, "weights": weights, "images": [str(path) for path in paths]},
+        "model": {
+            "name": "resnet34",
+            "size": plan.size,
+            "weights": weights,
+            "images": [Path(path).name for path in paths],
+        },
         "agreement": {},
         "launches": {},
         "fusion": {},

@@ -15,7 +15,7 @@ Result = dict[str, Any]
 def header(result: Result) -> str:
     device, versions, model = result["device"], result["versions"], result["model"]
     more = f"{device['threads']} threads, {device['capability']}" if device["type"] == "cpu" else device["capability"]
-    images = ", ".join(Path(path).name for path in model["images"])
+    images = ", ".join(model["images"])
     size = model["size"]
     return "\n".join(
         _wrapped(line)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import atrous
 
 RATIO, ARITHMETIC_UNITS, STORAGE_UNITS = 1.25, 32, 0.5
+ACTS = {"none": None, "relu": nn.ReLU(), "leaky": nn.LeakyReLU(0.2), "prelu": nn.PReLU(6), "rrelu": nn.RReLU()}
 REFUSALS = (TypeError, ValueError, RuntimeError)  # NotImplementedError is a RuntimeError
 
 
@@ -148,6 +149,12 @@ def ours_of(plain, row):
     conv, bn, act = (copy.deepcopy(child) for child in (plain.conv, plain.bn, plain.act))
     module = atrous.nn.ConvBNAct2d(conv, bn, act, plain.residual_after_act, backend=row)
     return module.train(plain.training)
+
+
+def module_and_input(row, act="prelu"):
+    """Our module, the plain one whose copy it is (both in eval), and an input."""
+    plain = make_plain(copy.deepcopy(ACTS[act])).eval()
+    return ours_of(plain, row), plain, torch.randn(2, 4, 9, 8)
 
 
 def wide(value):

@@ -96,7 +96,7 @@ def test_norm_options(training_row, options, training):
 def test_norm_options_in_eval(row, options):
     plain = make_plain(nn.LeakyReLU(), bn=nn.BatchNorm2d(6, **options)).eval()
     if row == "native" and not plain.bn.track_running_stats:
-        pytest.skip("batch statistics are the later issue's; test_framework holds what native says until then")
+        pytest.skip("batch statistics are the later issue's; test_cases_gradients.py holds what native says")
     x = torch.randn(2, 4, 9, 8)
     close(ours_of(plain, row)(x), plain(x), oracle.wide(plain)(x.double()))
 

@@ -1,177 +1,17 @@
-"""CASES.md, framework: opcheck, gradcheck, compile, export, copies, who needs gradients, staleness, threads."""
+"""CASES.md, framework: modes, mutation, repeated bits, staleness, copies, hooks and threads of ConvBNAct2d."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
-import re
 from concurrent.futures import ThreadPoolExecutor
 
 import oracle
 import pytest
 import torch
-from oracle import close, make_plain, make_site, ours_of
+from oracle import ACTS, close, make_plain, module_and_input, ours_of
 from torch import nn
-from torch.autograd import gradcheck
-
-import atrous
-
-SLOPES = {"relu": "relu", "number": 0.3, "shared": torch.tensor([0.2]), "channels": torch.rand(6), "identity": 1.0}
-ACTS = {"none": None, "relu": nn.ReLU(), "leaky": nn.LeakyReLU(0.2), "prelu": nn.PReLU(6), "rrelu": nn.RReLU()}
-
-
-def module_and_input(row, act="prelu", **options):
-    plain = make_plain(copy.deepcopy(ACTS[act]), **options).eval()
-    return ours_of(plain, row), plain, torch.randn(2, 4, 9, 8)
-
-
-EPILOGUES = {  # spec.Epilogue, in its order
-    "nothing": (None, None, None, None, 1e-5, "number", 1.0, 1.0, None, None, None, False),
-    "number": (
-        torch.randn(6),
-        torch.rand(6),
-        torch.randn(6),
-        torch.randn(6),
-        1e-5,
-        "number",
-        0.1,
-        0.1,
-        None,
-        None,
-        None,
-        False,
-    ),
-    "relu after a residual": (
-        torch.randn(6),
-        torch.rand(6),
-        None,
-        None,
-        1e-3,
-        "relu",
-        0.0,
-        0.0,
-        None,
-        None,
-        torch.randn(2, 6, 7, 5),
-        False,
-    ),
-    "tensor": (
-        torch.randn(6),
-        torch.rand(6),
-        torch.randn(6),
-        None,
-        1e-5,
-        "tensor",
-        1.0,
-        1.0,
-        torch.rand(6),
-        None,
-        torch.randn(2, 6, 7, 5),
-        True,
-    ),
-    "random": (None, None, None, None, 1e-5, "random", 0.1, 0.3, None, torch.tensor([3, 7]), None, False),
-}
-TESTS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("epilogue", EPILOGUES.values(), ids=EPILOGUES)
-def test_opcheck(epilogue, layout):
-    epilogue = tuple(
-        v.contiguous(memory_format=layout) if isinstance(v, torch.Tensor) and v.dim() == 4 else v for v in epilogue
-    )
-    z = torch.randn(2, 6, 7, 5).contiguous(memory_format=layout)
-    conv = (torch.randn(2, 3, 7, 5).contiguous(memory_format=layout), torch.randn(6, 3, 3, 3), torch.randn(6))
-    torch.library.opcheck(torch.ops.atrous._epilogue.default, (z, *epilogue), test_utils=TESTS)
-    torch.library.opcheck(
-        torch.ops.atrous._conv_epilogue.default, (*conv, [1, 1], [1, 1], [1, 1], 1, *epilogue), test_utils=TESTS
-    )
-
-
-@pytest.mark.skipif(bool(atrous.dispatch.available("native")), reason="_winograd_* has native kernels only")
-def test_opcheck_of_winograd():
-    weight, bias = torch.randn(32, 16, 3, 3).contiguous(memory_format=torch.channels_last), torch.randn(32)
-    x = torch.randn(1, 16, 12, 12).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(torch.ops.atrous._winograd_weight.default, (weight,), test_utils=TESTS)
-    transformed = torch.ops.atrous._winograd_weight(weight)
-    arguments = (x, transformed, 32, bias, [1, 1], [1, 1], *EPILOGUES["nothing"])
-    torch.library.opcheck(torch.ops.atrous._winograd_epilogue.default, arguments, test_utils=TESTS)
-    eager = torch.conv2d(x, weight, bias, padding=1)
-    truth = torch.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    close(torch.ops.atrous._winograd_epilogue(*arguments), eager, truth)
-
-
-@pytest.mark.parametrize("training, after", [(False, True), (True, False)])
-@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
-def test_gradcheck(training_row, slope, after, training):
-    site = make_site(channels=2, size=(4, 5), padding=1, dtype=torch.float64)
-    site |= dict(residual=torch.randn(2, 6, 4, 5).double())
-    if isinstance(slope, torch.Tensor):
-        site["slope"], fixed = slope.double(), {}
-    else:
-        fixed = dict(slope=slope)
-    fixed |= {name: site.pop(name) for name in ("running_mean", "running_var", "groups", "padding")}
-    names = list(site)
-
-    def call(*tensors):
-        statistics = {name: fixed[name].clone() for name in ("running_mean", "running_var")}
-        return atrous.conv_bn_act(
-            **dict(zip(names, tensors)),
-            **fixed | statistics,
-            residual_after_act=after,
-            training=training,
-            backend=training_row,
-        )
-
-    assert gradcheck(call, tuple(tensor.requires_grad_() for tensor in site.values()), fast_mode=True)
-
-
-def test_gradcheck_of_bn_act_and_add_act(training_row):
-    x, r, v = torch.randn(2, 6, 3, 3).double(), torch.randn(2, 6, 3, 3).double(), torch.rand(6).double() + 0.5
-    inputs = tuple(tensor.requires_grad_() for tensor in (x, r, v, v.detach().clone(), v.detach().clone()))
-    statistics = (torch.zeros(6).double(), torch.ones(6).double())
-    row = dict(backend=training_row)
-    assert gradcheck(
-        lambda x, r, g, b, s: atrous.bn_act(x, *statistics, g, b, slope=s, residual=r, **row), inputs, fast_mode=True
-    )
-    assert gradcheck(lambda x, r, s: atrous.add_act(x, r, slope=s, **row), (*inputs[:2], inputs[4]), fast_mode=True)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_native_runs_or_says_why(row, training):
-    """With gradients or batch statistics a named row either does what eager does, or lists its reasons."""
-    ours, plain, x = module_and_input(row, "relu")
-    ours.train(training), plain.train(training)
-    try:
-        y = ours(x)
-    except oracle.REFUSALS as error:
-        assert row == "native"
-        assert re.search(r"(?s)native.*(gradient|backward|training|batch statistics)", str(error)), error
-        return
-    y.sum().backward()
-    plain(x).sum().backward()
-    torch.testing.assert_close(ours.conv.weight.grad, plain.conv.weight.grad)
-
-
-NEEDS = ("input", "weight", "bias", "bn_weight", "bn_bias", "slope", "residual")
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("needs", [*((name,) for name in NEEDS), ("weight", "residual"), NEEDS])
-def test_only_some_inputs_need_gradients(training_row, needs, training):
-    site = make_site(padding=1, slope=torch.rand(6), residual=torch.randn(2, 6, 9, 8), training=training)
-    found, expected = copy.deepcopy(site), copy.deepcopy(site)
-    for arguments, call in ((found, atrous.conv_bn_act), (expected, oracle.conv_bn_act)):
-        for name in needs:
-            arguments[name].requires_grad_()
-        options = dict(backend=training_row) if call is atrous.conv_bn_act else {}
-        y = call(**arguments, **options)
-        assert y.requires_grad
-        y.square().sum().backward()
-    for name in NEEDS:
-        torch.testing.assert_close(found[name].grad, expected[name].grad, rtol=1e-4, atol=1e-3)
-        assert (found[name].grad is not None) == (name in needs)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -271,50 +111,6 @@ def test_hooks_of_the_children_fire_or_are_refused(row):
         module.bn.register_forward_hook(lambda module, inputs, output: output + 1)
     with torch.no_grad():
         oracle.agree_or_refuse(lambda: ours(x), lambda: plain(x), "hook|hooks")
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_compile(row, training):
-    if training and row == "native":
-        pytest.skip("gradients on the native row are the later issue's")
-    ours, plain, x = module_and_input(row)
-    ours.train(training), plain.train(training)
-    residual = torch.randn(2, 6, 9, 8)
-    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-    with torch.set_grad_enabled(training):
-        y, eager = compiled(x, residual), plain(x, residual)
-        torch.testing.assert_close(y, eager, rtol=1e-4, atol=1e-5)
-        assert oracle.layout(y) == oracle.layout(eager)
-    if training:
-        y.square().sum().backward(), eager.square().sum().backward()
-        for (name, found), expected in zip(ours.named_parameters(), plain.parameters()):
-            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-3, msg=lambda m: f"{name}: {m}")  # noqa: B023
-        torch.testing.assert_close(ours.bn.running_var, plain.bn.running_var)
-        assert ours.bn.num_batches_tracked == 1
-
-
-@torch.no_grad()
-def test_compile_with_inductor_and_weights_that_change(row):
-    ours, plain, x = module_and_input(row)
-    compiled = torch.compile(ours, fullgraph=True)
-    torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)
-    for module in (ours, plain):
-        module.bn.running_mean.add_(1.0)
-        module.conv.weight.mul_(-2.0)
-    torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("act", ["relu", "prelu", "rrelu"])
-@torch.no_grad()
-def test_export(row, act):
-    ours, plain, x = module_and_input(row, act)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(ours, (x,), dynamic_shapes=({0: batch},) if act == "prelu" else None)
-    torch.testing.assert_close(program.module()(x), plain(x), rtol=1e-4, atol=1e-5)
-    if act == "prelu":
-        more = torch.randn(5, 4, 9, 8)
-        torch.testing.assert_close(program.module()(more), plain(more), rtol=1e-4, atol=1e-5)
-        assert program.state_dict.keys() == ours.state_dict().keys()
 
 
 def test_two_threads_two_models(row):
