@@ -45,12 +45,12 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
 
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     """The weight as `packed_conv_epilogue` wants it. On CPU: oneDNN's own layout, opaque and not to be copied."""
-    packed = weight.to(arithmetic_type(input))
-    known = packed.dtype in (torch.float32, torch.bfloat16)
+    dtype = arithmetic_type(input)
+    known = dtype in (torch.float32, torch.bfloat16)
     if input.device.type != "cpu" or not MKLDNN or not known or torch.compiler.is_compiling():
         return weight
     return torch.ops.mkldnn._reorder_convolution_weight(
-        packed, spec.padding, spec.stride, spec.dilation, spec.groups, list(input.shape)
+        weight.to(dtype), spec.padding, spec.stride, spec.dilation, spec.groups, list(input.shape)
     )
 
 
