@@ -22,6 +22,8 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import mangle_type
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 # Bytes of shared memory that a block can have (CUDA C++ programming guide, technical specifications).
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
@@ -31,6 +33,7 @@ TYPES = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
     torch.float64: "*fp64",
+    torch.int32: "*i32",
     torch.int64: "*i64",
 }
 
@@ -40,8 +43,8 @@ class Variant:
     """One kernel and all that its code depends on, with what is asked of that code.
 
     kernel: "module:name". aligned: arguments that 16 divides. wide: pointers whose every access has to move 16 bytes.
-    most: pointer -> accesses in a thread's code. patterns: regular expressions that the PTX has to match (the chip's
-    instruction: mma.sync, wgmma, tcgen05.mma).
+    most: pointer -> accesses in a thread's code. patterns: regular expressions that the PTX has to match; loop_patterns:
+    those that a loop of it has to match (the chip's instruction: mma.sync, wgmma, tcgen05.mma).
     """
 
     kernel: str
@@ -52,6 +55,7 @@ class Variant:
     wide: tuple[str, ...] = ()
     most: dict[str, int] = field(default_factory=dict)
     patterns: tuple[str, ...] = ()
+    loop_patterns: tuple[str, ...] = ()
     label: str = ""
 
 
@@ -62,6 +66,18 @@ class Report:
     shared: int
     accesses: dict[str, Counter]  # pointer -> bytes of one access -> how many are in the code
     ptx: str
+
+    @property
+    def loops(self) -> str:
+        """The PTX of all loops: what stands between a label and a later branch back to it."""
+        found, labels = [], {}
+        lines = self.ptx.splitlines()
+        for number, line in enumerate(lines):
+            if match := re.match(r"(\$L\w+):", line):
+                labels[match[1]] = number
+            elif (match := re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)) and match[1] in labels:
+                found += lines[labels[match[1]] : number]
+        return "\n".join(found)
 
 
 class Recorder:
@@ -88,7 +104,9 @@ def capture(recorder: Recorder, module: str, **wanted) -> Variant:
         if parameter.is_constexpr or value is None or one:
             signature[name], constants[name] = "constexpr", value
             continue
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, TensorDescriptor):
+            signature[name], number = mangle_type(value), None
+        elif isinstance(value, torch.Tensor):
             signature[name], number = TYPES[value.dtype], value.data_ptr()
         else:
             signature[name], number = parameter.annotation_type or ("i32" if abs(value) < 2**31 else "i64"), value
@@ -106,7 +124,9 @@ def build(variant: Variant, capability: int) -> Report:
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=variant.options)
     usage, ptx = resource_usage(compiled.asm["cubin"]), compiled.asm["ptx"]
     parameters = [name for name, kind in variant.signature.items() if kind != "constexpr"]
-    accesses = {parameters[i]: widths for i, widths in global_accesses(ptx).items()}
+    accesses = {}
+    if not any(kind.startswith("tensordesc") for kind in variant.signature.values() if isinstance(kind, str)):
+        accesses = {parameters[i]: widths for i, widths in global_accesses(ptx).items()}  # one parameter an argument
     return Report(usage["REG"], usage["STACK"] + usage["LOCAL"], compiled.metadata.shared, accesses, ptx)
 
 
@@ -153,6 +173,8 @@ def check(variant: Variant, capability: int, report: Report) -> list[str]:
         if (count := report.accesses.get(name, Counter()).total()) > most:
             wrong.append(f"{label}: {name}: expected at most {most} accesses a thread, got {count}")
     wrong += [f"{label}: expected {p!r} in the PTX" for p in variant.patterns if not re.search(p, report.ptx)]
+    loops = report.loops if variant.loop_patterns else ""
+    wrong += [f"{label}: expected {p!r} in a loop" for p in variant.loop_patterns if not re.search(p, loops)]
     return wrong
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from atrous import reference  # noqa: E402
-from atrous.triton_kernels import configs, pointwise  # noqa: E402
+from atrous.triton_kernels import configs, launch, pointwise  # noqa: E402
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = torch.cuda.is_available()
@@ -197,7 +197,7 @@ def test_the_draws_are_the_oracle_s_bit_for_bit(seed, wide):
     seed = torch.tensor(seed, device=DEVICE)
     for shape, layout in itertools.product([(2, 3, 7, 7), (2, 16, 4, 4), (2, 9)], LAYOUTS):
         z = -arguments(shape, torch.float32, layout)[0].fill_(1.0)
-        with mock.patch.object(pointwise, "INT32_ELEMENTS", 0 if wide else 2**31):
+        with mock.patch.object(launch, "INT32_ELEMENTS", 0 if wide else 2**31):
             y = pointwise.epilogue(z, *(None,) * 4, 1e-5, "random", 0.0, 1.0, None, seed, None, False)
         assert torch.equal(-y, reference.uniform(seed, shape))
 
@@ -219,9 +219,8 @@ def test_every_config(layout, config):
     given = arguments(shape, torch.float32, "NHWC" if layout == "last" else "NCHW")
     assert pointwise.describe("z", given[0])[0].layout == layout
     for programs, limit in ((1, 2**31), (16, 0)):
-        with mock.patch.multiple(
-            pointwise, pointwise_config=lambda key: config, POINTWISE_PROGRAMS=programs, INT32_ELEMENTS=limit
-        ):
+        chosen = mock.patch.multiple(pointwise, pointwise_config=lambda key: config, POINTWISE_PROGRAMS=programs)
+        with chosen, mock.patch.object(launch, "INT32_ELEMENTS", limit):
             check(given)
 
 

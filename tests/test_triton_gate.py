@@ -17,7 +17,7 @@ triton = pytest.importorskip("triton")
 import compile_gate as gate  # noqa: E402
 import triton.language as tl  # noqa: E402
 
-from atrous.triton_kernels import configs, pointwise  # noqa: E402
+from atrous.triton_kernels import configs, launch, pointwise  # noqa: E402
 
 if not isinstance(pointwise.epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)
@@ -83,7 +83,7 @@ def test_rare_variants():
     for layout, config in PREFERRED:
         for change in ({"norm": False}, {"vectors": torch.bfloat16}, {"vectors": torch.float64}, {"even": False}):
             jobs.append((epilogue_variant(layout, config, torch.bfloat16, **change), 90))
-        with mock.patch.object(pointwise, "INT32_ELEMENTS", 0):
+        with mock.patch.object(launch, "INT32_ELEMENTS", 0):
             variant = epilogue_variant(layout, config, torch.bfloat16, "random")
         assert variant.constants["OFFSET"] == tl.int64
         jobs.append((variant, 90))

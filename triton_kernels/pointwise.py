@@ -1,6 +1,5 @@
 """The epilogue as a kernel of its own, after somebody else's convolution: one read of z, one write of y."""
 
-from functools import lru_cache
 from math import gcd, prod
 
 import torch
@@ -9,44 +8,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import PLANE_LONG, POINTWISE_PROGRAMS, Pointwise, PointwiseKey, pointwise_config, pointwise_registers
-from .epilogue import FUSION, draw_slope, scale_shift
+from .epilogue import FUSION, draw_slope
 from .epilogue import epilogue as apply_epilogue
+from .launch import ACCESS_BYTES, check_device, chip, launch, wide
+from .vectors import load_channels
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
-ACCESS_BYTES = 16
-
-
-@triton.jit
-def load_vector(ptr, default, channel, mask, DTYPE: tl.constexpr):
-    """The channels' values in the arithmetic type; the default where there is no vector."""
-    if ptr is None:
-        return tl.full([1], default, DTYPE)
-    else:
-        return tl.load(ptr + channel, mask=mask, other=1.0).to(DTYPE)
-
-
-@triton.jit
-def load_channels(
-    mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, mask,
-    AXIS: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """scale, shift and slope of the channels; without a BatchNorm scale and shift are not for use.
-
-    They are loaded in one dimension and get their second, AXIS, at the end: loaded as a column of a tile, every thread
-    would fetch the same value once for each of its elements.
-    """
-    slope = tl.expand_dims(load_vector(slope_ptr, slope_value, channel * slope_stride, mask, DTYPE), AXIS)
-    if mean_ptr is None:
-        return slope, slope, slope  # Triton 3.6 cannot return None among values
-    else:
-        mean = load_vector(mean_ptr, 0.0, channel, mask, DTYPE)
-        var = load_vector(var_ptr, 1.0, channel, mask, DTYPE)
-        gamma = load_vector(gamma_ptr, 1.0, channel, mask, DTYPE)
-        beta = load_vector(beta_ptr, 0.0, channel, mask, DTYPE)
-        scale, shift = scale_shift(mean, var, gamma, beta, tl.full([1], eps, DTYPE))
-        return tl.expand_dims(scale, AXIS), tl.expand_dims(shift, AXIS), slope
 
 
 @triton.jit(do_not_specialize=["slope_stride", "rows", "col_groups", "channels", "pixels", "row_programs"])
@@ -120,24 +88,13 @@ def describe(name: str, x: Tensor) -> tuple[PointwiseKey, int, int]:
     raise ValueError(f"{name}: expected a contiguous or channels_last tensor, {got}")
 
 
-@lru_cache
-def multiprocessors(device: torch.device) -> int:
-    """Of a CUDA device; the interpreter runs as one."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
 def configure(key: PointwiseKey, device: torch.device) -> tuple[Pointwise, int, int]:
     """The config, how many programs share a tile of columns, and the programs in all."""
     config = pointwise_config(key)
     row_tiles, col_tiles = triton.cdiv(key.rows, config.block_rows), triton.cdiv(key.cols, config.block_cols)
-    turns = triton.cdiv(row_tiles * col_tiles, POINTWISE_PROGRAMS * multiprocessors(device))
+    turns = triton.cdiv(row_tiles * col_tiles, POINTWISE_PROGRAMS * chip(device)[1])
     row_programs = triton.cdiv(row_tiles, turns)
     return config, row_programs, row_programs * col_tiles
-
-
-def check_device(z: Tensor) -> None:
-    if not z.is_cuda and isinstance(epilogue_kernel, triton.JITFunction):
-        raise RuntimeError(f"z: expected a CUDA tensor (on CPU only under TRITON_INTERPRET=1), got one on {z.device}")
 
 
 def epilogue(
@@ -173,20 +130,23 @@ def epilogue(
     y = torch.empty_like(z)
     if z.numel() == 0:
         return y
-    check_device(z)
+    check_device("z", z, epilogue_kernel)
     config, row_programs, programs = configure(key, z.device)
     group = gcd(key.cols, ACCESS_BYTES // z.element_size())
     slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
     vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
-    with torch.cuda.device_of(z):
-        epilogue_kernel[(programs,)](
-            z, residual, y, *vectors,
-            eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1),
+    launch(
+        epilogue_kernel, z.device, programs,
+        (
+            z, residual, y, *vectors, eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1),
             key.rows, key.cols // group, channels, pixels, row_programs,
-            LAYOUT=key.layout, SLOPE_KIND=slope_kind, GROUP=group,
-            RESIDUAL="none" if residual is None else "after" if residual_after_act else "before",
-            OFFSET=tl.int32 if z.numel() < INT32_ELEMENTS else tl.int64,
-            BLOCK_ROWS=config.block_rows, BLOCK_COLS=config.block_cols,
-            num_warps=config.num_warps, maxnreg=pointwise_registers(z.element_size()), enable_fp_fusion=FUSION,
-        )  # fmt: skip
+        ),
+        {
+            "LAYOUT": key.layout, "SLOPE_KIND": slope_kind, "GROUP": group,
+            "RESIDUAL": "none" if residual is None else "after" if residual_after_act else "before",
+            "OFFSET": tl.int64 if wide(z) else tl.int32,
+            "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols, "num_warps": config.num_warps,
+            "maxnreg": pointwise_registers(z.element_size()), "enable_fp_fusion": FUSION,
+        },
+    )  # fmt: skip
     return y

@@ -1,0 +1,162 @@
+"""Every config of the convolution, compiled for sm_80, sm_90 and sm_100 without a card; see conv_gate.py.
+
+No spills, shared memory that the chip has, its tensor-core instruction in the main loop, bulk copies where descriptors
+promise them, 16-byte accesses where pointers can have them. `make test` compiles every config for one chip and a few
+for all; marker `gate` compiles the product.
+"""
+
+from __future__ import annotations
+
+import itertools
+from unittest import mock
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+import compile_gate as gate  # noqa: E402
+import conv_gate  # noqa: E402
+from conv_gate import BULK, CHIPS, DEPTHWISE, LAYERS, PRODUCT, statistics_variant, variant  # noqa: E402
+
+from atrous.triton_kernels import configs, conv, launch  # noqa: E402
+from atrous.triton_kernels.configs import CONV, Conv  # noqa: E402
+
+if not isinstance(conv.conv_epilogue_kernel, triton.JITFunction):
+    pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+SPLIT = [config._replace(splits=2) for config in CONV]
+PREFERRED = [Conv(128, 128, 128, 8, 4, descriptors=True), Conv(64, 128, 64, 8, 4)]
+
+
+def jobs(layers, chips, listed=CONV, make=variant, **more):
+    """(variant, chip) of each config that takes a layer."""
+    found = [
+        (made, chip)
+        for name, chip, config in itertools.product(layers, chips, listed)
+        if (made := make(name, (LAYERS | DEPTHWISE)[name], config, chip, **more))
+    ]
+    assert found
+    return found
+
+
+def complaints(found):
+    return [line for job, report in zip(found, gate.build_all(found)) for line in gate.check(*job, report)]
+
+
+def test_every_config():
+    """On sm_90, with a residual and a slope for each channel; with and without splits."""
+    found = jobs(["dilated"], [90], [*CONV, *SPLIT])
+    assert {made.label.split(" torch")[0] for made, _ in found} >= {f"conv dilated {c.describe()}" for c in CONV}
+    assert complaints(found) == []
+
+
+def test_every_layer_and_chip():
+    """The preferred configs where they fit, else the first that does."""
+    found = []
+    for name, chip in itertools.product(LAYERS, CHIPS):
+        fitting = jobs([name], [chip])
+        preferred = [job for job in fitting if any(f" {c.describe()} " in job[0].label for c in PREFERRED)]
+        found += preferred or fitting[:1]
+    assert complaints(found) == []
+
+
+def test_depthwise():
+    for name, layer in DEPTHWISE.items():
+        listed = configs.DEPTHWISE["last" if layer.memory_format == conv_gate.NHWC else "planes"]
+        assert complaints(jobs([name], CHIPS, listed)) == []
+
+
+def test_statistics():
+    assert complaints(jobs(["dilated", "odd"], [90], [c._replace(waves=2) for c in CONV], statistics_variant)) == []
+
+
+def test_rare_variants():
+    """No BatchNorm; fp32 without tensor cores; drawn slopes; 64-bit offsets."""
+    found = jobs(["dilated", "NCHW"], [90], PREFERRED, norm=False)
+    found += jobs(["dilated"], CHIPS, dtype=torch.float32, precision="ieee")
+    found += jobs(["dilated", "stem"], [90], slope_kind="random")
+    with mock.patch.object(launch, "INT32_ELEMENTS", 0):
+        found += jobs(["dilated", "odd", "stem"], [90], PREFERRED)
+    assert found[-1][0].constants["T"].offset == triton.language.int64
+    assert complaints(found) == []
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_config_of_every_layer(name, chip):
+    assert complaints(jobs([name], [chip], [*CONV, *SPLIT])) == []
+    assert complaints(jobs([name], [chip], [c._replace(waves=2) for c in CONV], statistics_variant)) == []
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_epilogue(chip, dtype):
+    """Each slope and residual. "after" loads and holds what "before" does: it has one chip."""
+    found = []
+    for slope_kind in ("relu", "number", "tensor", "random"):
+        for residual in ("none", "before", "after") if chip == 90 else ("none", "before"):
+            found += jobs(["dilated"], [chip], dtype=dtype, slope_kind=slope_kind, residual=residual)
+    assert complaints(found) == []
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("chip", CHIPS)
+def test_every_dtype_of_splits_statistics_and_depthwise(chip):
+    for dtype in DTYPES:
+        found = jobs(["dilated"], [chip], SPLIT, dtype=dtype)
+        found += jobs(["dilated"], [chip], [c._replace(waves=2) for c in CONV], statistics_variant, dtype=dtype)
+        found += jobs(["depthwise"], [chip], configs.DEPTHWISE["last"], dtype=dtype)
+        found += jobs(["depthwise NCHW"], [chip], configs.DEPTHWISE["planes"], dtype=dtype, slope_kind="random")
+        assert complaints(found) == []
+
+
+# The gate has to refuse a config that must not be shipped, each for its own reason.
+
+
+def refused(config, chip=90, name="dilated", **more):
+    with mock.patch.object(configs, "CONV", (*CONV, config)):
+        made = variant(name, LAYERS[name], config, chip, **more)
+    return gate.check(made, chip, gate.build(made, chip))
+
+
+def test_a_tile_that_spills_is_refused():
+    (line,) = refused(Conv(128, 256, 128, 4, 3, descriptors=True))
+    assert "expected no spills, got" in line
+
+
+def test_a_pipeline_that_shared_memory_cannot_hold_is_refused():
+    (line,) = refused(Conv(128, 128, 128, 8, 8, descriptors=True))
+    assert f"expected at most {gate.SHARED_MEMORY[90]} bytes of shared memory, got" in line
+
+
+def test_a_tile_that_wgmma_does_not_take_is_refused():
+    (line,) = refused(Conv(32, 64, 64, 4, 4))
+    assert f"expected {PRODUCT[90]!r} in a loop" in line
+
+
+def test_tensor_cores_without_tf32_are_not_promised_and_their_absence_is_seen():
+    config = Conv(64, 64, 64, 8, 4)
+    made = variant("dilated", LAYERS["dilated"], config, 90, dtype=torch.float32, precision="ieee")
+    assert made.loop_patterns == (conv_gate.ASYNC,)
+    tf32 = variant("dilated", LAYERS["dilated"], config, 90, dtype=torch.float32)
+    report = gate.build(made, 90)
+    assert gate.check(made, 90, report) == []
+    assert any("wgmma" in line for line in gate.check(tf32, 90, report))
+
+
+def test_bulk_copies_are_looked_for_in_loops():
+    made = variant("dilated", LAYERS["dilated"], PREFERRED[0], 90)
+    pointers = variant("dilated", LAYERS["dilated"], PREFERRED[1], 90)
+    assert BULK in made.loop_patterns
+    assert any(BULK in line for line in gate.check(made, 90, gate.build(pointers, 90)))
+
+
+def test_the_resource_table_has_every_config_and_chip():
+    with mock.patch.object(configs, "CONV", tuple(PREFERRED)):
+        lines = conv_gate.table().splitlines()
+    assert len(lines) == 2 + 2 + 3  # descriptors do not exist on sm_80
+    assert "| 128x128x128B w8 s4 tma | sm_90 |" in lines[2] and "wgmma.mma_async" in lines[2]

@@ -1,0 +1,171 @@
+"""The convolution with its whole epilogue in one launch: an implicit matrix product, the epilogue on its sums."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import configs
+from .configs import Conv
+from .describe import conv_key, describe
+from .epilogue import FUSION, draw_slope
+from .epilogue import epilogue as apply_epilogue
+from .launch import check_device, launch
+from .tiles import arrive, convolve, load_tile, pixels, place, steps_of, store_tile
+from .vectors import load_channels, load_vector
+
+
+@triton.jit
+def sum_splits(acc, partial_ptr, arrived_ptr, output_tile, split, splits, T: tl.constexpr):
+    """Whether this program is the last of its tile, and then the sum of all: always in the order of the splits."""
+    inside = tl.arange(0, T.m)[:, None] * T.n + tl.arange(0, T.n)[None, :]
+    first_ptr = partial_ptr + output_tile.to(tl.int64) * (splits * T.m * T.n)
+    tl.store(first_ptr + split * (T.m * T.n) + inside, acc)
+    last = arrive(arrived_ptr + output_tile, splits)
+    if last:
+        acc = tl.load(first_ptr + inside, cache_modifier=".cg")
+        for other in tl.range(1, splits, num_stages=1):
+            acc += tl.load(first_ptr + other * (T.m * T.n) + inside, cache_modifier=".cg")
+    return last, acc
+
+
+@triton.jit
+def finish(
+    acc, residual, y, bias, scale, shift, slope, slope_upper, seed_ptr, sizes, group, first_m, tile,
+    HAS_BN: tl.constexpr, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr, L: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """The epilogue of a tile, and its store. bias is None or a column, as are scale, shift and slope."""
+    m = first_m + tl.arange(0, T.m)
+    image, row, column, there = pixels(tile, sizes, T)
+    there = there[None, :] & (m < L.out_channels)[:, None]
+    channel, channels = (group * L.out_channels + m)[:, None], L.groups * L.out_channels
+    offset = place(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels, T.layout)
+    added = None
+    if RESIDUAL != "none":
+        added = load_tile(residual, sizes, offset, there, first_m, tile, T).to(tl.float32)
+    if bias is not None:
+        acc += bias
+    if SLOPE_KIND == "random":
+        index = place(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels, "planes")
+        upper = tl.full([1, 1], slope_upper, tl.float32)
+        slope = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
+    if HAS_BN:
+        result = apply_epilogue(acc, scale, shift, slope, added, SLOPE_KIND, RESIDUAL)
+    else:
+        result = apply_epilogue(acc, None, None, slope, added, SLOPE_KIND, RESIDUAL)
+    store_tile(y, result.to(y.dtype if T.box is not None else y.dtype.element_ty), sizes, offset, there, first_m, tile, T)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "slope_stride", "batch", "height", "width", "out_height", "out_width", "splits", "pixel_tiles", "pixel_programs",
+    ]
+)  # fmt: skip
+def conv_epilogue_kernel(
+    x, w, residual, y, bias_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr, partial_ptr, arrived_ptr,
+    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, slope_stride,
+    batch, height, width, out_height, out_width, splits, pixel_tiles, pixel_programs,
+    SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr, L: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """y = epilogue(conv(x, w) + bias): a program has one tile of channels, one share of the reduction, and every
+    pixel_programs-th tile of pixels. x, w, residual and y are pointers or descriptors (T.box), the rest may be None.
+    """
+    sizes = (batch, height, width, out_height, out_width)
+    channel_tiles = L.groups * tl.cdiv(L.out_channels, T.m)
+    program = tl.program_id(0)
+    first_m, group = program % channel_tiles // L.groups * T.m, program % L.groups
+    split, tile = program // channel_tiles % splits, program // channel_tiles // splits
+    channel, exists = group * L.out_channels + first_m + tl.arange(0, T.m), first_m + tl.arange(0, T.m) < L.out_channels
+    scale, shift, slope = load_channels(
+        mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, exists, 1, tl.float32
+    )  # fmt: skip
+    bias = None
+    if bias_ptr is not None:
+        bias = load_vector(bias_ptr, 0.0, channel, exists, tl.float32)[:, None]
+    share = tl.cdiv(steps_of(L, T), splits)
+    first = split * share
+    while tile < pixel_tiles:
+        acc = convolve(x, w, sizes, group, first_m, tile, first, tl.minimum(first + share, steps_of(L, T)), L, T)
+        last = True
+        if T.split:
+            output_tile = tile * channel_tiles + program % channel_tiles
+            last, acc = sum_splits(acc, partial_ptr, arrived_ptr, output_tile, split, splits, T)
+        if last:
+            finish(
+                acc, residual, y, bias, scale, shift, slope, slope_upper, seed_ptr, sizes, group, first_m, tile,
+                mean_ptr is not None, SLOPE_KIND, RESIDUAL, L, T,
+            )  # fmt: skip
+        tile += pixel_programs
+
+
+def conv_epilogue(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: configs.Pair,
+    padding: configs.Pair,
+    dilation: configs.Pair,
+    groups: int,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    slope_kind: str,
+    slope_value: float,
+    slope_upper: float,
+    slope: Tensor | None,
+    seed: Tensor | None,
+    residual: Tensor | None,
+    residual_after_act: bool,
+    *,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    config: Conv | None = None,
+) -> Tensor:
+    """y = act((conv2d(x, w) + b) * scale + shift (+ residual)) (+ residual)
+
+    scale = gamma / sqrt(var + eps), shift = beta - mean * scale
+    input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32; what is not laid out as the
+    kernels read it (x as memory_format says, w channels_last) is copied. The other tensors: as for pointwise.epilogue.
+    memory_format: of y. config: how it is computed; None: the one that configs.conv_config predicts to be the fastest.
+    Returns: y: (N, C_out, H', W'), summed in fp32 and rounded once.
+    Raises: TypeError, ValueError on tensors or a config of another kind; RuntimeError on a device without a kernel.
+    Source: docs of torch.nn.Conv2d; the product follows Chetlur et al. 2014 (arXiv:1410.0759), implicit GEMM.
+    """
+    ending = "draws" if slope_kind == "random" else "epilogue"
+    problem = describe(input, weight, stride, padding, dilation, groups, memory_format, residual, ending)
+    if problem.y.numel() == 0:
+        return problem.y
+    check_device("input", problem.x, conv_epilogue_kernel)
+    config = problem.config(config)
+    tile = problem.tile(config)
+    channel_tiles, pixel_tiles, _ = configs.conv_grid(problem.key, config)
+    pixel_programs = configs.pixel_programs(problem.key, config)
+    partial, arrived = workspace(problem.x.device, channel_tiles * pixel_tiles, config)
+    slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
+    vectors = (None if v is None else v.contiguous() for v in (bias, mean, var, gamma, beta, slope, seed))
+    launch(
+        conv_epilogue_kernel, problem.x.device, channel_tiles * config.splits * pixel_programs,
+        (
+            *problem.operands(tile), *vectors, partial, arrived,
+            eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1),
+            *problem.sizes, config.splits, pixel_tiles, pixel_programs,
+        ),
+        {
+            "SLOPE_KIND": slope_kind, "L": problem.layer, "T": tile,
+            "RESIDUAL": "none" if residual is None else "after" if residual_after_act else "before",
+            **configs.conv_options(config), "enable_fp_fusion": FUSION,
+        },
+    )  # fmt: skip
+    return problem.y
+
+
+def workspace(device: torch.device, tiles: int, config: Conv) -> tuple[Tensor | None, Tensor | None]:
+    """The sums of each split, and how many programs of a tile have stored theirs.
+
+    Made anew in each call: counters that were kept would be shared by the streams and graphs of a process.
+    """
+    if config.splits == 1:
+        return None, None
+    partial = torch.empty(tiles * config.splits * config.block_m * config.block_n, device=device)
+    return partial, torch.zeros(tiles, dtype=torch.int32, device=device)

@@ -1,0 +1,131 @@
+"""What a convolution is to its kernels: checked tensors in one layout, its key, and the operands of a launch."""
+
+from dataclasses import dataclass
+
+import torch
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from . import configs
+from .configs import Conv, ConvKey, Pair
+from .launch import aligned, chip, wide
+from .tiles import Layer, Tile
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution: x, w (channels_last), y (not written yet) and the residual as the kernels take them."""
+
+    x: Tensor
+    w: Tensor
+    y: Tensor
+    residual: Tensor | None
+    layer: Layer
+    key: ConvKey
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        return (self.x.shape[0], *self.x.shape[2:], *self.y.shape[2:])
+
+    def config(self, wanted: Conv | None) -> Conv:
+        """The wanted config, or the rule's. Raises ValueError where it does not fit."""
+        if wanted is None:
+            return configs.conv_config(self.key)
+        if reasons := configs.conv_reasons(self.key, wanted):
+            raise ValueError(f"config: {'; '.join(reasons)}; got {wanted} for {self.key}")
+        return wanted
+
+    def tile(self, config: Conv) -> Tile:
+        box = configs.box(self.key, config.block_n) if config.descriptors else None
+        return Tile(
+            self.key.layout, config.block_m, config.block_n, config.block_k(self.key.element_size), config.splits > 1,
+            box, configs.flat(self.key), self.key.precision, tl.int64 if wide(self.x, self.w, self.y) else tl.int32,
+        )  # fmt: skip
+
+    def operands(self, tile: Tile) -> tuple:
+        """x, w, residual and y, or descriptors of them."""
+        if tile.box is None:
+            return self.x, self.w, self.residual, self.y
+        weights = self.w.permute(0, 2, 3, 1).reshape(self.w.shape[0], -1)
+        outputs = (None if t is None else _map(t, (*tile.box, tile.m)) for t in (self.residual, self.y))
+        return _input(self.x, self.layer, tile), TensorDescriptor.from_tensor(weights, [tile.m, tile.k]), *outputs
+
+
+def _map(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
+    """Of a channels_last tensor, as (N, H, W, C)."""
+    batch, channels, height, width = x.shape
+    strides = [height * width * channels, width * channels, channels, 1]  # those of sizes of 1 may be anything
+    return TensorDescriptor(x, [batch, height, width, channels], strides, list(block))
+
+
+def _input(x: Tensor, layer: Layer, tile: Tile) -> TensorDescriptor:
+    """For stride 2 the view (N, H / 2, 2, W / 2, 2 C), in which every second row and column is contiguous."""
+    images, rows, columns = tile.box
+    if layer.stride == (1, 1):
+        return _map(x, (images, rows, columns, tile.k))
+    batch, channels, height, width = x.shape
+    shape = [batch, height // 2, 2, width // 2, 2 * channels]
+    strides = [height * width * channels, 2 * width * channels, width * channels, 2 * channels, 1]
+    return TensorDescriptor(x, shape, strides, [images, rows, 1, columns, tile.k])
+
+
+def precision(x: Tensor) -> str:
+    """What torch allows cuDNN's convolutions; of 16-bit tensors it means nothing."""
+    return "tf32" if x.element_size() < 4 or torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+
+
+def conv_key(
+    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    memory_format: torch.memory_format = torch.contiguous_format, residual: Tensor | None = None, ending: str = "epilogue",
+) -> ConvKey:  # fmt: skip
+    """What the choice of a config depends on; the tensors may be on the meta device."""
+    size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
+    out_size = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)
+    )
+    layout = "last" if memory_format == torch.channels_last else "planes"
+    return ConvKey(
+        *chip(input.device), input.element_size(), precision(input), layout, input.shape[0], input.shape[1], size,
+        weight.shape[0], out_size, kernel, tuple(stride), groups, aligned(input, weight, residual), ending,
+    )  # fmt: skip
+
+
+def describe(
+    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    memory_format: torch.memory_format, residual: Tensor | None = None, ending: str = "epilogue",
+) -> Problem:  # fmt: skip
+    """The problem, and an output for it. What is in another layout is converted: the weight always to channels_last."""
+    for name, tensor in (("input", input), ("weight", weight)):
+        if tensor.dtype not in DTYPES or tensor.dtype != input.dtype:
+            raise TypeError(f"{name}: expected float16, bfloat16 or float32, one for all, got {tensor.dtype}")
+        if tensor.dim() != 4:
+            raise ValueError(f"{name}: expected 4 dimensions, got shape {tuple(tensor.shape)}")
+    if input.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        got = f"input {tuple(input.shape)}, weight {tuple(weight.shape)}, {groups=}"
+        raise ValueError(f"weight: expected (C_out, C / groups, kH, kW) with groups dividing C_out, got {got}")
+    x = input.contiguous(memory_format=memory_format)
+    w = weight.contiguous(memory_format=torch.channels_last)
+    key = conv_key(x, w, stride, padding, dilation, groups, memory_format, residual, ending)
+    if min(key.out_size) < 1:
+        raise ValueError(f"input: expected room for the kernel, got an output of {key.out_size} for {key}")
+    size = (key.batch, key.out_channels, *key.out_size)
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    if residual is not None and (residual.shape != y.shape or residual.dtype != y.dtype or not _alike(residual, y)):
+        raise ValueError(
+            f"residual: expected shape {size}, strides {y.stride()}, {y.dtype}, "
+            f"got {tuple(residual.shape)}, {residual.stride()}, {residual.dtype}"
+        )
+    geometry = key.kernel, key.stride, tuple(padding), tuple(dilation)
+    if key.depthwise:
+        layer = Layer(1, key.out_channels, 1, *geometry, multiplier=key.out_channels // key.in_channels)
+    else:
+        layer = Layer(*key.group_channels, groups, *geometry)
+    return Problem(x, w, y, residual, layer, key)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """The same strides where there is more than one element."""
+    return all(size == 1 or s == t for size, s, t in zip(a.shape, a.stride(), b.stride()))

@@ -1,0 +1,137 @@
+"""The convolution with the statistics of what it stores, in one launch: for a BatchNorm that trains.
+
+Each program keeps mean and M2 (the sum of squared deviations) of its tiles, tile after tile, by Chan's formula; the last
+program of a tile of channels combines those of all programs, always in their order. Nothing is added atomically, so
+that the same call gives the same bits; sums of squares are of deviations, so that a large mean takes no digits away.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import configs
+from .configs import Conv
+from .describe import describe
+from .epilogue import FUSION
+from .launch import check_device, launch
+from .tiles import arrive, convolve, pixels, place, steps_of, store_tile
+from .vectors import load_vector
+
+
+@triton.jit
+def statistics_of(z, there):
+    """Number, mean and M2 of the rows of a tile; there: which of its elements count."""
+    count = tl.sum(there.to(tl.float32), 1)
+    safe = tl.maximum(count, 1.0)  # rows beyond the last channel are empty
+    near = tl.sum(tl.where(there, z, 0.0), 1) / safe
+    deviation = tl.where(there, z - near[:, None], 0.0)
+    correction = tl.sum(deviation, 1) / safe
+    return count, near + correction, tl.sum(deviation * deviation, 1) - count * correction * correction
+
+
+@triton.jit
+def combine(count, mean, m2, other_count, other_mean, other_m2):
+    """Chan, Golub and LeVeque 1983."""
+    total = count + other_count
+    share = other_count / tl.maximum(total, 1.0)
+    delta = other_mean - mean
+    return total, mean + delta * share, m2 + other_m2 + delta * delta * count * share
+
+
+@triton.jit
+def combine_programs(partial_ptr, mean_ptr, m2_ptr, channel, exists, channels, programs):
+    """mean and M2 of the channels from those of the programs, in their order."""
+    count, mean, m2 = channel.to(tl.float32) * 0, channel.to(tl.float32) * 0, channel.to(tl.float32) * 0
+    for program in tl.range(0, programs, num_stages=1):
+        ptr = partial_ptr + program * (3 * channels) + channel
+        other_count = tl.load(ptr, mask=exists, other=0.0, cache_modifier=".cg")
+        other_mean = tl.load(ptr + channels, mask=exists, other=0.0, cache_modifier=".cg")
+        other_m2 = tl.load(ptr + 2 * channels, mask=exists, other=0.0, cache_modifier=".cg")
+        count, mean, m2 = combine(count, mean, m2, other_count, other_mean, other_m2)
+    tl.store(mean_ptr + channel, mean, mask=exists)
+    tl.store(m2_ptr + channel, m2, mask=exists)
+
+
+@triton.jit(
+    do_not_specialize=["batch", "height", "width", "out_height", "out_width", "pixel_tiles", "pixel_programs"]
+)
+def conv_statistics_kernel(
+    x, w, z, bias_ptr, partial_ptr, arrived_ptr, mean_ptr, m2_ptr,
+    batch, height, width, out_height, out_width, pixel_tiles, pixel_programs, L: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """z = conv(x, w) + bias; a program has one tile of channels and every pixel_programs-th tile of pixels."""
+    sizes = (batch, height, width, out_height, out_width)
+    channel_tiles = L.groups * tl.cdiv(L.out_channels, T.m)
+    program = tl.program_id(0)
+    first_m, group = program % channel_tiles // L.groups * T.m, program % L.groups
+    m = first_m + tl.arange(0, T.m)
+    channel, exists, channels = group * L.out_channels + m, m < L.out_channels, L.groups * L.out_channels
+    bias = load_vector(bias_ptr, 0.0, channel, exists, tl.float32)[:, None]
+    count, mean, m2 = channel.to(tl.float32) * 0, channel.to(tl.float32) * 0, channel.to(tl.float32) * 0
+    tile = program // channel_tiles
+    while tile < pixel_tiles:
+        acc = convolve(x, w, sizes, group, first_m, tile, 0, steps_of(L, T), L, T)
+        if bias_ptr is not None:
+            acc += bias
+        value = acc.to(z.dtype if T.box is not None else z.dtype.element_ty)
+        image, row, column, there = pixels(tile, sizes, T)
+        there = there[None, :] & exists[:, None]
+        offset = place(
+            image[None, :], row[None, :], column[None, :], channel[:, None], out_height, out_width, channels, T.layout
+        )
+        store_tile(z, value, sizes, offset, there, first_m, tile, T)
+        tile_count, tile_mean, tile_m2 = statistics_of(value.to(tl.float32), there)
+        count, mean, m2 = combine(count, mean, m2, tile_count, tile_mean, tile_m2)
+        tile += pixel_programs
+    ptr = partial_ptr + program // channel_tiles * (3 * channels) + channel
+    tl.store(ptr, count, mask=exists)
+    tl.store(ptr + channels, mean, mask=exists)
+    tl.store(ptr + 2 * channels, m2, mask=exists)
+    if arrive(arrived_ptr + program % channel_tiles, pixel_programs):
+        combine_programs(partial_ptr, mean_ptr, m2_ptr, channel, exists, channels, pixel_programs)
+
+
+def conv_statistics(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: configs.Pair,
+    padding: configs.Pair,
+    dilation: configs.Pair,
+    groups: int,
+    *,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    config: Conv | None = None,
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """z = conv2d(x, w) + b, and of its values as they are stored: mean, M2 = sum((z - mean)^2), and their number.
+
+    The arguments are those of conv.conv_epilogue.
+    Returns: z: (N, C_out, H', W'); mean, m2: (C_out,) fp32, over N, H' and W'; count = N * H' * W'. Of an empty z
+        both are 0.
+    Raises: as conv.conv_epilogue.
+    Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983).
+    """
+    problem = describe(input, weight, stride, padding, dilation, groups, memory_format, ending="statistics")
+    z, key = problem.y, problem.key
+    channels, device = z.shape[1], z.device
+    mean, m2 = torch.zeros(2, channels, device=device) if z.numel() == 0 else torch.empty(2, channels, device=device)
+    if z.numel() == 0:
+        return z, mean, m2, 0
+    check_device("input", input, conv_statistics_kernel)
+    config = problem.config(config)
+    tile = problem.tile(config)
+    channel_tiles, pixel_tiles, _ = configs.conv_grid(key, config)
+    programs = configs.pixel_programs(key, config)
+    partial = torch.empty(programs, 3, channels, device=device)
+    arrived = torch.zeros(channel_tiles, dtype=torch.int32, device=device)
+    x, w, _, y = problem.operands(tile)
+    launch(
+        conv_statistics_kernel, device, channel_tiles * programs,
+        (
+            x, w, y, None if bias is None else bias.contiguous(), partial, arrived, mean, m2,
+            *problem.sizes, pixel_tiles, programs,
+        ),
+        {"L": problem.layer, "T": tile, **configs.conv_options(config), "enable_fp_fusion": FUSION},
+    )  # fmt: skip
+    return z, mean, m2, z.numel() // channels

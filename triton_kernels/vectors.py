@@ -1,0 +1,37 @@
+"""What a kernel reads of its channels: the BatchNorm's vectors and the slopes, in the arithmetic type."""
+
+import triton
+import triton.language as tl
+
+from .epilogue import scale_shift
+
+
+@triton.jit
+def load_vector(ptr, default, channel, mask, DTYPE: tl.constexpr):
+    """The channels' values in the arithmetic type; the default where there is no vector."""
+    if ptr is None:
+        return tl.full([1], default, DTYPE)
+    else:
+        return tl.load(ptr + channel, mask=mask, other=1.0).to(DTYPE)
+
+
+@triton.jit
+def load_channels(
+    mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, mask,
+    AXIS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """scale, shift and slope of the channels; without a BatchNorm scale and shift are not for use.
+
+    They are loaded in one dimension and get their second, AXIS, at the end: loaded as a column of a tile, every thread
+    would fetch the same value once for each of its elements.
+    """
+    slope = tl.expand_dims(load_vector(slope_ptr, slope_value, channel * slope_stride, mask, DTYPE), AXIS)
+    if mean_ptr is None:
+        return slope, slope, slope  # Triton 3.6 cannot return None among values
+    else:
+        mean = load_vector(mean_ptr, 0.0, channel, mask, DTYPE)
+        var = load_vector(var_ptr, 1.0, channel, mask, DTYPE)
+        gamma = load_vector(gamma_ptr, 1.0, channel, mask, DTYPE)
+        beta = load_vector(beta_ptr, 0.0, channel, mask, DTYPE)
+        scale, shift = scale_shift(mean, var, gamma, beta, tl.full([1], eps, DTYPE))
+        return tl.expand_dims(scale, AXIS), tl.expand_dims(shift, AXIS), slope
