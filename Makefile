@@ -10,7 +10,7 @@ TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gates bench bench-report lint format clean
+.PHONY: help setup demo test gates bench bench-report kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,6 +61,9 @@ bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/be
 
 bench-report:  ## write README's tables from bench/results
 	$(BIN)/python bench/report.py
+
+kernel-table: setup  ## write README's table of the Triton convolution's configs from the compile gate
+	$(BIN)/python tests/conv_gate.py README.md
 
 lint: setup  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

@@ -7,39 +7,26 @@ something is absent: what is absent is said, with its reason.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import platform
 import re
 import textwrap
-from pathlib import Path
 
 import torch
 
 from . import dispatch, ops
+from .tuning_device import distribution, processor
 
 WIDTH = 60
-
-
-def _distribution(name: str) -> str | None:
-    """The installed version; a folder that is on the path without its metadata is asked itself."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    try:
-        return importlib.import_module(name).__version__
-    except (ImportError, AttributeError):
-        return None
 
 
 def versions() -> dict[str, str | None]:
     onednn = re.search(r"MKL-DNN v([\d.]+)", torch.__config__.show())
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
     return {
-        "atrous": _distribution("atrous"),
+        "atrous": distribution("atrous"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _distribution("triton"),
+        "triton": distribution("triton"),
         "cuda": torch.version.cuda,
         "cudnn": str(cudnn) if cudnn else None,
         "onednn": onednn[1] if onednn else None,
@@ -56,14 +43,6 @@ def library() -> dict:
     return {"loaded": ops.library_loaded, "reason": ops.library_error, "build": build, "build_reason": reason}
 
 
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def machine() -> dict:
     """The processor as torch uses it, and the cards that torch sees."""
     devices = []
@@ -72,7 +51,7 @@ def machine() -> dict:
         capability, memory = f"sm_{card.major}{card.minor}", round(card.total_memory / 2**30, 1)
         devices.append({"name": card.name, "capability": capability, "memory_gib": memory})
     return {
-        "cpu": _processor(),
+        "cpu": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "devices": devices,

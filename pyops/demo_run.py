@@ -21,6 +21,7 @@ from .fusion import fuse
 # The largest error of a logit that is accepted, as a multiple of the plain model's own in the same dtype: the two
 # round in another order, and neither is the better one each time.
 BUDGET = 2.0
+PEERS = 2.0  # times that for a peer: it is not what is proved, and its order of summation may be unlucky
 TIMING_STEPS = 10  # of the progress bar, for a batch; a first call is one
 
 
@@ -128,9 +129,10 @@ class Run:
                 raise
             lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
             return f"{type(failure).__name__}: {lines[0] if lines else ''}"
-        allowed = self.result["agreement"][_name(cell.dtype)]["allowed"]
+        ours, allowed = cell.variant.startswith("atrous"), self.result["agreement"][_name(cell.dtype)]["allowed"]
+        allowed *= 1.0 if ours else PEERS
         if not error <= allowed:
-            if cell.variant.startswith("atrous"):
+            if ours:
                 raise Disagreement(f"batch {cell.batch}, {_name(cell.dtype)}: error {error:.3g}, allowed {allowed:.3g}")
             del self.calls[cell]
             return f"disagrees with fp64 by {error:.3g}, allowed {allowed:.3g}"

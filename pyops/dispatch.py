@@ -1,6 +1,7 @@
 """Who convolves: the choice of a row, or every row's reasons.
 
-The rule of backend="auto", until a tuning table has measured entries:
+backend="auto" takes the row that was measured to be the fastest for this call on this device (tuning.py; `python -m
+atrous tune` measures), else the rule, which never makes a model slower than its convolutions by the library:
   CPU   native where it is built, else library; a frozen convolution: native where it packs for Winograd, else library;
   CUDA  library (cuDNN) with our epilogue.
 A row that is named never falls back: it runs, or the error lists its reasons.
@@ -8,10 +9,12 @@ A row that is named never falls back: it runs, or the error lists its reasons.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 from torch import Tensor
 
+from . import tuning
 from .backends import library, native, triton
 from .spec import Spec
 
@@ -46,14 +49,43 @@ def differentiates(backend: str) -> None:
         raise RuntimeError(f"backend={backend!r} cannot run this call:\n  {backend}: {reason}")
 
 
+def compiled_or_library(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """run, or while a CUDA graph is captured and its kernel is not compiled yet, the library's convolution."""
+
+    def guarded(*arguments):
+        from .triton_kernels.launch import NotCompiled
+
+        try:
+            return run(*arguments)
+        except NotCompiled:
+            return library.conv_epilogue(*arguments)
+
+    return guarded
+
+
 def choose(
-    backend: str, input: Tensor, weight: Tensor | None = None, spec: Spec | None = None, frozen: bool = False
+    backend: str,
+    input: Tensor,
+    weight: Tensor | None = None,
+    spec: Spec | None = None,
+    *,
+    frozen: bool = False,
+    residual: bool = False,
 ) -> ModuleType:
-    """The row that runs this call. Raises RuntimeError with the reasons of every row that was asked."""
+    """The row that runs this call. Raises RuntimeError with the reasons of every row that was asked.
+
+    frozen: the weight does not change and may be packed. residual: whether the epilogue adds one.
+    """
     named(backend)
-    asked = _AUTO.get(input.device.type, ("library",)) if backend == "auto" else (backend,)
-    answers = {}
-    for name in asked:
+    rule = _AUTO.get(input.device.type, ("library",)) if backend == "auto" else (backend,)
+    answers: dict[str, list[str]] = {}
+    if backend == "auto" and weight is not None and spec is not None:
+        measured = tuning.measured(input, weight, spec, residual, frozen)
+        if measured is not None:
+            answers[measured.backend] = reasons(measured.backend, input, weight, spec)
+            if not answers[measured.backend]:
+                return _ROWS[measured.backend]
+    for name in rule:
         answers[name] = reasons(name, input, weight, spec)
         if frozen and backend == "auto":
             answers[name] += _ROWS[name].pack_reasons(input, weight, spec)

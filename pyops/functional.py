@@ -9,6 +9,7 @@ from torch import Tensor
 from . import checks, dispatch, ops, reference
 from .activation import SlopeLike
 from .arguments import NO_NORMALISATION, Ending, Normalisation
+from .layout import memory_format
 from .spec import Epilogue
 
 
@@ -139,7 +140,7 @@ def _pointwise(z: Tensor, normalisation: Normalisation, ending: Ending, backend:
 
 
 def _epilogue(row, z: Tensor, normalisation: Normalisation, ending: Ending) -> Tensor:
-    layout = ops.memory_format(z)
+    layout = memory_format(z)
     arguments = ending.arguments(normalisation, z, z.shape, layout)
     return row.epilogue(z.to(ending.dtype(z)).contiguous(memory_format=layout), arguments)
 
@@ -166,11 +167,14 @@ def convolve(
         dispatch.differentiates(backend)
         z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
         return _plain(z, normalisation, ending)
-    row = dispatch.choose(backend, input, weight, spec, frozen=packs is not None)
+    frozen, residual = packs is not None, ending.residual is not None
+    row = dispatch.choose(backend, input, weight, spec, frozen=frozen, residual=residual)
     run = row.conv_epilogue if packs is None else packs.bind(row)
+    if backend == "auto" and row.name == "triton" and ops.capturing(input):
+        run = dispatch.compiled_or_library(run)
     if ending.dtype(input) != input.dtype:
         return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending)
-    arguments = ending.arguments(normalisation, input, size, ops.memory_format(input, weight))
+    arguments = ending.arguments(normalisation, input, size, memory_format(input, weight))
     return run(input, weight, bias, spec, arguments)
 
 

@@ -1,7 +1,7 @@
 """The primitives torch.ops.atrous._*: schemas where the library is absent, fakes, and the implementations in Python.
 
 csrc builds libatrous.so, which owns the schemas and the CPU kernels. Without it Python defines the same schemas and
-computes `_epilogue` and `_conv_epilogue` in plain torch. On CUDA `_epilogue` is the Triton kernel if triton is there.
+computes `_epilogue` and `_conv_epilogue` in plain torch. On CUDA both are the Triton kernels if triton is there.
 None of the primitives is differentiable or mutates an input.
 """
 
@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, tuning
+from .layout import memory_format
+from .spec import Epilogue, Spec
 
 _HERE = Path(__file__).parent
 
@@ -49,23 +51,6 @@ library_loaded = library_error is None
 triton_found = importlib.util.find_spec("triton") is not None
 
 
-def channels_last(x: Tensor) -> bool:
-    """Whether the strides of x are ordered as NHWC and not as NCHW, as x.suggest_memory_format() decides in C++."""
-    if x.dim() != 4 or x.is_contiguous() or x.stride(1) == 0 or 0 in x.shape:
-        return False
-    least = 0
-    for axis in (1, 3, 2, 0):
-        if x.stride(axis) < least or (axis == 0 and least == x.stride(1)):
-            return False
-        least = x.stride(axis) * x.shape[axis]
-    return True
-
-
-def memory_format(*tensors: Tensor) -> torch.memory_format:
-    """What eager's convolution gives for these: channels_last if any of them is."""
-    return torch.channels_last if any(map(channels_last, tensors)) else torch.contiguous_format
-
-
 def accumulate_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -82,12 +67,36 @@ def _conv_then_epilogue(input, weight, bias, stride, padding, dilation, groups, 
     return torch.ops.atrous._epilogue(z, *arguments)
 
 
+def capturing(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured: a kernel that is not compiled yet cannot be launched then."""
+    return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+
+
 def _cuda_epilogue(z: Tensor, *arguments) -> Tensor:
     if not triton_found:
         return _plain_epilogue(z, *arguments)
+    from .triton_kernels.launch import NotCompiled
     from .triton_kernels.pointwise import epilogue
 
-    return epilogue(z, *arguments)
+    try:
+        return epilogue(z, *arguments)
+    except NotCompiled:  # a graph is being captured
+        return _plain_epilogue(z, *arguments)
+
+
+def triton_conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *arguments) -> Tensor:
+    """`_conv_epilogue` by Triton, in the config that was measured, or the predicted one. Raises NotCompiled."""
+    from .triton_kernels.conv import conv_epilogue
+
+    geometry, residual = (tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue(*arguments).residual
+    entry = tuning.measured(input, weight, Spec(*geometry), residual is not None)
+    layout, config = memory_format(input, weight), entry.config if entry is not None else None
+    return conv_epilogue(input, weight, bias, *geometry, *arguments, memory_format=layout, config=config)
+
+
+def _cuda_conv_epilogue(input, weight, bias, *arguments) -> Tensor:
+    run = triton_conv_epilogue if triton_found else _conv_then_epilogue
+    return run(input, weight, bias, *arguments)
 
 
 def _fake_epilogue(z, *arguments):
@@ -118,7 +127,7 @@ def _register() -> torch.library.Library:
         library.impl("_epilogue", _plain_epilogue, "CPU")
         library.impl("_conv_epilogue", _conv_then_epilogue, "CPU")
     library.impl("_epilogue", _cuda_epilogue, "CUDA")
-    library.impl("_conv_epilogue", _conv_then_epilogue, "CUDA")
+    library.impl("_conv_epilogue", _cuda_conv_epilogue, "CUDA")
     for name in schemas():
         torch.library.register_fake(f"atrous::{name}", globals()[f"_fake{name}"], lib=library)
     return library

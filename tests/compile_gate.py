@@ -43,8 +43,8 @@ class Variant:
     """One kernel and all that its code depends on, with what is asked of that code.
 
     kernel: "module:name". aligned: arguments that 16 divides. wide: pointers whose every access has to move 16 bytes.
-    most: pointer -> accesses in a thread's code. patterns: regular expressions that the PTX has to match; loop_patterns:
-    those that a loop of it has to match (the chip's instruction: mma.sync, wgmma, tcgen05.mma).
+    most: pointer -> accesses in a thread's code. patterns: regular expressions that the PTX has to match;
+    loop_patterns: those that a loop of it has to match (the chip's instruction: mma.sync, wgmma, tcgen05.mma).
     """
 
     kernel: str
@@ -69,15 +69,14 @@ class Report:
 
     @property
     def loops(self) -> str:
-        """The PTX of all loops: what stands between a label and a later branch back to it."""
-        found, labels = [], {}
-        lines = self.ptx.splitlines()
+        """The PTX between a label and a branch back to it, but for loops that store, as the one over tiles does."""
+        lines, labels, found = self.ptx.splitlines(), {}, []
         for number, line in enumerate(lines):
             if match := re.match(r"(\$L\w+):", line):
                 labels[match[1]] = number
             elif (match := re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)) and match[1] in labels:
-                found += lines[labels[match[1]] : number]
-        return "\n".join(found)
+                found.append("\n".join(lines[labels[match[1]] : number]))
+        return "\n".join(loop for loop in found if not re.search(r"\bst\.global|tensor\.\dd\.global\.shared", loop))
 
 
 class Recorder:
@@ -176,6 +175,14 @@ def check(variant: Variant, capability: int, report: Report) -> list[str]:
     loops = report.loops if variant.loop_patterns else ""
     wrong += [f"{label}: expected {p!r} in a loop" for p in variant.loop_patterns if not re.search(p, loops)]
     return wrong
+
+
+def pinned(package: str) -> str:
+    """The version that the development set asks for."""
+    text = (Path(__file__).parents[1] / "requirements-dev.txt").read_text()
+    found = re.search(rf"^{package}==(.*)$", text, re.MULTILINE)
+    assert found, package
+    return found[1]
 
 
 @lru_cache

@@ -35,7 +35,11 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(params=["library", "native", "auto"])
+# The row `triton` convolves on a card, and on a CPU under the interpreter, where test_triton_cases.py runs the cases.
+ROWS = ["library", "native", "auto", *([] if atrous.dispatch.available("triton") else ["triton"])]
+
+
+@pytest.fixture(params=ROWS)
 def row(request):
     """Every row that can convolve on this device."""
     return _runs(request)

@@ -1,11 +1,13 @@
 """What the compile gate asks of the convolution's kernels: each config's code on layers that reach all of its paths.
 
-`python tests/conv_gate.py` prints the resource table of the docs.
+`python tests/conv_gate.py README.md` (`make kernel-table`) renews the table of a document.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
@@ -15,6 +17,7 @@ import torch
 from atrous.triton_kernels import configs, conv, describe, statistics
 from atrous.triton_kernels.configs import Conv, Pair
 
+ROOT = Path(__file__).parents[1]
 CHIPS = (80, 90, 100)
 # The tensor-core instruction of each generation (PTX ISA), and how tiles come to shared memory.
 PRODUCT = {80: r"mma\.sync", 90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}
@@ -107,16 +110,33 @@ def _capture(module, kernel, run, label, config, chip, layer, precision) -> gate
     return gate.capture(recorder, module.__name__, label=label, loop_patterns=tuple(patterns), wide=tuple(wide))
 
 
+BLOCK = re.compile(r"(<!-- gate: begin -->\n).*?(<!-- gate: end -->)", re.DOTALL)
+
+
 def table() -> str:
-    """Config, and for each chip registers, shared memory and the instructions of its main loop, as markdown."""
-    lines = ["| config | chip | registers | shared memory | spills | main loop |", "|---|---|---|---|---|---|"]
-    jobs = [(found, chip) for config in configs.CONV for chip in CHIPS
-            if (found := variant("dilated", LAYERS["dilated"], config, chip))]  # fmt: skip
-    for (found, chip), report in zip(jobs, gate.build_all(jobs)):
-        names = sorted(set(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma|" + BULK + "|cp\\.async\\.c[ag]", report.loops)))
-        cells = (found.label.split(" ")[2:-3], chip)
-        lines.append(
-            f"| {' '.join(cells[0])} | sm_{chip} | {report.registers} | {report.shared / 1024:.0f} KiB | {report.stack} | "
-            + ", ".join(names) + " |"
-        )  # fmt: skip
+    """A row a config: registers a thread, shared memory, and the instruction of the main loop on each chip."""
+    lines = ["| config | " + " | ".join(f"sm_{chip}" for chip in CHIPS) + " |", "|---" * (len(CHIPS) + 1) + "|"]
+    made = {(config, chip): variant("dilated", LAYERS["dilated"], config, chip) for config in configs.CONV
+            for chip in CHIPS}  # fmt: skip
+    jobs = {key: (found, key[1]) for key, found in made.items() if found}
+    cells = {key: _cell(report) for key, report in zip(jobs, gate.build_all(list(jobs.values())))}
+    for config in configs.CONV:
+        row = (cells.get((config, chip), "") for chip in CHIPS)
+        lines.append(f"| {config.describe()} | " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _cell(report: gate.Report) -> str:
+    (product,) = (name for name in ("mma.sync", "wgmma", "tcgen05") if name in report.loops)
+    spills = f", {report.stack} B spilled" if report.stack else ""
+    return f"{report.registers} registers, {report.shared >> 10} KiB, {product}{spills}"
+
+
+def rewritten(text: str) -> str:
+    """A document with its table renewed."""
+    return BLOCK.sub(lambda found: found[1] + table() + "\n" + found[2], text)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(rewritten(path.read_text()))

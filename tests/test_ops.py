@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from atrous import ops, reference
 from atrous.spec import Epilogue
+from atrous.triton_kernels import configs
 
 
 def primitive(name):
@@ -60,8 +62,9 @@ def test_python_defines_the_primitives_where_the_library_is_absent(tmp_path):
     """A copy of the package without libatrous.so: same schemas, plain torch inside, same values."""
     code = """
 import shutil, sys, pathlib, torch
-source, target = map(pathlib.Path, sys.argv[1:3])
+source, kernels, target = map(pathlib.Path, sys.argv[1:4])
 shutil.copytree(source, target / "atrous", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+shutil.copytree(kernels, target / "atrous" / "triton_kernels", dirs_exist_ok=True)
 sys.meta_path = [f for f in sys.meta_path if "Editable" not in getattr(f, "__name__", "")]
 sys.path.insert(0, str(target))
 import atrous
@@ -76,6 +79,7 @@ assert low.dtype == torch.bfloat16 and low.is_contiguous(memory_format=torch.cha
 print("ok")
 """
     source = str(reference.__file__).removesuffix("/reference.py")
-    command = [sys.executable, "-c", code, source, str(tmp_path)]
+    kernels = str(Path(configs.__file__).parent)
+    command = [sys.executable, "-c", code, source, kernels, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip() == "ok", done.stderr

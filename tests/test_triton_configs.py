@@ -2,8 +2,9 @@
 
 import pytest
 
-from atrous.triton_kernels import configs
-from atrous.triton_kernels.configs import PointwiseKey
+from atrous.triton_kernels import pointwise_configs as configs
+from atrous.triton_kernels.configs import round_up
+from atrous.triton_kernels.pointwise_configs import PointwiseKey
 
 RESNET34 = [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)]
 
@@ -25,7 +26,7 @@ def test_resnet34_wastes_few_lanes(channels, size):
         PointwiseKey("flat", 32, channels * size * size),
     ):
         config = configs.pointwise_config(key)
-        covered = configs.round_up(key.rows, config.block_rows) * configs.round_up(key.cols, config.block_cols)
+        covered = round_up(key.rows, config.block_rows) * round_up(key.cols, config.block_cols)
         assert covered <= 1.31 * key.rows * key.cols  # 14 x 14 pixels in rows of 64
 
 

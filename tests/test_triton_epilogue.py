@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from atrous import reference  # noqa: E402
-from atrous.triton_kernels import configs, launch, pointwise  # noqa: E402
+from atrous.triton_kernels import launch, pointwise
+from atrous.triton_kernels import pointwise_configs as configs  # noqa: E402
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = torch.cuda.is_available()

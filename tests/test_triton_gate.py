@@ -17,7 +17,8 @@ triton = pytest.importorskip("triton")
 import compile_gate as gate  # noqa: E402
 import triton.language as tl  # noqa: E402
 
-from atrous.triton_kernels import configs, launch, pointwise  # noqa: E402
+from atrous.triton_kernels import launch, pointwise  # noqa: E402
+from atrous.triton_kernels import pointwise_configs as configs  # noqa: E402
 
 if not isinstance(pointwise.epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)

@@ -1,4 +1,8 @@
-"""Every config list, with its key (what a choice depends on) and its prune function. Nothing is tuned in a call."""
+"""The convolution's configs: their lists, the key that a choice depends on, their constraints and their prune function.
+
+A call takes the config that was measured for it (atrous.tuning), else the one that is predicted to be the fastest.
+Nothing is tuned in a call.
+"""
 
 from functools import lru_cache
 from math import prod
@@ -7,75 +11,13 @@ from typing import NamedTuple
 Pair = tuple[int, int]
 
 
-class PointwiseKey(NamedTuple):
-    """A tensor as the pointwise kernel sees it: a matrix of rows that follow one another in memory.
-
-    layout        rows   columns   channel          for
-    "last"        N * P  C         column           channels_last, and planes of one pixel
-    "planes"      N * C  P         row % C          NCHW
-    "flat"        N      C * P     column // P      NCHW with planes that 16-byte accesses do not divide
-    """
-
-    layout: str
-    rows: int
-    cols: int
-
-
-class Pointwise(NamedTuple):
-    """A tile of block_rows x block_cols, and the warps that share it."""
-
-    block_rows: int
-    block_cols: int
-    num_warps: int
-
-
-# 2048 elements on 128 threads: two 16-byte accesses a thread and tensor in fp16, four in fp32.
-# In order of preference: "planes" takes its channels' vectors once a row, so its rows are long; the others take them
-# once a column, so their columns are deep.
-POINTWISE = {
-    "last": (Pointwise(32, 64, 4), Pointwise(8, 256, 4), Pointwise(128, 16, 4)),
-    "planes": (Pointwise(2, 1024, 4), Pointwise(8, 256, 4), Pointwise(32, 64, 4)),
-    "flat": (Pointwise(8, 256, 4), Pointwise(2, 1024, 4)),
-}
-# Pixels from which a plane is a row of its own even where 16-byte accesses do not divide it.
-PLANE_LONG = 1024
-# Programs a multiprocessor that the launcher aims at, two waves of eight: beyond them a program goes over several row
-# tiles with the vectors in registers. Not measured yet.
-POINTWISE_PROGRAMS = 16
-
-
-def pointwise_registers(element_size: int) -> int:
-    """The most that a thread may take: four programs fit a multiprocessor, three in fp64. Left alone, ptxas aims lower
-    on sm_80 and spills."""
-    return 128 if element_size < 8 else 168
-
-
-def round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def pointwise_prune(key: PointwiseKey) -> list[Pointwise]:
-    """The configs of the key's layout whose tiles, masked lanes included, cover at most 1/8 more than the tightest."""
-    covered = {
-        config: round_up(key.rows, config.block_rows) * round_up(key.cols, config.block_cols)
-        for config in POINTWISE[key.layout]
-    }
-    least = min(covered.values())
-    return [config for config, elements in covered.items() if elements <= least * 9 // 8]
-
-
-@lru_cache(maxsize=4096)
-def pointwise_config(key: PointwiseKey) -> Pointwise:
-    """The config that a call takes: the first that pruning leaves."""
-    return pointwise_prune(key)[0]
-
-
 class ConvKey(NamedTuple):
     """A convolution as its kernels see it; channels are those of all groups, layout is "last" or "planes" (NCHW).
 
     chip: 80, 90, 100, ...; multiprocessors: of that card. precision: of an fp32 product, "tf32" or "ieee" (of others
-    "tf32", which means nothing there). aligned: whether 16 bytes divide the addresses of all tensors. ending: what
-    follows the sums: "epilogue", "draws" (an epilogue that draws its slopes) or "statistics".
+    "tf32", which means nothing there). aligned: whether 16 bytes divide the addresses of all tensors. wide: whether
+    offsets need 64 bits. ending: what follows the sums: "epilogue", "draws" (an epilogue that draws its slopes) or
+    "statistics".
     """
 
     chip: int
@@ -92,6 +34,7 @@ class ConvKey(NamedTuple):
     stride: Pair
     groups: int
     aligned: bool = True
+    wide: bool = False
     ending: str = "epilogue"
 
     @property
@@ -169,6 +112,12 @@ BOXES = {
     256: ((1, 16, 16), (4, 8, 8), (16, 4, 4), (64, 2, 2), (256, 1, 1)),
 }
 FLAT_CHANNELS = 16  # with fewer channels a step that holds one tap is mostly empty: it runs over (tap, channel)
+
+
+def round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
 def conv_options(config: Conv) -> dict[str, int]:
     """The compiler's options. Registers: what the file gives a thread; left alone, ptxas aims at half of it for 8 warps
     and spills."""
@@ -214,7 +163,7 @@ def most_elements(key: ConvKey, config: Conv) -> int:
     vectors = key.layout == "last" and key.aligned and key.group_channels[0] * key.element_size % 16 == 0
     single = not config.descriptors and (flat(key) or not vectors)  # an address for each element that is loaded
     statistics = key.ending == "statistics"
-    if key.precision == "ieee" or (single and statistics):
+    if key.precision == "ieee" or (single and (statistics or key.wide)):
         return 16
     if single or config.splits > 1 or key.ending == "draws":
         return 32
@@ -223,13 +172,11 @@ def most_elements(key: ConvKey, config: Conv) -> int:
 
 def conv_reasons(key: ConvKey, config: Conv) -> list[str]:
     """Why this config cannot run this convolution: the one statement of their constraints."""
+    listed = config._replace(splits=1, waves=0) in tiles(key) and config.splits in SPLITS and config.waves in WAVES
+    if not listed:
+        return ["expected a tile, splits and waves of the lists"]
     block_k, steps, most = config.block_k(key.element_size), conv_grid(key, config)[2], most_elements(key, config)
-    wanted = {
-        "a tile, splits and waves of the lists": config._replace(splits=1, waves=0) in tiles(key)
-        and config.splits in SPLITS
-        and config.waves in WAVES,
-        f"at most {most} elements a thread": config.elements <= most,
-    }
+    wanted = {f"at most {most} elements a thread": config.elements <= most}
     if config.splits > 1:
         wanted |= {
             f"at least {LEAST_STEPS} steps a split": steps >= LEAST_STEPS * config.splits,

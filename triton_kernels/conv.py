@@ -7,11 +7,12 @@ from torch import Tensor
 
 from . import configs
 from .configs import Conv
-from .describe import conv_key, describe
+from .describe import describe
 from .epilogue import FUSION, draw_slope
 from .epilogue import epilogue as apply_epilogue
 from .launch import check_device, launch
-from .tiles import arrive, convolve, load_tile, pixels, place, steps_of, store_tile
+from .products import convolve, steps_of
+from .tiles import arrive, load_tile, pixels, place, planes, store_tile
 from .vectors import load_channels, load_vector
 
 
@@ -39,28 +40,29 @@ def finish(
     image, row, column, there = pixels(tile, sizes, T)
     there = there[None, :] & (m < L.out_channels)[:, None]
     channel, channels = (group * L.out_channels + m)[:, None], L.groups * L.out_channels
-    offset = place(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels, T.layout)
+    offset = place(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels, T)
     added = None
     if RESIDUAL != "none":
         added = load_tile(residual, sizes, offset, there, first_m, tile, T).to(tl.float32)
     if bias is not None:
         acc += bias
     if SLOPE_KIND == "random":
-        index = place(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels, "planes")
+        index = planes(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels)
         upper = tl.full([1, 1], slope_upper, tl.float32)
         slope = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
     if HAS_BN:
         result = apply_epilogue(acc, scale, shift, slope, added, SLOPE_KIND, RESIDUAL)
     else:
         result = apply_epilogue(acc, None, None, slope, added, SLOPE_KIND, RESIDUAL)
-    store_tile(y, result.to(y.dtype if T.box is not None else y.dtype.element_ty), sizes, offset, there, first_m, tile, T)
+    store_tile(
+        y, result.to(y.dtype if T.box is not None else y.dtype.element_ty), sizes, offset, there, first_m, tile, T
+    )
 
 
-@triton.jit(
-    do_not_specialize=[
-        "slope_stride", "batch", "height", "width", "out_height", "out_width", "splits", "pixel_tiles", "pixel_programs",
-    ]
-)  # fmt: skip
+SIZES = ["batch", "height", "width", "out_height", "out_width", "splits", "pixel_tiles", "pixel_programs"]
+
+
+@triton.jit(do_not_specialize=["slope_stride", *SIZES])  # what changes from call to call does not recompile
 def conv_epilogue_kernel(
     x, w, residual, y, bias_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr, partial_ptr, arrived_ptr,
     eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, slope_stride,
@@ -75,9 +77,11 @@ def conv_epilogue_kernel(
     program = tl.program_id(0)
     first_m, group = program % channel_tiles // L.groups * T.m, program % L.groups
     split, tile = program // channel_tiles % splits, program // channel_tiles // splits
-    channel, exists = group * L.out_channels + first_m + tl.arange(0, T.m), first_m + tl.arange(0, T.m) < L.out_channels
+    m = first_m + tl.arange(0, T.m)
+    channel, exists = group * L.out_channels + m, m < L.out_channels
     scale, shift, slope = load_channels(
-        mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, exists, 1, tl.float32
+        mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
+        channel, exists, 1, tl.float32,
     )  # fmt: skip
     bias = None
     if bias_ptr is not None:

@@ -1,6 +1,7 @@
 """What a convolution is to its kernels: checked tensors in one layout, its key, and the operands of a launch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton.language as tl
@@ -13,6 +14,7 @@ from .launch import aligned, chip, wide
 from .tiles import Layer, Tile
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_cudnn: Any = torch.backends.cudnn
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Problem:
         box = configs.box(self.key, config.block_n) if config.descriptors else None
         return Tile(
             self.key.layout, config.block_m, config.block_n, config.block_k(self.key.element_size), config.splits > 1,
-            box, configs.flat(self.key), self.key.precision, tl.int64 if wide(self.x, self.w, self.y) else tl.int32,
+            box, configs.flat(self.key), self.key.precision, tl.int64 if self.key.wide else tl.int32,
         )  # fmt: skip
 
     def operands(self, tile: Tile) -> tuple:
@@ -50,7 +52,8 @@ class Problem:
         if tile.box is None:
             return self.x, self.w, self.residual, self.y
         weights = self.w.permute(0, 2, 3, 1).reshape(self.w.shape[0], -1)
-        outputs = (None if t is None else _map(t, (*tile.box, tile.m)) for t in (self.residual, self.y))
+        block = (*tile.box, tile.m)
+        outputs = (None if t is None else _map(t, block) for t in (self.residual, self.y))
         return _input(self.x, self.layer, tile), TensorDescriptor.from_tensor(weights, [tile.m, tile.k]), *outputs
 
 
@@ -63,6 +66,7 @@ def _map(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
 
 def _input(x: Tensor, layer: Layer, tile: Tile) -> TensorDescriptor:
     """For stride 2 the view (N, H / 2, 2, W / 2, 2 C), in which every second row and column is contiguous."""
+    assert tile.box is not None
     images, rows, columns = tile.box
     if layer.stride == (1, 1):
         return _map(x, (images, rows, columns, tile.k))
@@ -74,28 +78,30 @@ def _input(x: Tensor, layer: Layer, tile: Tile) -> TensorDescriptor:
 
 def precision(x: Tensor) -> str:
     """What torch allows cuDNN's convolutions; of 16-bit tensors it means nothing."""
-    return "tf32" if x.element_size() < 4 or torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    return "tf32" if x.element_size() < 4 or _cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
 def conv_key(
     input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format = torch.contiguous_format, residual: Tensor | None = None, ending: str = "epilogue",
+    memory_format: torch.memory_format = torch.contiguous_format, residual: Tensor | None = None, ending="epilogue",
 ) -> ConvKey:  # fmt: skip
     """What the choice of a config depends on; the tensors may be on the meta device."""
-    size, kernel = tuple(input.shape[2:]), tuple(weight.shape[2:])
-    out_size = tuple(
+    size, kernel = (input.shape[2], input.shape[3]), (weight.shape[2], weight.shape[3])
+    height, width = (
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)
     )
+    elements = input.numel(), weight.numel(), input.shape[0] * weight.shape[0] * height * width
     layout = "last" if memory_format == torch.channels_last else "planes"
     return ConvKey(
         *chip(input.device), input.element_size(), precision(input), layout, input.shape[0], input.shape[1], size,
-        weight.shape[0], out_size, kernel, tuple(stride), groups, aligned(input, weight, residual), ending,
+        weight.shape[0], (height, width), kernel, stride, groups, aligned(input, weight, residual), wide(*elements),
+        ending,
     )  # fmt: skip
 
 
 def describe(
     input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format, residual: Tensor | None = None, ending: str = "epilogue",
+    memory_format: torch.memory_format, residual: Tensor | None = None, ending="epilogue",
 ) -> Problem:  # fmt: skip
     """The problem, and an output for it. What is in another layout is converted: the weight always to channels_last."""
     for name, tensor in (("input", input), ("weight", weight)):
@@ -118,11 +124,11 @@ def describe(
             f"residual: expected shape {size}, strides {y.stride()}, {y.dtype}, "
             f"got {tuple(residual.shape)}, {residual.stride()}, {residual.dtype}"
         )
-    geometry = key.kernel, key.stride, tuple(padding), tuple(dilation)
     if key.depthwise:
-        layer = Layer(1, key.out_channels, 1, *geometry, multiplier=key.out_channels // key.in_channels)
+        multiplier = key.out_channels // key.in_channels
+        layer = Layer(1, key.out_channels, 1, key.kernel, stride, padding, dilation, multiplier)
     else:
-        layer = Layer(*key.group_channels, groups, *geometry)
+        layer = Layer(*key.group_channels, groups, key.kernel, stride, padding, dilation)
     return Problem(x, w, y, residual, layer, key)
 
 

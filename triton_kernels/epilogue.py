@@ -35,7 +35,7 @@ def square_root(x):
 def scale_shift(mean, var, gamma, beta, eps):
     """scale = gamma / sqrt(var + eps), shift = beta - mean * scale."""
     scale = divide(gamma, square_root(var + eps))
-    return scale, tl.fma(-mean, scale, beta)
+    return scale, tl.fma(mean, -scale, beta)  # Triton's -x is 0 - x: it would make a mean of 0 lose the sign of beta
 
 
 @triton.jit

@@ -14,7 +14,7 @@ INTERPRETED = (90, 1)  # what the interpreter runs as: everything that a chip ca
 
 
 class NotCompiled(RuntimeError):
-    """A CUDA graph is being captured and this kernel has not been launched yet: compiling it would break the capture."""
+    """A CUDA graph is being captured, and to compile this kernel now would break the capture."""
 
 
 @lru_cache
@@ -33,9 +33,9 @@ def check_device(name: str, x: Tensor, kernel: object) -> None:
         )
 
 
-def wide(*tensors: Tensor) -> bool:
-    """Whether offsets into one of these need 64 bits."""
-    return max(tensor.numel() for tensor in tensors) >= INT32_ELEMENTS
+def wide(*elements: int) -> bool:
+    """Whether offsets into a tensor of one of these sizes need 64 bits."""
+    return max(elements) >= INT32_ELEMENTS
 
 
 def aligned(*tensors: Tensor | None) -> bool:

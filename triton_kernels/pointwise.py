@@ -7,10 +7,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import PLANE_LONG, POINTWISE_PROGRAMS, Pointwise, PointwiseKey, pointwise_config, pointwise_registers
 from .epilogue import FUSION, draw_slope
 from .epilogue import epilogue as apply_epilogue
 from .launch import ACCESS_BYTES, check_device, chip, launch, wide
+from .pointwise_configs import (
+    PLANE_LONG,
+    POINTWISE_PROGRAMS,
+    Pointwise,
+    PointwiseKey,
+    pointwise_config,
+    pointwise_registers,
+)
 from .vectors import load_channels
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -144,7 +151,7 @@ def epilogue(
         {
             "LAYOUT": key.layout, "SLOPE_KIND": slope_kind, "GROUP": group,
             "RESIDUAL": "none" if residual is None else "after" if residual_after_act else "before",
-            "OFFSET": tl.int64 if wide(z) else tl.int32,
+            "OFFSET": tl.int64 if wide(z.numel()) else tl.int32,
             "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols, "num_warps": config.num_warps,
             "maxnreg": pointwise_registers(z.element_size()), "enable_fp_fusion": FUSION,
         },

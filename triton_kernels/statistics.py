@@ -1,8 +1,8 @@
 """The convolution with the statistics of what it stores, in one launch: for a BatchNorm that trains.
 
-Each program keeps mean and M2 (the sum of squared deviations) of its tiles, tile after tile, by Chan's formula; the last
-program of a tile of channels combines those of all programs, always in their order. Nothing is added atomically, so
-that the same call gives the same bits; sums of squares are of deviations, so that a large mean takes no digits away.
+Each program keeps mean and M2 (the sum of squared deviations) of its tiles, tile after tile, by Chan's formula; the
+last program of a tile of channels combines those of all programs, always in their order. Nothing is added atomically,
+so the same call gives the same bits; only deviations are squared, so a large mean takes no digits away.
 """
 
 import torch
@@ -15,7 +15,8 @@ from .configs import Conv
 from .describe import describe
 from .epilogue import FUSION
 from .launch import check_device, launch
-from .tiles import arrive, convolve, pixels, place, steps_of, store_tile
+from .products import convolve, steps_of
+from .tiles import arrive, pixels, place, store_tile
 from .vectors import load_vector
 
 
@@ -53,9 +54,7 @@ def combine_programs(partial_ptr, mean_ptr, m2_ptr, channel, exists, channels, p
     tl.store(m2_ptr + channel, m2, mask=exists)
 
 
-@triton.jit(
-    do_not_specialize=["batch", "height", "width", "out_height", "out_width", "pixel_tiles", "pixel_programs"]
-)
+@triton.jit(do_not_specialize=["batch", "height", "width", "out_height", "out_width", "pixel_tiles", "pixel_programs"])
 def conv_statistics_kernel(
     x, w, z, bias_ptr, partial_ptr, arrived_ptr, mean_ptr, m2_ptr,
     batch, height, width, out_height, out_width, pixel_tiles, pixel_programs, L: tl.constexpr, T: tl.constexpr,
@@ -78,7 +77,7 @@ def conv_statistics_kernel(
         image, row, column, there = pixels(tile, sizes, T)
         there = there[None, :] & exists[:, None]
         offset = place(
-            image[None, :], row[None, :], column[None, :], channel[:, None], out_height, out_width, channels, T.layout
+            image[None, :], row[None, :], column[None, :], channel[:, None], out_height, out_width, channels, T
         )
         store_tile(z, value, sizes, offset, there, first_m, tile, T)
         tile_count, tile_mean, tile_m2 = statistics_of(value.to(tl.float32), there)

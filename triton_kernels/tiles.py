@@ -37,7 +37,8 @@ class Tile(NamedTuple):
     """What it knows of the tile: layout "last" (channels_last) or "planes" (NCHW); box: None for pointers.
 
     split: whether several programs share its reduction. flat: a step is k places of the axis (tap, channel), else k
-    channels of one tap. offset: the integers of addresses.
+    channels of one tap. offset: the integers of addresses. Functions take all of it: Triton 3.6 does not take a string
+    that was read out of a constant as an argument.
     """
 
     layout: str
@@ -49,18 +50,6 @@ class Tile(NamedTuple):
     flat: bool
     precision: str
     offset: tl.dtype
-
-
-@triton.jit
-def steps_of(L: tl.constexpr, T: tl.constexpr):
-    """Steps of the reduction."""
-    taps: tl.constexpr = L.kernel[0] * L.kernel[1]
-    if L.multiplier > 0:
-        return taps
-    elif T.flat:
-        return tl.cdiv(taps * L.in_channels, T.k)
-    else:
-        return taps * tl.cdiv(L.in_channels, T.k)
 
 
 @triton.jit
@@ -85,91 +74,18 @@ def pixels(tile, sizes, T: tl.constexpr):
 
 
 @triton.jit
-def place(image, row, column, channel, height, width, channels, LAYOUT: tl.constexpr):
-    """Where an element lies in a contiguous ("planes") or channels_last ("last") tensor; the arguments broadcast."""
-    if LAYOUT == "last":
+def planes(image, row, column, channel, height, width, channels):
+    """Where an element lies in a contiguous tensor; the arguments broadcast."""
+    return ((image * channels + channel) * height + row) * width + column
+
+
+@triton.jit
+def place(image, row, column, channel, height, width, channels, T: tl.constexpr):
+    """Where an element lies in a tensor of the tile's layout; the arguments broadcast."""
+    if T.layout == "last":
         return ((image * height + row) * width + column) * channels + channel
     else:
-        return ((image * channels + channel) * height + row) * width + column
-
-
-@triton.jit
-def load_box(x, image, row, column, tap, channel, L: tl.constexpr, T: tl.constexpr):
-    """(n, k) of x through its descriptor; for stride 2 that is of the view (N, H / 2, 2, W / 2, 2 C)."""
-    down = tap // L.kernel[1] * L.dilation[0] - L.padding[0]
-    right = tap % L.kernel[1] * L.dilation[1] - L.padding[1]
-    if L.stride[0] == 2:
-        at = [image, row + (down >> 1), down & 1, column + (right >> 1), (right & 1) * L.in_channels + channel]
-    else:
-        at = [image, row + down, column + right, channel]
-    return tl.reshape(x.load(at), [T.n, T.k])
-
-
-@triton.jit
-def load_run(x, sizes, image, row, column, there, group, tap, channel, valid, L: tl.constexpr, T: tl.constexpr):
-    """(n, k) of x through its pointer; tap is one number, or one for each of the k places."""
-    row = row[:, None] * L.stride[0] - L.padding[0] + tap // L.kernel[1] * L.dilation[0]
-    column = column[:, None] * L.stride[1] - L.padding[1] + tap % L.kernel[1] * L.dilation[1]
-    inside = (row >= 0) & (row < sizes[1]) & (column >= 0) & (column < sizes[2])
-    channel = group * L.in_channels + channel[None, :]
-    offset = place(image[:, None], row, column, channel, sizes[1], sizes[2], L.groups * L.in_channels, T.layout)
-    return tl.load(x + offset, mask=inside & there[:, None] & valid[None, :], other=0.0)
-
-
-@triton.jit
-def convolve(x, w, sizes, group, first_m, tile, first, last, L: tl.constexpr, T: tl.constexpr):
-    """(m, n) in fp32: the sum of weights times inputs over the steps from first to last."""
-    if L.multiplier > 0:
-        return multiply_depthwise(x, w, sizes, first_m, tile, first, last, L, T)
-    else:
-        return multiply(x, w, sizes, group, first_m, tile, first, last, L, T)
-
-
-@triton.jit
-def multiply_depthwise(x, w, sizes, first_m, tile, first, last, L: tl.constexpr, T: tl.constexpr):
-    """Each channel by itself, tap by tap."""
-    taps: tl.constexpr = L.kernel[0] * L.kernel[1]
-    m = (first_m + tl.arange(0, T.m))[:, None]
-    image, row, column, there = pixels(tile, sizes, T)
-    row, column = row[None, :] * L.stride[0] - L.padding[0], column[None, :] * L.stride[1] - L.padding[1]
-    exists = there[None, :] & (m < L.out_channels)
-    acc = tl.full([T.m, T.n], 0.0, tl.float32)
-    for tap in range(first, last):
-        down, right = row + tap // L.kernel[1] * L.dilation[0], column + tap % L.kernel[1] * L.dilation[1]
-        inside = exists & (down >= 0) & (down < sizes[1]) & (right >= 0) & (right < sizes[2])
-        channels: tl.constexpr = L.out_channels // L.multiplier
-        offset = place(image[None, :], down, right, m // L.multiplier, sizes[1], sizes[2], channels, T.layout)
-        a = tl.load(w + m * taps + tap, mask=m < L.out_channels, other=0.0).to(tl.float32)
-        acc = tl.fma(a, tl.load(x + offset, mask=inside, other=0.0).to(tl.float32), acc)
-    return acc
-
-
-@triton.jit
-def multiply(x, w, sizes, group, first_m, tile, first, last, L: tl.constexpr, T: tl.constexpr):
-    """The main loop: one product of matrices a step."""
-    channel_steps: tl.constexpr = (L.in_channels + T.k - 1) // T.k
-    depth: tl.constexpr = L.kernel[0] * L.kernel[1] * L.in_channels
-    m = first_m + tl.arange(0, T.m)
-    image, row, column, there = pixels(tile, sizes, T)
-    acc = tl.full([T.m, T.n], 0.0, tl.float32)
-    for step in range(first, last):
-        if T.box is not None:
-            first_image, first_row, first_column = corner(tile, sizes, T)
-            tap, channel = step // channel_steps, step % channel_steps * T.k
-            a = w.load([first_m, tap * L.in_channels + channel])
-            b = load_box(x, first_image, first_row, first_column, tap, channel, L, T)
-        else:
-            if T.flat:
-                k = step * T.k + tl.arange(0, T.k)
-                tap, channel, valid = (k // L.in_channels)[None, :], k % L.in_channels, k < depth
-            else:
-                tap, channel = step // channel_steps, step % channel_steps * T.k + tl.arange(0, T.k)
-                k, valid = tap * L.in_channels + channel, channel < L.in_channels
-            offset = (group * L.out_channels + m).to(T.offset)[:, None] * depth + k[None, :]
-            a = tl.load(w + offset, mask=(m < L.out_channels)[:, None] & valid[None, :], other=0.0)
-            b = load_run(x, sizes, image, row, column, there, group, tap, channel, valid, L, T)
-        acc = tl.dot(a, tl.trans(b), acc, input_precision=T.precision)
-    return acc
+        return planes(image, row, column, channel, height, width, channels)
 
 
 @triton.jit
@@ -184,11 +100,13 @@ def load_tile(x, sizes, offset, there, first_m, tile, T: tl.constexpr):
 
 @triton.jit
 def store_tile(y, value, sizes, offset, there, first_m, tile, T: tl.constexpr):
+    """Rounds once, to y's type."""
     if T.box is None:
-        tl.store(y + offset, value, mask=there)
+        tl.store(y + offset, value.to(y.dtype.element_ty), mask=there)
     else:
         image, row, column = corner(tile, sizes, T)
-        y.store([image, row, column, first_m], tl.reshape(tl.trans(value), [T.box[0], T.box[1], T.box[2], T.m]))
+        box = tl.reshape(tl.trans(value.to(y.dtype)), [T.box[0], T.box[1], T.box[2], T.m])
+        y.store([image, row, column, first_m], box)
 
 
 @triton.jit

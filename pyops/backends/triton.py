@@ -1,4 +1,8 @@
-"""Row `triton`: our Triton kernels. NVIDIA sm_80 and newer; on CPU only under TRITON_INTERPRET=1, for tests."""
+"""Row `triton`: our Triton kernels. NVIDIA sm_80 and newer; on CPU only under TRITON_INTERPRET=1, for tests.
+
+The convolution is an implicit matrix product with the whole epilogue behind it, in one launch. It reads the weight as
+channels_last: a weight in another layout is copied in each call, a frozen one (which is channels_last) never.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from .. import ops
 from ..spec import Epilogue, Spec
 
 name = "triton"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def _interpreting() -> bool:
@@ -24,23 +29,62 @@ def available() -> list[str]:
         return []
     if not torch.cuda.is_available():
         return ["no CUDA device; on CPU it runs only under TRITON_INTERPRET=1, for tests"]
-    if torch.cuda.get_device_capability() < (8, 0):
-        return [f"expected compute capability 8.0 or newer, got {torch.cuda.get_device_capability()}"]
-    return []
+    return _too_old(torch.device("cuda"))
+
+
+def _too_old(device: torch.device) -> list[str]:
+    capability = torch.cuda.get_device_capability(device)
+    return [] if capability >= (8, 0) else [f"expected compute capability 8.0 or newer, got {capability} of {device}"]
 
 
 def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str]:
     found = available()
-    if weight is not None:
-        found.append("its convolution is not part of this release: bn_act and add_act only")
-    if not input.is_cuda and not (_interpreting() and input.device.type == "cpu"):
+    if input.device.type not in ("cuda", "meta") and not (_interpreting() and input.device.type == "cpu"):
         found.append(f"input: expected a CUDA tensor, got one on {input.device}")
+    elif input.is_cuda and not found:
+        found += _too_old(input.device)
+    if weight is not None and input.dtype not in DTYPES:
+        found.append(f"input: expected float16, bfloat16 or float32 to convolve, got {input.dtype}")
     return found
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
-    if z.is_cuda:
+    if _through_op(z):
         return torch.ops.atrous._epilogue(z, *arguments)
     from ..triton_kernels import pointwise
 
     return pointwise.epilogue(z, *arguments)
+
+
+def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
+    geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
+    run = torch.ops.atrous._conv_epilogue if _through_op(input) else ops.triton_conv_epilogue
+    return run(input, weight, bias, *geometry, *arguments)
+
+
+def _through_op(x: Tensor) -> bool:
+    """Whether the operator runs the kernel and nothing else: on CPU it is another one, and under graph capture
+    `_epilogue` may not be the kernel."""
+    return x.device.type in ("cuda", "meta") and not ops.capturing(x)
+
+
+# The frozen form: the weight is laid out once as the kernels read it.
+
+
+def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
+    return []
+
+
+def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
+    return ()
+
+
+def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def packed_conv_epilogue(
+    input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
+) -> Tensor:
+    """conv_epilogue with the weight in both forms."""
+    return conv_epilogue(input, packed, bias, spec, arguments)

@@ -1,0 +1,23 @@
+"""How a feature map lies in memory: NCHW or channels_last (NHWC)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether the strides of x are ordered as NHWC and not as NCHW, as x.suggest_memory_format() decides in C++."""
+    if x.dim() != 4 or x.is_contiguous() or x.stride(1) == 0 or 0 in x.shape:
+        return False
+    least = 0
+    for axis in (1, 3, 2, 0):
+        if x.stride(axis) < least or (axis == 0 and least == x.stride(1)):
+            return False
+        least = x.stride(axis) * x.shape[axis]
+    return True
+
+
+def memory_format(*tensors: Tensor) -> torch.memory_format:
+    """What eager's convolution gives for these: channels_last if any of them is."""
+    return torch.channels_last if any(map(channels_last, tensors)) else torch.contiguous_format

@@ -1,0 +1,162 @@
+"""The table of measured choices: which row, in which config, was the fastest for a convolution on this device.
+
+`python -m atrous tune` fills the user's tables, $XDG_CACHE_HOME/atrous/tuning/*.json (~/.cache where that is not set);
+those that atrous ships are in tables/. The user's come first. A table counts on the device and with the versions that
+it was measured with; a file that is no table is told of once and left alone. To undo a choice, delete its file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .layout import memory_format
+from .spec import Spec
+from .tuning_device import device_name, versions
+from .tuning_format import MOST_BYTES, Entry, Key, Table, dump, parse
+
+SHIPPED = Path(__file__).parent / "tables"
+T = TypeVar("T")
+
+
+def bucket(batch: int) -> int:
+    """The power of two at or above a batch: what was measured for one holds for its neighbours."""
+    return 1 << max(batch - 1, 0).bit_length()
+
+
+def key(
+    input: Tensor,
+    weight: Tensor,
+    spec: Spec,
+    *,
+    layout: str,
+    residual: bool,
+    training: bool = False,
+    frozen: bool = False,
+) -> Key:
+    """What the choice for a call depends on. frozen: the weight may be packed, which only a CPU's rows do."""
+    batch, in_channels, height, width = input.shape
+    dtype, cuda = str(input.dtype).removeprefix("torch."), input.device.type == "cuda"
+    tf32 = cuda and dtype == "float32" and _tf32()
+    return Key(
+        in_channels, weight.shape[0], (height, width), (weight.shape[2], weight.shape[3]), spec.stride, spec.padding,
+        spec.dilation, spec.groups, bucket(batch), dtype, layout, residual, training, frozen and not cuda, tf32,
+    )  # fmt: skip
+
+
+def measured(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool = False) -> Entry | None:
+    """The entry for a call in inference; None where nothing was measured for it, and where a size is symbolic."""
+    if not _plain((*input.shape, *weight.shape)):
+        return None
+    layout = "channels_last" if memory_format(input, weight) == torch.channels_last else "NCHW"
+    found = key(input, weight, spec, layout=layout, residual=residual, frozen=frozen)
+    return lookup(input.device, tuple(found))  # torch 2.13 hands a NamedTuple on as another one
+
+
+def _plain(sizes: tuple) -> bool:
+    """Whether all are plain numbers; under torch.compile with dynamic shapes they are not."""
+    if not torch.compiler.is_compiling():
+        return all(type(size) is int for size in sizes)
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return all(has_static_value(size) for size in sizes)
+
+
+def _constant(function: T) -> T:
+    """In a graph its result is one: torch.compiler.assume_constant_result without its import, which takes a second."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
+def _tf32() -> bool:
+    """Whether torch allows it in cuDNN's convolutions."""
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision == "tf32"
+
+
+@_constant
+def lookup(device: torch.device, key: tuple) -> Entry | None:
+    """The entry for a Key on a device, or None."""
+    return _entries(device).get(key)  # type: ignore[call-overload]
+
+
+@lru_cache
+def _entries(device: torch.device) -> dict[Key, Entry]:
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        return {}
+    tables = [*_tables(SHIPPED), *_tables(user_folder())]
+    here = (device_name(device), versions(device)) if tables else None
+    return {key: entry for t in tables if (t.device, t.versions) == here for key, entry in t.entries.items()}
+
+
+def reload() -> None:
+    """Forgets what was read: the next call reads the files again."""
+    _entries.cache_clear()
+    _tables.cache_clear()
+
+
+@lru_cache
+def _tables(folder: Path | None) -> tuple[Table, ...]:
+    """The tables of a folder, in the order of their names."""
+    try:
+        names = sorted(os.listdir(folder)) if folder else []
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        names = []
+        warnings.warn(f"atrous: the tuning tables of {folder} are not used: {error}", stacklevel=2)
+    found = []
+    for path in (Path(folder or "", name) for name in names if name.endswith(".json")):
+        try:
+            found.append(read(path))
+        except (OSError, ValueError) as error:
+            warnings.warn(f"atrous: the tuning table {path} is not used: {error}", stacklevel=2)
+    return tuple(found)
+
+
+def read(path: Path) -> Table:
+    """The table of a file. Raises OSError where it cannot be read, ValueError where it is no table."""
+    return parse(contents(path))
+
+
+def contents(path: Path) -> bytes:
+    """Of a regular file, but no more than a table may have. Raises OSError, and ValueError for another kind of file."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("expected a regular file, got a folder or a device")
+    with open(path, "rb") as file:
+        return file.read(MOST_BYTES + 1)
+
+
+def save(path: Path, table: Table) -> None:
+    """Writes the table, and the entries that the file has for the same device and versions, whole or not at all.
+
+    Raises OSError where it cannot be written, ValueError where what is there is no table: it is left alone.
+    """
+    before = read(path) if os.path.lexists(path) else table
+    if (before.device, before.versions) == (table.device, table.versions):
+        table = table._replace(entries=before.entries | table.entries)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(dump(table), encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    reload()
+
+
+def user_folder() -> Path | None:
+    """Where the user's tables are; None where there is no home."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return Path(cache if os.path.isabs(cache) else Path.home() / ".cache", "atrous", "tuning")
+    except RuntimeError:
+        return None

@@ -1,0 +1,142 @@
+"""CUDA graphs: a call during capture always works, or a named row says that it was not compiled before."""
+
+from __future__ import annotations
+
+import contextlib
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+import atrous
+from atrous import dispatch, ops
+from atrous.backends import library
+from atrous.spec import Epilogue, Spec
+
+pytest.importorskip("triton")
+
+from atrous.triton_kernels import launch as launching  # noqa: E402
+from atrous.triton_kernels.launch import NotCompiled, launch  # noqa: E402
+
+CARD = torch.device("cuda", 0)
+on_card = pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA card"))
+
+
+class Kernel:
+    """Stands in for a compiled kernel and counts its launches."""
+
+    __name__ = "kernel"
+
+    def __init__(self):
+        self.launched = 0
+
+    def __getitem__(self, grid):
+        def run(*arguments, **constants):
+            self.launched += 1
+
+        return run
+
+
+@pytest.fixture
+def capturing():
+    """Makes this machine look as if it had a card, and one that captures or not."""
+    state = mock.Mock(return_value=False)
+    with (
+        mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()),
+        mock.patch.object(torch.cuda, "is_current_stream_capturing", state),
+        mock.patch.object(launching, "_launched", set()),
+    ):
+        yield state
+
+
+def test_under_capture_only_what_was_launched_before(capturing):
+    kernel, x = Kernel(), torch.zeros(64)
+    launch(kernel, CARD, 1, (x, None, 3), {"BLOCK": 64})
+    capturing.return_value = True
+    launch(kernel, CARD, 1, (torch.zeros(128), None, 4), {"BLOCK": 64})  # sizes do not matter
+    assert kernel.launched == 2
+    for arguments, constants in [
+        ((x, None, 3), {"BLOCK": 128}),
+        ((x, x, 3), {"BLOCK": 64}),
+        ((x.half(), None, 3), {"BLOCK": 64}),
+        ((x[1:], None, 3), {"BLOCK": 64}),  # 16 bytes do not divide its address
+        ((x, None, 2**31), {"BLOCK": 64}),
+    ]:
+        with pytest.raises(NotCompiled, match="kernel: a CUDA graph is being captured .* call it once"):
+            launch(kernel, CARD, 1, arguments, constants)
+    with pytest.raises(NotCompiled):
+        launch(kernel, torch.device("cuda", 1), 1, (x, None, 3), {"BLOCK": 64})
+    assert kernel.launched == 2
+
+
+def test_a_launch_that_failed_is_not_remembered(capturing):
+    kernel = mock.MagicMock(__name__="kernel")
+    kernel.__getitem__.return_value.side_effect = RuntimeError("no image")
+    with pytest.raises(RuntimeError, match="no image"):
+        launch(kernel, CARD, 1, (), {})
+    capturing.return_value = True
+    with pytest.raises(NotCompiled):
+        launch(kernel, CARD, 1, (), {})
+
+
+def test_auto_takes_the_library_for_what_is_not_compiled():
+    x, w = torch.randn(1, 4, 8, 8), torch.randn(6, 4, 3, 3)
+    call = x, w, None, Spec(padding=(1, 1)), Epilogue(slope_kind="relu")
+    refuses = mock.Mock(side_effect=NotCompiled("no"))
+    assert torch.equal(dispatch.compiled_or_library(refuses)(*call), library.conv_epilogue(*call))
+    works = mock.Mock(return_value=x)
+    assert dispatch.compiled_or_library(works)(*call) is x and works.call_args.args == call
+
+
+def test_the_epilogue_under_capture_is_plain_torch_where_its_kernel_is_not_compiled():
+    z = torch.randn(2, 3, 4, 4)
+    with mock.patch("atrous.triton_kernels.pointwise.epilogue", side_effect=NotCompiled("no")):
+        y = ops._cuda_epilogue(z, *Epilogue(slope_kind="relu"))
+    assert torch.equal(y, z.relu())
+
+
+@on_card
+def test_a_capture_without_a_call_before():
+    """A named row says so, auto works; what was captured gives the same as a call."""
+    x = torch.randn(2, 48, 9, 7, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(40, 48, 3, 3, device="cuda", dtype=torch.bfloat16)
+    torch.conv2d(x, w)  # cuDNN's own handle
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with mock.patch.object(launching, "_launched", set()), torch.cuda.graph(graph):
+        with pytest.raises(NotCompiled):
+            atrous.conv_bn_act(x, w, slope="relu", backend="triton")
+        y = atrous.conv_bn_act(x, w, slope="relu")
+    graph.replay()
+    torch.testing.assert_close(y, torch.conv2d(x, w).relu(), rtol=2e-2, atol=2e-2)
+
+
+@on_card
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_a_frozen_model_as_a_graph(backend):
+    model = atrous.models.resnet34(act="prelu", output_stride=8).cuda().bfloat16().eval()
+    frozen = atrous.fuse(model, backend=backend, freeze=True)
+    x = torch.randn(1, 3, 96, 96, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = frozen(x)
+        graphed = torch.cuda.make_graphed_callables(frozen, (x.clone(),))
+        other = torch.randn_like(x)
+        assert torch.equal(graphed(x), expected)
+        assert torch.equal(graphed(other), frozen(other))
+
+
+@on_card
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_reduce_overhead(backend):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(64, 64, 3, padding=2, dilation=2, bias=False), nn.BatchNorm2d(64), nn.PReLU(64),
+        nn.Conv2d(64, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(),
+    ).cuda().bfloat16().eval()  # fmt: skip
+    frozen = atrous.fuse(model, backend=backend, freeze=True)
+    compiled = torch.compile(frozen, mode="reduce-overhead", fullgraph=True)
+    with torch.no_grad():
+        for _ in range(4):  # warm-up, capture, replays
+            x = torch.randn(2, 64, 28, 28, device="cuda", dtype=torch.bfloat16)
+            torch.testing.assert_close(compiled(x).clone(), frozen(x), rtol=2e-2, atol=2e-2)

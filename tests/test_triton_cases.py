@@ -1,0 +1,26 @@
+"""Every case of CASES.md over the row `triton`, under Triton's interpreter; on a card `.ci/gpu test` needs no such thing.
+
+Left out, each because the interpreter cannot show it: bf16, which it computes wrong (autocast's default on a CPU too);
+fp64, which the row refuses to convolve; torch.compile and torch.export, which need the operator on a card; two threads,
+since it patches Triton's language while it runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+import triton_cases as cases  # noqa: E402
+
+HERE = Path(__file__).parent
+LEFT_OUT = ("bfloat16", "autocast", "float64", "double", "compile", "export", "two_threads")
+
+
+@pytest.mark.gate
+@pytest.mark.skipif(cases.INTERPRETING, reason="this is that process")
+def test_every_case_under_the_interpreter(capsys):
+    files = sorted(str(path) for path in HERE.glob("test_cases_*.py"))
+    cases.interpret(*files, capsys=capsys, least=400, only="triton and not (" + " or ".join(LEFT_OUT) + ")")

@@ -1,0 +1,323 @@
+"""What the tests of the Triton convolutions share: calls, their oracle, the error budget, the interpreter's process.
+
+Triton reads TRITON_INTERPRET when it is imported, so a test file runs itself again in a process that has it set. The
+interpreter is wrong in bf16: there is none of it there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atrous import reference
+from atrous.triton_kernels import configs
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+CUDA = torch.cuda.is_available()
+DEVICE = "cpu" if INTERPRETING or not CUDA else "cuda"
+DTYPES = (torch.float16, torch.float32) if INTERPRETING else (torch.float16, torch.bfloat16, torch.float32)
+SLOPE_KINDS = ("relu", "number", "tensor", "random")
+RESIDUALS = ("none", "before", "after")
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+NAN = float("nan")
+
+
+def on_device(test):
+    """Runs under the interpreter and on a card."""
+    return test if INTERPRETING else on_card(test)
+
+
+def on_card(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not CUDA or INTERPRETING, reason="needs an NVIDIA card")(test))
+
+
+def interpret(*files, capsys, least, only=""):
+    """Runs the tests of these files in a process of the interpreter's: all pass, and they are more than `least`.
+
+    only: an expression of pytest's -k.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *files,
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not gpu",
+        "-k",
+        only,
+    ]
+    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    last = run.stdout.strip().rpartition("\n")[2]
+    with capsys.disabled():
+        print(f" [interpreter: {last}]", end=" ")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert int(re.search(r"(\d+) passed", last)[1]) > least
+
+
+@contextlib.contextmanager
+def poisoned_outputs():
+    """What a kernel does not write is NaN, and no integer that anybody would have chosen."""
+
+    def poisoning(make):
+        def made(*args, **kwargs):
+            tensor = make(*args, **kwargs)
+            return tensor.fill_(NAN if tensor.is_floating_point() else 0x5A)
+
+        return made
+
+    names = ("empty", "empty_like", "empty_strided")
+    with mock.patch.multiple(torch, **{name: poisoning(getattr(torch, name)) for name in names}):
+        yield
+
+
+class Call(NamedTuple):
+    """The positional arguments of `reference.conv_epilogue`, and of the kernel."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    eps: float = 1e-5
+    slope_kind: str = "number"
+    slope_value: float = 1.0
+    slope_upper: float = 1.0
+    slope: Tensor | None = None
+    seed: Tensor | None = None
+    residual: Tensor | None = None
+    residual_after_act: bool = False
+
+    @property
+    def convolution(self) -> tuple:
+        return self[:7]
+
+    def double(self) -> Call:
+        return self.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+    def map(self, change) -> Call:
+        return Call(*(change(value) if isinstance(value, Tensor) else value for value in self))
+
+
+def draw(*size: int, dtype=torch.float32, layout="NCHW") -> Tensor:
+    return torch.randn(size, device=DEVICE).to(dtype, memory_format=LAYOUTS[layout] if len(size) == 4 else None)
+
+
+def seed_of(*numbers: int) -> Tensor:
+    return torch.tensor(numbers, device=DEVICE)
+
+
+def strided_as(values: Tensor, layout: str) -> Tensor:
+    """The values with the very strides of torch.empty in that layout (`to` keeps those of one channel or pixel)."""
+    return torch.empty(values.shape, dtype=values.dtype, device=DEVICE, memory_format=LAYOUTS[layout]).copy_(values)
+
+
+def convolution(
+    size, out_channels, kernel, dtype, layout="NCHW", *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
+    bias=True,
+) -> Call:  # fmt: skip
+    """A convolution alone: its epilogue changes nothing. Weights keep the variance of an input of any size."""
+    fan_in = size[1] // groups * kernel[0] * kernel[1]
+    weight = (torch.randn(out_channels, size[1] // groups, *kernel, device=DEVICE) * (2 / fan_in) ** 0.5).to(dtype)
+    input = strided_as(draw(*size, dtype=dtype), layout)
+    return Call(input, weight, draw(out_channels, dtype=dtype) if bias else None, stride, padding, dilation, groups)
+
+
+def ended(call: Call, layout="NCHW", slope_kind="tensor", residual="before", norm=True, shared=False, vectors=None):
+    """The same with an epilogue: slopes below 0 and above 1, gammas of both signs."""
+    channels, vectors = call.weight.shape[0], vectors or torch.float32
+    changed: dict[str, Any] = {"eps": 1e-3, "slope_kind": slope_kind, "slope_value": -0.125, "slope_upper": 0.5}
+    if norm:
+        changed |= {name: draw(channels, dtype=vectors) for name in ("mean", "gamma", "beta")}
+        changed["var"] = draw(channels, dtype=vectors).abs() + 0.1
+    changed |= {"slope": draw(1 if shared else channels, dtype=vectors), "seed": seed_of(0x1234_5678_9ABC, 1 << 40)}
+    if residual != "none":
+        z = F.conv2d(*call.map(lambda tensor: tensor.to("meta")).convolution)
+        changed["residual"] = strided_as(draw(*z.shape, dtype=call.input.dtype), layout)
+    return call._replace(**changed, residual_after_act=residual == "after")
+
+
+def same_padding(kernel, dilation=(1, 1)) -> tuple[int, int]:
+    return tuple(step * (extent - 1) // 2 for extent, step in zip(kernel, dilation))
+
+
+# Each way through the kernels in its smallest form.
+POINTERS, DESCRIPTORS = (
+    min((config for config in configs.CONV if config.descriptors == wanted), key=lambda config: config.elements)
+    for wanted in (False, True)
+)
+SIZE = (5, 6)
+
+
+class Path(NamedTuple):
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    groups: int
+    config: configs.Conv | None
+    batch: int = 2
+
+    def call(self, dtype, layout, **changed) -> Call:
+        given = {"padding": (1, 2), "dilation": (2, 1), "groups": self.groups} | changed
+        return convolution(
+            (self.batch, self.in_channels, *SIZE), self.out_channels, self.kernel, dtype, layout, **given
+        )
+
+
+PATHS = {
+    "flat": Path(5, 9, (2, 3), 1, POINTERS),
+    "taps": Path(17, 9, (2, 3), 1, POINTERS),
+    "grouped": Path(32, 6, (2, 3), 2, POINTERS),
+    "persistent": Path(17, 9, (2, 3), 1, POINTERS._replace(waves=2), 4),  # three tiles, two programs
+    "splits": Path(17, 9, (3, 3), 1, POINTERS._replace(splits=2)),
+    "descriptors": Path(64, 24, (2, 3), 1, DESCRIPTORS),
+    "depthwise": Path(5, 5, (2, 3), 5, None),
+    "multiplier": Path(3, 9, (2, 3), 3, None),
+}
+
+
+def runs(config: configs.Conv | None, layout="NHWC", draws=False, ieee=False) -> bool:
+    """Whether a convolution that is large enough in each direction can take this config, registers apart."""
+    if config is None:
+        return True
+    return not (config.descriptors and (layout == "NCHW" or ieee)) and not (config.splits > 1 and draws)
+
+
+WAYS = [(path, layout) for path in PATHS for layout in LAYOUTS if runs(PATHS[path].config, layout)]
+
+
+def name_of(value) -> str:
+    """A config's name in a test's id."""
+    if not isinstance(value, configs.Conv):
+        return str(value)
+    kind = "descriptors" if value.descriptors else "pointers"
+    return f"{value.block_m}x{value.block_n}x{value.depth}-{kind}-splits{value.splits}-waves{value.waves}"
+
+
+# Kernels with one tap more than so many splits need, and sizes of outputs that take two tiles of so many pixels.
+SPLIT_KERNELS = {1: (2, 2), 2: (3, 3), 4: (1, 17), 8: (3, 11), 16: (5, 13)}
+PIXELS = {64: (2, 5, 7), 128: (2, 7, 10), 256: (3, 8, 11)}
+
+
+def rotated(listed, *options) -> list[tuple]:
+    """Every config with a combination of the options that it runs in, the layout last; on a card, with each of them."""
+    made = []
+    for i, config in enumerate(listed):
+        fitting = [combined for combined in itertools.product(*options) if runs(config, combined[-1])]
+        chosen = [fitting[(i + i // len(configs.CONV)) % len(fitting)]] if INTERPRETING else fitting
+        made += [(config, *combined) for combined in chosen]
+    return made
+
+
+def fill(config: configs.Conv, dtype, layout, kernel, blocks=1, tiles=2, **geometry) -> Call:
+    """A convolution that this config can run: two tiles of pixels, `tiles` of channels, the last of each nearly empty,
+    `blocks` steps of channels a tap (pointers: the last of them not full, where flat ones don't begin)."""
+    deep = config.block_k(dtype.itemsize)
+    channels = deep * blocks if config.descriptors else max(deep * (blocks - 1) + 3, configs.FLAT_CHANNELS)
+    batch, *size = geometry.pop("pixels", PIXELS[config.block_n])
+    given = {"padding": same_padding(kernel, geometry.get("dilation", (1, 1)))} | geometry
+    out_channels = config.block_m * (tiles - 1) + 8
+    return convolution((batch, channels, *size), out_channels, kernel, dtype, layout, **given)
+
+
+def tf32(dtype) -> bool:
+    """Whether fp32 products are rounded; the interpreter computes them in fp32."""
+    return dtype == torch.float32 and not INTERPRETING and torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
+@contextlib.contextmanager
+def precision(wanted: str):
+    """What torch says of fp32 convolutions."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+
+
+def budget(call: Call, truth: Tensor) -> Tensor:
+    """Half a unit of the result's type, and 8 units of fp32 on the sum of the magnitudes that were added.
+
+    tf32 keeps 10 bits of each factor, cut or rounded: 2**-9 of a product at the most.
+    """
+    exact = call.double()
+    products = F.conv2d(exact.input.abs(), exact.weight.abs(), None, *call[3:7])
+    column, scale = (1, -1, 1, 1), 1.0
+    size = products + (0 if call.bias is None else exact.bias.abs().view(column))
+    if call.mean is not None:
+        scale = ((1 if call.gamma is None else exact.gamma) / (exact.var + call.eps).sqrt()).abs().view(column)
+        size = (size + exact.mean.abs().view(column)) * scale
+        size = size + (0 if call.beta is None else exact.beta.abs().view(column))
+    size = size + (0 if call.residual is None else exact.residual.abs())
+    slopes = {"number": [call.slope_value], "random": [call.slope_value, call.slope_upper]}.get(call.slope_kind, [])
+    slopes += [call.slope.double().abs().max().item()] if call.slope_kind == "tensor" else []
+    steepest = max(1.0, *map(abs, slopes)) if slopes else 1.0
+    storage = torch.finfo(call.input.dtype)
+    arithmetic = 8 * torch.finfo(torch.float32).eps * size
+    arithmetic = arithmetic + (2.0**-9 * scale * products if tf32(call.input.dtype) else 0)
+    return 0.5 * storage.eps * truth.abs() + steepest * arithmetic + storage.smallest_normal * storage.eps
+
+
+def assert_within(y: Tensor, call: Call, truth: Tensor | None = None) -> None:
+    """y is within its budget of the oracle, element by element."""
+    truth = reference.conv_epilogue(*call.double()) if truth is None else truth
+    assert (y.shape, y.dtype, y.device) == (truth.shape, call.input.dtype, call.input.device)
+    over = (y.double() - truth).abs() - budget(call, truth)
+    assert not over.isnan().any(), f"{int(over.isnan().sum())} of {over.numel()} are NaN"
+    assert (over <= 0).all(), (
+        f"{int((over > 0).sum())} of {over.numel()} over their budget, by up to {over.max().item()}"
+    )
+
+
+def where_it_fits(check, call, layout, config) -> None:
+    """The interpreter has registers for any tile; on a card their number is the one reason to refuse this call."""
+    if INTERPRETING:
+        with mock.patch.object(configs, "most_elements", lambda key, config: config.elements):
+            check(call, layout, config)
+        return
+    try:
+        check(call, layout, config)
+    except ValueError as refusal:
+        if not re.fullmatch(r"config: expected at most \d+ elements a thread; got .*", str(refusal)):
+            raise
+        pytest.skip(str(refusal))
+
+
+@contextlib.contextmanager
+def unmutated(call: Call):
+    before = call.map(Tensor.clone)
+    yield
+    for name, tensor in call._asdict().items():
+        assert not isinstance(tensor, Tensor) or torch.equal(tensor, getattr(before, name)), f"{name} was changed"
+
+
+def strides(size, layout: str) -> tuple[int, ...]:
+    return torch.empty(size, device="meta", memory_format=LAYOUTS[layout]).stride()
+
+
+def compiled() -> int:
+    """Kernels of ours that are compiled for the current card."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("atrous.triton_kernels.")]
+    kernels = {id(v): v for module in modules for v in vars(module).values() if hasattr(v, "device_caches")}
+    return sum(len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels.values())
