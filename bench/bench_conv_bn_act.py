@@ -6,8 +6,11 @@ import torch
 
 from atrous import testing
 
+DTYPES = [torch.float32, torch.bfloat16][: 1 + torch.cuda.is_available()]  # many a CPU emulates bf16
 
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("provider", providers.OPS)
 @pytest.mark.parametrize("case", testing.RESNET34, ids=lambda case: case.name)
-def test_conv_bn_act(case, provider, compare):
-    compare(f"conv_bn_act {case.name}", provider, providers.conv_bn_act(case, torch.float32))
+def test_conv_bn_act(case, provider, dtype, compare):
+    compare(f"conv_bn_act {case.name} {dtype}", provider, providers.conv_bn_act(case, dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +24,9 @@ class Layer:
     size: int  # of the input
     dilation: int = 1
 
+    def __str__(self) -> str:
+        return f"{self.name} dilation {self.dilation}"
+
     @property
     def geometry(self) -> tuple:
         return (self.stride,) * 2, (self.dilation * (self.kernel // 2),) * 2, (self.dilation,) * 2
@@ -36,9 +40,20 @@ class Layer:
         return 2 * batch * self.out_channels * self.out_size**2 * self.in_channels * self.kernel**2
 
 
-def layers(size: int = 224) -> list[Layer]:
-    """The distinct convolutions of ResNet34 on an image of this size, each under the name of its first."""
-    found: dict[tuple, list[str]] = {}
+@dataclass(frozen=True)
+class Site(Layer):
+    """A convolution with what the network puts behind it: BatchNorm, the block's input, a slope for each channel."""
+
+    act: bool = True
+    residual: bool = False
+
+
+Some = TypeVar("Some", bound=Layer)
+
+
+def convolutions(size: int = 224) -> list[Layer]:
+    """Every convolution of ResNet34 on an image of this size, in the order in which they run."""
+    found: list[Layer] = []
     with torch.device("meta"):
         model = models.resnet34().eval()
         for name, module in model.named_modules():
@@ -46,13 +61,33 @@ def layers(size: int = 224) -> list[Layer]:
 
                 def note(conv, args, name=name):
                     shape = conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], args[0].shape[-1]
-                    found.setdefault(shape, []).append(name)
+                    found.append(Layer(name, 1, *shape))
 
                 module.register_forward_pre_hook(note)
         model(torch.empty(1, 3, size, size))
-    return [Layer(names[0], len(names), *shape) for shape, names in found.items()]
+    return found
 
 
-def dilated(plain: list[Layer], dilations: tuple[int, ...] = (1, 2, 4)) -> list[Layer]:
+def distinct(every: list[Some]) -> list[Some]:
+    """Those that differ in more than their names, each under the name of its first."""
+    names: dict[Some, list[str]] = {}
+    for layer in every:
+        names.setdefault(replace(layer, name=""), []).append(layer.name)
+    return [replace(layer, name=found[0], count=len(found)) for layer, found in names.items()]
+
+
+def layers(size: int = 224) -> list[Layer]:
+    return distinct(convolutions(size))
+
+
+def sites(size: int = 224) -> list[Site]:
+    """As layers(), but a convolution with a residual is another site than the same one without."""
+    return distinct([
+        Site(**vars(layer), act="downsample" not in layer.name, residual=layer.name.endswith("conv2"))
+        for layer in convolutions(size)
+    ])  # fmt: skip
+
+
+def dilated(plain: list[Some], dilations: tuple[int, ...] = (1, 2, 4)) -> list[Some]:
     """A 1x1 convolution has no dilation."""
     return [replace(layer, dilation=d) for layer in plain for d in dilations if layer.kernel > 1 or d == 1]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import statistics
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from layers import Layer
@@ -16,23 +16,73 @@ from atrous import models, timing
 NHWC = torch.channels_last
 PASSES = {"forward": None, "dgrad": [True, False, False], "wgrad": [False, True, False]}
 ROTATED = 2**30  # bytes of inputs at most
+T = TypeVar("T")
+Set = TypeVar("Set", tuple, dict)
 
 
-def rotated(make: Callable[[], tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """Sets of tensors in turns, so many that the L2 cache holds none of them when it comes again."""
+def copies(make: Callable[[], Set], device: torch.device) -> list[Set]:
+    """Sets of tensors, so many that the L2 cache holds none of them when it comes again in turns."""
     first = make()
-    size = sum(tensor.nbytes for tensor in first)
+    values = first.values() if isinstance(first, dict) else first
+    size = sum(value.nbytes for value in values if isinstance(value, Tensor))
     cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
     count = max(1, min(-(-3 * cache // size), ROTATED // size))
-    return itertools.cycle([first, *(make() for _ in range(count - 1))])
+    return [first, *(make() for _ in range(count - 1))]
+
+
+def rotated(make: Callable[[], Set], device: torch.device) -> Iterator[Set]:
+    return itertools.cycle(copies(make, device))
+
+
+def ends(x: Tensor, images: int = 4) -> Tensor:
+    """The first and the last images of a batch: enough for fp64 to tell a wrong result, and quickly."""
+    return x if len(x) <= 2 * images else torch.cat([x[:images], x[-images:]])
+
+
+@contextlib.contextmanager
+def heuristic() -> Iterator[None]:
+    """cuDNN's first guess instead of a search, for what is not timed."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def replayed(run: Callable[[], T], device: torch.device) -> Callable[[], T]:
+    """run as one CUDA graph; run itself on a CPU, which has none."""
+    if device.type != "cuda":
+        return run
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):  # what is compiled, chosen or allocated on first use must be there before the capture
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> T:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def medians(calls: Mapping[str, timing.Call], device: torch.device, seconds: float = 0.3) -> dict[str, float]:
+    """Milliseconds of each, in turns; the calls of one measurement take about 5 ms together, so that launches do not
+    count."""
+    for call in calls.values():
+        call()  # the library chooses its algorithm, or torch.compile compiles
+    fastest = min(timing.milliseconds(call, device) for call in calls.values())
+    count = max(1, int(5 / max(fastest, 1e-3)))
+    return timing.medians(timing.interleaved(calls, device, seconds, least=5, most=50, warmup=2, calls=count))
 
 
 def median(call: timing.Call, device: torch.device, seconds: float = 0.3) -> float:
-    """Milliseconds; the calls of one measurement take about 5 ms together, so that launches do not count."""
-    call()  # the library chooses its algorithm, or torch.compile compiles
-    calls = max(1, int(5 / max(timing.milliseconds(call, device), 1e-3)))
-    times = timing.interleaved({"": call}, device, seconds, least=5, most=50, warmup=2, calls=calls)
-    return statistics.median(times[""])
+    return medians({"": call}, device, seconds)[""]
 
 
 def ceilings(device: torch.device, side: int = 8192, mebi: int = 1024) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""Write the demo's tables into the README: python bench/report.py [README] [RESULTS_DIR]
+"""Write the tables of what was measured into the README: python bench/report.py [README] [RESULTS_DIR]
 
-Every result of `python -m atrous demo --json` in the folder becomes a table between the report's two markers, so that
-no number is typed by hand.
+Every result of `python -m atrous demo --json` in the folder, and the newest of fused_table.py for each card, become
+tables between the report's two markers, so that no number is typed by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+import report_fused
 
 from atrous import demo_report
 
@@ -41,6 +43,8 @@ def report(text: str, folder: Path) -> str:
     """The README with its report renewed. Raises ValueError where the markers are missing."""
     results = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     tables = [table(result, name) for name, result in results.items() if result.get("inference")]
+    fused = {result["device"]: name for name, result in results.items() if result.get("kind") == "fused"}
+    tables += [report_fused.tables(results[name], name) for name in fused.values()]
     if not BLOCK.search(text):
         raise ValueError("expected the lines <!-- report: begin --> and <!-- report: end -->, found none")
     middle = "\n\n".join(tables) + "\n" if tables else ""

@@ -93,8 +93,7 @@ void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype
   const int64_t channels = sizes[1];
   STD_TORCH_CHECK(mean.has_value() == var.has_value(), "mean and var: expected both or neither, got only ",
                   mean ? "mean" : "var");
-  STD_TORCH_CHECK(mean || (!gamma && !beta), "gamma and beta: expected None without mean and var, got ",
-                  gamma ? "gamma" : "beta");
+  STD_TORCH_CHECK(mean || !gamma, "gamma: expected None without mean and var");
   check_vector("mean", mean, channels);
   check_vector("var", var, channels);
   check_vector("gamma", gamma, channels);

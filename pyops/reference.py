@@ -56,7 +56,10 @@ def epilogue(
     z, mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, residual, residual_after_act
 ) -> Tensor:
     """The primitive _epilogue; the arguments are those of its schema, in one dtype."""
-    u = z if mean is None else F.batch_norm(z, mean, var, gamma, beta, eps=eps)
+    if mean is not None:
+        u = F.batch_norm(z, mean, var, gamma, beta, eps=eps)
+    else:
+        u = z if beta is None else z + beta.view(-1, *(1,) * (z.dim() - 2))
     return finish(u, residual, residual_after_act, slope_kind, slope_value, slope_upper, slope, seed)
 
 

@@ -33,7 +33,7 @@ class Spec:
 class Epilogue(NamedTuple):
     """u = z * scale + shift (+ residual), y = act(u) (+ residual): the arguments that follow z in schemas.def.
 
-    mean is None: scale is 1 and shift is 0. Else scale = gamma / sqrt(var + eps), shift = beta - mean * scale.
+    mean is None: scale is 1, shift is beta or 0. Else scale = gamma / sqrt(var + eps), shift = beta - mean * scale.
     slope_kind: "relu" | "number" (slope_value) | "tensor" (slope) | "random" (slope_value to slope_upper, from seed).
     seed: (2,) int64 on the device of z: the generator's seed and offset.
     residual: the shape, dtype and strides of z.

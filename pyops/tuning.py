@@ -12,13 +12,14 @@ import stat
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .layout import memory_format
 from .spec import Spec
+from .triton_kernels.configs import precision
 from .tuning_device import device_name, versions
 from .tuning_format import MOST_BYTES, Entry, Key, Table, dump, parse
 
@@ -78,8 +79,7 @@ def _constant(function: T) -> T:
 @_constant
 def _tf32() -> bool:
     """Whether torch allows it in cuDNN's convolutions."""
-    cudnn: Any = torch.backends.cudnn
-    return cudnn.conv.fp32_precision == "tf32"
+    return precision(torch.float32) == "tf32"
 
 
 @_constant
@@ -92,9 +92,18 @@ def lookup(device: torch.device, key: tuple) -> Entry | None:
 def _entries(device: torch.device) -> dict[Key, Entry]:
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
         return {}
+    return {key: entry for table in _matching(device) for key, entry in table.entries.items()}
+
+
+def ceilings(device: torch.device) -> dict[str, float] | None:
+    """What a matrix product and a copy reached on this device in the run that measured its table; None: nothing did."""
+    return next((table.ceilings for table in reversed(_matching(device)) if table.ceilings), None)
+
+
+def _matching(device: torch.device) -> list[Table]:
     tables = [*_tables(SHIPPED), *_tables(user_folder())]
     here = (device_name(device), versions(device)) if tables else None
-    return {key: entry for t in tables if (t.device, t.versions) == here for key, entry in t.entries.items()}
+    return [table for table in tables if (table.device, table.versions) == here]
 
 
 def reload() -> None:

@@ -8,22 +8,22 @@ torch's own FlopCounterMode counts; it is told of what fused models call.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import checks, dispatch
 from .nn import AddAct, BNAct2d, ConvBNAct2d
 from .walk_table import table
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
 SITES = (ConvBNAct2d, BNAct2d, AddAct)
 Sizes = tuple[int, ...]
+Result = TypeVar("Result")
 
 
 def _convolution_flops(input: Sizes, weight: Sizes, *arguments, out_shape: Sizes, **named) -> int:
@@ -56,7 +56,11 @@ class Row:
     output: Sizes
     parameters: int
     macs: int
-    backend: str | None = None
+    backend: str | None = None  # from here on: what explain.py knows of its convolution
+    config: str | None = None
+    bytes: int = 0
+    floor_us: float | None = None
+    measured_us: float | None = None
 
 
 @dataclass
@@ -72,9 +76,9 @@ class Walk:
     def convolution_macs(self) -> int:
         return sum(row.macs for row in self.rows if "Conv" in row.kind)
 
-    def render(self, width: int = 80) -> str:
-        """The walk as a table for a terminal of this width, grouped by stage."""
-        return table(self, width)
+    def render(self, width: int = 80, more: Iterable[str] = ()) -> str:
+        """The walk as a table for a terminal of this width, grouped by stage; behind it the sums, and more of them."""
+        return table(self, width, more)
 
     def as_dict(self) -> dict:
         """The walk for JSON."""
@@ -82,39 +86,34 @@ class Walk:
         return {"input": self.input, "rows": [vars(row) for row in self.rows], "totals": totals}
 
 
-def walk(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224), backend: str | None = None) -> Walk:
+def walk(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> Walk:
     """Sends an input of this shape, in the model's dtype, through a copy of the model in eval mode.
 
-    backend: "auto" or a row's name: each nn.Conv2d also tells which row would convolve on the model's device.
     A model that cannot run on the meta device runs on its own device, on zeros.
-
-    Raises what the model raises for such an input, and what dispatch.choose raises for the backend.
+    Raises what the model raises for such an input.
     """
+    return on_shapes(_walk, model, input_shape)
+
+
+def on_shapes(run: Callable[[nn.Module, Tensor], Result], model: nn.Module, input_shape: Sequence[int]) -> Result:
+    """run(twin, input) on the meta device with a copy of the model in eval mode; where that fails, on zeros."""
     like = next(model.parameters(), torch.empty(0))
     shape = tuple(input_shape)
     try:
-        walked = _walk(_meta_twin(model), torch.empty(shape, dtype=like.dtype, device="meta"))
+        return _evaluated(run, _meta_twin(model), torch.empty(shape, dtype=like.dtype, device="meta"))
     except Exception:  # not every operator knows shapes alone; a mistake in the model or the shape shows again here
-        walked = _walk(copy.deepcopy(model), torch.zeros(shape, dtype=like.dtype, device=like.device))
-    if backend is not None:
-        for row in walked.rows:
-            module = model.get_submodule(row.name)
-            if isinstance(module, nn.Conv2d):
-                row.backend = _backend(backend, module, row.input)
-    return walked
+        return _evaluated(run, copy.deepcopy(model), torch.zeros(shape, dtype=like.dtype, device=like.device))
+
+
+def _evaluated(run: Callable[[nn.Module, Tensor], Result], twin: nn.Module, input: Tensor) -> Result:
+    with torch.no_grad(), torch.device(input.device):
+        return run(twin.eval(), input)
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers are shapes only: deepcopy takes what its memo holds as copied already."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
-
-
-def _backend(backend: str, conv: nn.Conv2d, shape: Sizes) -> str:
-    padding = conv.padding if conv.padding_mode == "zeros" else 0  # other modes pad the input beforehand
-    input = torch.empty(shape, dtype=conv.weight.dtype, device=conv.weight.device)
-    spec, _ = checks.convolution(input, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
-    return dispatch.choose(backend, input, conv.weight, spec).name
 
 
 def _walk(twin: nn.Module, input: Tensor) -> Walk:
@@ -141,8 +140,8 @@ def _walk(twin: nn.Module, input: Tensor) -> Walk:
             continue  # a fused site does not call its children
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave(name))
-    with torch.no_grad(), torch.device(input.device), flops:
-        twin.eval()(input)
+    with flops:
+        twin(input)
     parameters = sum(parameter.numel() for parameter in twin.parameters())
     return Walk(tuple(input.shape), rows, parameters, flops.get_total_flops() // 2)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
@@ -12,10 +13,11 @@ if TYPE_CHECKING:
 
 HEADS = {
     "name": "layer", "kind": "modules", "kernel_size": "kernel", "stride": "s", "padding": "p", "dilation": "d",
-    "output": "output", "parameters": "params", "macs": "GMAC", "backend": "backend",
+    "output": "output", "parameters": "params", "macs": "GMAC", "backend": "backend", "config": "config",
+    "bytes": "MB", "floor_us": "floor", "share": "share",
 }  # fmt: skip
-LEFT = ("name", "kind", "backend")
-OPTIONAL = ("backend", "kind")  # left out, in this order, where the terminal is narrow
+LEFT = ("name", "kind", "backend", "config")
+OPTIONAL = ("kind", "parameters", "padding", "bytes", "config", "share")  # left out, in this order
 SHORT = {
     "Conv2d": "conv", "BatchNorm2d": "bn", "Linear": "linear", "MaxPool2d": "max_pool", "AdaptiveAvgPool2d": "avg_pool",
     "Dropout": "dropout", "Identity": "identity", "ReLU": "relu", "LeakyReLU": "leaky_relu", "PReLU": "prelu",
@@ -24,20 +26,27 @@ SHORT = {
 Cells = dict[str, str]
 
 
-def table(walk: Walk, width: int) -> str:
+def table(walk: Walk, width: int, more: Iterable[str] = ()) -> str:
     """The table; where it is wider than the terminal the optional columns go, then long names are cut."""
     lines = [HEADS, *_lines(walk.rows)]
     sizes = {name: max(len(line.get(name, "")) for line in lines) for name in HEADS}
-    if not any(line.get("backend") for line in lines[1:]):
-        sizes.pop("backend")
-    for name in OPTIONAL:
-        if _total(sizes) > width:
-            sizes.pop(name, None)
+    sizes = {name: size for name, size in sizes.items() if any(line.get(name) for line in lines[1:])}
+    left_out = [name for name in _optional(walk) if _total(sizes) > width and sizes.pop(name, 0)]
     sizes["name"] = max(sizes["name"] - max(_total(sizes) - width, 0), 8)
     gap = "  " if _total(sizes, gap=2) <= width else " "
     text = [_text(line, sizes, gap) for line in lines]
     rule = "-" * _total(sizes, len(gap))
-    return "\n".join([text[0], rule, *text[1:], rule, *_summary(walk)])
+    below = [*_summary(walk), *more, "s, p, d: stride, padding, dilation"]
+    if left_out:
+        below.append(f"no room for: {', '.join(HEADS[name] for name in left_out)}")
+    wrapped = (textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in below)
+    return "\n".join([text[0], rule, *text[1:], rule, *wrapped])
+
+
+def _optional(walk: Walk) -> Iterator[str]:
+    """The columns that a narrow terminal may lack, in this order; a row that convolves everything is in the sums."""
+    same = len({row.backend for row in walk.rows if row.backend}) == 1
+    yield from ("backend", *OPTIONAL) if same else (*OPTIONAL, "backend")
 
 
 def _lines(rows: list[Row]) -> Iterator[Cells]:
@@ -75,7 +84,7 @@ def _cells(site: list[Row]) -> Cells:
         value = getattr(first, name) or ""
         same = isinstance(value, tuple) and len(set(value)) == 1
         cells[name] = str(value[0]) if same else value if isinstance(value, str) else "x".join(map(str, value))
-    return {**cells, "backend": first.backend or "", **_numbers(site, site[0])}
+    return {**cells, "backend": first.backend or "", "config": first.config or "", **_numbers(site, site[0])}
 
 
 def _numbers(rows: list[Row], shown: Row) -> Cells:
@@ -86,7 +95,21 @@ def _numbers(rows: list[Row], shown: Row) -> Cells:
         "output": "x".join(map(str, [*space, channels])),
         "parameters": f"{parameters:,}" if parameters else "",
         "macs": gmac(macs) if macs else "",
+        **_times(rows),
     }
+
+
+def _times(rows: list[Row]) -> Cells:
+    """Bytes and floor, and which share of the measured time the floor is, where all convolutions were measured."""
+    moving = [row for row in rows if row.bytes]
+    floors = [row.floor_us for row in moving if row.floor_us is not None]
+    measured = [row.measured_us for row in moving if row.measured_us is not None]
+    cells = {"bytes": f"{sum(row.bytes for row in moving) / 1e6:.2f}"} if moving else {}
+    if floors:
+        cells["floor_us"] = f"{sum(floors):.2f}"
+        if len(measured) == len(moving):
+            cells["share"] = f"{sum(floors) / sum(measured):.0%}"
+    return cells
 
 
 def _summary(walk: Walk) -> Iterator[str]:
@@ -96,10 +119,6 @@ def _summary(walk: Walk) -> Iterator[str]:
     macs = walk.macs - sum(row.macs for row in walk.rows)
     if parameters or macs:
         yield f"outside of the modules above: {parameters:,} parameters, {gmac(macs)} GMAC"
-    backends = [row.backend for row in walk.rows if row.backend]
-    for backend in sorted(set(backends)):
-        yield f"{backend} convolves {backends.count(backend)} of {len(backends)}"
-    yield "s, p, d: stride, padding, dilation"
 
 
 def gmac(macs: int) -> str:

@@ -1,6 +1,6 @@
 """The benchmarks' arithmetic and shape, on sizes that a CPU measures in no time; .ci/gpu where there is no card."""
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -15,12 +15,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def loaded(name):
-    """A file of bench/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    """A file of bench/, which is no package: its files find one another as in a run of one of them."""
+    if str(ROOT / "bench") not in sys.path:
+        sys.path.append(str(ROOT / "bench"))
+    return importlib.import_module(name)
 
 
 @pytest.fixture(scope="module")
@@ -76,25 +74,61 @@ def test_the_whole_table(measures, table, monkeypatch):
     monkeypatch.setattr(measures, "median", lambda call, device, seconds=0.3: [call(), 1.0][1])
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     saved, small = [], {"size": 64, "batch": 1, "batches": (1,), "dtypes": (torch.float32,), "side": 16, "mebi": 1}
-    result = table.table(DEVICE, lambda result: saved.append(json.dumps(result)), **small)
+    result = loaded("table").described(DEVICE)
+    table.table(DEVICE, result, lambda: saved.append(json.dumps(result)), **small)
     assert {"device", "driver", "commit", "date", "versions", "ceilings", "convolutions", "models"} <= result.keys()
     assert json.loads(saved[-1]) == result and len(saved) > len(result["convolutions"])
     assert len(result["convolutions"]) == 27 * 3 and len(result["models"]) == 3 * 2 and not result["not_run"]
     assert "conv1" in table.show(result)
 
 
-def test_what_fails_or_comes_too_late_is_listed(table):
-    def job(name):
-        if name == "bad":
-            raise RuntimeError("out of memory\nlong explanation")
-        return name
+def job(name):
+    if name == "bad":
+        raise RuntimeError("out of memory\nlong explanation")
+    return name
 
-    rows, not_run = [], []
-    table.fill([(job, "good"), (job, "bad")], rows, not_run, 60.0, lambda: None)
-    table.fill([(job, "late")], rows, not_run, -1.0, lambda: None)
-    assert rows == ["good"]
-    assert [row["arguments"] for row in not_run] == [["bad"], ["late"]]
-    assert not_run[0]["reason"] == "RuntimeError: out of memory" and "over" in not_run[1]["reason"]
+
+def test_what_fails_or_comes_too_late_is_listed(table):
+    result, parts = {}, {"a": [(job, "good"), (job, "bad")], "b": [(job, "late")]}
+    table.tables.fill(result, parts, {"a": 60.0, "b": -1.0}, lambda: None)
+    assert result["a"] == ["good"] and result["b"] == []
+    assert [row["arguments"] for row in result["not_run"]] == [["bad"], ["late"]]
+    reasons = [row["reason"] for row in result["not_run"]]
+    assert reasons[0] == "RuntimeError: out of memory" and "over" in reasons[1]
+
+
+def test_a_run_that_is_cut_off_lists_what_it_lacks(table):
+    def cut(*arguments):
+        raise KeyboardInterrupt
+
+    result, parts = {}, {"a": [(job, "one"), (cut, "two", torch.float32)], "b": [(job, "three")]}
+    with pytest.raises(KeyboardInterrupt):
+        table.tables.fill(result, parts, {"a": 60.0, "b": 60.0}, lambda: None)
+    assert result["a"] == ["one"]
+    assert [entry["arguments"] for entry in result["not_run"]] == [["two", "float32"], ["three"]]
+    assert {entry["reason"] for entry in result["not_run"]} == {"not reached"}
+
+
+def test_only_what_was_not_run_is_continued(table):
+    done = []
+    jobs = {"a": [(lambda name: done.append(name) or name, name) for name in ("one", "two", "three")]}
+    result = {"a": ["one"], "not_run": [{"part": "a", "arguments": ["three"], "reason": "not reached"}]}
+    table.tables.fill(result, jobs, {"a": 60.0}, lambda: None)
+    assert done == ["three"] and result == {"a": ["one", "three"], "not_run": []}
+
+
+def test_no_job_begins_that_would_pass_the_budget(table, monkeypatch):
+    """The longest job so far is what the next one may take."""
+    now = [0.0]
+    monkeypatch.setattr(table.tables.time, "monotonic", lambda: now[0])
+
+    def takes(seconds):
+        now[0] += seconds
+        return seconds
+
+    result = {}
+    table.tables.fill(result, {"a": [(takes, 10.0), (takes, 40.0), (takes, 20.0)]}, {"a": 80.0}, lambda: None)
+    assert result["a"] == [10.0, 40.0] and result["not_run"][0]["arguments"] == ["20.0"]
 
 
 def test_copies_rotate_through_more_than_the_cache(measures):
@@ -106,18 +140,40 @@ def test_copies_rotate_through_more_than_the_cache(measures):
         assert 16 * len(made) >= 2 * torch.cuda.get_device_properties(DEVICE).L2_cache_size
 
 
-def test_a_result_is_named_after_card_and_day(table, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def card(monkeypatch):
     known = {"is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda d: "NVIDIA H100 PCIe"}
     for name, answer in known.items():
         monkeypatch.setattr(torch.cuda, name, answer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    result = {"device": "x", "ceilings": {"matmul_tflops": 1, "copy_gb_s": 1}, "convolutions": [], "models": []}
-    result["not_run"] = []
-    monkeypatch.setattr(table, "table", lambda device, save, batch: [save(result), result][1])
+
+
+def test_a_result_is_named_after_card_and_day(card, table, tmp_path, monkeypatch, capsys):
+    def made(device, result, save, batch):
+        ceilings = {"matmul_tflops": 1, "copy_gb_s": 1}
+        result.update(ceilings=ceilings, convolutions=[], models=[], not_run=[])
+        save()
+
+    monkeypatch.setattr(table, "table", made)
     assert table.main([str(tmp_path / "new")]) == 0
     (path,) = (tmp_path / "new").iterdir()
-    assert path.name == f"nvidia-h100-pcie-{table.datetime.date.today().isoformat()}.json"
-    assert json.loads(path.read_text()) == result and str(path) in capsys.readouterr().out
+    assert path.name == f"nvidia-h100-pcie-{table.tables.datetime.date.today().isoformat()}.json"
+    result = json.loads(path.read_text())
+    assert result["kind"] == "cudnn" and result["not_run"] == [] and str(path) in capsys.readouterr().out
+
+
+def test_only_a_file_of_the_same_card_and_commit_is_continued(card, table, tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(
+        table, "run", lambda args, device, result, save: [seen.append(dict(result)), save(), ("", 0)][2]
+    )
+    assert table.main([str(tmp_path), "--continue"]) == 0 and "rows" not in seen[0]  # there is no file yet
+    (path,) = tmp_path.iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rows": [1]}))
+    assert table.main([str(tmp_path), "--continue"]) == 0 and seen[1]["rows"] == [1]
+    assert table.main([str(tmp_path)]) == 0 and "rows" not in seen[2]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": "another"}))
+    assert table.main([str(tmp_path), "--continue"]) == 2 and "another" in capsys.readouterr().err
 
 
 def gpu(*arguments):
@@ -128,7 +184,7 @@ def gpu(*arguments):
 
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
-    [(["bench"], 3, "no NVIDIA card"), (["sanitize"], 2, "not there yet"), (["tune"], 2, "not there yet"),
+    [(["bench"], 3, "no NVIDIA card"), (["sanitize"], 2, "not there yet"), (["tune"], 3, "no NVIDIA card"),
      (["paint"], 2, "usage"), ([], 2, "usage")],
 )  # fmt: skip
 def test_ci_gpu_says_in_one_line_why_it_does_not_run(arguments, status, told):

@@ -235,6 +235,16 @@ def test_the_number_of_threads_does_not_change_a_bit():
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_shift_without_batchnorm(dtype):
+    """beta alone is added to each channel, as a convolution's bias is; -0.0 keeps its sign."""
+    z, beta = torch.randn(2, 4, 5, 6, dtype=dtype), torch.tensor([1.5, -2.0, 0.0, -0.0], dtype=dtype)
+    z[:, 3] = -0.0
+    y = ops._epilogue(z, *Epilogue(beta=beta))
+    expected = z + beta[:, None, None]
+    assert torch.equal(y, expected) and torch.equal(y.signbit(), expected.signbit())
+
+
 Z = torch.randn(2, 4, 5, 6)
 BAD_EPILOGUES = {
     "slope_kind: .*'selu'": Epilogue(slope_kind="selu"),
@@ -243,7 +253,7 @@ BAD_EPILOGUES = {
     r"seed: expected a tensor .*None": Epilogue(slope_kind="random"),
     r"seed: expected shape \[2\], int64.*\[3\]": Epilogue(slope_kind="random", seed=torch.zeros(3, dtype=torch.int64)),
     "mean and var: .* only mean": Epilogue(mean=torch.zeros(4)),
-    "gamma and beta: .* got beta": Epilogue(beta=torch.zeros(4)),
+    "gamma: expected None without mean": Epilogue(gamma=torch.ones(4)),
     r"var: expected shape \[4\], got \[5\]": Epilogue(mean=torch.zeros(4), var=torch.ones(5)),
     r"gamma: .*dtype.*Long": Epilogue(torch.zeros(4), torch.ones(4), torch.ones(4, dtype=torch.int64)),
     r"residual: expected shape \[2, 4, 5, 6\], got \[1, 4, 1, 1\]": Epilogue(residual=torch.ones(1, 4, 1, 1)),

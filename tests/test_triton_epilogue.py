@@ -164,6 +164,20 @@ def test_without_batchnorm_and_with_a_shared_slope(layout):
 
 
 @on_device
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_shift_without_batchnorm(layout, dtype):
+    """What a convolution's bias becomes."""
+    z, _, _, _, beta, *rest = arguments((2, 5, 4, 4), dtype, layout)
+    given = (z, None, None, None, beta, *rest)
+    y = pointwise.epilogue(*given)
+    truth = reference.epilogue(*double(given))
+    size = z.double().abs().max() + beta.double().abs().max() + 10
+    allowed = 0.5 * torch.finfo(dtype).eps * truth.abs() + 8 * torch.finfo(torch.float32).eps * size
+    assert ((y.double() - truth).abs() <= allowed).all()
+
+
+@on_device
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's 0 * inf
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ def on_card(test):
     return pytest.mark.gpu(pytest.mark.skipif(not CUDA or INTERPRETING, reason="needs an NVIDIA card")(test))
 
 
+BULK_COPIES = not CUDA or INTERPRETING or torch.cuda.get_device_capability() >= (9, 0)
+on_sm_90 = pytest.mark.skipif(not BULK_COPIES, reason="needs an NVIDIA card of sm_90 or newer")
+
+
 def interpret(*files, capsys, least, only=""):
     """Runs the tests of these files in a process of the interpreter's: all pass, and they are more than `least`.
 
@@ -197,10 +201,11 @@ PATHS = {
 
 
 def runs(config: configs.Conv | None, layout="NHWC", draws=False, ieee=False) -> bool:
-    """Whether a convolution that is large enough in each direction can take this config, registers apart."""
+    """Whether a convolution that is large enough in each direction can take this config here, registers apart."""
     if config is None:
         return True
-    return not (config.descriptors and (layout == "NCHW" or ieee)) and not (config.splits > 1 and draws)
+    bulk = BULK_COPIES and layout == "NHWC" and not ieee
+    return (bulk or not config.descriptors) and not (config.splits > 1 and draws)
 
 
 WAYS = [(path, layout) for path in PATHS for layout in LAYOUTS if runs(PATHS[path].config, layout)]
@@ -220,12 +225,13 @@ PIXELS = {64: (2, 5, 7), 128: (2, 7, 10), 256: (3, 8, 11)}
 
 
 def rotated(listed, *options) -> list[tuple]:
-    """Every config with a combination of the options that it runs in, the layout last; on a card, with each of them."""
+    """Every config that runs here with one combination of the options, the layout last: another from one to the next,
+    for all of them take long to interpret and to compile."""
     made = []
     for i, config in enumerate(listed):
         fitting = [combined for combined in itertools.product(*options) if runs(config, combined[-1])]
-        chosen = [fitting[(i + i // len(configs.CONV)) % len(fitting)]] if INTERPRETING else fitting
-        made += [(config, *combined) for combined in chosen]
+        if fitting:
+            made.append((config, *fitting[(i + i // len(configs.CONV)) % len(fitting)]))
     return made
 
 

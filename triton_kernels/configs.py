@@ -6,9 +6,12 @@ Nothing is tuned in a call.
 
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 Pair = tuple[int, int]
+INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
 
 
 class ConvKey(NamedTuple):
@@ -112,6 +115,12 @@ BOXES = {
     256: ((1, 16, 16), (4, 8, 8), (16, 4, 4), (64, 2, 2), (256, 1, 1)),
 }
 FLAT_CHANNELS = 16  # with fewer channels a step that holds one tap is mostly empty: it runs over (tap, channel)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Of a product: in fp32 what torch allows cuDNN's convolutions; of 16-bit tensors it means nothing."""
+    cudnn: Any = torch.backends.cudnn  # mypy does not know its `conv`
+    return "tf32" if dtype.itemsize < 4 or cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
 def round_up(size: int, multiple: int) -> int:

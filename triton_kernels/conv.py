@@ -97,7 +97,7 @@ def conv_epilogue_kernel(
         if last:
             finish(
                 acc, residual, y, bias, scale, shift, slope, slope_upper, seed_ptr, sizes, group, first_m, tile,
-                mean_ptr is not None, SLOPE_KIND, RESIDUAL, L, T,
+                mean_ptr is not None or beta_ptr is not None, SLOPE_KIND, RESIDUAL, L, T,
             )  # fmt: skip
         tile += pixel_programs
 
@@ -128,7 +128,7 @@ def conv_epilogue(
 ) -> Tensor:
     """y = act((conv2d(x, w) + b) * scale + shift (+ residual)) (+ residual)
 
-    scale = gamma / sqrt(var + eps), shift = beta - mean * scale
+    scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32; what is not laid out as the
     kernels read it (x as memory_format says, w channels_last) is copied. The other tensors: as for pointwise.epilogue.
     memory_format: of y. config: how it is computed; None: the one that configs.conv_config predicts to be the fastest.

@@ -1,7 +1,6 @@
 """What a convolution is to its kernels: checked tensors in one layout, its key, and the operands of a launch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton.language as tl
@@ -9,12 +8,11 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import configs
-from .configs import Conv, ConvKey, Pair
+from .configs import Conv, ConvKey, Pair, precision
 from .launch import aligned, chip, wide
 from .tiles import Layer, Tile
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_cudnn: Any = torch.backends.cudnn
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,6 @@ def _input(x: Tensor, layer: Layer, tile: Tile) -> TensorDescriptor:
     return TensorDescriptor(x, shape, strides, [images, rows, 1, columns, tile.k])
 
 
-def precision(x: Tensor) -> str:
-    """What torch allows cuDNN's convolutions; of 16-bit tensors it means nothing."""
-    return "tf32" if x.element_size() < 4 or _cudnn.conv.fp32_precision == "tf32" else "ieee"
-
-
 def conv_key(
     input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
     memory_format: torch.memory_format = torch.contiguous_format, residual: Tensor | None = None, ending="epilogue",
@@ -93,7 +86,7 @@ def conv_key(
     elements = input.numel(), weight.numel(), input.shape[0] * weight.shape[0] * height * width
     layout = "last" if memory_format == torch.channels_last else "planes"
     return ConvKey(
-        *chip(input.device), input.element_size(), precision(input), layout, input.shape[0], input.shape[1], size,
+        *chip(input.device), input.element_size(), precision(input.dtype), layout, input.shape[0], input.shape[1], size,
         weight.shape[0], (height, width), kernel, stride, groups, aligned(input, weight, residual), wide(*elements),
         ending,
     )  # fmt: skip

@@ -8,7 +8,8 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
+from .configs import INT32_ELEMENTS
+
 ACCESS_BYTES = 16
 INTERPRETED = (90, 1)  # what the interpreter runs as: everything that a chip can do, on one multiprocessor
 

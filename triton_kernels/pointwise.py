@@ -70,7 +70,7 @@ def epilogue_kernel(
                 index = ((row // pixels * cols)[:, None] + col[None, :]) * pixels + (row % pixels)[:, None]
             upper = tl.full([1, 1], slope_upper, DTYPE)
             slopes = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
-        if mean_ptr is None:
+        if mean_ptr is None and beta_ptr is None:
             y = apply_epilogue(z, None, None, slopes, residual, SLOPE_KIND, RESIDUAL)
         else:
             y = apply_epilogue(z, scale, shift, slopes, residual, SLOPE_KIND, RESIDUAL)
@@ -121,7 +121,7 @@ def epilogue(
 ) -> Tensor:
     """y = act(z * scale + shift (+ residual)) (+ residual)
 
-    scale = gamma / sqrt(var + eps), shift = beta - mean * scale
+    scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     z, residual: (N, C, ...) fp16 | bf16 | fp32 | fp64, both contiguous or both channels_last; mean, var, gamma, beta:
     (C,), slope: (1,) or (C,), of any of these types; seed: (2,) int64. spec.Epilogue says what each of them means.
     Returns: y with the shape, dtype and strides of z.

@@ -20,14 +20,17 @@ def load_channels(
     mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, mask,
     AXIS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """scale, shift and slope of the channels; without a BatchNorm scale and shift are not for use.
+    """scale, shift and slope of the channels. Without mean and beta scale and shift are not for use.
 
     They are loaded in one dimension and get their second, AXIS, at the end: loaded as a column of a tile, every thread
     would fetch the same value once for each of its elements.
     """
     slope = tl.expand_dims(load_vector(slope_ptr, slope_value, channel * slope_stride, mask, DTYPE), AXIS)
-    if mean_ptr is None:
+    if mean_ptr is None and beta_ptr is None:
         return slope, slope, slope  # Triton 3.6 cannot return None among values
+    elif mean_ptr is None:
+        beta = load_vector(beta_ptr, 0.0, channel, mask, DTYPE)
+        return tl.full([1, 1], 1.0, DTYPE), tl.expand_dims(beta, AXIS), slope
     else:
         mean = load_vector(mean_ptr, 0.0, channel, mask, DTYPE)
         var = load_vector(var_ptr, 1.0, channel, mask, DTYPE)

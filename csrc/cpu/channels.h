@@ -43,7 +43,10 @@ struct Channels {
       : scale(std::max(channels, padded), identity<T>().scale),
         shift(scale.size(), identity<T>().shift),
         slope(scale.size(), T(arguments.slope_value)) {
-    if (arguments.mean) read_batch_norm(arguments, channels);
+    if (arguments.mean)
+      read_batch_norm(arguments, channels);
+    else if (arguments.beta)
+      read(*arguments.beta, shift.data(), channels);
     if (bias) {
       std::vector<T> values(channels);
       read(*bias, values.data(), channels);

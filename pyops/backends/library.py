@@ -25,7 +25,10 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     def run(input, weights, arguments):
-        z = torch.conv2d(input, *weights, spec.stride, spec.padding, spec.dilation, spec.groups)
+        weight, bias = weights
+        if input.is_cuda and bias is not None and arguments.mean is None:  # cuDNN's bias is a pass of its own
+            bias, arguments = None, arguments._replace(beta=bias)
+        z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
         return epilogue(z, arguments)
 
     return in_arithmetic_type(run, input, (weight, bias), arguments)
@@ -74,7 +77,7 @@ def packed_conv_epilogue(
 
 def _onednn_activation(arguments: Epilogue) -> tuple[str, list[float]]:
     """oneDNN's name for the whole epilogue, or "". Its relu, and leaky_relu of slope 0, turn NaN into 0: not those."""
-    plain = arguments.mean is None and arguments.residual is None
+    plain = arguments.mean is None and arguments.beta is None and arguments.residual is None
     if not plain or arguments.slope_kind != "number" or arguments.slope_value == 0.0:
         return "", []
     return ("none", []) if arguments.slope_value == 1.0 else ("leaky_relu", [arguments.slope_value])

@@ -50,7 +50,8 @@ def _adds(residual, input: Tensor, size, inplace: bool) -> bool:
     if not isinstance(residual, Tensor) or residual.dtype not in checks.DTYPES or residual.layout != torch.strided:
         return False
     device = input.device
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else input.dtype
+    casts = not input.is_meta and torch.is_autocast_enabled(device.type)  # torch refuses to be asked about meta
+    dtype = torch.get_autocast_dtype(device.type) if casts else input.dtype
     if residual.device != device or (inplace and residual.dtype != dtype) or residual.dim() > 4:
         return False
     return all(a == 1 or a == b for a, b in zip(reversed(residual.shape), reversed(size)))

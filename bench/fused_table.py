@@ -1,0 +1,126 @@
+"""The table of the fused sites and networks: run it after the tests and the tuning.
+
+    python bench/fused_table.py RESULTS_DIR [--continue]
+
+Sites: each convolution of ResNet34 at dilation 1, 2 and 4 with what the network puts behind it, by the library's
+convolution and one pass of ours, by triton, by plain eager, and the library's convolution alone. Networks: ResNet34 and
+its dilated form, plain, compiled and fused. Then the goals. Writes RESULTS_DIR/<gpu>-<date>-fused.json after each row.
+Each part has a budget; what does not fit into it is listed under "not_run", and `--continue` measures it in another
+call, which finds what was compiled before in the caches on the disk. Exit status 1: a result of ours was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import fused_goals
+import fused_models
+import fused_sites
+import table as tables
+import torch
+from fused_models import Network
+from layers import Site, dilated, sites
+from measures import ceilings
+
+SECONDS = {"sites": 120.0, "networks": 180.0}  # with cudnn_table's and two starts of Python: within a phase
+
+
+def table(
+    device: torch.device,
+    result: tables.Result,
+    save: Callable[[], None],
+    size: int = 224,
+    batches: tuple[int, ...] = (256, 1, 32),  # first what most goals hang on
+    dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16),
+    rows: tuple[str, ...] = fused_sites.ROWS,
+    networks: tuple[Network, ...] = fused_models.NETWORKS,
+    backend: str = "auto",
+    seconds: dict[str, float] = SECONDS,
+    **ceiling: int,
+) -> None:
+    """Fills the result; `save` is called after each row, so that nothing is lost when the run is cut off."""
+    if "ceilings" not in result:
+        result["ceilings"] = ceilings(device, **ceiling)
+    every = dilated(sites(size))
+
+    def one_site(site: Site, batch: int, dtype: torch.dtype) -> dict[str, Any]:
+        return fused_sites.measure(site, batch, dtype, device, result["ceilings"], rows)
+
+    def one_network(network: Network, dtype: torch.dtype) -> dict[str, Any]:
+        return fused_models.measure(network, dtype, device, backend)
+
+    def checked() -> None:
+        result["goals"] = fused_goals.goals(result, every)
+        save()
+
+    parts = {
+        "sites": ((one_site, site, batch, dtype) for dtype in dtypes for batch in batches for site in every),
+        "networks": ((one_network, network, dtypes[0]) for network in networks),
+    }
+    tables.fill(result, parts, seconds, checked)
+
+
+def show(result: tables.Result) -> str:
+    top = result["ceilings"]
+    lines = [f"{result['device']}: matmul {top['matmul_tflops']:.0f} TFLOP/s, copy {top['copy_gb_s']:.0f} GB/s"]
+    lines += _sites(result["sites"]) + _networks(result["networks"])
+    return "\n".join(lines + fused_goals.show(result["goals"], result["device"]) + tables.missing(result))
+
+
+def _sites(rows: list[dict[str, Any]]) -> list[str]:
+    """Shares of the matrix ceiling first; of the second row also its share of the floor, its ratio over the first."""
+    lines = []
+    for dtype, batch in dict.fromkeys((row["dtype"], row["batch"]) for row in rows):
+        found = [row for row in rows if (row["dtype"], row["batch"]) == (dtype, batch)]
+        names = list(found[0]["ms"])
+        base, ours = names[:2]
+        lines.append(f"{dtype}, batch {batch}: shares of matmul; then {ours}: share of the floor, over {base}, ms")
+        lines.append(
+            f"{'':<22}{'dilation':>9}{'residual':>9}" + "".join(f"{name:>12}" for name in names)
+            + f"{'floor':>8}{'ratio':>8}{'ms':>10}  auto"
+        )  # fmt: skip
+        for row in found:
+            shares = "".join(f"{row['of_matmul'][name]:>12.0%}" for name in names)
+            more = f"{row['of_floor'][ours]:>8.0%}{row['ms'][base] / row['ms'][ours]:>7.2f}x{row['ms'][ours]:>10.4f}"
+            added = "yes" if row["residual"] else "no"
+            lines.append(f"{row['layer']:<22}{row['dilation']:>9}{added:>9}{shares}{more}  {row['auto']}")
+    return lines
+
+
+def _networks(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows:
+        where = f"output stride {row['output_stride']}, {row['size']}x{row['size']}, batch {row['batch']}"
+        lines.append(f"ResNet34, {row['dtype']}, {where}: over eager NHWC, milliseconds, images a second")
+        eager = row["ms"].get("eager_channels_last")
+        for name, ms in row["ms"].items():
+            ratio = f"{eager / ms:.2f}x" if eager else "-"
+            lines.append(f"  {fused_models.LABELS[name]:<42}{ratio:>8}{ms:>10.3f}{row['images_s'][name]:>10.0f}")
+        lines += [f"  {fused_models.LABELS[name]:<42} not run: {reason}" for name, reason in row["missing"].items()]
+    return lines
+
+
+def wrong(result: tables.Result) -> bool:
+    """Whether a result of ours was not the right one."""
+    networks = [reason for row in result["networks"] for name, reason in row["missing"].items() if "atrous" in name]
+    sites = [entry["reason"] for entry in result["not_run"]]
+    return any(reason.startswith(("AssertionError", "disagrees")) for reason in networks + sites)
+
+
+def run(
+    args: argparse.Namespace, device: torch.device, result: tables.Result, save: Callable[[], None]
+) -> tuple[str, int]:
+    table(device, result, save)
+    return show(result), int(wrong(result))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Fused sites and networks beside cuDNN and torch.compile.")
+    return tables.main(parser, argv, "fused", "-fused", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""README's tables from a result of fused_table.py: shares of the matrix ceiling by layer, speed-ups by network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fused_goals import OURS
+from fused_models import LABELS
+
+Result = dict[str, Any]
+
+
+def tables(result: Result, name: str) -> str:
+    versions, top = result["versions"], result["ceilings"]
+    lines = [
+        f"{result['device']}; torch {versions['torch']}, triton {versions['triton']}, driver {result['driver']}; "
+        f"{result['date']}; [{name}](bench/results/{name}).",
+        f"Ceilings of the same run: {top['matmul_tflops']:.0f} TFLOP/s (bf16 matrix product), "
+        f"{top['copy_gb_s']:.0f} GB/s (copy).",
+    ]
+    for part, table in (("sites", _sites), ("networks", _networks)):
+        if result[part]:
+            lines += ["", *table(result[part])]
+    return "\n".join(lines)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The first column has no head."""
+    lines = [f"| {' | '.join(line)} |" for line in rows]
+    return [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|", *lines]
+
+
+def _sites(rows: list[dict[str, Any]]) -> list[str]:
+    """The largest batch of the first dtype: a line for each site, a column for each dilation."""
+    dtype = rows[0]["dtype"]
+    batch = max(row["batch"] for row in rows if row["dtype"] == dtype)
+    found = [row for row in rows if (row["dtype"], row["batch"]) == (dtype, batch) and OURS in row["ms"]]
+    if not found:
+        return []
+    dilations = sorted({row["dilation"] for row in found})
+    cells: dict[str, dict[int, str]] = {}
+    for row in found:
+        shares = [f"{row['of_matmul'][variant]:.0%}" for variant in (OURS, "convolution")]
+        ratio = row["ms"]["library"] / row["ms"][OURS]
+        cells.setdefault(_site(row), {})[row["dilation"]] = f"{shares[0]}, {shares[1]}, {ratio:.2f}x"
+    lines = [[site, *(known.get(dilation, "") for dilation in dilations)] for site, known in cells.items()]
+    return [
+        f"Fused sites of ResNet34 in {dtype} at batch {batch}: the share of the matrix ceiling of `{OURS}`, that of "
+        "cuDNN's convolution alone, and",
+        f"the speed-up of `{OURS}` over `library` (cuDNN's convolution and one pass of ours):",
+        "",
+        *_table([f"dilation {dilation}" for dilation in dilations], lines),
+    ]
+
+
+def _site(row: dict[str, Any]) -> str:
+    kernel, size, stride = row["kernel"], row["size"], row["stride"]
+    more = (", stride 2" if stride == 2 else "") + (", residual" if row["residual"] else "")
+    return f"{kernel}x{kernel}, {row['in_channels']} to {row['out_channels']}, {size}x{size}{more}"
+
+
+def _networks(rows: list[dict[str, Any]]) -> list[str]:
+    """A column for each network, in the order of sizes and batches."""
+    rows = sorted(rows, key=lambda row: (row["size"], row["batch"]))
+    lines = [
+        [label, *(_speed(row["ms"], variant) for row in rows)]
+        for variant, label in LABELS.items() if any(variant in row["ms"] for row in rows)
+    ]  # fmt: skip
+    return [
+        f"ResNet34 in {rows[0]['dtype']}, inference: speed-up over eager NHWC, and the median in milliseconds:",
+        "",
+        *_table([_network(row) for row in rows], lines),
+    ]
+
+
+def _network(row: dict[str, Any]) -> str:
+    stride = "" if row["output_stride"] == 32 else f", output stride {row['output_stride']}"
+    return f"{row['size']}x{row['size']}{stride}, batch {row['batch']}"
+
+
+def _speed(ms: dict[str, float], variant: str) -> str:
+    return f"{ms['eager_channels_last'] / ms[variant]:.2f}x ({ms[variant]:.3g})" if variant in ms else "not run"
