@@ -1,4 +1,4 @@
-"""python -m atrous info | demo | explain: what is installed, what it gives, what a model computes.
+"""python -m atrous info | demo | explain | tune: what is installed, what it gives, what a model computes, who is fast.
 
 A mistake that a user can make ends in one line on stderr and exit status 2. Each command imports what it needs itself,
 so that --help answers at once.
@@ -10,7 +10,6 @@ import argparse
 import importlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,28 +47,41 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from .demo import add_arguments
+    from . import demo as demo_command
+    from . import explain_command, tune_command
 
     parser = Parser(prog="atrous", description="Fused (dilated) conv2d + BatchNorm + activation + residual for torch.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     info = _command(commands, "info", _info, "versions, how the library was built, which rows run here and why not")
     demo = _command(commands, "demo", _demo, "an ordinary ResNet34 and its fused twin on photographs, side by side")
-    explain = _command(commands, "explain", _explain, "a model layer by layer: sizes, parameters, multiply-adds")
-    for command in (info, demo, explain):
+    explain = _command(commands, "explain", _explain, "a model layer by layer: sizes, who convolves, the least time")
+    tune = _command(commands, "tune", _tune, "measures who convolves a model the fastest, and keeps the choices")
+    for command in (info, demo, explain, tune):
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
-    add_arguments(demo)
+    demo_command.add_arguments(demo)
 
     explain.add_argument("model", metavar="MODEL", help="resnet34, or package.module:factory")
-    explain.add_argument("--size", type=_size, default=(224, 224), metavar="H[xW]", help="of the image (default 224)")
     explain.add_argument("--batch", type=_count, default=1, metavar="N", help="images (default 1)")
-    explain.add_argument("--channels", type=_count, default=3, metavar="C", help="of the image (default 3)")
     _choice(explain, "--backend", ("auto", *dispatch.rows()), "ROW", "the row to convolve", default="auto")
-    options = explain.add_argument_group("resnet34 only")
+    explain_command.add_arguments(explain)
+    _about_model(explain, (224, 224), 3)
+
+    tune.add_argument("model", metavar="MODEL", help="resnet34, package.module:factory, or a .json file of shapes")
+    tune.add_argument("--batch", type=_counts, metavar="N,N", help="images (default 1, or those of the shapes)")
+    tune_command.add_arguments(tune)
+    _about_model(tune, None, None)
+    return parser
+
+
+def _about_model(command, size: tuple[int, int] | None, channels: int | None) -> None:
+    """The model's image, and the options of resnet34."""
+    command.add_argument("--size", type=_size, default=size, metavar="H[xW]", help="of the image (default 224)")
+    command.add_argument("--channels", type=_count, default=channels, metavar="C", help="of the image (default 3)")
+    options = command.add_argument_group("resnet34 only")
     _choice(options, "--act", tuple(activation.ACTIVATIONS), "NAME", "activation")
     _choice(options, "--output-stride", (8, 16, 32), "N", "the last stages are dilated below 32", type=int)
     options.add_argument("--multi-grid", type=_counts, metavar="A,B,C", help="dilations of the last stage's blocks")
     _choice(options, "--first-dilation", resnet.FIRST_DILATIONS, "NAME", "of a dilated stage's first convolution")
-    return parser
 
 
 def _command(commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
@@ -100,18 +112,18 @@ def _demo(args) -> int:
 
 
 def _explain(args) -> int:
-    from .walk import walk
+    from . import explain_command
 
-    model = _model(args)
-    shape = (args.batch, args.channels, *args.size)
-    try:
-        walked = walk(model, shape, args.backend)
-    except Exception as error:
-        raise Mistake(f"{args.model} with an input of shape {shape}: {error}") from error
-    print(f"{args.model}, input {'x'.join(map(str, (*args.size, args.channels)))}, batch {args.batch}\n")
-    print(walked.render(shutil.get_terminal_size().columns))
-    _write_json(args.json, {"model": args.model, **walked.as_dict()})
+    _write_json(args.json, explain_command.run(args, _model(args)))
     return 0
+
+
+def _tune(args) -> int:
+    from . import tune_command
+
+    result, status = tune_command.run(args, _model)
+    _write_json(args.json, result)
+    return status
 
 
 def _model(args):

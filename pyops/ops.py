@@ -90,8 +90,8 @@ def triton_conv_epilogue(input, weight, bias, stride, padding, dilation, groups,
 
     geometry, residual = (tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue(*arguments).residual
     entry = tuning.measured(input, weight, Spec(*geometry), residual is not None)
-    layout, config = memory_format(input, weight), entry.config if entry is not None else None
-    return conv_epilogue(input, weight, bias, *geometry, *arguments, memory_format=layout, config=config)
+    measured, layout = entry.config if entry is not None else None, memory_format(input, weight)
+    return conv_epilogue(input, weight, bias, *geometry, *arguments, memory_format=layout, measured=measured)
 
 
 def _cuda_conv_epilogue(input, weight, bias, *arguments) -> Tensor:

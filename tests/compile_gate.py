@@ -26,7 +26,7 @@ from triton.runtime.jit import mangle_type
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 # Bytes of shared memory that a block can have (CUDA C++ programming guide, technical specifications).
-SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 ACCESS_BYTES = 16
 TYPES = {
     torch.float16: "*fp16",

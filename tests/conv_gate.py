@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 CHIPS = (80, 90, 100)
 # The tensor-core instruction of each generation (PTX ISA), and how tiles come to shared memory.
 PRODUCT = {80: r"mma\.sync", 90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}
+PRODUCT |= {86: PRODUCT[80], 120: PRODUCT[80]}
 BULK, ASYNC = r"cp\.async\.bulk\.tensor", r"cp\.async\.cg\.shared"  # cg: of 16 bytes
 MULTIPROCESSORS = 132
 NHWC, NCHW = torch.channels_last, torch.contiguous_format

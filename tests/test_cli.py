@@ -49,9 +49,9 @@ def test_help_lists_what_exists(run):
     status, out, err = run("--help")
     assert status == 0 and err == ""
     words = out.split()
-    assert all(command in words for command in ("info", "demo", "explain"))
-    assert not any(command in words for command in ("tune", "audit", "export"))
-    for command in ("info", "demo", "explain"):
+    assert all(command in words for command in ("info", "demo", "explain", "tune"))
+    assert not any(command in words for command in ("audit", "export"))
+    for command in ("info", "demo", "explain", "tune"):
         status, out, err = run(command, "--help", columns=60)
         assert status == 0 and "--json FILE" in out and err == ""
         assert max(map(len, out.splitlines())) <= 60
@@ -130,7 +130,7 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("arguments, message", [
     ((), "COMMAND"),
-    (("tune",), "'tune'"),
+    (("audit",), "'audit'"),
     (("explain",), "MODEL"),
     (("explain", "resnet50"), "expected resnet34 or package.module:factory, got 'resnet50'"),
     (("explain", "no_such_module:make"), "No module named 'no_such_module'"),
@@ -142,6 +142,11 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     (("explain", "resnet34", "--size", "8x"), "--size: expected a positive whole number, got ''"),
     (("explain", "resnet34", "--batch", "-1"), "--batch"),
     (("explain", "resnet34", "--backend", "cudnn"), "--backend: invalid choice: 'cudnn'"),
+    (("explain", "resnet34", "--chip", "sm_70"), "--chip: invalid choice: 'sm_70'"),
+    (("explain", "resnet34", "--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
+    (("explain", "resnet34", "--ceilings", "798"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
+    (("explain", "resnet34", "--ceilings", "0,nan"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
+    (("explain", "resnet34", "--backend", "triton", "--dtype", "float64", "--chip", "sm_80"), "row triton expects"),
     (("info", "--json", "no/such/folder/info.json"), "--json: expected a file that can be written"),
     (("demo", "--json", "."), "--json: expected a file that can be written, got '.'"),
 ])  # fmt: skip
@@ -150,10 +155,28 @@ def test_mistakes_end_in_one_line(run, tmp_path, monkeypatch, arguments, message
     assert message in mistake(run(*arguments))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a card the row may run")
-def test_a_named_backend_gives_its_reasons(run):
-    line = mistake(run("explain", "resnet34", "--backend", "triton"))
-    assert "backend='triton' cannot run this call: triton: " in line and "CUDA" in line
+def test_a_named_backend_gives_its_reasons(run, monkeypatch):
+    monkeypatch.setattr(atrous.ops, "library_error", "libatrous.so is not built")
+    line = mistake(run("explain", "resnet34", "--backend", "native"))
+    assert "backend='native' cannot run this call: native: libatrous.so is not built" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a card")
+def test_explain_row_triton_without_its_card(run, tmp_path):
+    path = tmp_path / "walk.json"
+    status, out, err = run("explain", "resnet34", "--backend", "triton", "--chip", "sm_80", "--json", path, columns=60)
+    assert status == 0 and err == "" and max(map(len, out.splitlines())) <= 60
+    assert out.startswith(
+        "resnet34, input 224x224x3, batch 1\nfor bfloat16, channels_last, on sm_80 (no such card here)"
+    )
+    kept = json.loads(path.read_text())
+    assert kept["model"] == "resnet34" and kept["target"]["card"] == {"chip": "sm_80", "multiprocessors": 108}
+    assert len(kept["convolutions"]) == 36 and all(found["config"] for found in kept["convolutions"])
+    assert kept["totals"]["floor_us"] is None
+    options = ("--backend", "triton", "--dtype", "float16", "--ceilings", "250,1500", "--chip", "sm_80")
+    status, out, _ = run("explain", "resnet34", *options)
+    assert status == 0 and "for float16" in out and "floor (us): 250 TFLOP/s, 1500 GB/s, as given" in out
+    assert "--chip: expected backend='triton'" in mistake(run("explain", "resnet34", "--chip", "sm_90"))
 
 
 def test_a_disk_that_refuses_is_told(run, tmp_path, monkeypatch):

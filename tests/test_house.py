@@ -8,25 +8,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"activation", "arguments", "checks", "models", "reference", "spec"}
+LEAVES = {"activation", "arguments", "checks", "layout", "models", "reference", "spec"}
 # part -> the parts, besides the leaves, that it may import; "never up"
 MAY_IMPORT = {
     **{leaf: set() for leaf in LEAVES},
     "triton_kernels": set(),
     "packs": set(),
-    "ops": {"triton_kernels"},
+    "tuning": {"triton_kernels"},
+    "ops": {"triton_kernels", "tuning"},
     "backends": {"ops", "triton_kernels"},
-    "dispatch": {"backends"},
+    "dispatch": {"backends", "triton_kernels", "tuning"},
     "functional": {"dispatch", "ops"},
     "nn": {"functional", "packs"},
     "fusion": {"dispatch", "functional", "nn"},
     "testing": set(),
     "timing": set(),
-    "walk": {"dispatch", "nn"},
-    "build_info": {"dispatch", "ops"},
+    "tuner": {
+        "dispatch",
+        "functional",
+        "packs",
+        "sites",
+        "testing",
+        "timing",
+        "triton_kernels",
+        "tuning",
+        "tuning_format",
+    },
+    "walk": {"nn"},
+    "sites": {"fusion", "walk"},
+    "target": {"dispatch", "triton_kernels", "tuning"},
+    "explain": {"dispatch", "nn", "sites", "target", "triton_kernels", "tuning", "tuning_format", "walk", "walk_table"},
+    "build_info": {"dispatch", "ops", "tuning_device"},
 }
 ALONE = {"reference", "triton_kernels"}  # not even a leaf
-FACES = {"__init__", "__main__", "cli", "demo"}  # they may import anything (demo_*.py too)
+FACES = {"__init__", "__main__", "cli", "demo"}  # they may import anything (demo_*.py and *_command.py too)
 
 
 FILES = sorted([*ROOT.glob("pyops/**/*.py"), *ROOT.glob("triton_kernels/*.py")])
@@ -54,7 +69,7 @@ def imported_parts(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down(path):
     part = part_of(path)
-    if part in FACES or part.startswith("demo_"):
+    if part in FACES or part.startswith("demo_") or part.endswith("_command"):
         return
     family = next((known for known in MAY_IMPORT if part == known or part.startswith(f"{known}_")), None)
     assert family, f"{path.name}: say in MAY_IMPORT what it may import"
@@ -90,8 +105,8 @@ def test_triton_kernels_import_torch_and_triton_only():
 
 
 def test_every_environment_variable_is_a_known_one():
-    """Options are arguments. What the environment may say: Triton's interpreter (setup.py has switches too)."""
+    """Options are arguments. The environment may name Triton's interpreter and the user's cache; setup.py has more."""
     found = set()
     for path in FILES:
         found |= set(re.findall(r"""environ(?:\.get\(|\[)["'](\w+)""", path.read_text()))
-    assert found <= {"TRITON_INTERPRET"}
+    assert found <= {"TRITON_INTERPRET", "XDG_CACHE_HOME"}

@@ -1,4 +1,4 @@
-"""Every case of CASES.md over the row `triton`, under Triton's interpreter; on a card `.ci/gpu test` needs no such thing.
+"""Every case of CASES.md over the row `triton`, under Triton's interpreter; a card runs them in `.ci/gpu test`.
 
 Left out, each because the interpreter cannot show it: bf16, which it computes wrong (autocast's default on a CPU too);
 fp64, which the row refuses to convolve; torch.compile and torch.export, which need the operator on a card; two threads,
@@ -7,6 +7,9 @@ since it patches Triton's language while it runs.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,12 @@ LEFT_OUT = ("bfloat16", "autocast", "float64", "double", "compile", "export", "t
 def test_every_case_under_the_interpreter(capsys):
     files = sorted(str(path) for path in HERE.glob("test_cases_*.py"))
     cases.interpret(*files, capsys=capsys, least=400, only="triton and not (" + " or ".join(LEFT_OUT) + ")")
+
+
+@pytest.mark.gate
+@pytest.mark.skipif(cases.INTERPRETING, reason="this is that process")
+def test_what_the_sanitizer_runs():
+    command = [sys.executable, str(HERE / "launches.py")]
+    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout.split()[0]) > 80

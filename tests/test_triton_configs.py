@@ -2,8 +2,12 @@
 
 import pytest
 
+pytest.importorskip("triton")
+
+from atrous.triton_kernels import configs as conv_configs
 from atrous.triton_kernels import pointwise_configs as configs
-from atrous.triton_kernels.configs import round_up
+from atrous.triton_kernels.configs import Conv, ConvKey, conv_grid, conv_prune, conv_reasons, round_up
+from atrous.triton_kernels.describe import Problem
 from atrous.triton_kernels.pointwise_configs import PointwiseKey
 
 RESNET34 = [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)]
@@ -45,3 +49,59 @@ def test_resnet34_wastes_few_lanes(channels, size):
 def test_choices(key, expected):
     assert configs.pointwise_config(key) == expected
     assert configs.pointwise_config(key) == configs.pointwise_prune(key)[0]
+
+
+@pytest.mark.parametrize("chip", [80, 86, 89, 90, 100, 103, 120])
+@pytest.mark.parametrize("ending", ["epilogue", "draws", "statistics"])
+@pytest.mark.parametrize("layout", ["last", "planes"])
+def test_every_convolution_has_a_config(chip, ending, layout):
+    """Any channels, groups and precision; each config fits, and none is listed twice."""
+    for channels, out, groups in [
+        (3, 64, 1),
+        (64, 64, 1),
+        (31, 33, 1),
+        (64, 64, 4),
+        (64, 128, 64),
+        (1, 1, 1),
+        (512, 8, 1),
+    ]:
+        for batch, size, element_size in ((1, 7, 2), (32, 56, 2), (2, 13, 4)):
+            sizes = (channels, (size, size), out, (size, size), (3, 3), (1, 1), groups)
+            for precision, wide in (("tf32", False), ("ieee", True)):
+                key = ConvKey(chip, 132, element_size, precision, layout, batch, *sizes, True, wide, ending)
+                found = conv_prune(key)
+                assert found and len(set(found)) == len(found)
+                assert not any(conv_reasons(key, config) for config in found)
+                assert all(min(conv_grid(key, config)) > 0 for config in found)
+
+
+def test_splits_fill_a_card_at_batch_1():
+    """Layers 3 and 4 of ResNet34 have 4 to 8 tiles for 132 multiprocessors."""
+    for channels, size in RESNET34[3:]:
+        key = ConvKey(90, 132, 2, "tf32", "last", 1, channels, (size,) * 2, channels, (size,) * 2, (3, 3), (1, 1), 1)
+        config = conv_configs.conv_config(key)
+        channel_tiles, pixel_tiles, steps = conv_grid(key, config)
+        assert config.splits > 1 and 32 <= channel_tiles * pixel_tiles * config.splits <= 132
+        assert steps >= config.splits * conv_configs.LEAST_STEPS
+
+
+@pytest.mark.parametrize("size, expected", [(56, (1, 8, 16)), (28, (8, 4, 4)), (14, (32, 2, 2)), (7, (128, 1, 1))])
+def test_boxes_of_resnet34(size, expected):
+    """What PERFORMANCE calls tiles that waste nothing, at a batch that they divide; 56 is no multiple of 16."""
+    key = ConvKey(90, 132, 2, "tf32", "last", 128, 64, (size,) * 2, 64, (size,) * 2, (3, 3), (1, 1), 1)
+    found = conv_configs.box(key, 128)
+    covered = round_up(128, found[0]) * round_up(size, found[1]) * round_up(size, found[2])
+    assert covered == 128 * size * size
+    assert found == expected or size == 56
+
+
+def test_a_measured_config_is_taken_where_it_fits():
+    """A table's entry is for a kind of calls; one that is misaligned, say, takes the rule's."""
+    key = ConvKey(90, 132, 2, "tf32", "last", 8, 64, (28, 28), 64, (28, 28), (3, 3), (1, 1), 1)
+    measured = Conv(64, 64, 128, 4, 4, descriptors=True)
+    fitting, other = (Problem(None, None, None, None, None, k) for k in (key, key._replace(aligned=False)))
+    assert fitting.config(None, measured) == measured
+    assert other.config(None, measured) == conv_configs.conv_config(other.key)
+    assert fitting.config(None) == conv_configs.conv_config(key)
+    with pytest.raises(ValueError, match="config: expected aligned tensors"):
+        other.config(measured)

@@ -79,6 +79,11 @@ class Conv(NamedTuple):
         )
 
     @property
+    def shared(self) -> int:
+        """Bytes of shared memory: the stages of the main loop, and a little for their barriers."""
+        return self.num_stages * (self.block_m + self.block_n) * self.depth + 1024
+
+    @property
     def elements(self) -> int:
         """Of the tile, a thread."""
         return self.block_m * self.block_n // (32 * self.num_warps)
@@ -105,6 +110,8 @@ DEPTHWISE = {
     "last": (Conv(64, 32, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
     "planes": (Conv(4, 512, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
 }
+# KiB of shared memory that a block can have (CUDA C++ programming guide, technical specifications); others have 99.
+SHARED_KIB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227}
 SPLITS = (1, 2, 4, 8, 16)
 LEAST_STEPS = 4  # of a split: below it the pipeline does not fill
 WAVES = (0, 2)
@@ -185,7 +192,11 @@ def conv_reasons(key: ConvKey, config: Conv) -> list[str]:
     if not listed:
         return ["expected a tile, splits and waves of the lists"]
     block_k, steps, most = config.block_k(key.element_size), conv_grid(key, config)[2], most_elements(key, config)
-    wanted = {f"at most {most} elements a thread": config.elements <= most}
+    limit = SHARED_KIB.get(key.chip, 99)
+    wanted = {
+        f"at most {most} elements a thread": config.elements <= most,
+        f"at most {limit} KiB of shared memory": config.shared <= limit << 10,
+    }
     if config.splits > 1:
         wanted |= {
             f"at least {LEAST_STEPS} steps a split": steps >= LEAST_STEPS * config.splits,

@@ -125,13 +125,15 @@ def conv_epilogue(
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
     config: Conv | None = None,
+    measured: Conv | None = None,
 ) -> Tensor:
     """y = act((conv2d(x, w) + b) * scale + shift (+ residual)) (+ residual)
 
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32; what is not laid out as the
     kernels read it (x as memory_format says, w channels_last) is copied. The other tensors: as for pointwise.epilogue.
-    memory_format: of y. config: how it is computed; None: the one that configs.conv_config predicts to be the fastest.
+    memory_format: of y. config: how it is computed; else `measured` where that fits, else what configs.conv_config
+    predicts to be the fastest.
     Returns: y: (N, C_out, H', W'), summed in fp32 and rounded once.
     Raises: TypeError, ValueError on tensors or a config of another kind; RuntimeError on a device without a kernel.
     Source: docs of torch.nn.Conv2d; the product follows Chetlur et al. 2014 (arXiv:1410.0759), implicit GEMM.
@@ -141,7 +143,7 @@ def conv_epilogue(
     if problem.y.numel() == 0:
         return problem.y
     check_device("input", problem.x, conv_epilogue_kernel)
-    config = problem.config(config)
+    config = problem.config(config, measured)
     tile = problem.tile(config)
     channel_tiles, pixel_tiles, _ = configs.conv_grid(problem.key, config)
     pixel_programs = configs.pixel_programs(problem.key, config)

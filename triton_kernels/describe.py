@@ -30,10 +30,12 @@ class Problem:
     def sizes(self) -> tuple[int, int, int, int, int]:
         return (self.x.shape[0], *self.x.shape[2:], *self.y.shape[2:])
 
-    def config(self, wanted: Conv | None) -> Conv:
-        """The wanted config, or the rule's. Raises ValueError where it does not fit."""
+    def config(self, wanted: Conv | None, measured: Conv | None = None) -> Conv:
+        """The wanted config; else the measured one where it fits, for this call may be another one of its kind; else
+        the rule's. Raises ValueError where the wanted one does not fit."""
         if wanted is None:
-            return configs.conv_config(self.key)
+            fits = measured is not None and not configs.conv_reasons(self.key, measured)
+            return measured if measured and fits else configs.conv_config(self.key)
         if reasons := configs.conv_reasons(self.key, wanted):
             raise ValueError(f"config: {'; '.join(reasons)}; got {wanted} for {self.key}")
         return wanted

@@ -1,0 +1,64 @@
+"""A small launch of every Triton kernel and config, for compute-sanitizer: `.ci/gpu sanitize` runs this file.
+
+Values are what the tests check; here only that each launch ends and writes all of its output.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from atrous.triton_kernels import configs, conv, pointwise, statistics
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+DTYPE = torch.float16
+NHWC, NCHW = torch.channels_last, torch.contiguous_format
+WHOLE = (1, 1), (2, 2), (2, 2), 1  # stride, padding, dilation, groups
+
+
+def draw(*size: int, memory_format: torch.memory_format = NCHW) -> torch.Tensor:
+    return torch.randn(size, device=DEVICE).to(DTYPE).contiguous(memory_format=memory_format)
+
+
+def convolutions():
+    """x, w, geometry, layout, config: every config on a map that its tiles do not divide, and every way to address."""
+    for tile in configs.CONV:
+        splits = [tile._replace(splits=2)] if tile.elements <= 32 else []
+        for config in (tile, tile._replace(waves=2), *splits):
+            yield draw(2, 64, 9, 11, memory_format=NHWC), draw(72, 64, 3, 3), WHOLE, NHWC, config
+    halves = (2, 2), (1, 1), (1, 1), 1
+    yield draw(2, 64, 10, 12, memory_format=NHWC), draw(72, 64, 3, 3), halves, NHWC, configs.CONV[0]
+    yield draw(2, 3, 9, 11, memory_format=NHWC), draw(33, 3, 7, 7), ((2, 2), (3, 3), (1, 1), 1), NHWC, None
+    yield draw(2, 31, 9, 11), draw(33, 31, 1, 3), ((2, 1), (0, 5), (1, 5), 1), NCHW, None
+    yield draw(2, 32, 9, 11, memory_format=NHWC), draw(32, 8, 3, 3), (*WHOLE[:3], 4), NHWC, None
+    for layout in (NHWC, NCHW):
+        for config in configs.DEPTHWISE["last" if layout == NHWC else "planes"]:
+            yield draw(2, 12, 9, 11, memory_format=layout), draw(24, 1, 3, 3), (*WHOLE[:3], 12), layout, config
+
+
+def ending(channels: int, size: torch.Size, layout: torch.memory_format, kind: str):
+    vectors = [torch.rand(channels, device=DEVICE) + 0.5 for _ in range(4)]
+    slope, seed = torch.rand(channels, device=DEVICE), torch.tensor([1, 2], device=DEVICE)
+    return *vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout), False
+
+
+def launches() -> int:
+    """Runs them all; returns how many."""
+    count = 0
+    for x, w, geometry, layout, config in convolutions():
+        z, *_ = outputs = statistics.conv_statistics(x, w, None, *geometry, memory_format=layout)
+        arguments = ending(w.shape[0], z.shape, layout, "tensor" if config else "random")
+        y = conv.conv_epilogue(x, w, None, *geometry, *arguments, memory_format=layout, config=config)
+        assert all(t.isfinite().all() for t in (y, *outputs[:3]))
+        count += 2
+    for size, layout in (((2, 16, 9, 11), NHWC), ((2, 16, 4, 8), NCHW), ((2, 5, 7, 7), NCHW)):
+        for kind in ("relu", "tensor", "random"):
+            z = draw(*size, memory_format=layout)
+            assert pointwise.epilogue(z, *ending(size[1], z.shape, layout, kind)).isfinite().all()
+            count += 1
+    return count
+
+
+if __name__ == "__main__":
+    print(f"{launches()} launches")
