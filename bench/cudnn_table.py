@@ -18,7 +18,9 @@ from typing import Any
 import table as tables
 import torch
 from layers import dilated, layers
-from measures import PASSES, ceilings, convolution, network
+from measures import PASSES, convolution, network
+
+from atrous.timing import ceilings
 
 SECONDS = {"convolutions": 70.0, "models": 110.0}  # with fused_table's and two starts of Python: within a phase
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from measures import NHWC, copies, dtype_name, ends, heuristic, medians, replayed
+from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor, nn
 
 from atrous import demo_subject, fusion, models, testing
+from atrous.timing import copies
 
 BUDGET = 2.0  # of eager's own error against fp64
 SECONDS = 6.0  # of timing a network

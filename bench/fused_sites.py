@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from layers import Site
-from measures import NHWC, copies, dtype_name, ends, heuristic, medians, replayed
+from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor
 
 import atrous
 from atrous import checks, dispatch, testing, tuning
+from atrous.timing import copies
 
 ROWS = ("library", "triton")
 CALLS = 10  # of a CUDA graph at least: its own launch does not count then

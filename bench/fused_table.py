@@ -23,7 +23,8 @@ import table as tables
 import torch
 from fused_models import Network
 from layers import Site, dilated, sites
-from measures import ceilings
+
+from atrous.timing import ceilings
 
 SECONDS = {"sites": 120.0, "networks": 180.0}  # with cudnn_table's and two starts of Python: within a phase
 

@@ -12,22 +12,12 @@ from layers import Layer
 from torch import Tensor, nn
 
 from atrous import models, timing
+from atrous.timing import copies
 
 NHWC = torch.channels_last
 PASSES = {"forward": None, "dgrad": [True, False, False], "wgrad": [False, True, False]}
-ROTATED = 2**30  # bytes of inputs at most
 T = TypeVar("T")
 Set = TypeVar("Set", tuple, dict)
-
-
-def copies(make: Callable[[], Set], device: torch.device) -> list[Set]:
-    """Sets of tensors, so many that the L2 cache holds none of them when it comes again in turns."""
-    first = make()
-    values = first.values() if isinstance(first, dict) else first
-    size = sum(value.nbytes for value in values if isinstance(value, Tensor))
-    cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
-    count = max(1, min(-(-3 * cache // size), ROTATED // size))
-    return [first, *(make() for _ in range(count - 1))]
 
 
 def rotated(make: Callable[[], Set], device: torch.device) -> Iterator[Set]:
@@ -83,15 +73,6 @@ def medians(calls: Mapping[str, timing.Call], device: torch.device, seconds: flo
 
 def median(call: timing.Call, device: torch.device, seconds: float = 0.3) -> float:
     return medians({"": call}, device, seconds)[""]
-
-
-def ceilings(device: torch.device, side: int = 8192, mebi: int = 1024) -> dict[str, float]:
-    """bf16 matrix product on random data, and a copy (bytes read and written)."""
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    source = torch.randn(mebi * 2**18, device=device)
-    target = torch.empty_like(source)
-    product, copied = median(lambda: a @ b, device, 2.0), median(lambda: target.copy_(source), device, 1.0)
-    return {"matmul_tflops": 2 * side**3 / product / 1e9, "copy_gb_s": 2 * source.nbytes / copied / 1e6}
 
 
 def convolution(layer: Layer, direction: str, batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

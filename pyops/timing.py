@@ -11,6 +11,8 @@ import torch
 
 Call = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
+Set = TypeVar("Set", tuple, dict)
+ROTATED = 2**30  # bytes of inputs at most
 
 
 def milliseconds(call: Call, device: torch.device, calls: int = 1) -> float:
@@ -63,3 +65,26 @@ def interleaved(
 
 def medians(times: Mapping[Key, list[float]]) -> dict[Key, float]:
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def copies(make: Callable[[], Set], device: torch.device) -> list[Set]:
+    """Sets of tensors, so many that the L2 cache of a card holds none of them when its turn comes again."""
+    first = make()
+    values = list(first.values()) if isinstance(first, dict) else list(first)
+    size = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
+    count = max(1, min(-(-3 * cache // size), ROTATED // size))
+    return [first] + [make() for _ in range(count - 1)]
+
+
+def ceilings(device: torch.device, side: int = 8192, mebi: int = 1024) -> dict[str, float]:
+    """What the device reaches in this run: a bf16 matrix product, and a copy (bytes read and written)."""
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randn(mebi * 2**18, device=device)
+    target = torch.empty_like(source)
+    calls = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    found = medians(interleaved(calls, device, 2.0, least=5, calls=5))
+    return {
+        "matmul_tflops": 2 * side**3 / found["product"] / 1e9,
+        "copy_gb_s": 2 * source.nbytes / found["copy"] / 1e6,
+    }

@@ -16,7 +16,7 @@ import torch
 from . import timing, tuning
 from .sites import Site
 from .triton_kernels.configs import Conv
-from .tuner_candidates import Candidate, Form, Made, Wrong, at_once, call, candidates, check, key, rotated
+from .tuner_candidates import Candidate, Form, Made, Wrong, arguments, at_once, call, candidates, check, key
 from .tuning_format import Entry, Key
 
 NOISE = 1.02  # a tie within it goes to the library, so that fusing never makes a model slower
@@ -69,7 +69,7 @@ def tune(jobs: Sequence[tuple[Site, Form]], seconds: float) -> Iterator[Result]:
 def measure(result: Result, share: float, left: float) -> None:
     """Fills the result, in `share` seconds where that is enough; gives up where `left` is not."""
     begun = time.monotonic()
-    sets = rotated(result.site, result.form)
+    sets = timing.copies(lambda: arguments(result.site, result.form), result.form.device)
     calls = _ready(result, sets, begun + share / 2)
     device = result.form.device
     once = {candidate: timing.milliseconds(run, device) for candidate, run in calls.items()}
@@ -128,16 +128,3 @@ def _name(candidate: Candidate) -> str:
 def _told(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-def ceilings(device: torch.device, side: int = 8192, mebi: int = 1024) -> dict[str, float]:
-    """What the device reaches in this run: a bf16 matrix product, and a copy (bytes read and written)."""
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    source = torch.randn(mebi * 2**18, device=device)
-    target = torch.empty_like(source)
-    calls = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
-    found = timing.medians(timing.interleaved(calls, device, 2.0, least=LEAST, calls=5))
-    return {
-        "matmul_tflops": 2 * side**3 / found["product"] / 1e9,
-        "copy_gb_s": 2 * source.nbytes / found["copy"] / 1e6,
-    }

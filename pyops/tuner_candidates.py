@@ -20,7 +20,6 @@ from .tuning_format import Key
 
 Made = dict[str, Any]  # arguments of conv_bn_act
 Candidate: TypeAlias = str | Conv  # a row, or row triton in a config
-ROTATED = 2**30  # bytes of inputs at most
 
 
 class Wrong(Exception):
@@ -49,15 +48,6 @@ def arguments(site: Site, form: Form) -> Made:
         None if site.residual == "none" else site.residual, bn=not form.frozen, bias=form.frozen,
     )  # fmt: skip
     return testing.arguments(case, form.dtype, str(form.device), form.layout)
-
-
-def rotated(site: Site, form: Form) -> list[Made]:
-    """Sets of arguments, so many that the L2 cache of a card holds none of them when its turn comes again."""
-    first = arguments(site, form)
-    size = sum(value.nbytes for value in first.values() if isinstance(value, Tensor))
-    cache = torch.cuda.get_device_properties(form.device).L2_cache_size if form.device.type == "cuda" else 0
-    count = max(1, min(-(-3 * cache // size), ROTATED // size))
-    return [first, *(arguments(site, form) for _ in range(count - 1))]
 
 
 def key(site: Site, form: Form, made: Made) -> Key:

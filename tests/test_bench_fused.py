@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import atrous
+from atrous import timing
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "bench"))  # no package: its files find one another as in a run of one of them
@@ -346,7 +347,7 @@ def test_the_readme_is_what_the_results_say():
 @pytest.mark.gpu
 def test_a_site_on_the_card():
     site = layers.Site("small", 1, 64, 64, 3, 1, 28, dilation=2, residual=True)
-    row = fused_sites.measure(site, 4, torch.bfloat16, DEVICE, measures.ceilings(DEVICE, 2048, 64))
+    row = fused_sites.measure(site, 4, torch.bfloat16, DEVICE, timing.ceilings(DEVICE, 2048, 64))
     assert list(row["ms"]) == ["library", "triton", "eager", "convolution"] and min(row["ms"].values()) > 0
 
 

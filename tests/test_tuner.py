@@ -157,7 +157,7 @@ def test_a_site_that_cannot_be_made_does_not_end_the_run(short, monkeypatch):
             raise MemoryError("no room")
         return arguments(site, form)
 
-    monkeypatch.setattr(tuner_candidates, "arguments", make)
+    monkeypatch.setattr(tuner, "arguments", make)
     results = tuned(SMALL, ODD)
     assert [result.reason for result in results] == ["MemoryError: no room"] * 2 + [""] * 2
 
@@ -274,11 +274,11 @@ def test_on_a_card():
     assert not (result.wrong or result.failed or result.reason), result
     assert set(result.entry.milliseconds) == {"library", "triton"} and result.entry.config is not None
     assert not torch.backends.cudnn.benchmark
-    assert {"matmul_tflops", "copy_gb_s"} == tuner.ceilings(device, 1024, 64).keys()
+    assert {"matmul_tflops", "copy_gb_s"} == timing.ceilings(device, 1024, 64).keys()
 
 
 def test_ceilings_are_of_this_device():
-    found = tuner.ceilings(CPU, side=64, mebi=1)
+    found = timing.ceilings(CPU, side=64, mebi=1)
     assert found.keys() == {"matmul_tflops", "copy_gb_s"} and min(found.values()) > 0
 
 
