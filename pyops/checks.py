@@ -12,6 +12,11 @@ from torch import Tensor
 
 from .spec import Pair, Spec
 
+
+class Mistake(Exception):
+    """Of the command line's user: something to tell in one line."""
+
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 

@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import activation, dispatch
+from .checks import Mistake
 from .models import resnet
-
-
-class Mistake(Exception):
-    """Something to tell the user in one line."""
 
 
 class Parser(argparse.ArgumentParser):

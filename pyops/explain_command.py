@@ -9,7 +9,7 @@ import shutil
 import torch
 from torch import nn
 
-from .cli import Mistake
+from .checks import Mistake
 from .explain import explain
 from .target import CHIPS, target
 

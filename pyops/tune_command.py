@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from . import timing, tuner, tuner_shapes, tuning
-from .cli import Mistake
+from .checks import Mistake
 from .sites import Site, sites
 from .tuner_candidates import forms
 from .tuner_table import describe, table

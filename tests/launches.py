@@ -47,11 +47,16 @@ def launches() -> int:
     """Runs them all; returns how many."""
     count = 0
     for x, w, geometry, layout, config in convolutions():
-        z, *_ = outputs = statistics.conv_statistics(x, w, None, *geometry, memory_format=layout)
-        arguments = ending(w.shape[0], z.shape, layout, "tensor" if config else "random")
-        y = conv.conv_epilogue(x, w, None, *geometry, *arguments, memory_format=layout, config=config)
-        assert all(t.isfinite().all() for t in (y, *outputs[:3]))
-        count += 2
+        size = torch.conv2d(x.to("meta"), w.to("meta"), None, *geometry).shape
+        arguments = ending(w.shape[0], size, layout, "tensor" if config else "random")
+        assert conv.conv_epilogue(
+            x, w, None, *geometry, *arguments, memory_format=layout, config=config
+        ).isfinite().all()  # fmt: skip
+        count += 1
+        if config is None or config.waves or w.shape[1] == 1:
+            z, mean, m2, _ = statistics.conv_statistics(x, w, None, *geometry, memory_format=layout)
+            assert all(t.isfinite().all() for t in (z, mean, m2))
+            count += 1
     for size, layout in (((2, 16, 9, 11), NHWC), ((2, 16, 4, 8), NCHW), ((2, 5, 7, 7), NCHW)):
         for kind in ("relu", "tensor", "random"):
             z = draw(*size, memory_format=layout)

@@ -35,4 +35,4 @@ def test_what_the_sanitizer_runs():
     command = [sys.executable, str(HERE / "launches.py")]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout.split()[0]) > 80
+    assert int(run.stdout.split()[0]) > 60
