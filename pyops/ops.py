@@ -1,7 +1,7 @@
 """The primitives torch.ops.atrous._*: schemas where the library is absent, fakes, and the implementations in Python.
 
 csrc builds libatrous.so, which owns the schemas and the CPU kernels. Without it Python defines the same schemas and
-computes `_epilogue` and `_conv_epilogue` in plain torch. On CUDA both are the Triton kernels if triton is there.
+computes `_epilogue` and `_conv_epilogue` in plain torch. On CUDA both are the Triton kernels where Triton runs.
 None of the primitives is differentiable or mutates an input.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -72,8 +73,14 @@ def capturing(x: Tensor) -> bool:
     return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 
 
+@lru_cache
+def triton_runs(device: torch.device) -> bool:
+    """Whether there is Triton for this card: it is installed, and the card is of sm_80 or newer."""
+    return triton_found and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def _cuda_epilogue(z: Tensor, *arguments) -> Tensor:
-    if not triton_found:
+    if not triton_runs(z.device):
         return _plain_epilogue(z, *arguments)
     from .triton_kernels.launch import NotCompiled
     from .triton_kernels.pointwise import epilogue
@@ -95,7 +102,7 @@ def triton_conv_epilogue(input, weight, bias, stride, padding, dilation, groups,
 
 
 def _cuda_conv_epilogue(input, weight, bias, *arguments) -> Tensor:
-    run = triton_conv_epilogue if triton_found else _conv_then_epilogue
+    run = triton_conv_epilogue if triton_runs(input.device) else _conv_then_epilogue
     return run(input, weight, bias, *arguments)
 
 

@@ -9,6 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from . import ops
+
 
 class Packs:
     """A few packed weights, by row and by what the packing depends on; remade when the weight has changed.
@@ -18,7 +20,7 @@ class Packs:
 
     def __init__(self, most: int = 4) -> None:
         self.most = most
-        self.made: OrderedDict[tuple, Tensor] = OrderedDict()
+        self.made: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()  # the weight stays alive: ids recur
 
     def __reduce__(self):
         return (Packs, (self.most,))
@@ -36,9 +38,11 @@ class Packs:
         version = None if weight.is_inference() else weight._version
         key = (row.name, row.pack_key(input, weight, spec), id(weight), weight.data_ptr(), version)
         if key not in self.made:
+            if ops.capturing(input):  # what is made now has no values before the graph is replayed
+                return row.pack(input, weight, spec)
             for stale in [k for k in self.made if k[2:] != key[2:]]:
                 del self.made[stale]
-            self.made[key] = row.pack(input, weight, spec)
+            self.made[key] = weight, row.pack(input, weight, spec)
             while len(self.made) > self.most:
                 self.made.popitem(last=False)
-        return self.made[key]
+        return self.made[key][1]

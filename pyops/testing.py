@@ -44,6 +44,7 @@ CASES = (
     Case(
         "asymmetric", (2, 6, 19, 23), 10, kernel=(1, 3), stride=(2, 1), padding=(0, 5), dilation=(1, 5), slope="shared"
     ),
+    Case("gray", (2, 1, 9, 9), 5, residual="before"),  # one channel: NCHW and channels_last alike
     Case("grouped", (2, 12, 9, 9), 24, groups=3, bias=True),
     Case("depthwise", (2, 12, 9, 9), 12, groups=12, slope="relu"),
     Case("pointwise", (2, 65, 5, 5), 7, kernel=(1, 1), padding=0, slope=1.0),

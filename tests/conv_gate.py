@@ -22,6 +22,8 @@ CHIPS = (80, 90, 100)
 # The tensor-core instruction of each generation (PTX ISA), and how tiles come to shared memory.
 PRODUCT = {80: r"mma\.sync", 90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}
 PRODUCT |= {86: PRODUCT[80], 120: PRODUCT[80]}
+# Products that are not waited for at once, and the bulk store of the result.
+IN_FLIGHT, BULK_STORE = r"wgmma\.wait_group\.sync\.aligned [1-9]", r"tensor\.\dd\.global\.shared"
 BULK, ASYNC = r"cp\.async\.bulk\.tensor", r"cp\.async\.cg\.shared"  # cg: of 16 bytes
 MULTIPROCESSORS = 132
 NHWC, NCHW = torch.channels_last, torch.contiguous_format
@@ -107,8 +109,13 @@ def _capture(module, kernel, run, label, config, chip, layer, precision) -> gate
     dense = layer.memory_format == NHWC and layer.in_channels // layer.groups % 16 == 0 and not config.descriptors
     if config.descriptors or dense and not depthwise:
         patterns.append(BULK if config.descriptors else ASYNC)
+        if chip == 90 and precision != "ieee":
+            patterns.append(IN_FLIGHT)
+    stores = (BULK_STORE,) if config.descriptors else ()
     wide = [name for name in ("y", "z", "residual") if dense and recorder.arguments.get(name) is not None]
-    return gate.capture(recorder, module.__name__, label=label, loop_patterns=tuple(patterns), wide=tuple(wide))
+    return gate.capture(
+        recorder, module.__name__, label=label, loop_patterns=tuple(patterns), wide=tuple(wide), patterns=stores
+    )
 
 
 BLOCK = re.compile(r"(<!-- gate: begin -->\n).*?(<!-- gate: end -->)", re.DOTALL)

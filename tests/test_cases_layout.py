@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import oracle
 import pytest
 import torch
@@ -150,3 +152,19 @@ def test_the_result_owns_its_memory(row):
     x, mean, var = torch.randn(2, 4, 5, 5), torch.zeros(4), torch.ones(4)
     for y in (atrous.add_act(x, torch.zeros_like(x), backend=row), atrous.bn_act(x, mean, var, eps=0.0, backend=row)):
         assert torch.equal(y, x) and y.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("size", [(2, 1, 8, 8), (2, 5, 1, 1), (1, 1, 1, 1), (2, 4, 1, 6), (2, 4, 6, 7)], ids=str)
+@pytest.mark.parametrize("out, kernel", [(5, (3, 3)), (1, (3, 3)), (6, (1, 1))], ids=str)
+@pytest.mark.parametrize("formats", list(itertools.product((NCHW, NHWC), repeat=2)), ids=str)
+def test_layouts_that_one_tensor_has_at_once(row, size, out, kernel, formats):
+    """One channel or one pixel: the strides alone say which layout is meant, as eager reads them."""
+    x = torch.randn(size).to(memory_format=formats[0])
+    w = torch.randn(out, size[1], *kernel).to(memory_format=formats[1])
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    z = torch.conv2d(x, w, None, padding=padding)
+    for residual in (None, torch.randn_like(z)):
+        y = atrous.conv_bn_act(x, w, padding=padding, slope="relu", residual=residual, backend=row)
+        expected = (z if residual is None else z + residual).relu()
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+        assert y.stride() == z.stride()

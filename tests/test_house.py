@@ -13,7 +13,7 @@ LEAVES = {"activation", "arguments", "checks", "layout", "models", "reference", 
 MAY_IMPORT = {
     **{leaf: set() for leaf in LEAVES},
     "triton_kernels": set(),
-    "packs": set(),
+    "packs": {"ops"},
     "tuning": {"triton_kernels"},
     "ops": {"triton_kernels", "tuning"},
     "backends": {"ops", "triton_kernels"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from atrous import ops as registered
 from atrous import reference
+from atrous.packs import Packs
 from atrous.spec import Epilogue
 
 pytestmark = pytest.mark.skipif(not registered.library_loaded, reason=str(registered.library_error))
@@ -331,3 +333,21 @@ def test_errors_of_winograd():
     for bad in (torch.randn(4, 4, 1, 1), torch.randn(4, 9), torch.ones(4, 4, 3, 3, dtype=torch.int32)):
         with pytest.raises(RuntimeError, match="weight: expected"):
             ops._winograd_weight(bad)
+
+
+def test_packs_keep_their_weight_alive_and_nothing_that_a_capture_made():
+    """An address and an id recur once a weight is gone; a pack that is made under capture has no values yet."""
+    made, row = [], mock.Mock()
+    row.name, row.pack_key = "row", lambda *a: ()
+    row.pack = lambda input, weight, spec: made.append(1) or weight.clone()
+    packs, x, weight = Packs(), torch.zeros(1), torch.ones(3)
+    packs._get(row, x, weight, None)
+    ((kept, _),) = packs.made.values()
+    assert kept is weight
+    weight.add_(1)
+    assert torch.equal(packs._get(row, x, weight, None), weight) and len(packs.made) == 1
+    other = torch.ones(3)
+    with mock.patch("atrous.packs.ops.capturing", lambda x: True):
+        packs._get(row, x, other, None)
+        packs._get(row, x, other, None)
+    assert len(made) == 4 and all(kept is not other for kept, _ in packs.made.values())

@@ -15,7 +15,7 @@ from triton_cases import DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS, WAYS, on_car
 
 pytest.importorskip("triton")
 
-from atrous.triton_kernels import configs, launch, statistics  # noqa: E402
+from atrous.triton_kernels import configs, conv, launch, statistics  # noqa: E402
 
 WAYS = [(path, layout) for path, layout in WAYS if path != "splits"]
 EVERY_CONFIG = [tile._replace(waves=waves) for tile in configs.CONV for waves in configs.WAVES]
@@ -274,3 +274,24 @@ def test_cuda_graph(path, layout):
             tensor.zero_()
         graph.replay()
         assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3]))
+
+
+@on_device
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_torch_s_default_dtype_is_not_the_workspace_s(dtype):
+    """Sums of splits and of statistics are fp32, whatever torch makes of a number without a dtype."""
+    call = cases.PATHS["splits"].call(torch.float32, "NHWC")
+    config = cases.PATHS["splits"].config
+    ended = cases.ended(call, "NHWC")
+    expected, (_, *statistics_before) = (
+        conv.conv_epilogue(*ended, memory_format=LAYOUTS["NHWC"], config=config),
+        run(call, "NHWC"),
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        y, (_, *found) = conv.conv_epilogue(*ended, memory_format=LAYOUTS["NHWC"], config=config), run(call, "NHWC")
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(y, expected)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found[:2], statistics_before[:2]))

@@ -90,13 +90,16 @@ class Conv(NamedTuple):
 
 
 # Channels on M and pixels on N: on sm_90 both operands of the product come from shared memory. 128 bytes are one
-# swizzled row of a descriptor's box; 64 of cp.async keep four stages small. None of them has been measured yet.
+# swizzled row of a descriptor's box; 64 of cp.async keep four stages small. Fewer stages let two programs share a
+# multiprocessor, so that one's epilogue hides behind the other's products. None of them has been measured yet.
 CONV = (
     Conv(64, 64, 128, 4, 4, descriptors=True),
-    Conv(64, 128, 128, 4, 4, descriptors=True),
+    Conv(64, 128, 128, 4, 3, descriptors=True),
     Conv(64, 128, 128, 8, 4, descriptors=True),
+    Conv(64, 256, 128, 8, 2, descriptors=True),
     Conv(64, 256, 128, 8, 3, descriptors=True),
     Conv(128, 64, 128, 8, 4, descriptors=True),
+    Conv(128, 128, 128, 8, 3, descriptors=True),
     Conv(128, 128, 128, 8, 4, descriptors=True),
     Conv(128, 256, 128, 8, 3, descriptors=True),
     Conv(64, 64, 64, 8, 4),
@@ -135,10 +138,8 @@ def round_up(size: int, multiple: int) -> int:
 
 
 def conv_options(config: Conv) -> dict[str, int]:
-    """The compiler's options. Registers: what the file gives a thread; left alone, ptxas aims at half of it for 8 warps
-    and spills."""
-    registers = min(255, 65536 // (32 * config.num_warps))
-    return {"num_warps": config.num_warps, "num_stages": config.num_stages, "maxnreg": registers}
+    """The compiler's options. Left alone, ptxas gives 8 warps half of the registers that there are, and spills."""
+    return {"num_warps": config.num_warps, "num_stages": config.num_stages, "maxnreg": 255}
 
 
 @lru_cache(maxsize=4096)
@@ -181,9 +182,9 @@ def most_elements(key: ConvKey, config: Conv) -> int:
     statistics = key.ending == "statistics"
     if key.precision == "ieee" or (single and (statistics or key.wide)):
         return 16
-    if single or config.splits > 1 or key.ending == "draws":
+    if single or key.ending == "draws" or (config.splits > 1 and not config.descriptors):
         return 32
-    return 64 if statistics else 128
+    return 64 if statistics or config.splits > 1 else 128
 
 
 def conv_reasons(key: ConvKey, config: Conv) -> list[str]:
@@ -241,26 +242,33 @@ def conv_prune(key: ConvKey) -> list[Conv]:
     return sorted(fitting, key=lambda config: conv_cycles(key, config))
 
 
-# Of one multiprocessor, from the vendor's documents: multiply-adds a cycle with 2-byte operands, bytes a cycle from L2.
-# A program's start, first loads and epilogue are a guess, as is what a partial sum costs: none of it is measured yet.
+# Of one multiprocessor, from the vendor's documents: multiply-adds a cycle with 2-byte operands, bytes a cycle from L2;
+# from memory what 3 TB/s give each of 132. Guesses: what a program's start costs, by how much addresses slow the loads
+# of pointers, and the registers that a thread needs beside its sums. None of it is measured yet.
 MACS_A_CYCLE = {80: 1024, 90: 2048, 100: 4096}
-BYTES_A_CYCLE = 64
-PROGRAM_CYCLES = 2000
+L2_BYTES, MEMORY_BYTES = 64, 13
+PROGRAM_CYCLES, POINTERS, BESIDE = 2000, 1.25, {True: 60, False: 96}
 
 
 def conv_cycles(key: ConvKey, config: Conv) -> float:
-    """A prediction: waves of programs, each as long as the slower of its products and its loads."""
+    """A prediction: for each program of a multiprocessor its products or its loads, whichever are slower, and its
+    output and residual (of every second site), which hide behind another program's products if two fit."""
     channel_tiles, pixel_tiles, steps = conv_grid(key, config)
+    size, elements = key.element_size, config.block_m * config.block_n
     if key.depthwise:  # memory alone: the tile that wastes the fewest lanes
-        return channel_tiles * pixel_tiles * config.block_m * config.block_n
-    block_k = config.block_k(key.element_size)
-    rate = MACS_A_CYCLE[max(chip for chip in MACS_A_CYCLE if chip <= key.chip)] * 2 / key.element_size
-    products = config.block_m * config.block_n * block_k / rate
-    loads = (config.block_m + config.block_n) * config.depth / BYTES_A_CYCLE
-    partial = 8 * config.block_m * config.block_n / BYTES_A_CYCLE if config.splits > 1 else 0
-    programs = channel_tiles * pixel_tiles * config.splits
-    length = -(-steps // config.splits) * max(products, loads) + PROGRAM_CYCLES + partial * config.splits
-    return -(-programs // key.multiprocessors) * length
+        return channel_tiles * pixel_tiles * elements
+    rate = MACS_A_CYCLE[max(chip for chip in MACS_A_CYCLE if chip <= key.chip)] * 2 / size
+    products = elements * config.block_k(size) / rate
+    loads = (config.block_m + config.block_n) * config.depth / L2_BYTES * (1.0 if config.descriptors else POINTERS)
+    main = -(-steps // config.splits) * max(products, loads)
+    ending = 1.5 * elements * size / MEMORY_BYTES
+    if config.splits > 1:
+        ending += 4 * elements * (1 + config.splits) / L2_BYTES
+    programs = -(-channel_tiles * pixel_tiles * config.splits // key.multiprocessors)  # of a multiprocessor
+    registers = 32 * config.num_warps * (config.elements + BESIDE[config.descriptors])
+    resident = min(programs, (SHARED_KIB.get(key.chip, 99) << 10) // config.shared, 65536 // registers)
+    length = max(main, ending) if resident > 1 else main + ending
+    return programs * (length + PROGRAM_CYCLES / resident)
 
 
 def conv_config(key: ConvKey) -> Conv:

@@ -19,7 +19,7 @@ from .vectors import load_channels, load_vector
 @triton.jit
 def sum_splits(acc, partial_ptr, arrived_ptr, output_tile, split, splits, T: tl.constexpr):
     """Whether this program is the last of its tile, and then the sum of all: always in the order of the splits."""
-    inside = tl.arange(0, T.m)[:, None] * T.n + tl.arange(0, T.n)[None, :]
+    inside = tl.arange(0, T.m)[:, None] + tl.arange(0, T.n)[None, :] * T.m  # as a channels_last y has them
     first_ptr = partial_ptr + output_tile.to(tl.int64) * (splits * T.m * T.n)
     tl.store(first_ptr + split * (T.m * T.n) + inside, acc)
     last = arrive(arrived_ptr + output_tile, splits)
@@ -173,5 +173,6 @@ def workspace(device: torch.device, tiles: int, config: Conv) -> tuple[Tensor | 
     """
     if config.splits == 1:
         return None, None
-    partial = torch.empty(tiles * config.splits * config.block_m * config.block_n, device=device)
+    elements = tiles * config.splits * config.block_m * config.block_n
+    partial = torch.empty(elements, dtype=torch.float32, device=device)  # whatever torch's default dtype is
     return partial, torch.zeros(tiles, dtype=torch.int32, device=device)

@@ -34,8 +34,9 @@ class Problem:
         """The wanted config; else the measured one where it fits, for this call may be another one of its kind; else
         the rule's. Raises ValueError where the wanted one does not fit."""
         if wanted is None:
-            fits = measured is not None and not configs.conv_reasons(self.key, measured)
-            return measured if measured and fits else configs.conv_config(self.key)
+            if measured is not None and not configs.conv_reasons(self.key, measured):
+                return measured
+            return configs.conv_config(self.key)
         if reasons := configs.conv_reasons(self.key, wanted):
             raise ValueError(f"config: {'; '.join(reasons)}; got {wanted} for {self.key}")
         return wanted

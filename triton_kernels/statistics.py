@@ -5,6 +5,8 @@ last program of a tile of channels combines those of all programs, always in the
 so the same call gives the same bits; only deviations are squared, so a large mean takes no digits away.
 """
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -43,7 +45,8 @@ def combine(count, mean, m2, other_count, other_mean, other_m2):
 @triton.jit
 def combine_programs(partial_ptr, mean_ptr, m2_ptr, channel, exists, channels, programs):
     """mean and M2 of the channels from those of the programs, in their order."""
-    count, mean, m2 = channel.to(tl.float32) * 0, channel.to(tl.float32) * 0, channel.to(tl.float32) * 0
+    count = channel.to(tl.float32) * 0  # of as many channels, whatever the tile's size
+    mean, m2 = count, count
     for program in tl.range(0, programs, num_stages=1):
         ptr = partial_ptr + program * (3 * channels) + channel
         other_count = tl.load(ptr, mask=exists, other=0.0, cache_modifier=".cg")
@@ -67,7 +70,8 @@ def conv_statistics_kernel(
     m = first_m + tl.arange(0, T.m)
     channel, exists, channels = group * L.out_channels + m, m < L.out_channels, L.groups * L.out_channels
     bias = load_vector(bias_ptr, 0.0, channel, exists, tl.float32)[:, None]
-    count, mean, m2 = channel.to(tl.float32) * 0, channel.to(tl.float32) * 0, channel.to(tl.float32) * 0
+    count = tl.full([T.m], 0.0, tl.float32)
+    mean, m2 = count, count
     tile = program // channel_tiles
     while tile < pixel_tiles:
         acc = convolve(x, w, sizes, group, first_m, tile, 0, steps_of(L, T), L, T)
@@ -113,22 +117,22 @@ def conv_statistics(
     """
     problem = describe(input, weight, stride, padding, dilation, groups, memory_format, ending="statistics")
     z, key = problem.y, problem.key
-    channels, device = z.shape[1], z.device
-    mean, m2 = torch.zeros(2, channels, device=device) if z.numel() == 0 else torch.empty(2, channels, device=device)
+    channels, make = z.shape[1], partial(torch.empty, dtype=torch.float32, device=z.device)
+    mean, m2 = make(2, channels)
     if z.numel() == 0:
-        return z, mean, m2, 0
+        return z, mean.zero_(), m2.zero_(), 0
     check_device("input", input, conv_statistics_kernel)
     config = problem.config(config)
     tile = problem.tile(config)
     channel_tiles, pixel_tiles, _ = configs.conv_grid(key, config)
     programs = configs.pixel_programs(key, config)
-    partial = torch.empty(programs, 3, channels, device=device)
-    arrived = torch.zeros(channel_tiles, dtype=torch.int32, device=device)
+    sums = make(programs, 3, channels)
+    arrived = torch.zeros(channel_tiles, dtype=torch.int32, device=z.device)
     x, w, _, y = problem.operands(tile)
     launch(
-        conv_statistics_kernel, device, channel_tiles * programs,
+        conv_statistics_kernel, z.device, channel_tiles * programs,
         (
-            x, w, y, None if bias is None else bias.contiguous(), partial, arrived, mean, m2,
+            x, w, y, None if bias is None else bias.contiguous(), sums, arrived, mean, m2,
             *problem.sizes, pixel_tiles, programs,
         ),
         {"L": problem.layer, "T": tile, **configs.conv_options(config), "enable_fp_fusion": FUSION},
