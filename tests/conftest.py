@@ -17,6 +17,15 @@ import torch
 import atrous
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu test says cuda")
+
+
+def pytest_configure(config):
+    if config.getoption("--device") != "cpu":
+        torch.set_default_device(config.getoption("--device"))
+
+
 def _runs(request):
     """The name of the row, or a skip with the row's own reasons."""
     reasons = [] if request.param == "auto" else atrous.dispatch.available(request.param)
