@@ -3,9 +3,11 @@ from unittest import mock
 import pytest
 import torch
 
-from atrous import conv_bn_act, dispatch, ops
+from atrous import conv_bn_act, dispatch, ops, tuning
 from atrous.backends import library
 from atrous.spec import Epilogue, Spec
+from atrous.tuning_device import device_name, versions
+from atrous.tuning_format import Entry, Table
 
 X, W = torch.randn(1, 4, 8, 8), torch.randn(8, 4, 3, 3)
 
@@ -50,3 +52,51 @@ def test_on_a_card_a_frozen_bias_is_the_epilogue_s(monkeypatch):
     assert library.conv_epilogue(card, W, bias, Spec(), Epilogue()).beta is bias and seen == [None]
     norm = Epilogue(mean=torch.zeros(8), var=torch.ones(8))
     assert library.conv_epilogue(card, W, bias, Spec(), norm).beta is None and seen[-1] is bias
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Says what was measured to be the fastest, for every call."""
+
+    def says(backend):
+        monkeypatch.setattr(tuning, "measured", lambda *call: Entry(backend, None, {backend: 1.0}))
+
+    return says
+
+
+def test_auto_takes_what_was_measured(measured):
+    measured("library")
+    assert dispatch.choose("auto", X, W, Spec()).name == "library"
+    assert dispatch.choose("auto", X, W, Spec(), frozen=True).name == "library"
+    assert dispatch.choose("auto", X).name == dispatch.choose("native", X).name  # the epilogue alone is not measured
+    assert dispatch.choose("native", X, W, Spec()).name == "native"  # a name is a name
+
+
+@pytest.mark.skipif(not dispatch.available("triton"), reason="the row triton runs here")
+def test_a_measured_row_that_cannot_run_here_gives_way_to_the_rule(measured):
+    measured("triton")
+    assert dispatch.choose("auto", X, W, Spec()).name == "native"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_table_in_the_user_s_folder_decides(tmp_path, monkeypatch, frozen):
+    """From the file to the call, eager and compiled; without the file the rule again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x, w, spec = torch.randn(2, 16, 9, 9), torch.randn(16, 16, 3, 3), Spec(padding=(1, 1))
+    key = tuning.key(x, w, spec, layout="NCHW", residual=False, frozen=frozen)
+    entries = {key: Entry("library", None, {"library": 1.0, "native": 2.0})}
+    table = Table(device_name(x.device), versions(x.device), "2026-11-24", entries)
+    path = tmp_path / "atrous" / "tuning" / "here.json"
+    try:
+        tuning.save(path, table)
+        assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "library"
+        assert dispatch.choose("auto", x, w, spec, frozen=not frozen).name == "native"
+        assert dispatch.choose("auto", x, w, spec, frozen=frozen, residual=True).name == "native"
+        compiled = torch.compile(lambda x: conv_bn_act(x, w, padding=1, slope=0.1), fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), conv_bn_act(x, w, padding=1, slope=0.1))
+        path.unlink()
+        tuning.reload()
+        assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "native"
+    finally:
+        monkeypatch.undo()
+        tuning.reload()
