@@ -135,7 +135,7 @@ def test_every_split(config, dtype, layout):
     few = config.splits <= 4
     pixels = {} if few or not INTERPRETING else {"pixels": (1, 5, 7)}
     call = cases.fill(config, dtype, layout, cases.SPLIT_KERNELS[config.splits], tiles=2 if few else 1, **pixels)
-    if config.elements > 32:  # beside the sums of other programs
+    if config.elements > (64 if config.descriptors else 32):  # beside the sums of other programs
         with pytest.raises(ValueError, match="config: .*elements a thread"):
             run(call, layout, config)
     else:
