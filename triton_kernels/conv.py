@@ -54,9 +54,7 @@ def finish(
         result = apply_epilogue(acc, scale, shift, slope, added, SLOPE_KIND, RESIDUAL)
     else:
         result = apply_epilogue(acc, None, None, slope, added, SLOPE_KIND, RESIDUAL)
-    store_tile(
-        y, result.to(y.dtype if T.box is not None else y.dtype.element_ty), sizes, offset, there, first_m, tile, T
-    )
+    store_tile(y, result, sizes, offset, there, first_m, tile, T)
 
 
 SIZES = ["batch", "height", "width", "out_height", "out_width", "splits", "pixel_tiles", "pixel_programs"]
