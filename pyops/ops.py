@@ -73,10 +73,13 @@ def capturing(x: Tensor) -> bool:
     return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 
 
+OLDEST_CARD = (8, 0)  # that the Triton kernels are made for
+
+
 @lru_cache
 def triton_runs(device: torch.device) -> bool:
     """Whether there is Triton for this card: it is installed, and the card is of sm_80 or newer."""
-    return triton_found and torch.cuda.get_device_capability(device) >= (8, 0)
+    return triton_found and torch.cuda.get_device_capability(device) >= OLDEST_CARD
 
 
 def _cuda_epilogue(z: Tensor, *arguments) -> Tensor:

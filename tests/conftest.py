@@ -64,6 +64,16 @@ def training_row(request):
 
 
 @pytest.fixture
+def tuning_folder(tmp_path, monkeypatch):
+    """The user's folder of tuning tables, which is not there yet; the shipped ones are in tmp_path / "shipped"."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(atrous.tuning, "SHIPPED", tmp_path / "shipped")
+    atrous.tuning.reload()
+    yield tmp_path / "cache" / "atrous" / "tuning"
+    atrous.tuning.reload()
+
+
+@pytest.fixture
 def poison():
     """poison(tensor): the same values and strides inside memory full of NaN, which no kernel may read or write."""
     guards = []

@@ -79,24 +79,18 @@ def test_a_measured_row_that_cannot_run_here_gives_way_to_the_rule(measured):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_table_in_the_user_s_folder_decides(tmp_path, monkeypatch, frozen):
+def test_a_table_in_the_user_s_folder_decides(tuning_folder, frozen):
     """From the file to the call, eager and compiled; without the file the rule again."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x, w, spec = torch.randn(2, 16, 9, 9), torch.randn(16, 16, 3, 3), Spec(padding=(1, 1))
     key = tuning.key(x, w, spec, layout="NCHW", residual=False, frozen=frozen)
     entries = {key: Entry("library", None, {"library": 1.0, "native": 2.0})}
-    table = Table(device_name(x.device), versions(x.device), "2026-11-24", entries)
-    path = tmp_path / "atrous" / "tuning" / "here.json"
-    try:
-        tuning.save(path, table)
-        assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "library"
-        assert dispatch.choose("auto", x, w, spec, frozen=not frozen).name == "native"
-        assert dispatch.choose("auto", x, w, spec, frozen=frozen, residual=True).name == "native"
-        compiled = torch.compile(lambda x: conv_bn_act(x, w, padding=1, slope=0.1), fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(x), conv_bn_act(x, w, padding=1, slope=0.1))
-        path.unlink()
-        tuning.reload()
-        assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "native"
-    finally:
-        monkeypatch.undo()
-        tuning.reload()
+    path = tuning_folder / "here.json"
+    tuning.save(path, Table(device_name(x.device), versions(x.device), "2026-11-24", entries))
+    assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "library"
+    assert dispatch.choose("auto", x, w, spec, frozen=not frozen).name == "native"
+    assert dispatch.choose("auto", x, w, spec, frozen=frozen, residual=True).name == "native"
+    compiled = torch.compile(lambda x: conv_bn_act(x, w, padding=1, slope=0.1), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), conv_bn_act(x, w, padding=1, slope=0.1))
+    path.unlink()
+    tuning.reload()
+    assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "native"

@@ -27,13 +27,9 @@ needs_native = pytest.mark.skipif(ROWS == ["library"], reason="libatrous.so is n
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tuning_folder):
     """The user's tables of this test, and no others."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tuning, "SHIPPED", tmp_path / "shipped")
-    tuning.reload()
-    yield tmp_path / "cache" / "atrous" / "tuning"
-    tuning.reload()
+    return tuning_folder
 
 
 @pytest.fixture

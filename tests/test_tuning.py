@@ -25,13 +25,8 @@ TRITON = Entry("triton", CONV[3]._replace(splits=4), {"library": 0.5, "triton": 
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The user's folder, which is not there yet; the shipped tables are in tmp_path / "shipped"."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tuning, "SHIPPED", tmp_path / "shipped")
-    tuning.reload()
-    yield tmp_path / "cache" / "atrous" / "tuning"
-    tuning.reload()
+def folder(tuning_folder):
+    return tuning_folder
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 Pair = tuple[int, int]
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
 
 

@@ -8,11 +8,9 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import configs
-from .configs import Conv, ConvKey, Pair, precision
+from .configs import DTYPES, Conv, ConvKey, Pair, precision
 from .launch import aligned, chip, wide
 from .tiles import Layer, Tile
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)

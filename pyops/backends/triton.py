@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .. import ops
 from ..spec import Epilogue, Spec
+from ..triton_kernels.configs import DTYPES
 
 name = "triton"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def _interpreting() -> bool:
@@ -34,7 +34,10 @@ def available() -> list[str]:
 
 def _too_old(device: torch.device) -> list[str]:
     capability = torch.cuda.get_device_capability(device)
-    return [] if capability >= (8, 0) else [f"expected compute capability 8.0 or newer, got {capability} of {device}"]
+    if capability >= ops.OLDEST_CARD:
+        return []
+    oldest = ".".join(map(str, ops.OLDEST_CARD))
+    return [f"expected compute capability {oldest} or newer, got {capability} of {device}"]
 
 
 def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str]:
