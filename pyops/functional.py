@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks, dispatch, ops, reference
+from . import checks, dispatch, ops_cuda, reference
 from .activation import SlopeLike
 from .arguments import NO_NORMALISATION, Ending, Normalisation
 from .layout import memory_format
@@ -170,7 +170,7 @@ def convolve(
     frozen, residual = packs is not None, ending.residual is not None
     row = dispatch.choose(backend, input, weight, spec, frozen=frozen, residual=residual)
     run = row.conv_epilogue if packs is None else packs.bind(row)
-    if backend == "auto" and row.name == "triton" and ops.capturing(input):
+    if backend == "auto" and row.name == "triton" and ops_cuda.capturing(input):
         run = dispatch.compiled_or_library(run)
     if ending.dtype(input) != input.dtype:
         return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending)

@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import ops
+from . import ops_cuda
 
 
 class Packs:
@@ -38,7 +38,7 @@ class Packs:
         version = None if weight.is_inference() else weight._version
         key = (row.name, row.pack_key(input, weight, spec), id(weight), weight.data_ptr(), version)
         if key not in self.made:
-            if ops.capturing(input):  # what is made now has no values before the graph is replayed
+            if ops_cuda.capturing(input):  # what is made now has no values before the graph is replayed
                 return row.pack(input, weight, spec)
             for stale in [k for k in self.made if k[2:] != key[2:]]:
                 del self.made[stale]

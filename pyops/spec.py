@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Pair = tuple[int, int]
+
+
+def accumulate_type(dtype: torch.dtype) -> torch.dtype:
+    """What sums, statistics and everything else of an epilogue are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,13 @@ class Spec:
 
 
 class Epilogue(NamedTuple):
-    """u = z * scale + shift (+ residual), y = act(u) (+ residual): the arguments that follow z in schemas.def.
+    """u = z * scale + shift (+ residual), y = drop(act(u) (+ residual)): the arguments that follow z in schemas.def.
 
     mean is None: scale is 1, shift is beta or 0. Else scale = gamma / sqrt(var + eps), shift = beta - mean * scale.
     slope_kind: "relu" | "number" (slope_value) | "tensor" (slope) | "random" (slope_value to slope_upper, from seed).
-    seed: (2,) int64 on the device of z: the generator's seed and offset.
     residual: the shape, dtype and strides of z.
+    dropout: the probability of a zero; the rest is scaled by 1 / (1 - dropout).
+    seed: (2,) int64 on the device of z: the generator's seed and offset, where slopes or zeros are drawn.
     """
 
     mean: Tensor | None = None
@@ -51,3 +58,4 @@ class Epilogue(NamedTuple):
     seed: Tensor | None = None
     residual: Tensor | None = None
     residual_after_act: bool = False
+    dropout: float = 0.0

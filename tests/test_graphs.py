@@ -11,7 +11,7 @@ from torch import nn
 from triton_cases import on_card
 
 import atrous
-from atrous import dispatch, ops
+from atrous import dispatch, ops_cuda
 from atrous.backends import library
 from atrous.spec import Epilogue, Spec
 
@@ -91,9 +91,9 @@ def test_auto_takes_the_library_for_what_is_not_compiled():
 
 def test_the_epilogue_under_capture_is_plain_torch_where_its_kernel_is_not_compiled():
     z = torch.randn(2, 3, 4, 4)
-    runs = mock.patch.object(ops, "triton_runs", lambda device: True)
+    runs = mock.patch.object(ops_cuda, "triton_runs", lambda device: True)
     with runs, mock.patch("atrous.triton_kernels.pointwise.epilogue", side_effect=NotCompiled("no")):
-        y = ops._cuda_epilogue(z, *Epilogue(slope_kind="relu"))
+        y = ops_cuda._epilogue(z, *Epilogue(slope_kind="relu"))
     assert torch.equal(y, z.relu())
 
 

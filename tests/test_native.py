@@ -347,7 +347,7 @@ def test_packs_keep_their_weight_alive_and_nothing_that_a_capture_made():
     weight.add_(1)
     assert torch.equal(packs._get(row, x, weight, None), weight) and len(packs.made) == 1
     other = torch.ones(3)
-    with mock.patch("atrous.packs.ops.capturing", lambda x: True):
+    with mock.patch("atrous.packs.ops_cuda.capturing", lambda x: True):
         packs._get(row, x, other, None)
         packs._get(row, x, other, None)
     assert len(made) == 4 and all(kept is not other for kept, _ in packs.made.values())

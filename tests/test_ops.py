@@ -12,12 +12,16 @@ from atrous.spec import Epilogue
 from atrous.triton_kernels import configs
 
 
+POINTWISE = ("_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_statistics")
+CONVOLUTIONS = ("_conv_epilogue", "_conv_statistics", "_winograd_weight", "_winograd_epilogue")
+
+
 def primitive(name):
     return getattr(torch.ops.atrous, name).default
 
 
 def test_the_registered_schemas_are_the_list():
-    assert set(ops.schemas()) == {"_epilogue", "_conv_epilogue", "_winograd_weight", "_winograd_epilogue"}
+    assert set(ops.schemas()) == {*POINTWISE, *CONVOLUTIONS}
     for name, schema in ops.schemas().items():
         assert str(primitive(name)._schema) == str(torch._C.parse_schema("atrous::" + schema))
 
@@ -32,6 +36,11 @@ def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
     as_nhwc = tail._replace(residual=tail.residual.contiguous(memory_format=torch.channels_last))
     return {
         "_epilogue": lambda: (z, *tail),
+        "_epilogue_again": lambda: (z, *tail),
+        "_epilogue_reduce": lambda: (torch.randn_like(z), z, *tail),
+        "_epilogue_backward": lambda: (torch.randn_like(z), z, torch.randn(2, 32), True, False, *tail),
+        "_statistics": lambda: (z,),
+        "_conv_statistics": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1),
         "_conv_epilogue": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1, *tail),
         "_winograd_weight": lambda: (w,),
         "_winograd_epilogue": lambda: (nhwc, primitive("_winograd_weight")(w), 32, None, (1, 1), (1, 1), *as_nhwc),
@@ -55,7 +64,8 @@ def test_fakes_have_real_strides(name, memory_format):
     real = primitive(name)(*arguments)
     with torch._subclasses.FakeTensorMode() as mode:
         fake = primitive(name)(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments))
-    assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+    for a, b in zip(*(value if isinstance(value, tuple) else (value,) for value in (fake, real)), strict=True):
+        assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 
 
 def test_python_defines_the_primitives_where_the_library_is_absent(tmp_path):

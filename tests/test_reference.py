@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from atrous import reference
@@ -58,3 +60,53 @@ def test_it_needs_nothing_of_ours():
     check = "print(r['activate'](torch.tensor([-1.0, 2.0]), 'number', 0.5).tolist())"
     done = subprocess.run([sys.executable, "-c", block + load + check], capture_output=True, text=True)
     assert done.stdout.strip() == "[-0.5, 2.0]", done.stderr
+
+
+def a_call(kind, after, dropout, bn=True):
+    """z and the arguments of an epilogue in fp64, all of whose tensors may need gradients."""
+    z, residual = (torch.randn(3, 4, 5, 2, dtype=torch.float64) for _ in range(2))
+    gamma, beta, slope = (torch.randn(4, dtype=torch.float64) for _ in range(3))
+    seed = torch.tensor([-(2**40) - 7, 2**35 + 3])
+    vectors = (gamma, beta) if bn else (None, None)
+    return z, vectors, 1e-3, kind, 0.25, 0.5, slope, seed, residual, after, dropout
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("batch", [True, False, None], ids=["batch", "running", "none"])
+@pytest.mark.parametrize("kind", ["relu", "number", "tensor", "random"])
+def test_the_two_backward_passes_are_what_autograd_gives(kind, batch, after, dropout):
+    z, vectors, eps, *ending = a_call(kind, after, dropout, bn=batch is not None)
+    residual, slope, needed = ending[5], ending[3], [z, ending[5], ending[3], *vectors]
+    needed = [t.requires_grad_() for t in needed if t is not None]
+    statistics = (None, None)
+    if batch is not None:
+        statistics = reference.statistics(z) if batch else (torch.randn(4).double(), torch.rand(4).double() + 0.5)
+    y = reference.epilogue(z, *statistics, *vectors, eps, *ending)
+    if batch:  # torch's own, in which the statistics depend on z
+        u = F.batch_norm(z, None, None, *vectors, True, eps=eps)
+        plain = reference.finish(u, residual, after, *ending[:5]) * reference.keep(y, dropout, ending[4])
+        torch.testing.assert_close(y, plain)
+        y = plain
+    dy = torch.randn_like(y)
+    expected = torch.autograd.grad(y, needed, dy, allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        arguments = (*statistics, *vectors, eps, *ending)
+        sums = reference.epilogue_reduce(dy, z, *arguments)
+        means = sums[:2] / (z.numel() / 4) if batch else None
+        dz, du = reference.epilogue_backward(dy, z, means, True, True, *arguments)
+        found = [dz, dy * reference.keep(dy, dropout, ending[4]) if after else du, sums[2], sums[1], sums[0]]
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert residual.shape == z.shape and slope.shape == (4,)
+
+
+def test_dropout_zeroes_and_scales():
+    y, seed = torch.randn(2, 8, 32, 32), torch.tensor([5, 9])
+    kept = reference.keep(y, 0.25, seed)
+    torch.testing.assert_close(kept.unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert kept.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert not reference.keep(y, 1.0, seed).any()
+    # other draws than the slopes'
+    other = reference.uniform(seed, tuple(y.shape))
+    assert abs(torch.corrcoef(torch.stack([other.flatten(), kept.flatten()]))[0, 1]) < 0.05

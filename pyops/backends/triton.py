@@ -11,7 +11,7 @@ import os
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import ops_cuda
 from ..spec import Epilogue, Spec
 from ..triton_kernels.configs import DTYPES
 
@@ -23,7 +23,7 @@ def _interpreting() -> bool:
 
 
 def available() -> list[str]:
-    if not ops.triton_found:
+    if not ops_cuda.triton_found:
         return ["triton is not installed (pip install triton)"]
     if _interpreting():
         return []
@@ -34,9 +34,9 @@ def available() -> list[str]:
 
 def _too_old(device: torch.device) -> list[str]:
     capability = torch.cuda.get_device_capability(device)
-    if capability >= ops.OLDEST_CARD:
+    if capability >= ops_cuda.OLDEST_CARD:
         return []
-    oldest = ".".join(map(str, ops.OLDEST_CARD))
+    oldest = ".".join(map(str, ops_cuda.OLDEST_CARD))
     return [f"expected compute capability {oldest} or newer, got {capability} of {device}"]
 
 
@@ -61,14 +61,14 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-    run = torch.ops.atrous._conv_epilogue if _through_op(input) else ops.triton_conv_epilogue
+    run = torch.ops.atrous._conv_epilogue if _through_op(input) else ops_cuda.triton_conv_epilogue
     return run(input, weight, bias, *geometry, *arguments)
 
 
 def _through_op(x: Tensor) -> bool:
     """Whether the operator runs the kernel and nothing else: on CPU it is another one, and under graph capture
     `_epilogue` may not be the kernel."""
-    return x.device.type in ("cuda", "meta") and not ops.capturing(x)
+    return x.device.type in ("cuda", "meta") and not ops_cuda.capturing(x)
 
 
 # The frozen form: the weight is laid out once as the kernels read it.
