@@ -11,7 +11,6 @@ from atrous import ops, reference
 from atrous.spec import Epilogue
 from atrous.triton_kernels import configs
 
-
 POINTWISE = ("_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_statistics")
 CONVOLUTIONS = ("_conv_epilogue", "_conv_statistics", "_winograd_weight", "_winograd_epilogue")
 
