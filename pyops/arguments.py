@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import activation, checks
 from .activation import SlopeLike
+from .layout import laid_out
 from .spec import Epilogue
 
 
@@ -23,6 +23,7 @@ class Normalisation(NamedTuple):
     training: bool = False
     momentum: float = 0.1
     eps: float = 1e-5
+    group: str | None = None  # whose processes share the statistics of a batch
     prefix: str = "bn_"  # of the names in messages
     required: bool = False
 
@@ -39,10 +40,13 @@ class Normalisation(NamedTuple):
             checks.more_than_one_value(size)
             checks.number("momentum", self.momentum)
 
-    def plain(self, z: Tensor) -> Tensor:
-        if not self.present:
-            return z
-        return F.batch_norm(z, *self[:4], self.training, self.momentum, self.eps)
+    def update(self, mean: Tensor, var: Tensor, count: Tensor | int) -> None:
+        """running = (1 - momentum) * running + momentum * batch, var unbiased; an empty batch changes nothing."""
+        if self.mean is None or self.var is None or (isinstance(count, int) and count == 0):
+            return
+        with torch.no_grad():
+            for running, batch in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
+                running.copy_(torch.lerp(running.to(batch.dtype), batch, self.momentum))
 
 
 NO_NORMALISATION = Normalisation()
@@ -51,9 +55,11 @@ NO_NORMALISATION = Normalisation()
 class Ending:
     """The residual and the activation of a call."""
 
-    def __init__(self, slope: SlopeLike, residual: Tensor | None, after: bool, name="residual", required=False):
+    def __init__(
+        self, slope: SlopeLike, residual: Tensor | None, after: bool, name="residual", required=False, dropout=0.0
+    ):
         self.slope, self.residual, self.after = activation.of(slope), residual, bool(after)
-        self.name, self.required = name, required
+        self.name, self.required, self.dropout = name, required, float(dropout)
 
     def check(self, z: Tensor, size: tuple[int, ...], autocast: bool) -> None:
         if self.residual is not None or self.required:
@@ -69,7 +75,7 @@ class Ending:
         return z.dtype if self.residual is None else torch.promote_types(z.dtype, self.residual.dtype)
 
     def seed(self, device: torch.device) -> Tensor | None:
-        return activation.draw_seed(device) if self.slope.kind == "random" else None
+        return activation.draw_seed(device) if self.slope.kind == "random" or self.dropout else None
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         return self.slope.tensor, self.residual
@@ -78,7 +84,9 @@ class Ending:
         """What the primitives take, for a z of this dtype, size and layout."""
         residual = self.residual
         if residual is not None:
-            residual = residual.to(self.dtype(like)).expand(size).contiguous(memory_format=memory_format)
+            if tuple(residual.shape) != tuple(size):
+                residual = residual.expand(size)
+            residual = laid_out(residual, self.dtype(like), memory_format)
         kind, value, upper, tensor = self.slope
-        vectors, seed = normalisation[:4], self.seed(like.device)
-        return Epilogue(*vectors, normalisation.eps, kind, value, upper, tensor, seed, residual, self.after)
+        vectors, seed, ending = normalisation[:4], self.seed(like.device), (self.after, self.dropout)
+        return Epilogue(*vectors, normalisation.eps, kind, value, upper, tensor, seed, residual, *ending)

@@ -41,14 +41,6 @@ def named(backend: str) -> None:
         raise ValueError(f"backend: expected one of auto, {', '.join(_ROWS)}, got {backend!r}")
 
 
-def differentiates(backend: str) -> None:
-    """Gradients and batch statistics run on torch's own operators for now; a named row of ours refuses them."""
-    named(backend)
-    if backend not in ("auto", "library"):
-        reason = "it has no backward yet: call it in eval mode under torch.no_grad(), or use backend='auto'"
-        raise RuntimeError(f"backend={backend!r} cannot run this call:\n  {backend}: {reason}")
-
-
 def compiled_or_library(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """run, or while a CUDA graph is captured and its kernel is not compiled yet, the library's convolution."""
 
@@ -71,15 +63,17 @@ def choose(
     *,
     frozen: bool = False,
     residual: bool = False,
+    training: bool = False,
 ) -> ModuleType:
     """The row that runs this call. Raises RuntimeError with the reasons of every row that was asked.
 
-    frozen: the weight does not change and may be packed. residual: whether the epilogue adds one.
+    frozen: the weight does not change and may be packed. residual: whether the epilogue adds one. training: gradients
+    or batch statistics are wanted, which the table has no measurements of.
     """
     named(backend)
     rule = _AUTO.get(input.device.type, ("library",)) if backend == "auto" else (backend,)
     answers: dict[str, list[str]] = {}
-    if backend == "auto" and weight is not None and spec is not None:
+    if backend == "auto" and weight is not None and spec is not None and not training:
         measured = tuning.measured(input, weight, spec, residual, frozen)
         if measured is not None:
             answers[measured.backend] = reasons(measured.backend, input, weight, spec)

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks, dispatch, ops_cuda, reference
+from . import autograd, checks, dispatch, ops_cuda
 from .activation import SlopeLike
 from .arguments import NO_NORMALISATION, Ending, Normalisation
-from .layout import memory_format
+from .autograd import Call
+from .layout import laid_out, memory_format
 from .spec import Epilogue
 
 
@@ -33,6 +34,7 @@ def conv_bn_act(
     momentum: float = 0.1,
     eps: float = 1e-5,
     backend: str = "auto",
+    recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(conv2d(x, w) + b) + r), with act(u) = u if u > 0 else slope * u.
 
@@ -49,6 +51,8 @@ def conv_bn_act(
         training: normalise with the statistics of this batch and update running_mean and running_var in place, by
             running = (1 - momentum) * running + momentum * batch (batch variance unbiased).
         backend: "auto", or the row that must run: "library", "native", "triton".
+        recompute: with gradients, y may be computed again in the backward from what this call keeps, to the same bits,
+            so that the next site need not keep it.
 
     Returns:
         y: (N, C_out, H', W'), the dtype of x (under autocast: autocast's; of x + r if r's dtype is wider).
@@ -61,7 +65,8 @@ def conv_bn_act(
     """
     normalisation = Normalisation(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
     ending = Ending(slope, residual, residual_after_act)
-    return convolve(input, weight, bias, (stride, padding, dilation, groups), normalisation, ending, backend=backend)
+    geometry = (stride, padding, dilation, groups)
+    return convolve(input, weight, bias, geometry, normalisation, ending, backend=backend, recompute=recompute)
 
 
 def bn_act(
@@ -78,18 +83,26 @@ def bn_act(
     momentum: float = 0.1,
     eps: float = 1e-5,
     backend: str = "auto",
+    recompute: bool = True,
 ) -> Tensor:
     """y = act((x - mean) / sqrt(var + eps) * weight + bias + r), with act(u) = u if u > 0 else slope * u.
 
     input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64. The other arguments, Returns and Raises are those of conv_bn_act.
     """
+    normalisation = Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, None, "")
+    return normalise(input, normalisation, Ending(slope, residual, residual_after_act), backend, recompute)
+
+
+def normalise(
+    input: Tensor, normalisation: Normalisation, ending: Ending, backend: str = "auto", recompute: bool = True
+) -> Tensor:
+    """bn_act after its arguments are grouped."""
     checks.tensor("input", input)
     checks.feature_map("input", input, ValueError)
-    normalisation = Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, "", True)
-    ending = Ending(slope, residual, residual_after_act)
+    normalisation = normalisation._replace(required=True)
     normalisation.check(input, tuple(input.shape))
     ending.check(input, tuple(input.shape), _autocasts(input))
-    return _pointwise(input, normalisation, ending, backend)
+    return _pointwise(input, normalisation, ending, backend, recompute)
 
 
 def add_act(
@@ -100,6 +113,7 @@ def add_act(
     dropout: float = 0.0,
     training: bool = False,
     backend: str = "auto",
+    recompute: bool = True,
 ) -> Tensor:
     """y = dropout(act(x + o)), with act(u) = u if u > 0 else slope * u.
 
@@ -112,41 +126,48 @@ def add_act(
     """
     checks.tensor("input", input)
     checks.probability("dropout", dropout)
-    ending = Ending(slope, other, False, name="other", required=True)
+    ending = Ending(slope, other, False, name="other", required=True, dropout=dropout if training else 0.0)
     ending.check(input, tuple(input.shape), _autocasts(input))
-    if training and dropout:
-        dispatch.differentiates(backend)
-        return F.dropout(_plain(input, NO_NORMALISATION, ending), dropout)
-    return _pointwise(input, NO_NORMALISATION, ending, backend)
+    return _pointwise(input, NO_NORMALISATION, ending, backend, recompute)
 
 
-def _plain(z: Tensor, normalisation: Normalisation, ending: Ending) -> Tensor:
-    """The differentiable path: torch's own operators."""
-    slope = (*ending.slope, ending.seed(z.device))
-    return reference.finish(normalisation.plain(z), ending.residual, ending.after, *slope)
-
-
-def _pointwise(z: Tensor, normalisation: Normalisation, ending: Ending, backend: str) -> Tensor:
+def _pointwise(z: Tensor, normalisation: Normalisation, ending: Ending, backend: str, recompute: bool) -> Tensor:
     if _autocasts(z):  # none of these is cast
         with torch.autocast(z.device.type, enabled=False):
-            return _pointwise(z, normalisation, ending, backend)
-    if normalisation.training or _needs_gradient((z, *normalisation[:4], *ending.tensors())):
-        dispatch.differentiates(backend)
-        return _plain(z, normalisation, ending)
+            return _pointwise(z, normalisation, ending, backend, recompute)
+    training = normalisation.training or _needs_gradient((z, *normalisation[:4], *ending.tensors()))
+    run = _train_epilogue if training else _epilogue
     row = dispatch.choose(backend, z)
     if z.dim() < 2:  # one channel
-        return _epilogue(row, z.reshape(1, 1, *z.shape), normalisation, ending).reshape(z.shape)
-    return _epilogue(row, z, normalisation, ending)
+        return run(row, z.reshape(1, 1, *z.shape), normalisation, ending, recompute).reshape(z.shape)
+    return run(row, z, normalisation, ending, recompute)
 
 
-def _epilogue(row, z: Tensor, normalisation: Normalisation, ending: Ending) -> Tensor:
+def _epilogue(row, z: Tensor, normalisation: Normalisation, ending: Ending, recompute: bool) -> Tensor:
+    return row.epilogue(*_pointwise_arguments(z, normalisation, ending))
+
+
+def _train_epilogue(row, z: Tensor, normalisation: Normalisation, ending: Ending, recompute: bool) -> Tensor:
+    z, arguments = _pointwise_arguments(z, normalisation, ending)
+    return _train(row, None, normalisation, z, None, None, arguments, recompute)
+
+
+def _pointwise_arguments(z: Tensor, normalisation: Normalisation, ending: Ending) -> tuple[Tensor, Epilogue]:
     layout = memory_format(z)
     arguments = ending.arguments(normalisation, z, z.shape, layout)
-    return row.epilogue(z.to(ending.dtype(z)).contiguous(memory_format=layout), arguments)
+    return laid_out(z, ending.dtype(z), layout), arguments
+
+
+def _train(row, spec, normalisation: Normalisation, input, weight, bias, arguments: Epilogue, recompute) -> Tensor:
+    """A site with gradients, batch statistics or both; updates the running statistics."""
+    if normalisation.training:
+        arguments = arguments._replace(mean=None, var=None)
+    call = Call(row, spec, normalisation.training, normalisation.update, normalisation.group)
+    return autograd.site(call, input, weight, bias, arguments, recompute)
 
 
 def convolve(
-    input, weight, bias, geometry, normalisation, ending, *, packs=None, backend="auto", autocast=False
+    input, weight, bias, geometry, normalisation, ending, *, packs=None, backend="auto", recompute=True, autocast=False
 ) -> Tensor:
     """conv_bn_act after its arguments are grouped. packs: a frozen convolution's prepacked weights, filled here."""
     checks.tensor("input", input)
@@ -156,25 +177,32 @@ def convolve(
     if _autocasts(input):
         tensors = _autocast(input), _autocast(weight), _autocast(bias)
         with torch.autocast(input.device.type, enabled=False):
-            return convolve(*tensors, geometry, normalisation, ending, packs=packs, backend=backend, autocast=True)
+            return convolve(
+                *tensors, geometry, normalisation, ending,
+                packs=packs, backend=backend, recompute=recompute, autocast=True,
+            )  # fmt: skip
     spec, before = checks.convolution(input, weight, bias, *geometry)
     if before is not None:
         input = F.pad(input, before)
     size = (input.shape[0], weight.shape[0], *spec.output_size(input.shape[2:], weight.shape[2:]))
     normalisation.check(input, size)
     ending.check(input, size, autocast)
+    layout = memory_format(input, weight)
     if normalisation.training or _needs_gradient((input, weight, bias, *normalisation[:4], *ending.tensors())):
-        dispatch.differentiates(backend)
-        z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
-        return _plain(z, normalisation, ending)
+        row = dispatch.choose(backend, input, weight, spec, training=True)
+        if ending.dtype(input) == input.dtype:
+            arguments = ending.arguments(normalisation, input, size, layout)
+            return _train(row, spec, normalisation, input, weight, bias, arguments, recompute)
+        z = _train(row, spec, NO_NORMALISATION, input, weight, bias, Epilogue(), recompute)
+        return _train_epilogue(row, z, normalisation, ending, recompute)
     frozen, residual = packs is not None, ending.residual is not None
     row = dispatch.choose(backend, input, weight, spec, frozen=frozen, residual=residual)
     run = row.conv_epilogue if packs is None else packs.bind(row)
     if backend == "auto" and row.name == "triton" and ops_cuda.capturing(input):
         run = dispatch.compiled_or_library(run)
     if ending.dtype(input) != input.dtype:
-        return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending)
-    arguments = ending.arguments(normalisation, input, size, memory_format(input, weight))
+        return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending, recompute)
+    arguments = ending.arguments(normalisation, input, size, layout)
     return run(input, weight, bias, spec, arguments)
 
 
@@ -190,4 +218,4 @@ def _autocast(tensor: Tensor | None) -> Tensor | None:
     """What eager's autocast does to a convolution's arguments: everything but fp64 goes to the low precision."""
     if tensor is None or tensor.dtype == torch.float64:
         return tensor
-    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+    return laid_out(tensor, torch.get_autocast_dtype(tensor.device.type))

@@ -21,3 +21,13 @@ def channels_last(x: Tensor) -> bool:
 def memory_format(*tensors: Tensor) -> torch.memory_format:
     """What eager's convolution gives for these: channels_last if any of them is."""
     return torch.channels_last if any(map(channels_last, tensors)) else torch.contiguous_format
+
+
+def laid_out(x: Tensor, dtype: torch.dtype, layout: torch.memory_format | None = None) -> Tensor:
+    """x in this dtype and layout. Where it is so already: the very same object, with the recipe that it may carry, also
+    in a compiled graph, in which `to` and `contiguous` always make another."""
+    if x.dtype != dtype:
+        x = x.to(dtype)
+    if layout is None or x.is_contiguous(memory_format=layout):
+        return x
+    return x.contiguous(memory_format=layout)

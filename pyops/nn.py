@@ -23,6 +23,7 @@ def conv_bn_act(
     residual: Tensor | None = None,
     residual_after_act: bool = False,
     backend: str = "auto",
+    recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules as one site. See functional.conv_bn_act."""
     _without_hooks(conv=conv, bn=bn, act=act)
@@ -35,7 +36,9 @@ def conv_bn_act(
         padding = 0
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
     ending = Ending(slope, residual, residual_after_act)
-    return functional.convolve(input, conv.weight, conv.bias, geometry, _normalisation(bn), ending, backend=backend)
+    return functional.convolve(
+        input, conv.weight, conv.bias, geometry, _normalisation(bn), ending, backend=backend, recompute=recompute
+    )
 
 
 def bn_act(
@@ -45,21 +48,22 @@ def bn_act(
     residual: Tensor | None = None,
     residual_after_act: bool = False,
     backend: str = "auto",
+    recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(x) + r), or act(bn(x)) + r. See functional.bn_act."""
     _without_hooks(bn=bn, act=act)
-    n = _normalisation(bn)
-    return functional.bn_act(
-        input, *n[:4], slope=activation.of_module(act, act is not None and act.training), residual=residual,
-        residual_after_act=residual_after_act, training=n.training, momentum=n.momentum, eps=n.eps, backend=backend,
-    )  # fmt: skip
+    slope = activation.of_module(act, act is not None and act.training)
+    ending = Ending(slope, residual, residual_after_act)
+    return functional.normalise(input, _normalisation(bn)._replace(prefix=""), ending, backend, recompute)
 
 
-def add_act(act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto") -> Tensor:
+def add_act(
+    act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto", recompute: bool = True
+) -> Tensor:
     """y = act(x + o). See functional.add_act."""
     _without_hooks(act=act)
     slope = activation.of_module(act, act is not None and act.training)
-    return functional.add_act(input, other, slope=slope, backend=backend)
+    return functional.add_act(input, other, slope=slope, backend=backend, recompute=recompute)
 
 
 def _without_hooks(**children: nn.Module | None) -> None:
@@ -82,7 +86,16 @@ def _normalisation(bn: _BatchNorm | None) -> Normalisation:
             momentum = 1.0 / float(bn.num_batches_tracked)
     batch = bn.training or (bn.running_mean is None and bn.running_var is None)
     running = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
-    return Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps)
+    group = _group(bn) if batch and isinstance(bn, nn.SyncBatchNorm) and bn.training else None
+    return Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps, group)
+
+
+def _group(bn: nn.SyncBatchNorm) -> str | None:
+    """The processes that share the statistics of a batch; None: this one alone."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    group = bn.process_group or torch.distributed.group.WORLD
+    return group.group_name if torch.distributed.get_world_size(group) > 1 else None
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -98,7 +111,9 @@ class ConvBNAct2d(nn.Module):
     The children keep their parameters: checkpoints, optimizers and train() / eval() see ordinary modules.
     """
 
-    def __init__(self, conv, bn=None, act=None, residual_after_act: bool = False, backend: str = "auto"):
+    def __init__(
+        self, conv, bn=None, act=None, residual_after_act: bool = False, backend: str = "auto", recompute: bool = True
+    ):
         super().__init__()
         if not isinstance(conv, (nn.Conv2d, FrozenConv2d)):
             raise TypeError(f"conv: expected nn.Conv2d, got {type(conv).__name__}")
@@ -108,10 +123,12 @@ class ConvBNAct2d(nn.Module):
             raise RuntimeError(f"bn: expected num_features={conv.out_channels}, conv's channels, got {bn.num_features}")
         activation.of_module(act)
         self.conv, self.bn, self.act = conv, bn, act
-        self.residual_after_act, self.backend = residual_after_act, backend
+        self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return conv_bn_act(self.conv, self.bn, self.act, input, residual, self.residual_after_act, self.backend)
+        return conv_bn_act(
+            self.conv, self.bn, self.act, input, residual, self.residual_after_act, self.backend, self.recompute
+        )
 
     def extra_repr(self) -> str:
         return f"residual_after_act={self.residual_after_act}, backend={self.backend!r}"
@@ -120,32 +137,33 @@ class ConvBNAct2d(nn.Module):
 class BNAct2d(nn.Module):
     """y = act(bn(x) + r), or act(bn(x)) + r with residual_after_act; bn: nn.BatchNorm2d, act: as for ConvBNAct2d."""
 
-    def __init__(self, bn, act=None, residual_after_act: bool = False, backend: str = "auto"):
+    def __init__(self, bn, act=None, residual_after_act: bool = False, backend: str = "auto", recompute: bool = True):
         super().__init__()
         if not isinstance(bn, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             raise TypeError(f"bn: expected nn.BatchNorm2d, got {type(bn).__name__}")
         activation.of_module(act)
         self.bn, self.act = bn, act
-        self.residual_after_act, self.backend = residual_after_act, backend
+        self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return bn_act(self.bn, self.act, input, residual, self.residual_after_act, self.backend)
+        return bn_act(self.bn, self.act, input, residual, self.residual_after_act, self.backend, self.recompute)
 
 
 class AddAct(nn.Module):
     """y = dropout(act(x + o)); act: as for ConvBNAct2d."""
 
-    def __init__(self, act=None, dropout: float = 0.0, backend: str = "auto"):
+    def __init__(self, act=None, dropout: float = 0.0, backend: str = "auto", recompute: bool = True):
         super().__init__()
         activation.of_module(act)
-        self.act, self.dropout, self.backend = act, dropout, backend
+        self.act, self.dropout, self.backend, self.recompute = act, dropout, backend, recompute
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
         _without_hooks(act=self.act)
         slope = activation.of_module(self.act, self.act is not None and self.act.training)
         return functional.add_act(
-            input, other, slope=slope, dropout=self.dropout, training=self.training, backend=self.backend
-        )
+            input, other, slope=slope, dropout=self.dropout, training=self.training,
+            backend=self.backend, recompute=self.recompute,
+        )  # fmt: skip
 
 
 class FrozenConv2d(nn.Module):

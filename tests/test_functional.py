@@ -50,7 +50,7 @@ def test_bn_act_is_batch_norm_and_activation():
 
 
 def test_gradients_flow_in_eval_and_training():
-    made = testing.arguments(CASES[1])
+    made = testing.convert(testing.arguments(CASES[1]), torch.float64)
     leaves = {k: v.requires_grad_() for k, v in made.items() if isinstance(v, torch.Tensor) and "running" not in k}
     for training in (False, True):
         y = atrous.conv_bn_act(**made, training=training)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..spec import Epilogue, Spec
 from .arithmetic import MKLDNN, arithmetic_type, in_arithmetic_type
+from .training import convolution, convolution_backward, convolution_statistics, primitive  # noqa: F401
 
 name = "library"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import ops
 from ..spec import Epilogue, Spec
 from .arithmetic import arithmetic_type, in_arithmetic_type
+from .training import convolution, convolution_backward, convolution_statistics, primitive  # noqa: F401
 
 name = "native"
 

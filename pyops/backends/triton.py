@@ -7,6 +7,7 @@ channels_last: a weight in another layout is copied in each call, a frozen one (
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from .. import ops_cuda
 from ..spec import Epilogue, Spec
 from ..triton_kernels.configs import DTYPES
+from .training import convolution_backward  # noqa: F401
 
 name = "triton"
 
@@ -51,18 +53,31 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
     return found
 
 
-def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
-    if _through_op(z):
-        return torch.ops.atrous._epilogue(z, *arguments)
-    from ..triton_kernels import pointwise
+def primitive(name: str, x: Tensor) -> Callable:
+    """Who computes a primitive without a convolution for tensors like x."""
+    return getattr(torch.ops.atrous, name) if _through_op(x) else ops_cuda.pointwise(name)
 
-    return pointwise.epilogue(z, *arguments)
+
+def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
+    return primitive("_epilogue", z)(z, *arguments)
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
     run = torch.ops.atrous._conv_epilogue if _through_op(input) else ops_cuda.triton_conv_epilogue
     return run(input, weight, bias, *geometry, *arguments)
+
+
+def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
+    return conv_epilogue(input, weight, bias, spec, Epilogue())
+
+
+def convolution_statistics(
+    input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z, and the mean and biased variance of its channels, in one launch."""
+    run = torch.ops.atrous._conv_statistics if _through_op(input) else ops_cuda.triton_conv_statistics
+    return run(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
 
 
 def _through_op(x: Tensor) -> bool:

@@ -11,6 +11,7 @@ from .describe import describe
 from .freeze import EvalOnly, fold, independent, unfoldable
 from .report import Report
 from .rewrite import Forward
+from .run import How
 from .twin import twin
 from .visit import Visit, calls, visit
 
@@ -18,7 +19,9 @@ WRAPPERS = ("GraphModule", "ScriptModule", "OptimizedModule", "DataParallel", "D
             "FullyShardedDataParallel")  # fmt: skip
 
 
-def fuse(model: nn.Module, example_inputs=None, *, backend: str = "auto", freeze: bool = False) -> nn.Module:
+def fuse(
+    model: nn.Module, example_inputs=None, *, backend: str = "auto", freeze: bool = False, recompute: bool = True
+) -> nn.Module:
     """A twin of the model in which act(bn(conv(x)) + r) is one call wherever the model computes it.
 
     The twin has the model's classes, names, state_dict and the very same parameters and buffers, with training flags
@@ -32,6 +35,8 @@ def fuse(model: nn.Module, example_inputs=None, *, backend: str = "auto", freeze
         model: any nn.Module. What torch.fx cannot trace stays as it was, module by module, and the report says why.
         example_inputs: the model's input, or a tuple of its arguments: model and twin are run on it once, in eval mode.
         backend: as for conv_bn_act.
+        recompute: in training, activations that a site can compute again from what it keeps are not kept; False: they
+            are, which is faster by those passes.
         freeze: for deployment. The twin has tensors of its own, channels_last and without gradients; each convolution's
             BatchNorm is folded into it (nn.FrozenConv2d, nn.Identity); it is in eval mode and train() raises.
 
@@ -45,13 +50,14 @@ def fuse(model: nn.Module, example_inputs=None, *, backend: str = "auto", freeze
     """
     _check(model)
     dispatch.named(backend)
+    how = How(backend, bool(recompute))
     if freeze:
-        result, report = _freeze(model, backend)
+        result, report = _freeze(model, how)
     else:
         result = twin(model)
-        visits = visit(result, (True, False), backend)
+        visits = visit(result, (True, False), how)
         report = describe(visits)
-        _install(visits, backend)
+        _install(visits, how)
     vars(result)["fusion_report"] = report
     if example_inputs is not None:
         compare(twin(model), result, example_inputs)
@@ -76,15 +82,15 @@ def _check(model: object) -> None:
             raise ValueError("model: expected a model that is not frozen: freeze=True cannot be undone or repeated")
 
 
-def _install(visits: list[Visit], backend: str) -> None:
+def _install(visits: list[Visit], how: How) -> None:
     for _, module, plans in visits:
         if any(plan.source for plan in plans.values()):
-            vars(module)["forward"] = Forward(module, plans, backend)
+            vars(module)["forward"] = Forward(module, plans, how)
 
 
-def _freeze(model: nn.Module, backend: str) -> tuple[nn.Module, Report]:
+def _freeze(model: nn.Module, how: How) -> tuple[nn.Module, Report]:
     result = independent(model)
-    visits = visit(result, (False,), backend)
+    visits = visit(result, (False,), how)
     counted = calls(visits)
     for found in visits:
         for chain in found.plans[False].chains:
@@ -94,8 +100,8 @@ def _freeze(model: nn.Module, backend: str) -> tuple[nn.Module, Report]:
                 reason = unfoldable(modules, counted)
                 chain.folded, chain.reason = not reason, f"not folded: {reason}" if reason else chain.reason
                 if chain.folded:
-                    fold(result, modules, backend)
-    _install(visit(result, (False,), backend), backend)
+                    fold(result, modules, how.backend)
+    _install(visit(result, (False,), how), how)
     for module in result.modules():
         vars(module)["train"] = EvalOnly(module)
     return result, describe(visits, frozen=True)

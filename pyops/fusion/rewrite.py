@@ -25,7 +25,7 @@ class Plan:
     reason: why there is no trace; chains: the sites, known until it is pickled; called: the targets of its graph.
     """
 
-    def __init__(self, owner: nn.Module, training: bool, backend: str):
+    def __init__(self, owner: nn.Module, training: bool, how: run.How):
         self.chains: list[Chain] = []
         self.called: list[str] = []
         self.reason = self.source = ""
@@ -40,12 +40,13 @@ class Plan:
             self.called = [str(n.target) for n in traced.graph.nodes if n.op in ("call_module", "get_attr")]
         self.watch = Watch(owner, self.called, reads, self.chains)
         if any(len(chain.roles) > 1 for chain in self.chains):
-            self._write(traced, backend)
+            self._write(owner, traced, how)
 
-    def _write(self, traced: Trace, backend: str) -> None:
+    def _write(self, owner: nn.Module, traced: Trace, how: run.How) -> None:
         for chain in self.chains:
             if len(chain.roles) > 1:
-                _substitute(traced.graph, chain, backend)
+                _substitute(traced.graph, chain, how)
+        _substitute_pools(traced.graph, owner)
         code = traced.graph.python_code("self")
         self.source, self.globals = code.src, code.globals
         self.names, self.defaults = traced.names, traced.defaults
@@ -93,8 +94,8 @@ class Plan:
 class Forward(Generated):
     """The `forward` of a twin's module. It is an object and not a bound method, which pickle would silently drop."""
 
-    def __init__(self, owner: nn.Module, plans: dict[bool, Plan], backend: str):
-        self.owner, self.plans, self.backend = owner, plans, backend
+    def __init__(self, owner: nn.Module, plans: dict[bool, Plan], how: run.How):
+        self.owner, self.plans, self.how = owner, plans, how
 
     def __call__(self, *args, **kwargs):
         owner = self.owner
@@ -111,7 +112,7 @@ class Forward(Generated):
         """A submodule or an attribute was changed: find the sites again. In a compiled graph: the plain forward."""
         if torch.compiler.is_compiling():
             return None
-        plan = self.plans[training] = Plan(self.owner, training, self.backend)
+        plan = self.plans[training] = Plan(self.owner, training, self.how)
         return plan
 
     @property
@@ -119,7 +120,7 @@ class Forward(Generated):
         return inspect.signature(MethodType(type(self.owner).forward, self.owner))
 
 
-def _substitute(graph: fx.Graph, chain: Chain, backend: str) -> None:
+def _substitute(graph: fx.Graph, chain: Chain, how: run.How) -> None:
     """Puts one call where the chain ends."""
     nodes = dict(chain.steps)
     first, last, add = chain.head, chain.tail, nodes.get("add")
@@ -132,13 +133,23 @@ def _substitute(graph: fx.Graph, chain: Chain, backend: str) -> None:
             act = graph.get_attr(str(act.target)) if act.op == "call_module" else slope(act)
             if not isinstance(act, fx.Node):
                 run.module_of(act)
-        ending = (residual, chain.after, inplace, backend)
+        ending = (residual, chain.after, inplace, *how)
         if conv is not None:
             fused = graph.call_function(run.conv_bn_act, (conv, bn, act, first.args[0], *ending))
         elif bn is not None:
             fused = graph.call_function(run.bn_act, (bn, act, first.args[0], *ending))
         else:
-            fused = graph.call_function(run.add_act, (act, operands(first)[0], residual, inplace, backend))
+            fused = graph.call_function(run.add_act, (act, operands(first)[0], residual, inplace, *how))
     last.replace_all_uses_with(fused)
     for _, node in reversed(chain.steps):
         graph.erase_node(node)
+
+
+def _substitute_pools(graph: fx.Graph, owner: nn.Module) -> None:
+    """A max-pool behind a site need not keep what the site can compute again."""
+    for node in list(graph.nodes):
+        if node.op == "call_module" and type(owner.get_submodule(str(node.target))) is nn.MaxPool2d and not node.kwargs:
+            with graph.inserting_before(node):
+                pool = graph.get_attr(str(node.target))
+                node.replace_all_uses_with(graph.call_function(run.max_pool2d, (pool, *node.args)))
+            graph.erase_node(node)

@@ -6,40 +6,60 @@ convolution's output, or change its dtype in place), and a fused model must not 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from .. import checks
 from .. import nn as fused
 from ..activation import SlopeLike
+from ..autograd import MaxPool
 from ..spec import Spec
+from .nodes import HOOKS
 
 Act = nn.Module | SlopeLike | None  # SlopeLike: an activation that was spelled as a function
 
 
-def conv_bn_act(conv, bn, act: Act, input, residual=None, after=False, inplace=False, backend="auto"):
+class How(NamedTuple):
+    """The options of fuse that every call gets: as those of functional.conv_bn_act."""
+
+    backend: str = "auto"
+    recompute: bool = True
+
+
+def conv_bn_act(conv, bn, act: Act, input, residual=None, after=False, inplace=False, backend="auto", recompute=True):
     """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r. inplace: the sum keeps the dtype of its first term."""
     act = module_of(act)
     if _takes(input) and (residual is None or _adds(residual, input, _size(conv, input), inplace)):
-        return fused.conv_bn_act(conv, bn, act, input, residual, after, backend)
+        return fused.conv_bn_act(conv, bn, act, input, residual, after, backend, recompute)
     z = conv(input)
     return _finish(z if bn is None else bn(z), act, residual, after, inplace)
 
 
-def bn_act(bn, act: Act, input, residual=None, after=False, inplace=False, backend="auto"):
+def bn_act(bn, act: Act, input, residual=None, after=False, inplace=False, backend="auto", recompute=True):
     """y = act(bn(x) + r), or act(bn(x)) + r."""
     act = module_of(act)
     if _takes(input) and (residual is None or _adds(residual, input, input.shape, inplace)):
-        return fused.bn_act(bn, act, input, residual, after, backend)
+        return fused.bn_act(bn, act, input, residual, after, backend, recompute)
     return _finish(bn(input), act, residual, after, inplace)
 
 
-def add_act(act: Act, input, other, inplace=False, backend="auto"):
+def add_act(act: Act, input, other, inplace=False, backend="auto", recompute=True):
     """y = act(x + o)."""
     act = module_of(act)
     if _takes(input) and _adds(other, input, input.shape, inplace):
-        return fused.add_act(act, input, other, backend)
+        return fused.add_act(act, input, other, backend, recompute)
     return _finish(input, act, other, False, inplace)
+
+
+def max_pool2d(pool: nn.MaxPool2d, input):
+    """pool(x). With gradients it keeps where each maximum was, and not x, which a site can compute again."""
+    gradients = _takes(input) and input.requires_grad and torch.is_grad_enabled()
+    if torch.compiler.is_compiling() or not gradients or any(getattr(pool, hooks) for hooks in HOOKS):
+        return pool(input)  # torch.compile's own keeps no more
+    geometry = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+    return MaxPool.apply(input, *geometry)
 
 
 def _takes(x) -> bool:

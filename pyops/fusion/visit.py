@@ -10,6 +10,7 @@ from torch import nn
 
 from .. import nn as fused
 from .rewrite import Plan
+from .run import How
 from .watch import CONTAINERS
 
 
@@ -29,7 +30,7 @@ class Visit(NamedTuple):
         return f"{self.path}.{target}" if self.path else target
 
 
-def visit(root: nn.Module, modes: tuple[bool, ...], backend: str) -> list[Visit]:
+def visit(root: nn.Module, modes: tuple[bool, ...], how: How) -> list[Visit]:
     """The modules whose forward is called; below one without a trace, all of them."""
     visits, seen = [], set()
     waiting: list[tuple[str, nn.Module | None]] = [("", root)]
@@ -38,7 +39,7 @@ def visit(root: nn.Module, modes: tuple[bool, ...], backend: str) -> list[Visit]
         if module is None or id(module) in seen:
             continue
         seen.add(id(module))
-        plans = {mode: Plan(module, mode, backend) for mode in modes} if _has_python_forward(module) else {}
+        plans = {mode: Plan(module, mode, how) for mode in modes} if _has_python_forward(module) else {}
         found = Visit(path, module, plans)
         called = dict.fromkeys(target for plan in plans.values() for target in plan.called)
         if plans:

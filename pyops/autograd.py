@@ -1,0 +1,212 @@
+"""A site as one differentiable operation over the primitives: what it computes, what it keeps, how it goes back.
+
+    z = conv(x)       mean, var = statistics(z)       y = epilogue(z, mean, var, ...)
+
+Backward: one pass over the data for the sums (dbeta, dgamma, dslope), one for dz and the residual's gradient, then the
+convolution's own gradients. Kept are z and the vectors; x and the residual by their recipes, where they have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import recipes, synchronise
+from .layout import memory_format
+from .recipes import Kept
+from .spec import Epilogue, Spec
+
+
+class Call(NamedTuple):
+    """What a site is besides its tensors. spec is None: no convolution, its input is z.
+
+    batch: normalise with the statistics of this batch; update is called with them: mean, biased variance and number of
+    values. group: whose processes share them.
+    """
+
+    row: ModuleType
+    spec: Spec | None = None
+    batch: bool = False
+    update: Callable[[Tensor, Tensor, Tensor | int], None] = lambda mean, var, count: None
+    group: str | None = None
+
+
+def site(
+    call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, arguments: Epilogue, recompute: bool = True
+) -> Tensor:
+    """y. It carries its recipe if `recompute` and all that it is made of is kept."""
+    residual = arguments.residual
+    kept = recipes.keep(input), () if residual is None else recipes.keep(residual)
+    y, z, mean, var, total = Site.apply(call, *kept, input, weight, bias, *arguments)
+    made = (input if z is None else z, *(arguments if mean is None else arguments._replace(mean=mean, var=var)))
+    whole = len(kept[1]) < 2 and (z is not None or len(kept[0]) == 1)
+    if recompute and y.requires_grad and whole and not _sign_suffices(arguments, call.batch):
+        recipes.attach(y, made)
+    if mean is not None and torch.compiler.is_compiling():
+        call.update(mean, var, _count(y) if total is None else total)
+    return y
+
+
+def _count(z: Tensor) -> int:
+    return z.numel() // max(z.shape[1], 1)
+
+
+def _linear(arguments: Epilogue, batch: bool) -> bool:
+    """Whether dz is dy: nothing of the forward is needed."""
+    constant = arguments.slope_kind == "number" and arguments.slope_value == 1.0
+    return constant and arguments.mean is None and not batch and not arguments.dropout
+
+
+def _sign_suffices(arguments: Epilogue, batch: bool) -> bool:
+    """Whether the backward needs no more than where u > 0, and y tells: then y is kept in place of z and residual."""
+    monotone = arguments.slope_kind == "relu" or (arguments.slope_kind == "number" and arguments.slope_value >= 0)
+    after = arguments.residual is not None and arguments.residual_after_act
+    return monotone and arguments.mean is None and not (batch or after or arguments.dropout)
+
+
+class Site(torch.autograd.Function):
+    """y, and what is fresh of z, mean, var and the number of values over all processes."""
+
+    @staticmethod
+    def forward(ctx, call: Call, kept_input: Kept, kept_residual: Kept, input, weight, bias, *arguments):
+        epilogue, mean, var, total, z = Epilogue(*arguments), None, None, None, input
+        if call.batch:
+            z, mean, var = _with_statistics(call, input, weight, bias)
+            if call.group is not None:
+                mean, var, total = synchronise.statistics(mean, var, _count(z), call.group)
+            if not torch.compiler.is_compiling():
+                # here, where eager does it: checkpointing may stop its second run as soon as this function has saved
+                call.update(mean, var, _count(z) if total is None else total)
+            epilogue = epilogue._replace(mean=mean, var=var)
+        elif call.spec is not None:
+            z = call.row.convolution(input, weight, bias, call.spec)
+        y = call.row.primitive("_epilogue", z)(z, *epilogue)
+        made = None if call.spec is None else z
+        ctx.mark_non_differentiable(*(t for t in (made, mean, var, total) if t is not None))
+        kept_z = kept_input if made is None else (z,)
+        if _linear(epilogue, call.batch):
+            kept_z = kept_residual = ()
+        elif _sign_suffices(epilogue, call.batch):
+            kept_z, kept_residual = (y,), ()
+        elif epilogue.residual_after_act:
+            kept_residual = ()
+        x = kept_input if ctx.needs_input_grad[4] else ()
+        ctx.call, ctx.like, ctx.place = call, _like(input), (epilogue.residual is not None, epilogue.residual_after_act)
+        _save(ctx, x, kept_z, kept_residual, (weight, total, *epilogue._replace(residual=None)))
+        return y, made, mean, var, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, *_):
+        need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
+        x, z, residual, (weight, total, *arguments) = _saved(ctx)
+        epilogue, need = Epilogue(*arguments), Epilogue(*ctx.needs_input_grad[6:])
+        need_z, (added, after) = need_x or need_weight or need_bias, ctx.place
+        dz, du, sums = grad, grad, None
+        if z:
+            epilogue = epilogue._replace(residual=recipes.value(residual) if residual else None)
+            dz, du, sums = _epilogue_backward(ctx.call, grad, recipes.value(z), epilogue, need, need_z, after, total)
+        dx, dw, db = dz, None, None
+        if ctx.call.spec is not None and need_z:
+            x = recipes.value(x) if x else _stand_in(grad, *ctx.like)
+            cancelled = ctx.call.batch and ctx.call.group is None  # a bias before batch statistics has no effect
+            needed = [need_x, need_weight, need_bias and not cancelled]
+            dx, dw, db = ctx.call.row.convolution_backward(dz, x, weight, ctx.call.spec, needed)
+            if need_bias and cancelled:
+                db = weight.new_zeros(weight.shape[0])
+        vectors = Epilogue(*(None for _ in epilogue))
+        if sums is not None:
+            vectors = _gradients_of_vectors(sums, epilogue, need)
+        residuals = (grad if after else du) if added and need.residual else None
+        return (None, None, None, dx if need_x else None, dw, db, *vectors._replace(residual=residuals))
+
+
+class MaxPool(torch.autograd.Function):
+    """max_pool2d that keeps the places of the maxima alone: its gradient asks of its input only the size."""
+
+    @staticmethod
+    def forward(ctx, input: Tensor, *geometry):
+        y, places = torch.ops.aten.max_pool2d_with_indices(
+            input, *(_pair(value) for value in geometry[:4]), geometry[4]
+        )
+        ctx.geometry, ctx.like = geometry, _like(input)
+        ctx.save_for_backward(places)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        (places,) = ctx.saved_tensors
+        geometry = (*(_pair(value) for value in ctx.geometry[:4]), ctx.geometry[4])
+        found = torch.ops.aten.max_pool2d_with_indices_backward(grad, _stand_in(grad, *ctx.like), *geometry, places)
+        return found, *(None for _ in geometry)
+
+
+def _pair(value: int | tuple[int, int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _with_statistics(call: Call, input: Tensor, weight, bias) -> tuple[Tensor, Tensor, Tensor]:
+    if call.spec is not None:
+        return call.row.convolution_statistics(input, weight, bias, call.spec)
+    return input, *call.row.primitive("_statistics", input)(input)
+
+
+def _epilogue_backward(
+    call: Call, grad: Tensor, z: Tensor, epilogue: Epilogue, need: Epilogue, need_z: bool, after: bool, total
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """dz, du and the sums, as far as they are needed."""
+    grad = grad.contiguous(memory_format=memory_format(z))
+    means = sums = None
+    if need.gamma or need.beta or need.slope or (call.batch and need_z):
+        sums = call.row.primitive("_epilogue_reduce", z)(grad, z, *epilogue)
+    if call.batch and need_z and sums is not None:
+        shared = sums[:2] if call.group is None else synchronise.summed(sums[:2], call.group)
+        means = shared / (_count(z) if total is None else total)
+    need_du = bool(need.residual) and not after
+    alike = epilogue.mean is None  # then dz is du
+    if not (need_z or need_du):
+        return grad, grad, sums
+    dz, du = call.row.primitive("_epilogue_backward", z)(
+        grad, z, means, need_z or alike, need_du and not alike, *epilogue
+    )
+    return dz, dz if alike else du, sums
+
+
+def _gradients_of_vectors(sums: Tensor, epilogue: Epilogue, need: Epilogue) -> Epilogue:
+    """The gradients of gamma, beta and slope at their places."""
+    found = {}
+    for name, row in (("beta", 0), ("gamma", 1), ("slope", 2)):
+        vector = getattr(epilogue, name)
+        if getattr(need, name):
+            total = sums[row].sum() if vector.numel() == 1 else sums[row]
+            found[name] = total.reshape(vector.shape).to(vector.dtype)
+    return Epilogue(*(None for _ in epilogue))._replace(**found)
+
+
+def _save(ctx, *groups: tuple) -> None:
+    values = [value for group in groups for value in group]
+    ctx.save_for_backward(*(value for value in values if isinstance(value, Tensor)))
+    ctx.lengths = [len(group) for group in groups]
+    ctx.others = [None if isinstance(value, Tensor) else (value,) for value in values]
+
+
+def _saved(ctx) -> list[list]:
+    """The groups as they were given to _save."""
+    tensors = iter(ctx.saved_tensors)
+    values = iter([next(tensors) if other is None else other[0] for other in ctx.others])
+    return [[next(values) for _ in range(length)] for length in ctx.lengths]
+
+
+def _like(x: Tensor) -> tuple:
+    return tuple(x.shape), memory_format(x)
+
+
+def _stand_in(grad: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
+    """For an input of which the convolution's backward asks the size only."""
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)

@@ -1,0 +1,45 @@
+"""The steps of a site that trains, for the rows whose convolution is the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..layout import memory_format
+from ..spec import Spec
+from .arithmetic import arithmetic_type
+
+
+def primitive(name: str, x: Tensor) -> Callable:
+    """Who computes a primitive without a convolution for tensors like x."""
+    return getattr(torch.ops.atrous, name)
+
+
+def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
+    """z = conv2d(x, w) + b, in the layout of x or w, rounded to the dtype of x."""
+    dtype = arithmetic_type(input)
+    x, w, b = (value if value is None else value.to(dtype) for value in (input, weight, bias))
+    z = torch.conv2d(x, w, b, spec.stride, spec.padding, spec.dilation, spec.groups).to(input.dtype)
+    return z.contiguous(memory_format=memory_format(input, weight))
+
+
+def convolution_statistics(
+    input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z, and the mean and biased variance of its channels."""
+    z = convolution(input, weight, bias, spec)
+    return z, *primitive("_statistics", z)(z)
+
+
+def convolution_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, needed: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of input, weight and bias, those that are needed. input: only its size, if weight's is not."""
+    dtype = arithmetic_type(input)
+    geometry = (spec.stride, spec.padding, spec.dilation, False, (0, 0), spec.groups)
+    found = torch.ops.aten.convolution_backward(
+        grad.to(dtype), input.to(dtype), weight.to(dtype), [weight.shape[0]], *geometry, needed
+    )
+    return tuple(None if gradient is None else gradient.to(input.dtype) for gradient in found)

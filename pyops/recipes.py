@@ -1,0 +1,54 @@
+"""What a site's output is made of, so that it need not be kept for a backward: it is computed again, to the same bits.
+
+An output y carries its recipe: the arguments of `_epilogue_again`, which are its site's kept z, vectors and residual.
+Who would keep y keeps those instead. A recipe that is lost, or whose tensors have changed since, costs memory and
+never correctness.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Kept = tuple[Any, ...]  # (the tensor,), or the arguments of `_epilogue_again` that give it
+
+
+def attach(y: Tensor, arguments: tuple) -> None:
+    """Gives y its recipe. Only its own site's graph keeps the tensors alive: after the backward the recipe is lost."""
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
+    if torch.compiler.is_compiling():
+        y._atrous_traced = (arguments, _traced().produced(y, *tensors))
+    else:
+        held = tuple(weakref.ref(value) if isinstance(value, Tensor) else value for value in arguments)
+        y._atrous_recipe = (held, _versions(y, tensors))
+
+
+def keep(y: Tensor) -> Kept:
+    """What to save in order to have y in the backward."""
+    if torch.compiler.is_compiling():
+        arguments, made = getattr(y, "_atrous_traced", None) or ((), None)
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        return arguments if tensors and _traced().current(y, *tensors) == made else (y,)
+    held, made = getattr(y, "_atrous_recipe", None) or ((), None)
+    arguments = tuple(value() if isinstance(value, weakref.ref) else value for value in held)
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
+    lost = len(tensors) != sum(isinstance(value, weakref.ref) for value in held)
+    return arguments if tensors and not lost and _versions(y, tensors) == made else (y,)
+
+
+def value(kept: Kept) -> Tensor:
+    return kept[0] if len(kept) == 1 else torch.ops.atrous._epilogue_again(*kept)
+
+
+def _versions(y: Tensor, tensors: list[Tensor]) -> int:
+    """Grows with every change in place of any of them."""
+    return y._version + sum(tensor._version for tensor in tensors)
+
+
+def _traced():
+    from . import traced  # it imports torch._dynamo, which takes a second
+
+    return traced

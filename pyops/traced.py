@@ -1,0 +1,23 @@
+"""Versions of tensors while torch.compile traces, as numbers that are known then.
+
+Dynamo would make them unknown integers. It runs these functions on its fake tensors, whose versions grow with every
+change in place that it traces; nothing of them is left in the compiled graph.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch._dynamo
+from torch import Tensor
+
+
+@torch._dynamo.nonstrict_trace
+def produced(y: Tensor, *tensors: Tensor) -> int:
+    """Marks y as made in this graph: the recipe of an input is from another trace and must not be used in this one."""
+    y._atrous_made_here = True  # type: ignore[attr-defined]
+    return sum(tensor._version for tensor in (y, *tensors))
+
+
+@torch._dynamo.nonstrict_trace
+def current(y: Tensor, *tensors: Tensor) -> int:
+    return sum(tensor._version for tensor in (y, *tensors)) if hasattr(y, "_atrous_made_here") else -1
