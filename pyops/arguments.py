@@ -11,6 +11,7 @@ from . import activation, checks
 from .activation import SlopeLike
 from .layout import laid_out
 from .spec import Epilogue
+from .synchronise import Group
 
 
 class Normalisation(NamedTuple):
@@ -23,7 +24,7 @@ class Normalisation(NamedTuple):
     training: bool = False
     momentum: float = 0.1
     eps: float = 1e-5
-    group: str | None = None  # whose processes share the statistics of a batch
+    group: Group | None = None  # whose processes share the statistics of a batch
     prefix: str = "bn_"  # of the names in messages
     required: bool = False
 

@@ -33,7 +33,7 @@ class Call(NamedTuple):
     spec: Spec | None = None
     batch: bool = False
     update: Callable[[Tensor, Tensor, Tensor | int], None] = lambda mean, var, count: None
-    group: str | None = None
+    group: synchronise.Group | None = None
 
 
 def site(

@@ -13,6 +13,7 @@ from . import activation, functional
 from .activation import SlopeLike
 from .arguments import NO_NORMALISATION, Ending, Normalisation
 from .packs import Packs
+from .synchronise import Group
 
 
 def conv_bn_act(
@@ -86,16 +87,8 @@ def _normalisation(bn: _BatchNorm | None) -> Normalisation:
             momentum = 1.0 / float(bn.num_batches_tracked)
     batch = bn.training or (bn.running_mean is None and bn.running_var is None)
     running = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
-    group = _group(bn) if batch and isinstance(bn, nn.SyncBatchNorm) and bn.training else None
+    group = Group.of(bn.process_group) if batch and isinstance(bn, nn.SyncBatchNorm) and bn.training else None
     return Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps, group)
-
-
-def _group(bn: nn.SyncBatchNorm) -> str | None:
-    """The processes that share the statistics of a batch; None: this one alone."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return None
-    group = bn.process_group or torch.distributed.group.WORLD
-    return group.group_name if torch.distributed.get_world_size(group) > 1 else None
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")

@@ -57,12 +57,6 @@ def row(request):
     return _runs(request)
 
 
-@pytest.fixture(params=["library", "auto"])
-def training_row(request):
-    """The rows that give gradients and batch statistics; `native` refuses them with its reasons."""
-    return _runs(request)
-
-
 @pytest.fixture
 def tuning_folder(tmp_path, monkeypatch):
     """The user's folder of tuning tables, which is not there yet; the shipped ones are in tmp_path / "shipped"."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import atrous
 
-WITHOUT_BACKWARD = ("native", "triton")  # rows that refuse gradients and batch statistics, until the training issue
 RATIO, ARITHMETIC_UNITS, STORAGE_UNITS = 1.25, 32, 0.5
 ACTS = {"none": None, "relu": nn.ReLU(), "leaky": nn.LeakyReLU(0.2), "prelu": nn.PReLU(6), "rrelu": nn.RReLU()}
 REFUSALS = (TypeError, ValueError, RuntimeError)  # NotImplementedError is a RuntimeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from oracle import WITHOUT_BACKWARD, close, module_and_input
+from oracle import close, module_and_input
 
 import atrous
 from atrous.spec import Epilogue
@@ -59,8 +59,6 @@ def test_opcheck_of_winograd():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_compile(row, training):
-    if training and row in WITHOUT_BACKWARD:
-        pytest.skip("gradients on the native row are the later issue's")
     ours, plain, x = module_and_input(row)
     ours.train(training), plain.train(training)
     residual = torch.randn(2, 6, 9, 8)

@@ -64,8 +64,8 @@ def test_nothing_is_stale(row, update):
     assert before.shape != ours(x).shape or not torch.equal(before, ours(x))
 
 
-def test_eval_train_eval(training_row):
-    ours, plain, x = module_and_input(training_row)
+def test_eval_train_eval(row):
+    ours, plain, x = module_and_input(row)
     for module in (ours, plain):
         module(x)
         module.train()

@@ -155,9 +155,9 @@ def test_copies(row, freeze):
 
 
 @pytest.mark.parametrize("act", ["inplace relu", "prelu"])
-def test_training_step(training_row, act):
+def test_training_step(row, act):
     plain, x = net(act).train(), torch.randn(4, 3, 29, 31)
-    fused = atrous.fuse(copy.deepcopy(plain), backend=training_row).train()
+    fused = atrous.fuse(copy.deepcopy(plain), backend=row).train()
     for model in (plain, fused):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(2):

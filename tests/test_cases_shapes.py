@@ -65,10 +65,10 @@ def test_empty_batch_in_bn_act_and_add_act(row):
     agree("add_act", row, dict(input=empty, other=empty, slope=torch.zeros(4)))
 
 
-def test_empty_batch_in_training(training_row):
+def test_empty_batch_in_training(row):
     """Empty result, statistics unchanged, the counter goes on, gradients are zero."""
     plain = oracle.make_plain(nn.PReLU(6)).train()
-    ours = oracle.ours_of(plain, training_row)
+    ours = oracle.ours_of(plain, row)
     before = {name: value.clone() for name, value in ours.bn.named_buffers()}
     y = ours(torch.zeros(0, 4, 9, 8))
     y.sum().backward()

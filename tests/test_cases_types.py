@@ -175,9 +175,9 @@ def test_autocast(row, act):
     assert all(tensor.dtype == torch.float32 for name, tensor in ours.state_dict().items() if "num" not in name)
 
 
-def test_autocast_in_training(training_row):
+def test_autocast_in_training(row):
     plain, x = oracle.make_plain(nn.LeakyReLU()).train(), torch.randn(2, 4, 9, 8)
-    ours, truth = oracle.ours_of(plain, training_row), oracle.wide(plain)
+    ours, truth = oracle.ours_of(plain, row), oracle.wide(plain)
     with torch.autocast("cpu", torch.bfloat16):
         close(ours(x), plain(x), truth(x.double()))
     for name in ("running_mean", "running_var"):
