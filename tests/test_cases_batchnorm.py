@@ -109,7 +109,7 @@ def test_training_values_and_gradients(row, constant, residual):
         plain.conv.padding = (0, 0)
         after = tuple(torch.randn(plain.conv(x).shape) for _ in after)
         found, eager = ours_of(plain, row)(x, *after), plain(x, *after)
-        torch.testing.assert_close(found, eager)
+        torch.testing.assert_close(found, eager, rtol=0, atol=1e-4)  # 1 / sqrt(eps), 316, of the roundings of the mean
     else:
         agree_in(plain, row, x, *after)
 
