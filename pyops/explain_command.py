@@ -9,6 +9,7 @@ import shutil
 import torch
 from torch import nn
 
+from . import train_command
 from .checks import Mistake
 from .explain import explain
 from .target import CHIPS, target
@@ -23,12 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ceilings = "peaks in this dtype, for the floor (default for sm_90 those of an H100)"
     parser.add_argument("--chip", choices=tuple(CHIPS), metavar="CHIP", help=chips)
     parser.add_argument("--dtype", choices=DTYPES, metavar="NAME", help=dtypes)
+    train = "what a training step keeps and moves instead, beside the model as it is"
+    parser.add_argument("--train", action="store_true", help=train)
     parser.add_argument("--ceilings", type=_ceilings, metavar="TFLOPS,GBS", help=ceilings)
 
 
 def run(args: argparse.Namespace, model: nn.Module) -> dict:
     """Prints the explanation; returns it for JSON."""
     shape = (args.batch, args.channels, *args.size)
+    if args.train:
+        print(f"{args.model}, input {'x'.join(map(str, (*args.size, args.channels)))}, batch {args.batch}, training\n")
+        return train_command.run(args.model, model, shape)
     try:
         dtype = getattr(torch, args.dtype) if args.dtype else None
         wanted = target(model, args.backend, args.chip, dtype, args.ceilings)

@@ -95,25 +95,31 @@ def walk(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> Wal
     return on_shapes(_walk, model, input_shape)
 
 
-def on_shapes(run: Callable[[nn.Module, Tensor], Result], model: nn.Module, input_shape: Sequence[int]) -> Result:
-    """run(twin, input) on the meta device with a copy of the model in eval mode; where that fails, on zeros."""
+def on_shapes(
+    run: Callable[[nn.Module, Tensor], Result], model: nn.Module, input_shape: Sequence[int], training: bool = False
+) -> Result:
+    """run(twin, input) on the meta device with a copy of the model; where that fails, on zeros.
+
+    The copy is in eval mode and without gradients, or in training mode and with them.
+    """
     like = next(model.parameters(), torch.empty(0))
     shape = tuple(input_shape)
     try:
-        return _evaluated(run, _meta_twin(model), torch.empty(shape, dtype=like.dtype, device="meta"))
+        return _on(run, _meta_twin(model), torch.empty(shape, dtype=like.dtype, device="meta"), training)
     except Exception:  # not every operator knows shapes alone; a mistake in the model or the shape shows again here
-        return _evaluated(run, copy.deepcopy(model), torch.zeros(shape, dtype=like.dtype, device=like.device))
+        zeros = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return _on(run, copy.deepcopy(model), zeros, training)
 
 
-def _evaluated(run: Callable[[nn.Module, Tensor], Result], twin: nn.Module, input: Tensor) -> Result:
-    with torch.no_grad(), torch.device(input.device):
-        return run(twin.eval(), input)
+def _on(run: Callable[[nn.Module, Tensor], Result], twin: nn.Module, input: Tensor, training: bool) -> Result:
+    with torch.set_grad_enabled(training), torch.device(input.device):
+        return run(twin.train(training), input)
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers are shapes only: deepcopy takes what its memo holds as copied already."""
     tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
+    return copy.deepcopy(model, {id(t): t.detach().to("meta").requires_grad_(t.requires_grad) for t in tensors})
 
 
 def _walk(twin: nn.Module, input: Tensor) -> Walk:

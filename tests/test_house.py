@@ -39,6 +39,7 @@ MAY_IMPORT = {
     },
     "walk": {"nn"},
     "sites": {"fusion", "walk"},
+    "training_cost": {"fusion", "walk"},
     "target": {"dispatch", "triton_kernels", "tuning"},
     "explain": {"dispatch", "nn", "sites", "target", "triton_kernels", "tuning", "tuning_format", "walk", "walk_table"},
     "build_info": {"dispatch", "ops", "tuning_device"},
