@@ -72,7 +72,9 @@ def _show(run: Run) -> None:
         _print(demo_report.sites(run.result))
         run.prepare()
         run.measure()
-    print(demo_report.times(run.result), flush=True)
+        _print(demo_report.times(run.result))
+        run.train()
+    print(demo_report.training(run.result), flush=True)
 
 
 @contextlib.contextmanager
@@ -122,6 +124,10 @@ def _described(device: torch.device, plan: Plan, paths: list[Path], weights: str
         "launches": {},
         "fusion": {},
         "inference": [],
+        "training": [],
+        "training_not_run": [],
+        "memory": [],
+        "agreement_of_gradients": {},
         "not_run": [],
     }
 

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from .demo_training import LABELS as TRAINING
 from .demo_variants import LABELS
 
 Result = dict[str, Any]
@@ -82,6 +83,24 @@ def times(result: Result) -> str:
         reasons.setdefault((row["variant"], row["reason"]), []).append(where)
     for (name, reason), cells in reasons.items():
         lines.append(_wrapped(f"not run: {label(name)} ({', '.join(cells)}): {reason}"))
+    return "\n".join(lines)
+
+
+def training(result: Result) -> str:
+    """A line for each way to train: speed-up, time, bytes kept."""
+    if not result["training"]:
+        return ""
+    first, kept = result["training"][0], {row["variant"]: row["kept_bytes_per_image"] for row in result["memory"]}
+    what = f"\nTraining: a step of SGD in {first['dtype']}, batch {first['batch']}; MB an image kept for the backward"
+    lines = [_wrapped(what), f"{'':<20}{'speed-up':>10}{'ms':>8}{'MB':>8}"]
+    for row in result["training"]:
+        numbers = f"{row['speedup_vs_eager']:>9.2f}x{row['median_ms']:>8.0f}{kept[row['variant']] / 1e6:>8.1f}"
+        lines.append(f"{TRAINING[row['variant']]:<20}{numbers}")
+    lines += [_wrapped(f"not run: {TRAINING[row['variant']]}: {row['reason']}") for row in result["training_not_run"]]
+    errors = result["agreement_of_gradients"]
+    lines.append(
+        _wrapped(f"Error of all gradients against fp64: eager {errors['eager']:.2g}, atrous {errors['atrous']:.2g}")
+    )
     return "\n".join(lines)
 
 

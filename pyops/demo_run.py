@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import timing
+from . import demo_training, timing
 from .demo_subject import batch
 from .demo_variants import COMPILED, LABELS, launches, names, ready, twins
 from .fusion import fuse
@@ -33,7 +33,10 @@ class Plan:
     batches: tuple[int, ...] = (1, 8)
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     variants: tuple[str, ...] = tuple(LABELS)
-    seconds: float = 150.0  # beyond it, torch.compile is left out in other dtypes than the first
+    training_batch: int = 8
+    training_variants: tuple[str, ...] = tuple(demo_training.LABELS)
+    training_seconds: float = 25.0
+    seconds: float = 150.0  # beyond it, torch.compile is left out in training, and in other dtypes than the first
     batch_seconds: float = 20.0  # of timing a batch, where no variant is slow
 
 
@@ -173,10 +176,21 @@ class Run:
     def _timed(self, text: str, rounds: int) -> None:
         self.progress(text, TIMING_STEPS / rounds)
 
+    def train(self) -> None:
+        """Gradients against fp64, bytes kept, and the time of a training step. Raises Disagreement."""
+        deadline = self.started + self.plan.seconds - 60  # what compiling a training step takes
+        training = demo_training.Training(self.model, self.images, self.plan, self.result, self.progress, deadline)
+        with torch.enable_grad():
+            wrong = training.prepare()
+            if wrong:
+                raise Disagreement(f"gradients: {wrong}")
+            training.measure()
+
     def steps(self) -> float:
         """What progress adds up to."""
         cells = sum(name in self.plan.variants for size in self.plan.batches for name in names(self.device, size))
-        return len(self.plan.dtypes) * (2 + cells) + TIMING_STEPS * len(self.plan.batches)
+        training = len(self.plan.training_variants) + 1
+        return len(self.plan.dtypes) * (2 + cells) + TIMING_STEPS * len(self.plan.batches) + training
 
     def _error(self, y: Tensor) -> float:
         return float((y.double() - self.truth[: len(y)]).abs().max())

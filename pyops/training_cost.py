@@ -7,7 +7,7 @@ A site is a convolution and all that runs until the next one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -109,6 +109,27 @@ def step(model: nn.Module, input: Tensor) -> list[Cost]:
         ledger.backward = True
         torch.autograd.backward([value.sum() for value in outputs])
     return ledger.close()
+
+
+def kept_bytes(loss: Callable[[], Tensor], model: nn.Module) -> int:
+    """Bytes that the backward of loss() needs: what autograd saves, each storage once, the model's parameters left out.
+
+    Runs the forward and the backward.
+    """
+    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage  # alive, so that no other gets its address
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        found = loss()
+    total = sum(storage.nbytes() for storage in kept.values())
+    found.backward()
+    return total
 
 
 @dataclass

@@ -6,11 +6,15 @@ import sys
 import pytest
 import torch
 
-from atrous import cli, demo, demo_report, demo_run, demo_subject, demo_variants, models
+from atrous import cli, demo, demo_report, demo_run, demo_subject, demo_training, demo_variants, models
 
 Image = pytest.importorskip("PIL.Image")
 VARIANTS = ("eager", "eager_channels_last", "atrous")
-SMALL = demo_run.Plan(size=32, batches=(1, 2), variants=VARIANTS, batch_seconds=0.0)
+TRAINING = (*VARIANTS, "atrous_keeping")
+SMALL = demo_run.Plan(
+    size=32, batches=(1, 2), variants=VARIANTS, batch_seconds=0.0,
+    training_batch=2, training_variants=TRAINING, training_seconds=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,19 @@ def test_agreement_is_against_fp64_for_both(result):
         eps = torch.finfo(getattr(torch, dtype)).eps
         assert row["agrees"] and row["atrous"] <= row["allowed"] == demo_run.BUDGET * row["eager"]
         assert 0 < row["eager"] < 100 * eps * row["largest_logit"]  # a rounding error, and not nothing
+
+
+def test_training_is_timed_and_its_memory_counted(result):
+    """Fused, it keeps less than half of eager's, recomputation or not; the gradients are as near to fp64 as eager's."""
+    assert [row["variant"] for row in result["training"]] == [row["variant"] for row in result["memory"]] == [*TRAINING]
+    kept = {row["variant"]: row["kept_bytes_per_image"] for row in result["memory"]}
+    assert kept["eager"] == kept["eager_channels_last"] and kept["atrous"] < 0.5 * kept["eager"]
+    assert kept["atrous"] < kept["atrous_keeping"] < kept["eager"]
+    errors = result["agreement_of_gradients"]
+    assert errors["atrous"] <= demo_training.BUDGET * errors["eager"]
+    first, *others = result["training"]
+    for row in others:
+        assert row["speedup_vs_eager"] == pytest.approx(first["median_ms"] / row["median_ms"])
 
 
 def test_fusion_launches_fewer_operators(result):
