@@ -31,6 +31,10 @@ void check_floating(const char* name, const Tensor& tensor) {
                   torch::headeronly::toString(tensor.scalar_type()));
 }
 
+ScalarType wide_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 void check_like(const char* name, const Tensor& tensor, const char* model, const Sizes& sizes, const Sizes& strides,
                 ScalarType dtype) {
   check_floating(name, tensor);

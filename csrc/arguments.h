@@ -44,6 +44,8 @@ void check_like(const char* name, const Tensor& tensor, const char* model, const
                 ScalarType dtype);
 // Throws unless `name` is a tensor of (N, C, ...) that is dense in one of the orders; returns which.
 Order check_dense(const char* name, const Tensor& tensor);
+// What the epilogue of such a tensor is computed in.
+ScalarType wide_type(const Tensor& tensor);
 // Throws unless `vector` is None or has one value a channel, of any stride; or_one: or one for all.
 void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
 // Throws unless there are two, none below `least`.

@@ -9,6 +9,8 @@ Tensor epilogue(const Arguments& arguments, const Tensor& z);
 // The same with a place for the result, which may be z itself.
 void epilogue_into(const Arguments& arguments, const Tensor& z, const Tensor& y);
 
+std::tuple<Tensor, Tensor> statistics(const Tensor& z);
+
 Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups);
 
