@@ -34,6 +34,8 @@ STABLE_TORCH_LIBRARY(atrous, m) {
 STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
   m.impl("_epilogue", TORCH_BOX(&Flat<&atrous::cpu::epilogue>::call));
   m.impl("_epilogue_again", TORCH_BOX(&Flat<&atrous::cpu::epilogue>::call));
+  m.impl("_epilogue_reduce", TORCH_BOX(&Flat<&atrous::cpu::epilogue_reduce>::call));
+  m.impl("_epilogue_backward", TORCH_BOX(&Flat<&atrous::cpu::epilogue_backward>::call));
   m.impl("_statistics", TORCH_BOX(&atrous::cpu::statistics));
   m.impl("_conv_epilogue", TORCH_BOX(&Flat<&atrous::cpu::conv_epilogue>::call));
   m.impl("_winograd_weight", TORCH_BOX(&atrous::cpu::winograd_weight));
