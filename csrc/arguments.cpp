@@ -31,6 +31,31 @@ void check_floating(const char* name, const Tensor& tensor) {
                   torch::headeronly::toString(tensor.scalar_type()));
 }
 
+ScalarType wide_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+void check_like(const char* name, const Tensor& tensor, const char* model, const Sizes& sizes, const Sizes& strides,
+                ScalarType dtype) {
+  check_floating(name, tensor);
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ", torch::headeronly::toString(dtype),
+                  " like ", model, ", got ", torch::headeronly::toString(tensor.scalar_type()));
+  const Sizes shape = to_vector(tensor.sizes()), steps = to_vector(tensor.strides());
+  STD_TORCH_CHECK(shape == sizes, name, ": expected shape ", to_string(sizes), ", got ", to_string(shape));
+  STD_TORCH_CHECK(same_strides(sizes, steps, strides), name, ": expected strides ", to_string(strides), " like ", model,
+                  ", got ", to_string(steps));
+}
+
+Order check_dense(const char* name, const Tensor& tensor) {
+  check_floating(name, tensor);
+  const Sizes sizes = to_vector(tensor.sizes()), strides = to_vector(tensor.strides());
+  STD_TORCH_CHECK(sizes.size() >= 2, name, ": expected at least 2-D (N, C, ...), got shape ", to_string(sizes));
+  const std::optional<Order> order = order_of(sizes, strides);
+  STD_TORCH_CHECK(order, name, ": expected contiguous or channels_last strides, got shape ", to_string(sizes),
+                  ", strides ", to_string(strides));
+  return *order;
+}
+
 bool same_strides(const Sizes& sizes, const Sizes& a, const Sizes& b) {
   bool same = true;
   for (size_t i = 0; i < sizes.size(); ++i) {
@@ -103,21 +128,15 @@ void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype
     STD_TORCH_CHECK(slope, "slope: expected a tensor with slope_kind 'tensor', got None");
     check_vector("slope", slope, channels, /*or_one=*/true);
   }
-  if (slope_is == Slope::random) {
-    STD_TORCH_CHECK(seed, "seed: expected a tensor with slope_kind 'random', got None");
+  STD_TORCH_CHECK(dropout >= 0 && dropout <= 1, "dropout: expected a probability, 0 to 1, got ", dropout);
+  if (slope_is == Slope::random || dropout > 0) {
+    STD_TORCH_CHECK(seed, "seed: expected a tensor with ", dropout > 0 ? "dropout > 0" : "slope_kind 'random'",
+                    ", got None");
     STD_TORCH_CHECK(seed->is_cpu() && seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,
                     "seed: expected shape [2], int64, on the CPU, got shape ", to_string(to_vector(seed->sizes())),
                     ", ", torch::headeronly::toString(seed->scalar_type()));
   }
-  if (!residual) return;
-  check_floating("residual", *residual);
-  STD_TORCH_CHECK(residual->scalar_type() == dtype, "residual: expected dtype ", torch::headeronly::toString(dtype),
-                  " like the output, got ", torch::headeronly::toString(residual->scalar_type()));
-  const Sizes shape = to_vector(residual->sizes());
-  STD_TORCH_CHECK(shape == sizes, "residual: expected shape ", to_string(sizes), ", got ", to_string(shape));
-  const Sizes steps = to_vector(residual->strides());
-  STD_TORCH_CHECK(same_strides(sizes, steps, strides), "residual: expected strides ", to_string(strides),
-                  " like the output, got ", to_string(steps));
+  if (residual) check_like("residual", *residual, "the output", sizes, strides, dtype);
 }
 
 }  // namespace atrous

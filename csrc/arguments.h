@@ -27,6 +27,7 @@ struct Arguments {
   double slope_value, slope_upper;
   OptionalTensor slope, seed, residual;
   bool residual_after_act;
+  double dropout;
 
   Slope kind() const;  // throws where slope_kind is unknown
   Residual place() const;
@@ -38,6 +39,13 @@ Sizes to_vector(torch::headeronly::IntHeaderOnlyArrayRef values);
 std::string to_string(const Sizes& values);
 // Throws unless `name` is a CPU tensor of fp32, fp64, fp16 or bf16.
 void check_floating(const char* name, const Tensor& tensor);
+// Throws unless `tensor` is of the dtype, shape and strides of `model`, the name of another tensor.
+void check_like(const char* name, const Tensor& tensor, const char* model, const Sizes& sizes, const Sizes& strides,
+                ScalarType dtype);
+// Throws unless `name` is a tensor of (N, C, ...) that is dense in one of the orders; returns which.
+Order check_dense(const char* name, const Tensor& tensor);
+// What the epilogue of such a tensor is computed in.
+ScalarType wide_type(const Tensor& tensor);
 // Throws unless `vector` is None or has one value a channel, of any stride; or_one: or one for all.
 void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
 // Throws unless there are two, none below `least`.

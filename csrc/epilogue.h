@@ -1,5 +1,5 @@
 // The epilogue of every kernel, as functions of values; triton_kernels/epilogue.py is its twin, pyops/reference.py the
-// oracle of both. Its gradient will stand beside it. Products and sums are fused exactly where `fma` is written
+// oracle of both. The gradient stands beside it. Products and sums are fused exactly where `fma` is written
 // (-ffp-contract=off; nvcc is kept from fusing by `multiply`), so the same inputs give the same bits everywhere.
 #pragma once
 
@@ -36,9 +36,14 @@ ATROUS_HD Affine<T> affine(T mean, T var, T gamma, T beta, T eps) {
   return {scale, std::fma(-mean, scale, beta)};
 }
 
-// Uniform in [0, 1) with 24 bits: the first word of Philox-4x32-10 of counter (index, offset) and key seed.
+// Two numbers of an element, uniform in [0, 1).
+struct Uniforms {
+  float slope, dropout;
+};
+
+// 24 bits each: the first two words of Philox-4x32-10 of counter (index, offset) and key seed.
 // Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
-ATROUS_HD float uniform(uint64_t seed, uint64_t offset, uint64_t index) {
+ATROUS_HD Uniforms uniforms(uint64_t seed, uint64_t offset, uint64_t index) {
   uint32_t c0 = uint32_t(index), c1 = uint32_t(index >> 32), c2 = uint32_t(offset), c3 = uint32_t(offset >> 32);
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
   for (int round = 0; round < 10; ++round) {
@@ -50,16 +55,21 @@ ATROUS_HD float uniform(uint64_t seed, uint64_t offset, uint64_t index) {
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return float(int32_t(c0 >> 8)) * 0x1p-24f;  // through int32: the conversion that every vector unit has
+  // through int32: the conversion that every vector unit has
+  return {float(int32_t(c0 >> 8)) * 0x1p-24f, float(int32_t(c1 >> 8)) * 0x1p-24f};
 }
 
-// What travels to a kernel that draws its slopes: lower + (upper - lower) * uniform.
+// What travels to a kernel that draws its slopes, lower + (upper - lower) * uniform, or what dropout zeroes.
 template <class T>
 struct Draw {
   uint64_t seed, offset;
   T lower, upper;
+  float dropout;  // fp32, as what it is compared with
+  T kept;         // 1 / (1 - dropout)
 
-  ATROUS_HD T slope(uint64_t index) const { return std::fma(upper - lower, T(uniform(seed, offset, index)), lower); }
+  ATROUS_HD Uniforms at(uint64_t index) const { return uniforms(seed, offset, index); }
+  ATROUS_HD T slope(Uniforms drawn) const { return std::fma(upper - lower, T(drawn.slope), lower); }
+  ATROUS_HD T keep(Uniforms drawn) const { return drawn.dropout >= dropout ? kept : T(0); }
 };
 
 template <class T>
@@ -74,17 +84,37 @@ ATROUS_HD T multiply(T a, T b) {
 #endif
 }
 
-// u = z * scale + shift (+ residual); y = act(u) (+ residual). NaN and -0.0 are kept; ReLU is a select, not slope 0.
-template <class T, Slope SLOPE, Residual RESIDUAL>
-ATROUS_HD T epilogue(T z, Affine<T> channel, T slope, T residual) {
-  T u = std::fma(z, channel.scale, channel.shift);
-  if (RESIDUAL == Residual::before) u += residual;
+// u = z * scale + shift (+ residual): what the activation gets. The gradient must see the same u as the forward.
+template <class T, Residual RESIDUAL>
+ATROUS_HD T before_activation(T z, Affine<T> channel, T residual) {
+  const T u = std::fma(z, channel.scale, channel.shift);
+  return RESIDUAL == Residual::before ? u + residual : u;
+}
+
+// y = (act(u) (+ residual)) (* keep). NaN and -0.0 are kept; ReLU is a select, not slope 0.
+template <class T, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>
+ATROUS_HD T epilogue(T z, Affine<T> channel, T slope, T residual, T keep) {
+  const T u = before_activation<T, RESIDUAL>(z, channel, residual);
   T y;
   if (SLOPE == Slope::relu)
     y = u < T(0) ? T(0) : u;
   else
     y = u > T(0) ? u : multiply(slope, u);
-  return RESIDUAL == Residual::after ? y + residual : y;
+  if (RESIDUAL == Residual::after) y += residual;
+  return DROPOUT ? multiply(y, keep) : y;
+}
+
+// dact(u)/du. At 0 it is the slope, and ReLU passes NaN on, as torch's own gradients do.
+template <class T, Slope SLOPE>
+ATROUS_HD T derivative(T u, T slope) {
+  if (SLOPE == Slope::relu) return u <= T(0) ? T(0) : T(1);
+  return u > T(0) ? T(1) : slope;
+}
+
+// What an element adds to its slope's gradient.
+template <class T>
+ATROUS_HD T slope_gradient(T dy, T u) {
+  return u > T(0) ? T(0) : multiply(dy, u);
 }
 
 }  // namespace atrous

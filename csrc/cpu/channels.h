@@ -53,10 +53,11 @@ struct Channels {
       for (int64_t i = 0; i < channels; ++i) shift[i] = std::fma(values[i], scale[i], shift[i]);
     }
     if (arguments.kind() == Slope::tensor) read(*arguments.slope, slope.data(), channels);
-    if (arguments.kind() == Slope::random) {
+    if (arguments.kind() == Slope::random || arguments.dropout > 0) {
       const int64_t *seed = static_cast<const int64_t*>(arguments.seed->const_data_ptr()),
                     step = arguments.seed->stride(0);
-      draw = {uint64_t(seed[0]), uint64_t(seed[step]), T(arguments.slope_value), T(arguments.slope_upper)};
+      draw = {uint64_t(seed[0]),        uint64_t(seed[step]),     T(arguments.slope_value),
+              T(arguments.slope_upper), float(arguments.dropout), T(1 / (1 - arguments.dropout))};
     }
   }
 

@@ -1,8 +1,9 @@
-// _epilogue: y = act(z * scale + shift (+ residual)) (+ residual) over dense tensors, channels first or last.
+// _epilogue: y = (act(z * scale + shift (+ residual)) (+ residual)) (* keep) over dense tensors, channels first or
+// last.
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include "channels.h"
+#include "chunks.h"
 #include "primitives.h"
 #include "row.h"
 
@@ -10,34 +11,29 @@ namespace atrous::cpu {
 
 namespace {
 
-constexpr int64_t GRAIN = 16384;  // elements: below this a second thread costs more than it brings
-
 template <class S>
 struct Job {
   const S *z, *residual;
   S* y;
-  int64_t channels, spatial;
-  bool channels_last;
+  const Layout& layout;
   Slope slope;
   Residual place;
+  bool dropout;
   const Channels<Wide<S>>& vectors;
 };
 
 // Elements begin .. end in memory order; a row has one channel (channels first) or all of one pixel (channels last).
-template <bool CHANNELS_LAST, class S, class Variant, class Place>
-void run_rows(const Job<S>& job, int64_t begin, int64_t end, Variant, Place) {
-  const int64_t length = CHANNELS_LAST ? job.channels : job.spatial;
+template <bool CHANNELS_LAST, class S, class Variant, class Place, class Dropout>
+void run_rows(const Job<S>& job, int64_t begin, int64_t end, Variant, Place, Dropout) {
+  const Layout& layout = job.layout;
+  const int64_t length = CHANNELS_LAST ? layout.channels : layout.spatial;
   int64_t row = begin / length, column = begin % length;
   for (int64_t at = begin; at < end; ++row, column = 0) {
     const int64_t count = std::min(length - column, end - at);
-    const int64_t channel = CHANNELS_LAST ? column : row % job.channels;
-    const int64_t image = CHANNELS_LAST ? row / job.spatial : 0;
-    const int64_t index =
-        CHANNELS_LAST ? (image * job.channels + channel) * job.spatial + (row - image * job.spatial) : at;
-    run_row<Variant::value, Place::value, CHANNELS_LAST>(
+    const int64_t channel = CHANNELS_LAST ? column : row % layout.channels;
+    run_row<Variant::value, Place::value, Dropout::value, CHANNELS_LAST>(
         Row<S>{job.z + at, job.residual + at, job.y + at, count, &job.vectors.scale[channel],
-               &job.vectors.shift[channel], &job.vectors.slope[channel], uint64_t(index),
-               uint64_t(CHANNELS_LAST ? job.spatial : 1)},
+               &job.vectors.shift[channel], &job.vectors.slope[channel], layout.index(at), layout.index_step()},
         job.vectors.draw);
     at += count;
   }
@@ -45,11 +41,11 @@ void run_rows(const Job<S>& job, int64_t begin, int64_t end, Variant, Place) {
 
 template <class S>
 void run(const Job<S>& job, int64_t begin, int64_t end) {
-  select(job.slope, job.place, [&](auto slope, auto place) {
-    if (job.channels_last)
-      run_rows<true>(job, begin, end, slope, place);
+  select(job.slope, job.place, job.dropout, [&](auto slope, auto place, auto dropout) {
+    if (job.layout.channels_last)
+      run_rows<true>(job, begin, end, slope, place, dropout);
     else
-      run_rows<false>(job, begin, end, slope, place);
+      run_rows<false>(job, begin, end, slope, place, dropout);
   });
 }
 
@@ -60,18 +56,16 @@ ATROUS_CLONES void run_range(const Job<BFloat16>& job, int64_t begin, int64_t en
 
 template <class S>
 void launch(const Arguments& arguments, const S* z, const Tensor& y, Order order) {
-  const int64_t channels = y.size(1), spatial = y.numel() / (y.size(0) * channels);
-  const Channels<Wide<S>> vectors(arguments, channels);
+  const Layout layout(y, order);
+  const Channels<Wide<S>> vectors(arguments, layout.channels);
   const S* residual = arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
-  const bool channels_last = order == Order::channels_last || spatial == 1;  // the longer rows where both are true
   const Job<S> job{z,
                    residual,
                    static_cast<S*>(y.mutable_data_ptr()),
-                   channels,
-                   spatial,
-                   channels_last,
+                   layout,
                    arguments.kind(),
                    arguments.place(),
+                   arguments.dropout > 0,
                    vectors};
   torch::stable::parallel_for(0, y.numel(), GRAIN, [&](int64_t begin, int64_t end) { run_range(job, begin, end); });
 }
@@ -79,15 +73,10 @@ void launch(const Arguments& arguments, const S* z, const Tensor& y, Order order
 }  // namespace
 
 void epilogue_into(const Arguments& arguments, const Tensor& z, const Tensor& y) {
-  check_floating("z", z);
-  const Sizes sizes = to_vector(z.sizes()), strides = to_vector(z.strides());
-  STD_TORCH_CHECK(sizes.size() >= 2, "z: expected at least 2-D (N, C, ...), got shape ", to_string(sizes));
-  const std::optional<Order> order = order_of(sizes, strides);
-  STD_TORCH_CHECK(order, "z: expected contiguous or channels_last strides, got shape ", to_string(sizes), ", strides ",
-                  to_string(strides));
-  arguments.check(sizes, strides, z.scalar_type());
+  const Order order = check_dense("z", z);
+  arguments.check(to_vector(z.sizes()), to_vector(z.strides()), z.scalar_type());
   if (z.numel() == 0) return;
-  with_storage(z, [&](auto* data) { launch(arguments, data, y, *order); });
+  with_storage(z, [&](auto* data) { launch(arguments, data, y, order); });
 }
 
 Tensor epilogue(const Arguments& arguments, const Tensor& z) {

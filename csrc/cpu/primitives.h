@@ -9,6 +9,11 @@ Tensor epilogue(const Arguments& arguments, const Tensor& z);
 // The same with a place for the result, which may be z itself.
 void epilogue_into(const Arguments& arguments, const Tensor& z, const Tensor& y);
 
+Tensor epilogue_reduce(const Arguments& arguments, const Tensor& grad, const Tensor& z);
+std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const Tensor& grad, const Tensor& z,
+                                             const OptionalTensor& means, bool need_z, bool need_residual);
+std::tuple<Tensor, Tensor> statistics(const Tensor& z);
+
 Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups);
 

@@ -33,6 +33,7 @@ struct Job {
   S* output;
   Slope slope;
   Residual place;
+  bool dropout;
   const Channels<float>& vectors;
 };
 
@@ -141,8 +142,9 @@ ATROUS_CONTRACT ATROUS_CLONES void multiply_panel(const float* v, int64_t stride
 }
 
 // The outputs of one tile, 16 channels from `channel`, through the epilogue to memory.
-template <class Variant, class Place, class S>
-void finish_tile(const Job<S>& job, const Tile& tile, const float* m, int64_t step, int64_t channel, Variant, Place) {
+template <class Variant, class Place, class Dropout, class S>
+void finish_tile(const Job<S>& job, const Tile& tile, const float* m, int64_t step, int64_t channel, Variant, Place,
+                 Dropout) {
   float z[4 * PANEL];
   for (int64_t half = 0; half < PANEL; half += LANES) transform_output(m + half, step, z + half);
   const int64_t channels = job.shape.out_channels, count = std::min(PANEL, channels - channel);
@@ -161,10 +163,10 @@ void finish_tile(const Job<S>& job, const Tile& tile, const float* m, int64_t st
                       uint64_t(index),
                       uint64_t(area)};
     if (count < PANEL) {
-      run_row<Variant::value, Place::value, true>(row, job.vectors.draw);
+      run_row<Variant::value, Place::value, Dropout::value, true>(row, job.vectors.draw);
     } else {
       row.length = PANEL;  // a constant: the loop is unrolled
-      run_row<Variant::value, Place::value, true>(row, job.vectors.draw);
+      run_row<Variant::value, Place::value, Dropout::value, true>(row, job.vectors.draw);
     }
   }
 }
@@ -172,9 +174,9 @@ void finish_tile(const Job<S>& job, const Tile& tile, const float* m, int64_t st
 template <class S>
 void finish_panel(const Job<S>& job, const Workspace& space, int64_t panel) {
   const int64_t tiles = space.tiles.size();
-  select(job.slope, job.place, [&](auto slope, auto place) {
+  select(job.slope, job.place, job.dropout, [&](auto slope, auto place, auto dropout) {
     for (int64_t i = 0; i < tiles; ++i)
-      finish_tile(job, space.tiles[i], space.m.data() + i * PANEL, tiles * PANEL, panel * PANEL, slope, place);
+      finish_tile(job, space.tiles[i], space.m.data() + i * PANEL, tiles * PANEL, panel * PANEL, slope, place, dropout);
   });
 }
 
@@ -249,7 +251,7 @@ Tensor winograd_epilogue(const Arguments& arguments, const Tensor& input, const 
       run(Job<S>{shape, data,
                  arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr,
                  transformed.const_data_ptr<float>(), static_cast<S*>(output.mutable_data_ptr()), arguments.kind(),
-                 arguments.place(), vectors});
+                 arguments.place(), arguments.dropout > 0, vectors});
   });
   return output;
 }

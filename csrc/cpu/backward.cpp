@@ -1,0 +1,124 @@
+// _epilogue_backward: the gradients of z and of a residual before the activation.
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "gradient.h"
+#include "primitives.h"
+
+namespace atrous::cpu {
+
+namespace {
+
+// dz = scale * (du - offset - (z - mean) * weight), all but du and z a channel's; without BatchNorm scale is 1.
+template <class T>
+struct Constants {
+  bool batch;  // whether mean and var are the batch's; else dz = scale * du
+  const std::vector<T>& scale;
+  std::vector<T> offset, weight;
+};
+
+template <bool CHANNELS_LAST, class S, class T>
+void write_row(const T* du, const T* deviation, const T* scale, const T* offset, const T* weight, int64_t length,
+               S* dz) {
+  for (int64_t i = 0; i < length; ++i) {
+    const int64_t channel = CHANNELS_LAST ? i : 0;
+    dz[i] = narrow<S>(std::fma(-deviation[i], weight[channel], du[i] - offset[channel]) * scale[channel]);
+  }
+}
+
+template <bool CHANNELS_LAST, class S, class T>
+void write_row(const T* du, const T* scale, int64_t length, S* dz) {
+  for (int64_t i = 0; i < length; ++i) dz[i] = narrow<S>(du[i] * scale[CHANNELS_LAST ? i : 0]);
+}
+
+template <bool CHANNELS_LAST, class S, class T>
+void write_tile(const Parts<T>& parts, const Tile& tile, const Constants<T>& constants, S* dz, S* residual) {
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const T *du = parts.du + row * tile.pitch, *deviation = parts.deviation + row * tile.pitch;
+    const int64_t channel = tile.channel + (CHANNELS_LAST ? 0 : row), at = tile.at + row * tile.stride;
+    const T* scale = &constants.scale[channel];
+    if (dz && constants.batch)
+      write_row<CHANNELS_LAST>(du, deviation, scale, &constants.offset[channel], &constants.weight[channel],
+                               tile.length, dz + at);
+    else if (dz)
+      write_row<CHANNELS_LAST>(du, scale, tile.length, dz + at);
+    if (residual)
+      for (int64_t i = 0; i < tile.length; ++i) residual[at + i] = narrow<S>(du[i]);
+  }
+}
+
+#define ATROUS_WRITE(S)                                                                                        \
+  ATROUS_CLONES void write(const Parts<Wide<S>>& parts, const Tile& tile, const Constants<Wide<S>>& constants, \
+                           bool channels_last, S* dz, S* residual) {                                           \
+    channels_last ? write_tile<true>(parts, tile, constants, dz, residual)                                     \
+                  : write_tile<false>(parts, tile, constants, dz, residual);                                   \
+  }
+ATROUS_WRITE(float)
+ATROUS_WRITE(double)
+ATROUS_WRITE(Half)
+ATROUS_WRITE(BFloat16)
+
+void check_means(const OptionalTensor& means, const Tensor& z) {
+  if (!means) return;
+  check_floating("means", *means);
+  const Sizes sizes = to_vector(means->sizes());
+  const bool fits = sizes.size() == 2 && (sizes[0] == 2 || sizes[0] == 3) && sizes[1] == z.size(1);
+  STD_TORCH_CHECK(fits, "means: expected shape [2, ", z.size(1), "] or [3, ", z.size(1), "], got ", to_string(sizes));
+  STD_TORCH_CHECK(means->scalar_type() == wide_type(z), "means: expected dtype ",
+                  torch::headeronly::toString(wide_type(z)), ", got ",
+                  torch::headeronly::toString(means->scalar_type()));
+}
+
+template <class S>
+Constants<Wide<S>> constants_of(const Source<S>& source, const Arguments& arguments, const OptionalTensor& means) {
+  using T = Wide<S>;
+  const int64_t channels = source.layout.channels;
+  Constants<T> constants{arguments.mean && means, source.vectors.scale, std::vector<T>(channels),
+                         std::vector<T>(channels)};
+  if (!constants.batch) return constants;
+  const T* values = means->const_data_ptr<T>();
+  for (int64_t i = 0; i < channels; ++i) {
+    constants.offset[i] = values[i * means->stride(1)];
+    constants.weight[i] = values[means->stride(0) + i * means->stride(1)] * source.factor[i];
+  }
+  return constants;
+}
+
+template <class S>
+void launch(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout,
+            const OptionalTensor& means, S* dz, S* residual) {
+  const Source<S> source(arguments, grad, z, layout);
+  const Constants<Wide<S>> constants = constants_of(source, arguments, means);
+  const Cut cut(layout);
+  torch::stable::parallel_for(0, cut.size(), cut.grain(), [&](int64_t begin, int64_t end) {
+    Parts<Wide<S>> parts;
+    for (int64_t i = begin; i < end; ++i)
+      for_tiles<Wide<S>>(cut[i], layout.channels_last, [&](const Tile& tile) {
+        differentiate(source, tile, parts);
+        write(parts, tile, constants, layout.channels_last, dz, residual);
+      });
+  });
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const Tensor& grad, const Tensor& z,
+                                             const OptionalTensor& means, bool need_z, bool need_residual) {
+  const Order order = check_gradient(arguments, grad, z);
+  check_means(means, z);
+  const auto result = [&](bool needed) {
+    return needed ? torch::stable::empty_like(z) : torch::stable::new_empty(z, Sizes{0});
+  };
+  Tensor dz = result(need_z), residual = result(need_residual);
+  if (z.numel() && (need_z || need_residual))
+    with_storage(z, [&](auto* data) {
+      using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+      const auto place = [](Tensor& tensor, bool needed) {
+        return needed ? static_cast<S*>(tensor.mutable_data_ptr()) : nullptr;
+      };
+      launch(arguments, grad, data, Layout(z, order), means, place(dz, need_z), place(residual, need_residual));
+    });
+  return {dz, residual};
+}
+
+}  // namespace atrous::cpu

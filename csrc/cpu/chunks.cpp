@@ -1,0 +1,68 @@
+#include "chunks.h"
+
+namespace atrous {
+
+namespace {
+
+constexpr int64_t ELEMENTS = 8192;  // of a chunk: it stays in the nearest cache
+constexpr int64_t CHANNELS = 512;   // of a chunk at most: so do their sums
+// Channels last: fewer rows, and a chunk's sums cost as much as its elements; more, and they lose digits.
+constexpr int64_t LEAST_ROWS = 32, MOST_ROWS = 256;
+
+int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
+int64_t bound(int64_t size, int64_t part, int64_t parts) { return size * part / parts; }
+
+}  // namespace
+
+Layout::Layout(const Tensor& z, Order order)
+    : images(z.size(0)), channels(z.size(1)), spatial(z.numel() / (images * channels)) {
+  channels_last = channels > 1 && (order == Order::channels_last || spatial == 1);
+  if (channels > 1) return;
+  spatial *= images;
+  images = 1;
+}
+
+uint64_t Layout::index(int64_t at) const {
+  if (!channels_last) return at;
+  const int64_t pixel = at / channels, channel = at % channels, image = pixel / spatial;
+  return (image * channels + channel) * spatial + (pixel - image * spatial);
+}
+
+Cut::Cut(const Layout& layout) : layout_(layout) {
+  const int64_t channels = layout.channels;
+  if (layout.channels_last) {
+    blocks_ = parts(channels, CHANNELS);
+    const int64_t rows = std::clamp(ELEMENTS / parts(channels, blocks_), LEAST_ROWS, MOST_ROWS);
+    slots_ = pieces_ = parts(layout.images * layout.spatial, rows);
+  } else {
+    pieces_ = parts(layout.spatial, ELEMENTS);
+    const int64_t together = std::clamp<int64_t>(ELEMENTS / parts(layout.spatial, pieces_), 1, CHANNELS);
+    blocks_ = parts(channels, together);
+    slots_ = layout.images * pieces_;
+  }
+}
+
+int64_t Cut::grain() const {
+  const int64_t elements = layout_.images * layout_.channels * layout_.spatial;
+  return std::max<int64_t>(1, size() * GRAIN / elements);
+}
+
+Chunk Cut::operator[](int64_t chunk) const {
+  const int64_t slot = chunk / blocks_, block = chunk % blocks_;
+  const int64_t channel = bound(layout_.channels, block, blocks_);
+  const int64_t channels = bound(layout_.channels, block + 1, blocks_) - channel;
+  if (layout_.channels_last) {
+    const int64_t first = bound(layout_.images * layout_.spatial, slot, slots_);
+    return {first * layout_.channels + channel, channel, count(slot), channels, layout_.channels};
+  }
+  const int64_t first = bound(layout_.spatial, slot % pieces_, pieces_), plane = slot / pieces_ * layout_.channels;
+  return {(plane + channel) * layout_.spatial + first, channel, channels, count(slot), layout_.spatial};
+}
+
+int64_t Cut::count(int64_t slot) const {
+  const int64_t size = layout_.channels_last ? layout_.images * layout_.spatial : layout_.spatial;
+  const int64_t piece = slot % pieces_;
+  return bound(size, piece + 1, pieces_) - bound(size, piece, pieces_);
+}
+
+}  // namespace atrous

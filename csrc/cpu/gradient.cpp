@@ -1,0 +1,91 @@
+#include "gradient.h"
+
+#include "row.h"
+
+namespace atrous {
+
+namespace {
+
+// One row of a tile. Channel vectors advance with the elements, or stay where they are.
+template <class S>
+struct GradientRow {
+  using T = Wide<S>;
+  const S *grad, *z, *residual;
+  int64_t length;
+  const T *scale, *shift, *slope, *mean;
+  uint64_t index, index_step;
+  T *du, *deviation, *slopes;
+};
+
+template <Slope SLOPE, Residual RESIDUAL, bool DROPOUT, bool CHANNELS_LAST, class S>
+void differentiate_row(const GradientRow<S>& row, const Draw<Wide<S>>& draw) {
+  using T = Wide<S>;
+  ATROUS_INDEPENDENT
+  for (int64_t i = 0; i < row.length; ++i) {
+    const int64_t channel = CHANNELS_LAST ? i : 0;
+    T slope = row.slope[channel], residual = 0, dy = widen(row.grad[i]);
+    if constexpr (SLOPE == Slope::random || DROPOUT) {
+      const Uniforms drawn = draw.at(row.index + uint64_t(i) * row.index_step);
+      if (SLOPE == Slope::random) slope = draw.slope(drawn);
+      if (DROPOUT) dy = multiply(dy, draw.keep(drawn));
+    }
+    if constexpr (RESIDUAL == Residual::before) residual = widen(row.residual[i]);
+    const T z = widen(row.z[i]);
+    const T u = before_activation<T, RESIDUAL>(z, {row.scale[channel], row.shift[channel]}, residual);
+    row.du[i] = multiply(dy, derivative<T, SLOPE>(u, slope));
+    row.deviation[i] = z - row.mean[channel];
+    if constexpr (SLOPE == Slope::tensor) row.slopes[i] = slope_gradient(dy, u);
+  }
+}
+
+template <Slope SLOPE, Residual RESIDUAL, bool DROPOUT, bool CHANNELS_LAST, class S>
+void differentiate_rows(const Source<S>& source, const Tile& tile, Parts<Wide<S>>& parts) {
+  using T = Wide<S>;
+  const Channels<T>& vectors = source.vectors;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t at = tile.at + r * tile.stride, channel = tile.channel + (CHANNELS_LAST ? 0 : r);
+    T *du = parts.du + r * tile.pitch, *deviation = parts.deviation + r * tile.pitch,
+      *slopes = parts.slope + r * tile.pitch;
+    differentiate_row<SLOPE, RESIDUAL, DROPOUT, CHANNELS_LAST>(
+        GradientRow<S>{source.grad + at, source.z + at, source.residual + at, tile.length, &vectors.scale[channel],
+                       &vectors.shift[channel], &vectors.slope[channel], &source.mean[channel],
+                       DROPOUT || SLOPE == Slope::random ? source.layout.index(at) : 0, source.layout.index_step(), du,
+                       deviation, slopes},
+        vectors.draw);
+    if (CHANNELS_LAST) continue;
+    for (T* part : {du, deviation, slopes}) std::fill_n(part + tile.length, Parts<T>::PAD, T(0));
+  }
+}
+
+template <class S>
+void differentiate_tile(const Source<S>& source, const Tile& tile, Parts<Wide<S>>& parts) {
+  select(source.slope, source.place, source.dropout, [&](auto slope, auto place, auto dropout) {
+    if constexpr (place.value != Residual::after) {
+      if (source.layout.channels_last)
+        differentiate_rows<slope.value, place.value, dropout.value, true>(source, tile, parts);
+      else
+        differentiate_rows<slope.value, place.value, dropout.value, false>(source, tile, parts);
+    }
+  });
+}
+
+}  // namespace
+
+#define ATROUS_DIFFERENTIATE(S)                                                                        \
+  ATROUS_CLONES void differentiate(const Source<S>& source, const Tile& tile, Parts<Wide<S>>& parts) { \
+    differentiate_tile(source, tile, parts);                                                           \
+  }
+ATROUS_DIFFERENTIATE(float)
+ATROUS_DIFFERENTIATE(double)
+ATROUS_DIFFERENTIATE(Half)
+ATROUS_DIFFERENTIATE(BFloat16)
+
+Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+  const Order order = check_dense("z", z);
+  const Sizes sizes = to_vector(z.sizes()), strides = to_vector(z.strides());
+  check_like("grad", grad, "z", sizes, strides, z.scalar_type());
+  arguments.check(sizes, strides, z.scalar_type());
+  return order;
+}
+
+}  // namespace atrous

@@ -1,0 +1,153 @@
+// _statistics: mean and biased variance of each channel.
+//
+// Each chunk's mean comes first, then the squares of what deviates from it, both while the chunk is in the nearest
+// cache; the chunks are put together by Chan's formula. No square of a mean is ever taken.
+// Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
+#include <torch/csrc/stable/ops.h>
+
+#include "channels.h"
+#include "chunks.h"
+#include "lanes.h"
+#include "primitives.h"
+
+namespace atrous::cpu {
+
+namespace {
+
+// One channel (its values side by side) or a lane's worth of them (a row each): vectors `step` apart, of which the last
+// `partial` have fewer elements than there are lanes.
+template <class S>
+struct Strip {
+  const S* z;
+  int64_t step, full, partial, width;
+};
+
+template <class S, class Run>
+void each(const Strip<S>& strip, const Lanes<Wide<S>>& rest, Run&& run) {
+  Lanes<Wide<S>> values{};
+  for (int64_t i = 0; i < strip.full; ++i) {
+    values.load(strip.z + i * strip.step);
+    run(values);
+  }
+  for (int64_t i = strip.full; i < strip.full + strip.partial; ++i) {
+    values.load(strip.z + i * strip.step, strip.width, rest);
+    run(values);
+  }
+}
+
+// The sum of what deviates from the pivot and of its squares; lanes that hold the pivot add nothing.
+template <class S>
+void deviations(const Strip<S>& strip, const Lanes<Wide<S>>& pivot, Lanes<Wide<S>>& sum, Lanes<Wide<S>>& squares) {
+  sum = squares = {};
+  each(strip, pivot, [&](const auto& values) {
+    for (int i = 0; i < 4; ++i) {
+      const auto deviation = values.part[i] - pivot.part[i];
+      sum.part[i] += deviation;
+      squares.part[i] += deviation * deviation;
+    }
+  });
+}
+
+// The pivot is the mean but for its rounding, which `sum` makes up for.
+void write(double pivot, double sum, double squares, int64_t count, double* mean, double* m2) {
+  *mean = pivot + sum / count;
+  const double rest = squares - sum * sum / count;
+  *m2 = rest < 0 ? 0 : rest;
+}
+
+template <class S>
+void moments_of_row(const S* z, int64_t count, double* mean, double* m2) {
+  using L = Lanes<Wide<S>>;
+  const Strip<S> strip{z, L::size, count / L::size, count % L::size != 0, count % L::size};
+  L pivot{}, sum{}, squares{};
+  each(strip, pivot, [&](const L& values) { sum.add(values); });
+  const Wide<S> middle = sum.total() / count;
+  pivot.fill(middle);
+  deviations(strip, pivot, sum, squares);
+  write(middle, sum.total(), squares.total(), count, mean, m2);
+}
+
+template <class S>
+void moments_of_columns(const S* z, int64_t rows, int64_t stride, int64_t width, double* mean, double* m2) {
+  using T = Wide<S>;
+  using L = Lanes<T>;
+  const bool full = width == L::size;
+  const Strip<S> strip{z, stride, full ? rows : 0, full ? 0 : rows, width};
+  L pivot{}, sum{}, squares{};
+  each(strip, pivot, [&](const L& values) { sum.add(values); });
+  for (int i = 0; i < 4; ++i) pivot.part[i] = sum.part[i] / T(rows);
+  deviations(strip, pivot, sum, squares);
+  T values[3][L::size];
+  pivot.store(values[0]);
+  sum.store(values[1]);
+  squares.store(values[2]);
+  for (int64_t i = 0; i < width; ++i) write(values[0][i], values[1][i], values[2][i], rows, mean + i, m2 + i);
+}
+
+template <class S>
+void moments_of_chunk(const S* z, const Chunk& chunk, bool channels_last, double* mean, double* m2) {
+  constexpr int64_t SIZE = Lanes<Wide<S>>::size;
+  if (channels_last)
+    for (int64_t i = 0; i < chunk.length; i += SIZE)
+      moments_of_columns(z + i, chunk.rows, chunk.stride, std::min(SIZE, chunk.length - i), mean + i, m2 + i);
+  else
+    for (int64_t row = 0; row < chunk.rows; ++row)
+      moments_of_row(z + row * chunk.stride, chunk.length, mean + row, m2 + row);
+}
+
+#define ATROUS_MOMENTS(S)                                                                                    \
+  ATROUS_CLONES void moments(const S* z, const Chunk& chunk, bool channels_last, double* mean, double* m2) { \
+    moments_of_chunk(z, chunk, channels_last, mean, m2);                                                     \
+  }
+ATROUS_MOMENTS(float)
+ATROUS_MOMENTS(double)
+ATROUS_MOMENTS(Half)
+ATROUS_MOMENTS(BFloat16)
+
+// All slots' moments, [slot][2][channel], into the first's.
+ATROUS_CLONES void combine(const Cut& cut, int64_t channels, double* moments) {
+  double *mean = moments, *m2 = moments + channels, count = cut.count(0);
+  for (int64_t slot = 1; slot < cut.slots(); ++slot) {
+    const double *other_mean = moments + 2 * slot * channels, *other_m2 = other_mean + channels;
+    const double more = cut.count(slot), share = more / (count + more);
+    ATROUS_INDEPENDENT
+    for (int64_t i = 0; i < channels; ++i) {
+      const double apart = other_mean[i] - mean[i];
+      mean[i] += apart * share;
+      m2[i] += other_m2[i] + apart * apart * (count * share);
+    }
+    count += more;
+  }
+  for (int64_t i = 0; i < channels; ++i) m2[i] /= count;
+}
+
+template <class S>
+void launch(const S* z, const Layout& layout, Tensor& mean, Tensor& var) {
+  using T = Wide<S>;
+  const Cut cut(layout);
+  const int64_t channels = layout.channels;
+  std::vector<double> all(2 * cut.slots() * channels);
+  torch::stable::parallel_for(0, cut.size(), cut.grain(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Chunk chunk = cut[i];
+      double* means = all.data() + 2 * cut.slot(i) * channels + chunk.channel;
+      moments(z + chunk.at, chunk, layout.channels_last, means, means + channels);
+    }
+  });
+  combine(cut, channels, all.data());
+  std::copy_n(all.data(), channels, mean.mutable_data_ptr<T>());
+  std::copy_n(all.data() + channels, channels, var.mutable_data_ptr<T>());
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
+  const Order order = check_dense("z", z);
+  const Sizes shape{z.size(1)};
+  const ScalarType type = wide_type(z);
+  Tensor mean = torch::stable::new_zeros(z, shape, type), var = torch::stable::new_zeros(z, shape, type);
+  if (z.numel()) with_storage(z, [&](auto* data) { launch(data, Layout(z, order), mean, var); });
+  return {mean, var};
+}
+
+}  // namespace atrous::cpu
