@@ -15,11 +15,6 @@ from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, init_prelu_kaiming_
 GAIN = 2 / (1 + 0.25**2)  # equation 15 with a = 0.25
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def values(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
