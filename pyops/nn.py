@@ -13,6 +13,7 @@ from . import activation, functional
 from .activation import SlopeLike
 from .arguments import NO_NORMALISATION, Ending, Normalisation
 from .packs import Packs
+from .prelu import init_prelu_kaiming_ as init_prelu_kaiming_
 from .synchronise import Group
 
 
