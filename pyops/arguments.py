@@ -47,7 +47,10 @@ class Normalisation(NamedTuple):
             return
         with torch.no_grad():
             for running, batch in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
-                running.copy_(torch.lerp(running.to(batch.dtype), batch, self.momentum))
+                if running.dtype == batch.dtype:
+                    running.lerp_(batch, self.momentum)
+                else:  # rounded once
+                    running.copy_(torch.lerp(running.to(batch.dtype), batch, self.momentum))
 
 
 NO_NORMALISATION = Normalisation()

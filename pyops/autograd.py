@@ -87,6 +87,7 @@ class Site(torch.autograd.Function):
             z = call.row.convolution(input, weight, bias, call.spec)
         y = call.row.primitive("_epilogue", z)(z, *epilogue)
         made = None if call.spec is None else z
+        ctx.set_materialize_grads(False)  # else it fills zeros for the gradients of z, mean and var
         ctx.mark_non_differentiable(*(t for t in (made, mean, var, total) if t is not None))
         kept_z = kept_input if made is None else (z,)
         if _linear(epilogue, call.batch):
@@ -102,7 +103,9 @@ class Site(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, *_):
+    def backward(ctx, grad: Tensor | None, *_):
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
         need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
         x, z, residual, (weight, total, *arguments) = _saved(ctx)
         epilogue, need = Epilogue(*arguments), Epilogue(*ctx.needs_input_grad[6:])
