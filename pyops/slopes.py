@@ -71,9 +71,9 @@ def run(args: argparse.Namespace, plain: argparse.Namespace) -> dict:
 def learned(weights: Mapping[str, Tensor]) -> list[Slopes]:
     """The slope tensors of a state_dict, in its order, which is that of the modules' definition: the depth.
 
-    A state_dict has names and shapes alone. A slope tensor is one of floating type, 1-D, named "weight", and has no
-    "bias", "running_mean" or "running_var" beside it, as convolutions, nn.Linear and BatchNorm have with a 1-D weight.
-    A normalisation without a bias looks the same: it is left out where the name of its module says norm, ln.. or rms..
+    A state_dict has names and shapes alone. A slope tensor is one of floating type, 1-D, named "weight", that has no
+    "bias", "running_mean" or "running_var" beside it, as BatchNorm's has. A normalisation without a bias looks the
+    same: it is left out where its module's name has "norm" in it, or begins with "ln" or "rms".
     """
     found = []
     for name, value in weights.items():
