@@ -5,7 +5,9 @@ The exception types are those of torch.nn.functional and torch.nn for the same m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +17,15 @@ from .spec import Pair, Spec
 
 class Mistake(Exception):
     """Of the command line's user: something to tell in one line."""
+
+
+def writable(option: str, path: Path | None) -> None:
+    """Before the work, so that none of it is lost."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise Mistake(f"{option}: expected a file that can be written, got {str(path)!r}")
 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

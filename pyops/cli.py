@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import activation, dispatch
-from .checks import Mistake
+from .checks import Mistake, writable
 from .models import resnet
 
 
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
-        _writable(args.json)
+        writable("--json", args.json)
         status = args.run(args)
         sys.stdout.flush()
         return status
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> Parser:
     from . import demo as demo_command
-    from . import explain_command, tune_command
+    from . import explain_command, slopes, tune_command
 
     parser = Parser(prog="atrous", description="Fused (dilated) conv2d + BatchNorm + activation + residual for torch.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -57,10 +57,11 @@ def _parser() -> Parser:
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     demo_command.add_arguments(demo)
 
-    explain.add_argument("model", metavar="MODEL", help="resnet34, or package.module:factory")
+    explain.add_argument("model", nargs="?", metavar="MODEL", help="resnet34, or package.module:factory")
     explain.add_argument("--batch", type=_count, default=1, metavar="N", help="images (default 1)")
     _choice(explain, "--backend", ("auto", *dispatch.rows()), "ROW", "the row to convolve", default="auto")
     explain_command.add_arguments(explain)
+    slopes.add_arguments(explain)
     _about_model(explain, (224, 224), 3)
 
     tune.add_argument("model", metavar="MODEL", help="resnet34, package.module:factory, or a .json file of shapes")
@@ -109,9 +110,16 @@ def _demo(args) -> int:
 
 
 def _explain(args) -> int:
-    from . import explain_command
+    from . import explain_command, slopes
 
-    _write_json(args.json, explain_command.run(args, _model(args)))
+    if args.slopes:
+        result = slopes.run(args, _parser().parse_args(["explain"]))
+    elif args.plot or not args.model:
+        given = "--plot without --slopes" if args.plot else "neither"
+        raise Mistake(f"expected a MODEL, or --slopes CHECKPOINT [--plot FILE], got {given}")
+    else:
+        result = explain_command.run(args, _model(args))
+    _write_json(args.json, result)
     return 0
 
 
@@ -169,15 +177,6 @@ def _counts(text: str) -> tuple[int, ...]:
 def _size(text: str) -> tuple[int, int]:
     height, x, width = text.partition("x")
     return _count(height), _count(width if x else height)
-
-
-def _writable(path: Path | None) -> None:
-    """Before the work, so that none of it is lost."""
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise Mistake(f"--json: expected a file that can be written, got {str(path)!r}")
 
 
 def _write_json(path: Path | None, result: dict) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures that the tests share: a seed a test, the backend rows that can convolve here, poisoned memory."""
+"""Fixtures that the tests share: a seed a test, the backend rows that can convolve here, poisoned memory, the CLI."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import atrous
+from atrous import cli
 
 
 def pytest_addoption(parser):
@@ -83,3 +84,19 @@ def poison():
 
     yield wrap
     assert all(memory[outside].isnan().all() for memory, outside in guards), "memory outside a tensor was written"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """run("explain", "resnet34") -> exit status, stdout, stderr."""
+
+    def call(*arguments, columns=80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call

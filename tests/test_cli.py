@@ -11,23 +11,7 @@ import pytest
 import torch
 
 import atrous
-from atrous import cli, demo
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """run("explain", "resnet34") -> exit status, stdout, stderr."""
-
-    def call(*arguments, columns=80):
-        monkeypatch.setenv("COLUMNS", str(columns))
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+from atrous import demo
 
 
 def mistake(answer):

@@ -23,8 +23,7 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
     Returns the names that the file lacks, [] for a complete file.
     Raises FileNotFoundError, ValueError (not a state_dict; names or shapes that do not fit), ImportError (safetensors).
     """
-    path = Path(path)
-    weights = _unwrapped(_read(path), path)
+    path, weights = Path(path), read_weights(path)
     own = model.state_dict()
     slopes = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.PReLU)}
     if not any(name.startswith("fc.") for name in own):
@@ -42,6 +41,12 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
         raise ValueError(f"path: expected the weights of this {type(model).__name__}, but {path} {'; '.join(problems)}")
     model.load_state_dict(weights, strict=False)
     return missing
+
+
+def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """The state_dict of a file, as load_weights takes it, without its wrapper and prefix; raises as that does."""
+    path = Path(path)
+    return _unwrapped(_read(path), path)
 
 
 def _read(path: Path) -> object:
