@@ -36,7 +36,22 @@ def table(result: dict[str, Any], name: str) -> str:
         row = (known.get((variant, *cell)) for cell in cells)
         values = (f"{r['speedup_vs_eager']:.2f}x ({r['median_ms']:.1f})" if r else "not run" for r in row)
         lines.append(f"| {demo_report.label(variant)} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *training(result)])
+
+
+def training(result: dict[str, Any]) -> list[str]:
+    """A step of SGD: speed-up, time, and what is kept for the backward. Older files have none."""
+    if not result.get("training"):
+        return []
+    first, kept = result["training"][0], {row["variant"]: row["kept_bytes_per_image"] for row in result["memory"]}
+    title = f"training step, {first['dtype']}, batch {first['batch']}"
+    lines = ["", f"| {title} | over eager NCHW (ms) | MB an image kept for the backward |", "|---|---|---|"]
+    for row in result["training"]:
+        speed = f"{row['speedup_vs_eager']:.2f}x ({row['median_ms']:.1f})"
+        name = demo_report.TRAINING[row["variant"]].strip()
+        name = name if not name.startswith("recompute") else f"atrous, {name}"
+        lines.append(f"| {name} | {speed} | {kept[row['variant']] / 1e6:.1f} |")
+    return lines
 
 
 def report(text: str, folder: Path) -> str:
