@@ -109,18 +109,43 @@ def matching(name: str, x: Tensor, z: Tensor) -> None:
         )
 
 
+def residual_before(residual: Tensor | None, residual_after_act: bool, z: Tensor) -> Tensor | None:
+    """The residual if a gradient depends on it: u has it as a term where it comes before the activation."""
+    if residual is not None:
+        matching("residual", residual, z)
+    return None if residual_after_act else residual
+
+
+def accumulator(z: Tensor) -> torch.dtype:
+    """What everything is computed in, and sums and statistics are returned in."""
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
 def operands(
     mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
 ) -> tuple[list[Tensor | None], tuple, dict]:
     """What the pointwise kernels take of an epilogue: its vectors, its numbers, its constants."""
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
-    slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" or dropout else None
+    draws = slope_kind == "random" or dropout > 0
+    if draws and seed is None:
+        raise ValueError("seed: expected (2,) int64 where slopes or zeros are drawn, got None")
+    slope, seed = slope if slope_kind == "tensor" else None, seed if draws else None
     vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
     kept = 1 / (1 - dropout) if dropout < 1 else 0.0
     slope_stride = int(slope is not None and slope.numel() > 1)
     numbers = (eps, slope_value, slope_upper, float(dropout), kept, slope_stride)
     return vectors, numbers, {"SLOPE_KIND": slope_kind, "DROPOUT": dropout > 0}
+
+
+def tiling(key: PointwiseKey, config: Pointwise, z: Tensor) -> dict:
+    """The constants of a launch that fix how the kernel walks over z, and how it is compiled."""
+    return {
+        "LAYOUT": key.layout, "GROUP": gcd(key.cols, ACCESS_BYTES // z.element_size()),
+        "OFFSET": tl.int64 if wide(z.numel()) else tl.int32,
+        "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols,
+        "num_warps": config.num_warps, "enable_fp_fusion": FUSION,
+    }  # fmt: skip
 
 
 def epilogue(
@@ -146,7 +171,8 @@ def epilogue(
     z, residual: (N, C, ...) fp16 | bf16 | fp32 | fp64, both contiguous or both channels_last; mean, var, gamma, beta:
     (C,), slope: (1,) or (C,), of any of these types; seed: (2,) int64. spec.Epilogue says what each of them means.
     Returns: y with the shape, dtype and strides of z.
-    Raises: TypeError, ValueError on a z, residual or dropout of another kind; RuntimeError on a device without a kernel.
+    Raises: TypeError, ValueError on a z, seed, residual or dropout of another kind; RuntimeError on a device without a
+        kernel.
     Source: docs of torch.nn.BatchNorm2d, PReLU, RReLU and Dropout.
     """
     key, channels, pixels = describe("z", z)
@@ -160,16 +186,13 @@ def epilogue(
         return y
     check_device("z", z, epilogue_kernel)
     config, row_programs, programs = configure(key, z.device)
-    group = gcd(key.cols, ACCESS_BYTES // z.element_size())
+    walk = tiling(key, config, z)
     launch(
         epilogue_kernel, z.device, programs,
-        (z, residual, y, *vectors, *numbers, key.rows, key.cols // group, channels, pixels, row_programs),
+        (z, residual, y, *vectors, *numbers, key.rows, key.cols // walk["GROUP"], channels, pixels, row_programs),
         {
-            **constants, "LAYOUT": key.layout, "GROUP": group,
+            **constants, **walk, "maxnreg": pointwise_registers(z.element_size()),
             "RESIDUAL": "none" if residual is None else "after" if residual_after_act else "before",
-            "OFFSET": tl.int64 if wide(z.numel()) else tl.int32,
-            "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols, "num_warps": config.num_warps,
-            "maxnreg": pointwise_registers(z.element_size()), "enable_fp_fusion": FUSION,
         },
     )  # fmt: skip
     return y

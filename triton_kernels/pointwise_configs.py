@@ -41,6 +41,12 @@ PLANE_LONG = 1024
 # Programs a multiprocessor that the launcher aims at, two waves of eight: beyond them a program goes over several row
 # tiles with the vectors in registers. Not measured yet.
 POINTWISE_PROGRAMS = 16
+# The same of a reduction, whose programs each leave three numbers a channel for one program to read: as few as still
+# keep the memory busy. And the tiles that a program has at least, so that what it leaves is little beside what it read.
+# Both are guesses, not measured on a card.
+REDUCTION_PROGRAMS = 2
+REDUCTION_STEPS = 4
+REDUCTION_REGISTERS = 255  # a thread; so many programs of 128 threads still fit a multiprocessor
 
 
 def pointwise_registers(element_size: int) -> int:

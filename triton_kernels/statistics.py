@@ -1,7 +1,7 @@
 """The convolution with the statistics of what it stores, in one launch: for a BatchNorm that trains.
 
 Each program keeps mean and M2 (see moments.py) of its tiles, tile after tile; the last program of a tile of channels
-combines those of all programs, always in their order. Nothing is added atomically, so the same call gives the same bits.
+combines those of all programs, always in their order. Nothing is added atomically: the same call gives the same bits.
 """
 
 from functools import partial
