@@ -12,6 +12,20 @@ from .reduction import channels_of, collect, last_arrives, leave, position
 from .reduction_plan import SIZES, plan, workspace
 
 
+@triton.jit
+def finish_statistics(
+    partial_ptr, out_ptr, block, tiles, shares, channels, pixels,
+    LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Mean and variance of a block of channels out of what all programs left."""
+    channel = channels_of(block, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    count, mean, m2 = collect(
+        partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True, DTYPE
+    )
+    tl.store(out_ptr + channel, mean, mask=channel < channels)
+    tl.store(out_ptr + channels + channel, variance(count, m2), mask=channel < channels)
+
+
 @triton.jit(do_not_specialize=SIZES)
 def statistics_kernel(
     z_ptr, out_ptr, partial_ptr, arrived_ptr, rows, col_groups, channels, pixels, tiles, steps, shares,
@@ -41,12 +55,9 @@ def statistics_kernel(
     last, block, end = last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT, BLOCK_COLS)
     if last:
         while block < end:
-            channel = channels_of(block, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
-            total, mean, m2 = collect(
-                partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True, DTYPE
+            finish_statistics(
+                partial_ptr, out_ptr, block, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, DTYPE
             )
-            tl.store(out_ptr + channel, mean, mask=channel < channels)
-            tl.store(out_ptr + channels + channel, variance(total, m2), mask=channel < channels)
             block += 1
 
 

@@ -14,7 +14,7 @@ from .elements import gradients, index_of
 from .epilogue import divide, square_root
 from .launch import check_device, launch
 from .pointwise import configure, describe, matching, operands, residual_before, tiling
-from .pointwise_configs import pointwise_registers
+from .pointwise_configs import gradient_registers
 from .vectors import load_channels, load_vector
 
 
@@ -146,6 +146,6 @@ def epilogue_backward(
             grad, z, residual, dz, du, means, *vectors, *numbers,
             key.rows, key.cols // walk["GROUP"], channels, pixels, row_programs,
         ),
-        {**constants, **walk, "maxnreg": pointwise_registers(z.element_size())},
+        {**constants, **walk, "maxnreg": gradient_registers(z.element_size())},
     )  # fmt: skip
     return found

@@ -10,11 +10,11 @@ from .launch import chip
 from .pointwise import tiling
 from .pointwise_configs import (
     REDUCTION_PROGRAMS,
-    REDUCTION_REGISTERS,
     REDUCTION_STEPS,
     Pointwise,
     PointwiseKey,
     pointwise_config,
+    reduction_options,
 )
 
 SIZES = ["rows", "col_groups", "channels", "pixels", "tiles", "steps", "shares"]  # what `plan` gives, in this order
@@ -43,7 +43,7 @@ def plan(key: PointwiseKey, channels: int, pixels: int, z: Tensor) -> tuple[int,
     walk = tiling(key, config, z)
     found = grid(key, channels, config, chip(z.device)[1])
     sizes = (key.rows, key.cols // walk["GROUP"], channels, pixels, *found)
-    return found.tiles * found.shares, sizes, {**walk, "maxnreg": REDUCTION_REGISTERS}
+    return found.tiles * found.shares, sizes, {**walk, **reduction_options(config, z.element_size())}
 
 
 def workspace(sizes: tuple[int, ...], constants: dict, out: Tensor) -> tuple[Tensor, Tensor]:
