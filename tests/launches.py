@@ -6,10 +6,11 @@ Values are what the tests check; here only that each launch ends and writes all 
 from __future__ import annotations
 
 import os
+from unittest import mock
 
 import torch
 
-from atrous.triton_kernels import configs, conv, pointwise, statistics
+from atrous.triton_kernels import configs, conv, gradients, pointwise, reduction_plan, statistics
 from atrous.triton_kernels.describe import conv_key
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -46,6 +47,18 @@ def ending(channels: int, size: torch.Size, layout: torch.memory_format, kind: s
     return *vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout), False
 
 
+def training(z: torch.Tensor, *arguments) -> int:
+    """The kernels of a backward pass, by one program and by several, with dropout."""
+    for least in (reduction_plan.REDUCTION_STEPS, 1):
+        with mock.patch.object(reduction_plan, "REDUCTION_STEPS", least):
+            mean, var = gradients.statistics(z)
+            call = torch.randn_like(z), z, mean, var, *arguments[2:], 0.5
+            sums = gradients.epilogue_reduce(*call)
+            found = gradients.epilogue_backward(*call[:2], sums, True, True, *call[2:])
+            assert all(t.isfinite().all() for t in (mean, var, sums, *found))
+    return 6
+
+
 def launches() -> int:
     """Runs them all; returns how many."""
     count = 0
@@ -58,14 +71,16 @@ def launches() -> int:
         count += 1
         if config is None or config.waves or w.shape[1] == 1:
             fits = config if config and config.waves and config.elements <= 64 else None
-            z, mean, m2, _ = statistics.conv_statistics(x, w, None, *geometry, memory_format=layout, config=fits)
-            assert all(t.isfinite().all() for t in (z, mean, m2))
+            z, mean, var = statistics.conv_statistics(x, w, None, *geometry, memory_format=layout, config=fits)
+            assert all(t.isfinite().all() for t in (z, mean, var))
             count += 1
-    for size, layout in (((2, 16, 9, 11), NHWC), ((2, 16, 4, 8), NCHW), ((2, 5, 7, 7), NCHW)):
+    for size, layout in (((9, 16, 9, 11), NHWC), ((2, 16, 4, 8), NCHW), ((29, 5, 7, 7), NCHW)):
         for kind in ("relu", "tensor", "random"):
             z = draw(*size, memory_format=layout)
-            assert pointwise.epilogue(z, *ending(size[1], z.shape, layout, kind)).isfinite().all()
-            count += 1
+            arguments = ending(size[1], z.shape, layout, kind)
+            assert pointwise.epilogue(z, *arguments).isfinite().all()
+            assert pointwise.epilogue(z, *arguments, 0.5).isfinite().all()
+            count += 2 + training(z, *arguments)
     return count
 
 

@@ -551,6 +551,15 @@ def test_refused_residuals(path, layout):
             run(call._replace(residual=bad), layout)
 
 
+@on_device
+def test_dropout_is_refused():
+    """z is gone when y is there, and who drops trains."""
+    call = cases.ended(PATHS["taps"].call(torch.float32, "NHWC"), "NHWC")
+    assert torch.equal(conv.conv_epilogue(*call, 0.0), run(call))
+    with pytest.raises(ValueError, match="dropout: expected 0 .*, got 0.5"):
+        conv.conv_epilogue(*call, 0.5)
+
+
 REFUSED = [  # config, layout, what changes a call of 64 channels, what the message says
     (POINTERS._replace(block_m=32), "NCHW", {}, "of the lists"),
     (POINTERS._replace(splits=3), "NCHW", {}, "of the lists"),

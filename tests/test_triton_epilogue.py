@@ -61,8 +61,9 @@ def poisoned_outputs(monkeypatch):
 
 
 def arguments(
-    shape, dtype, layout="NCHW", slope_kind="tensor", residual="before", norm=True, vectors=None, shared=False
-):
+    shape, dtype, layout="NCHW", slope_kind="tensor", residual="before", norm=True, vectors=None, shared=False,
+    dropout=0.0,
+):  # fmt: skip
     """z and the other arguments of `pointwise.epilogue`: slopes below 0 and above 1, gammas of both signs."""
     place = {"device": DEVICE, "dtype": vectors or (torch.float64 if dtype == torch.float64 else torch.float32)}
     order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape)) if layout == "NHWC" else None
@@ -73,7 +74,7 @@ def arguments(
     bn = (mean, var.abs() + 0.1, gamma, beta) if norm else (None,) * 4
     seed = torch.tensor([0x1234_5678_9ABC_DEF0, (1 << 40) + 4], device=DEVICE)
     added = None if residual == "none" else torch.randn_like(z)
-    return z, *bn, 1e-3, slope_kind, -0.125, 0.5, slope, seed, added, residual == "after"
+    return z, *bn, 1e-3, slope_kind, -0.125, 0.5, slope, seed, added, residual == "after", dropout
 
 
 def double(arguments):
@@ -82,13 +83,14 @@ def double(arguments):
 
 def budget(arguments, truth):
     """Half a unit of the result's type, and 8 units of the arithmetic's on the sum of the magnitudes that it added."""
-    z, mean, var, gamma, beta, eps, _, _, _, slope, _, residual, _ = double(arguments)
+    z, mean, var, gamma, beta, eps, _, _, _, slope, _, residual, _, dropout = double(arguments)
     size = z.abs()
     if mean is not None:
         column = (1, -1) + (1,) * (z.dim() - 2)
         scale = ((1 if gamma is None else gamma) / (var + eps).sqrt()).abs().view(column)
         size = (size + mean.abs().view(column)) * scale + (0 if beta is None else beta.abs().view(column))
     size = (size + (0 if residual is None else residual.abs())) * max(1.0, slope.abs().max().item())
+    size = size / (1 - dropout)
     dtype = arguments[0].dtype
     storage, arithmetic = torch.finfo(dtype), torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
     return 0.5 * storage.eps * truth.abs() + 8 * arithmetic.eps * size + storage.smallest_normal * storage.eps
@@ -218,6 +220,29 @@ def test_the_draws_are_the_oracle_s_bit_for_bit(seed, wide):
 
 
 @on_device
+@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize("slope_kind", SLOPE_KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_dropout(layout, slope_kind, residual):
+    """What is kept is scaled; an element is 0 where the oracle drops it, whatever the layout."""
+    for dtype, shape in zip(DTYPES, [(2, 3, 7, 7), (1, 16, 4, 8), (2, 9, 3, 5), (3, 2, 5)]):
+        given = arguments(shape, dtype, layout, slope_kind, residual, norm=dtype != torch.float32, dropout=0.3)
+        dropped = reference.keep(given[0], 0.3, given[10]) == 0
+        assert 0 < dropped.sum() < dropped.numel() and not check(given)[dropped].any()
+
+
+@on_device
+@pytest.mark.parametrize("dropout", [0.0, 0.125, 0.3, 0.9999999, 1.0])
+def test_what_dropout_multiplies_with(dropout):
+    """Of ones it leaves the oracle's factors bit for bit, and all of them at 0."""
+    for dtype, shape, layout in itertools.product(DTYPES, [(2, 3, 7, 7), (2, 16, 4, 4)], LAYOUTS):
+        z, *rest = arguments(shape, dtype, layout, "relu", "none", norm=False, dropout=dropout)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        expected = torch.ones_like(z) * reference.keep(z.to(wide), dropout, rest[9])
+        assert torch.equal(pointwise.epilogue(z.fill_(1.0), *rest), expected.to(dtype))
+
+
+@on_device
 @pytest.mark.parametrize("shape", [(0, 3, 7, 7), (2, 0, 7, 7), (2, 3, 0, 7), (0, 5)], ids=str)
 def test_empty(shape):
     for layout, kind in itertools.product(LAYOUTS, SLOPE_KINDS):
@@ -280,7 +305,16 @@ def test_refusals():
             pointwise.epilogue(bad, *rest)
     for bad in (residual[:1], residual.double(), residual.contiguous(memory_format=torch.channels_last), residual.mT):
         with pytest.raises(ValueError, match="residual: expected"):
-            pointwise.epilogue(z, *rest[:-2], bad, False)
+            pointwise.epilogue(z, *rest[:-3], bad, False, 0.0)
+    flattened = residual.reshape(4, 2, 4, 4)  # as many rows of as many columns
+    with pytest.raises(ValueError, match="residual: expected"):
+        pointwise.epilogue(z, *rest[:-3], flattened, False, 0.0)
+    for bad in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="dropout: expected a probability from 0 to 1, got"):
+            pointwise.epilogue(z, *rest[:-1], bad)
+    for kind, dropout in (("random", 0.0), ("relu", 0.5)):
+        with pytest.raises(ValueError, match="seed: expected"):
+            pointwise.epilogue(z, *rest[:5], kind, *rest[6:9], None, *rest[10:12], dropout)
 
 
 @pytest.mark.skipif(INTERPRETING, reason="the interpreter takes CPU tensors")

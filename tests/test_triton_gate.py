@@ -39,8 +39,9 @@ SHAPES = {
 
 
 def epilogue_variant(
-    layout, config, dtype, slope_kind="tensor", residual="before", norm=True, vectors=torch.float32, even=True
-):
+    layout, config, dtype, slope_kind="tensor", residual="before", norm=True, vectors=torch.float32, even=True,
+    dropout=0.0,
+):  # fmt: skip
     """What `pointwise.epilogue` launches for such a tensor when it takes this config."""
     z = torch.zeros(SHAPES[layout][not even], dtype=dtype)
     if layout == "last":
@@ -50,7 +51,7 @@ def epilogue_variant(
     with mock.patch.multiple(pointwise, epilogue_kernel=recorder, pointwise_config=lambda key: config):
         pointwise.epilogue(
             z, *[vector if norm else None] * 4, 1e-5, slope_kind, 0.1, 0.3, vector, torch.zeros(2, dtype=torch.int64),
-            None if residual == "none" else torch.zeros_like(z), residual == "after",
+            None if residual == "none" else torch.zeros_like(z), residual == "after", dropout,
         )  # fmt: skip
     assert recorder.arguments["LAYOUT"] == layout
     per_thread = config.block_rows * config.block_cols // (32 * config.num_warps)
@@ -79,10 +80,11 @@ def test_every_chip():
 
 
 def test_rare_variants():
-    """No BatchNorm; vectors in z's type or fp64; 64-bit offsets; rows that 16 bytes do not divide: narrow accesses."""
+    """No BatchNorm; vectors in z's type or fp64; dropout; 64-bit offsets; rows that 16 bytes do not divide."""
     jobs = []
     for layout, config in PREFERRED:
-        for change in ({"norm": False}, {"vectors": torch.bfloat16}, {"vectors": torch.float64}, {"even": False}):
+        vectors = ({"vectors": torch.bfloat16}, {"vectors": torch.float64})
+        for change in ({"norm": False}, *vectors, {"even": False}, {"dropout": 0.3}):
             jobs.append((epilogue_variant(layout, config, torch.bfloat16, **change), 90))
         with mock.patch.object(launch, "INT32_ELEMENTS", 0):
             variant = epilogue_variant(layout, config, torch.bfloat16, "random")
@@ -95,10 +97,16 @@ def test_rare_variants():
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("layout, config", CONFIGS, ids=str)
 def test_everything(chip, layout, config):
-    """Each dtype, slope kind and residual. "after" loads, holds and stores what "before" does: it has one chip."""
+    """Each dtype, slope kind and residual. "after" loads, holds and stores what "before" does: it has one chip. So has
+    dropout, whose numbers are drawn as slopes are."""
     residuals = RESIDUALS if chip == 90 else RESIDUALS[:2]
-    product = itertools.product(DTYPES, SLOPE_KINDS, residuals)
-    assert complaints([(epilogue_variant(layout, config, *choice), chip) for choice in product]) == []
+    variants = [
+        epilogue_variant(layout, config, *choice) for choice in itertools.product(DTYPES, SLOPE_KINDS, residuals)
+    ]
+    if chip == 90:
+        dropped = itertools.product(DTYPES, ("tensor", "random"))
+        variants += [epilogue_variant(layout, config, *choice, dropout=0.3) for choice in dropped]
+    assert complaints([(variant, chip) for variant in variants]) == []
 
 
 # The gate has to refuse what is bad, each for its own reason, and nothing else about it.

@@ -18,7 +18,16 @@ import conv_gate  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
-from atrous.triton_kernels import configs, conv, describe, pointwise, statistics  # noqa: E402
+from atrous.triton_kernels import (  # noqa: E402
+    channel_statistics,
+    channel_sums,
+    configs,
+    conv,
+    describe,
+    gradients,
+    pointwise,
+    statistics,
+)
 
 if not isinstance(conv.conv_epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)
@@ -46,7 +55,7 @@ def compiled():
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(driver, "_active", Driver()))
         stack.enter_context(mock.patch.object(describe, "chip", lambda device: (CHIP, 132)))
-        for module in (conv, statistics, pointwise):
+        for module in (conv, statistics, pointwise, channel_statistics, channel_sums, gradients):
             stack.enter_context(mock.patch.multiple(module, launch=compile_only, check_device=mock.Mock()))
         yield found
 
@@ -82,6 +91,22 @@ def test_splits_and_statistics(compiled):
 def test_the_epilogue_alone(compiled):
     pointwise.epilogue(torch.empty(2, 8, 4, 4), *[torch.ones(8)] * 4, 1e-5, "relu", 0.0, 0.0, None, None, None, False)
     assert len(compiled) == 1
+
+
+def train(z):
+    """The four kernels of a layer that trains, on a tensor of 8 channels."""
+    vectors, z = [torch.ones(8)] * 4, z.contiguous(memory_format=torch.channels_last)
+    arguments = (*vectors, 1e-5, "random", 0.1, 0.3, None, torch.zeros(2, dtype=torch.int64), None, False, 0.5)
+    pointwise.epilogue(z, *arguments)
+    gradients.statistics(z)
+    gradients.epilogue_reduce(z, z, *arguments)
+    gradients.epilogue_backward(z, z, torch.ones(2, 8), True, False, *arguments)
+
+
+def test_sizes_do_not_recompile_what_trains(compiled):
+    for batch, size in ((1, 9), (2, 16), (3, 17), (16, 32)):
+        train(torch.empty(batch, 8, size, size + 1))
+    assert len(compiled) == 4
 
 
 def test_sizes_do_not_recompile(compiled):

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import configs
 from .configs import Conv
 from .describe import describe
-from .epilogue import FUSION, draw_slope
+from .epilogue import FUSION, draw_slope, uniforms
 from .epilogue import epilogue as apply_epilogue
 from .launch import check_device, launch
 from .products import convolve, steps_of
@@ -49,11 +49,12 @@ def finish(
     if SLOPE_KIND == "random":
         index = planes(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels)
         upper = tl.full([1, 1], slope_upper, tl.float32)
-        slope = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
+        uniform, _ = uniforms(tl.load(seed_ptr), tl.load(seed_ptr + 1), index)
+        slope = draw_slope(uniform, slope, upper)
     if HAS_BN:
-        result = apply_epilogue(acc, scale, shift, slope, added, SLOPE_KIND, RESIDUAL)
+        result = apply_epilogue(acc, scale, shift, slope, added, None, SLOPE_KIND, RESIDUAL)
     else:
-        result = apply_epilogue(acc, None, None, slope, added, SLOPE_KIND, RESIDUAL)
+        result = apply_epilogue(acc, None, None, slope, added, None, SLOPE_KIND, RESIDUAL)
     store_tile(y, result, sizes, offset, there, first_m, tile, T)
 
 
@@ -120,6 +121,7 @@ def conv_epilogue(
     seed: Tensor | None,
     residual: Tensor | None,
     residual_after_act: bool,
+    dropout: float = 0.0,
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
     config: Conv | None = None,
@@ -130,12 +132,15 @@ def conv_epilogue(
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32; what is not laid out as the
     kernels read it (x as memory_format says, w channels_last) is copied. The other tensors: as for pointwise.epilogue.
+    dropout: 0, there is none here: who trains needs z.
     memory_format: of y. config: how it is computed; else `measured` where that fits, else what configs.conv_config
     predicts to be the fastest.
     Returns: y: (N, C_out, H', W'), summed in fp32 and rounded once.
     Raises: TypeError, ValueError on tensors or a config of another kind; RuntimeError on a device without a kernel.
     Source: docs of torch.nn.Conv2d; the product follows Chetlur et al. 2014 (arXiv:1410.0759), implicit GEMM.
     """
+    if dropout:
+        raise ValueError(f"dropout: expected 0 in one launch with a convolution, got {dropout}")
     ending = "draws" if slope_kind == "random" else "epilogue"
     problem = describe(input, weight, stride, padding, dilation, groups, memory_format, residual, ending)
     if problem.y.numel() == 0:

@@ -2,6 +2,8 @@
 
     u = acc * scale + shift (+ residual)       y = u where u > 0, else slope * u       (+ residual, when it comes after)
 
+and y * keep at the end, where there is dropout. Its gradient: du = dy where u > 0, else slope * dy; dy = grad * keep.
+
 Values are blocks or scalars of the arithmetic type (fp32, or fp64 for fp64 tensors) that broadcast against acc, so that
 a kernel may hold its channels on rows, on columns or on neither. Every fma is written out and kernels are compiled with
 FUSION = False, so the compiler contracts nothing else: the same inputs give the same bits wherever the epilogue runs.
@@ -39,25 +41,34 @@ def scale_shift(mean, var, gamma, beta, eps):
 
 
 @triton.jit
-def uniform(seed, offset, index):
-    """fp32 in [0, 1): the upper 24 bits of the first word of Philox-4x32-10, twin of reference.uniform.
+def uniforms(seed, offset, index):
+    """Two fp32 in [0, 1): the upper 24 bits of words 0 and 1 of Philox-4x32-10, twin of reference.uniform.
 
-    seed, offset: int64 scalars; index: an element's place in a contiguous (N, C, ...) tensor, whatever the layout.
+    The first is for slopes, the second for dropout. seed, offset: int64 scalars; index: an element's place in a
+    contiguous (N, C, ...) tensor, whatever the layout.
     """
     high = (index.to(tl.int64) >> 32).to(tl.uint32)
     zero = tl.zeros_like(high)  # gives the offset's halves the shape of the index
-    word, _, _, _ = tl.philox(
+    first, second, _, _ = tl.philox(
         seed, index.to(tl.uint32), high, offset.to(tl.uint32) + zero, (offset >> 32).to(tl.uint32) + zero
     )
-    return (word >> 8).to(tl.float32) * (2.0**-24)
+    return (first >> 8).to(tl.float32) * (2.0**-24), (second >> 8).to(tl.float32) * (2.0**-24)
 
 
 @triton.jit
-def draw_slope(seed, offset, index, lower, upper):
+def draw_slope(uniform, lower, upper):
     """One slope in [lower, upper] an element: fma(upper - lower, uniform, lower)."""
     span = upper - lower
-    drawn = uniform(seed, offset, index).to(lower.dtype)
-    return tl.fma(span, drawn, lower)
+    return tl.fma(span, uniform.to(lower.dtype), lower)
+
+
+@triton.jit
+def draw_keep(uniform, dropout, kept):
+    """What dropout multiplies with: kept = 1 / (1 - dropout) (0 for 1) where uniform >= dropout, else 0.
+
+    uniform, dropout: fp32, as the oracle compares them. kept: in the arithmetic type.
+    """
+    return tl.where(uniform >= dropout, kept, 0.0)
 
 
 @triton.jit
@@ -70,18 +81,38 @@ def activate(u, slope, SLOPE_KIND: tl.constexpr):
 
 
 @triton.jit
-def epilogue(acc, scale, shift, slope, residual, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr):
-    """y = act(acc * scale + shift (+ residual)) (+ residual).
+def slope_at(u, slope, SLOPE_KIND: tl.constexpr):
+    """dact(u)/du: 1 where u > 0, else the slope, at 0 too. ReLU passes NaN on, as torch's own gradient does."""
+    if SLOPE_KIND == "relu":
+        return tl.where(u <= 0, 0.0, 1.0)
+    else:
+        return tl.where(u > 0, 1.0, slope)
 
-    scale is None: u = acc, with no multiplication that would lose -0.0. SLOPE_KIND: "relu" | "number" | "tensor" |
-    "random" (slope: None, a scalar, the channels' block, drawn values). RESIDUAL: "none" | "before" | "after".
+
+@triton.jit
+def normalise(acc, scale, shift, residual, RESIDUAL: tl.constexpr):
+    """u = acc * scale + shift (+ residual, when it comes before): forward and backward, so that they agree on u > 0.
+
+    scale is None: u = acc, with no multiplication that would lose -0.0.
     """
     u = acc
     if scale is not None:
         u = tl.fma(acc, scale, shift)
     if RESIDUAL == "before":
         u = u + residual
-    y = activate(u, slope, SLOPE_KIND)
+    return u
+
+
+@triton.jit
+def epilogue(acc, scale, shift, slope, residual, keep, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr):
+    """y = (act(acc * scale + shift (+ residual)) (+ residual)) * keep.
+
+    scale: see normalise. SLOPE_KIND: "relu" | "number" | "tensor" | "random" (slope: None, a scalar, the channels'
+    block, drawn values). RESIDUAL: "none" | "before" | "after". keep: None, or draw_keep's values.
+    """
+    y = activate(normalise(acc, scale, shift, residual, RESIDUAL), slope, SLOPE_KIND)
     if RESIDUAL == "after":
         y = y + residual
+    if keep is not None:
+        y = y * keep
     return y

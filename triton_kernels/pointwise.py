@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .epilogue import FUSION, draw_slope
+from .elements import drawn, index_of
+from .epilogue import FUSION
 from .epilogue import epilogue as apply_epilogue
 from .launch import ACCESS_BYTES, check_device, chip, launch, wide
 from .pointwise_configs import (
@@ -27,9 +28,9 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 @triton.jit(do_not_specialize=["slope_stride", "rows", "col_groups", "channels", "pixels", "row_programs"])
 def epilogue_kernel(
     z_ptr, residual_ptr, y_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr,
-    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, slope_stride,
-    rows, col_groups, channels, pixels, row_programs,
-    LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr,
+    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, kept: tl.float64,
+    slope_stride, rows, col_groups, channels, pixels, row_programs,
+    LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr, DROPOUT: tl.constexpr,
     GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """y = epilogue(z): a program has one tile of columns and every row_programs-th tile of rows; see PointwiseKey.
@@ -62,18 +63,13 @@ def epilogue_kernel(
         residual = None
         if RESIDUAL != "none":
             residual = tl.load(residual_ptr + offset, mask=mask).to(DTYPE)
-        slopes = slope
-        if SLOPE_KIND == "random":
-            # the element's place in a contiguous tensor; slope holds the lower end
-            index = offset
-            if LAYOUT == "last":
-                index = ((row // pixels * cols)[:, None] + col[None, :]) * pixels + (row % pixels)[:, None]
-            upper = tl.full([1, 1], slope_upper, DTYPE)
-            slopes = draw_slope(tl.load(seed_ptr), tl.load(seed_ptr + 1), index, slope, upper)
+        index = index_of(row, col, cols, pixels, LAYOUT)
+        slopes, keep = drawn(seed_ptr, index, slope, slope_upper, dropout, kept, SLOPE_KIND, DROPOUT, DTYPE)
+        keep = keep if DROPOUT else None
         if mean_ptr is None and beta_ptr is None:
-            y = apply_epilogue(z, None, None, slopes, residual, SLOPE_KIND, RESIDUAL)
+            y = apply_epilogue(z, None, None, slopes, residual, keep, SLOPE_KIND, RESIDUAL)
         else:
-            y = apply_epilogue(z, scale, shift, slopes, residual, SLOPE_KIND, RESIDUAL)
+            y = apply_epilogue(z, scale, shift, slopes, residual, keep, SLOPE_KIND, RESIDUAL)
         tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
         tile += row_programs
 
@@ -104,6 +100,54 @@ def configure(key: PointwiseKey, device: torch.device) -> tuple[Pointwise, int, 
     return config, row_programs, row_programs * col_tiles
 
 
+def matching(name: str, x: Tensor, z: Tensor) -> None:
+    """Raises ValueError unless x is laid out as z is: the kernels read both at the same offsets."""
+    if (x.shape, x.dtype) != (z.shape, z.dtype) or describe(name, x)[0] != describe("z", z)[0]:
+        raise ValueError(
+            f"{name}: expected shape {tuple(z.shape)}, strides {z.stride()}, {z.dtype} as z has, "
+            f"got {tuple(x.shape)}, {x.stride()}, {x.dtype}"
+        )
+
+
+def residual_before(residual: Tensor | None, residual_after_act: bool, z: Tensor) -> Tensor | None:
+    """The residual if a gradient depends on it: u has it as a term where it comes before the activation."""
+    if residual is not None:
+        matching("residual", residual, z)
+    return None if residual_after_act else residual
+
+
+def accumulator(z: Tensor) -> torch.dtype:
+    """What everything is computed in, and sums and statistics are returned in."""
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
+def operands(
+    mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
+) -> tuple[list[Tensor | None], tuple, dict]:
+    """What the pointwise kernels take of an epilogue: its vectors, its numbers, its constants."""
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
+    draws = slope_kind == "random" or dropout > 0
+    if draws and seed is None:
+        raise ValueError("seed: expected (2,) int64 where slopes or zeros are drawn, got None")
+    slope, seed = slope if slope_kind == "tensor" else None, seed if draws else None
+    vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
+    kept = 1 / (1 - dropout) if dropout < 1 else 0.0
+    slope_stride = int(slope is not None and slope.numel() > 1)
+    numbers = (eps, slope_value, slope_upper, float(dropout), kept, slope_stride)
+    return vectors, numbers, {"SLOPE_KIND": slope_kind, "DROPOUT": dropout > 0}
+
+
+def tiling(key: PointwiseKey, config: Pointwise, z: Tensor) -> dict:
+    """The constants of a launch that fix how the kernel walks over z, and how it is compiled."""
+    return {
+        "LAYOUT": key.layout, "GROUP": gcd(key.cols, ACCESS_BYTES // z.element_size()),
+        "OFFSET": tl.int64 if wide(z.numel()) else tl.int32,
+        "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols,
+        "num_warps": config.num_warps, "enable_fp_fusion": FUSION,
+    }  # fmt: skip
+
+
 def epilogue(
     z: Tensor,
     mean: Tensor | None,
@@ -118,42 +162,37 @@ def epilogue(
     seed: Tensor | None,
     residual: Tensor | None,
     residual_after_act: bool,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """y = act(z * scale + shift (+ residual)) (+ residual)
+    """y = (act(z * scale + shift (+ residual)) (+ residual)) * keep
 
+    keep is 0 with the probability dropout, else 1 / (1 - dropout).
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     z, residual: (N, C, ...) fp16 | bf16 | fp32 | fp64, both contiguous or both channels_last; mean, var, gamma, beta:
     (C,), slope: (1,) or (C,), of any of these types; seed: (2,) int64. spec.Epilogue says what each of them means.
     Returns: y with the shape, dtype and strides of z.
-    Raises: TypeError, ValueError on a z or residual of another kind; RuntimeError on a device without a kernel.
-    Source: docs of torch.nn.BatchNorm2d, PReLU and RReLU.
+    Raises: TypeError, ValueError on a z, seed, residual or dropout of another kind; RuntimeError on a device without a
+        kernel.
+    Source: docs of torch.nn.BatchNorm2d, PReLU, RReLU and Dropout.
     """
     key, channels, pixels = describe("z", z)
-    if residual is not None and (describe("residual", residual)[0] != key or residual.dtype != z.dtype):
-        raise ValueError(
-            f"residual: expected shape {tuple(z.shape)}, strides {z.stride()}, {z.dtype} as z has, "
-            f"got {tuple(residual.shape)}, {residual.stride()}, {residual.dtype}"
-        )
+    if residual is not None:
+        matching("residual", residual, z)
+    vectors, numbers, constants = operands(
+        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
+    )
     y = torch.empty_like(z)
     if z.numel() == 0:
         return y
     check_device("z", z, epilogue_kernel)
     config, row_programs, programs = configure(key, z.device)
-    group = gcd(key.cols, ACCESS_BYTES // z.element_size())
-    slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
-    vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
+    walk = tiling(key, config, z)
     launch(
         epilogue_kernel, z.device, programs,
-        (
-            z, residual, y, *vectors, eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1),
-            key.rows, key.cols // group, channels, pixels, row_programs,
-        ),
+        (z, residual, y, *vectors, *numbers, key.rows, key.cols // walk["GROUP"], channels, pixels, row_programs),
         {
-            "LAYOUT": key.layout, "SLOPE_KIND": slope_kind, "GROUP": group,
+            **constants, **walk, "maxnreg": pointwise_registers(z.element_size()),
             "RESIDUAL": "none" if residual is None else "after" if residual_after_act else "before",
-            "OFFSET": tl.int64 if wide(z.numel()) else tl.int32,
-            "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols, "num_warps": config.num_warps,
-            "maxnreg": pointwise_registers(z.element_size()), "enable_fp_fusion": FUSION,
         },
     )  # fmt: skip
     return y

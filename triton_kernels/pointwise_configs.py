@@ -41,12 +41,28 @@ PLANE_LONG = 1024
 # Programs a multiprocessor that the launcher aims at, two waves of eight: beyond them a program goes over several row
 # tiles with the vectors in registers. Not measured yet.
 POINTWISE_PROGRAMS = 16
+# The same of a reduction, whose programs each leave three numbers a channel for one program to read: as few as still
+# keep the memory busy. And the tiles that a program has at least, so that what it leaves is little beside what it read.
+# Both are guesses, not measured on a card.
+REDUCTION_PROGRAMS = 2
+REDUCTION_STEPS = 4
 
 
 def pointwise_registers(element_size: int) -> int:
     """The most that a thread may take: four programs fit a multiprocessor, three in fp64. Left alone, ptxas aims lower
     on sm_80 and spills."""
     return 128 if element_size < 8 else 168
+
+
+def gradient_registers(element_size: int) -> int:
+    """The same of the gradient, which holds one tensor more: three programs, two in fp64."""
+    return 168 if element_size < 8 else 255
+
+
+def reduction_options(config: Pointwise, element_size: int) -> dict[str, int]:
+    """Warps and the most that a thread may take: two programs fit a multiprocessor. In fp64 the sums and the tensors of
+    a tile take twice as many threads, and one program may have all registers."""
+    return {"num_warps": config.num_warps * (1 if element_size < 8 else 2), "maxnreg": 255}
 
 
 def pointwise_prune(key: PointwiseKey) -> list[Pointwise]:

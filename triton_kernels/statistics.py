@@ -1,8 +1,7 @@
 """The convolution with the statistics of what it stores, in one launch: for a BatchNorm that trains.
 
-Each program keeps mean and M2 (the sum of squared deviations) of its tiles, tile after tile, by Chan's formula; the
-last program of a tile of channels combines those of all programs, always in their order. Nothing is added atomically,
-so the same call gives the same bits; only deviations are squared, so a large mean takes no digits away.
+Each program keeps mean and M2 (see moments.py) of its tiles, tile after tile; the last program of a tile of channels
+combines those of all programs, always in their order. Nothing is added atomically: the same call gives the same bits.
 """
 
 from functools import partial
@@ -17,34 +16,15 @@ from .configs import Conv
 from .describe import describe
 from .epilogue import FUSION
 from .launch import check_device, launch
+from .moments import combine, merge, variance
 from .products import convolve, steps_of
 from .tiles import arrive, pixels, place, store_tile
 from .vectors import load_vector
 
 
 @triton.jit
-def statistics_of(z, there):
-    """Number, mean and M2 of the rows of a tile; there: which of its elements count."""
-    count = tl.sum(there.to(tl.float32), 1)
-    safe = tl.maximum(count, 1.0)  # rows beyond the last channel are empty
-    near = tl.sum(tl.where(there, z, 0.0), 1) / safe
-    deviation = tl.where(there, z - near[:, None], 0.0)
-    correction = tl.sum(deviation, 1) / safe
-    return count, near + correction, tl.sum(deviation * deviation, 1) - count * correction * correction
-
-
-@triton.jit
-def combine(count, mean, m2, other_count, other_mean, other_m2):
-    """Chan, Golub and LeVeque 1983."""
-    total = count + other_count
-    share = other_count / tl.maximum(total, 1.0)
-    delta = other_mean - mean
-    return total, mean + delta * share, m2 + other_m2 + delta * delta * count * share
-
-
-@triton.jit
-def combine_programs(partial_ptr, mean_ptr, m2_ptr, channel, exists, channels, programs):
-    """mean and M2 of the channels from those of the programs, in their order."""
+def combine_programs(partial_ptr, mean_ptr, var_ptr, channel, exists, channels, programs):
+    """mean and variance of the channels from those of the programs, in their order."""
     count = channel.to(tl.float32) * 0  # of as many channels, whatever the tile's size
     mean, m2 = count, count
     for program in tl.range(0, programs, num_stages=1):
@@ -54,12 +34,12 @@ def combine_programs(partial_ptr, mean_ptr, m2_ptr, channel, exists, channels, p
         other_m2 = tl.load(ptr + 2 * channels, mask=exists, other=0.0, cache_modifier=".cg")
         count, mean, m2 = combine(count, mean, m2, other_count, other_mean, other_m2)
     tl.store(mean_ptr + channel, mean, mask=exists)
-    tl.store(m2_ptr + channel, m2, mask=exists)
+    tl.store(var_ptr + channel, variance(count, m2), mask=exists)
 
 
 @triton.jit(do_not_specialize=["batch", "height", "width", "out_height", "out_width", "pixel_tiles", "pixel_programs"])
 def conv_statistics_kernel(
-    x, w, z, bias_ptr, partial_ptr, arrived_ptr, mean_ptr, m2_ptr,
+    x, w, z, bias_ptr, partial_ptr, arrived_ptr, mean_ptr, var_ptr,
     batch, height, width, out_height, out_width, pixel_tiles, pixel_programs, L: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """z = conv(x, w) + bias; a program has one tile of channels and every pixel_programs-th tile of pixels."""
@@ -84,7 +64,7 @@ def conv_statistics_kernel(
             image[None, :], row[None, :], column[None, :], channel[:, None], out_height, out_width, channels, T
         )
         store_tile(z, value, sizes, offset, there, first_m, tile, T)
-        tile_count, tile_mean, tile_m2 = statistics_of(value.to(tl.float32), there)
+        tile_count, tile_mean, tile_m2 = merge(there.to(tl.float32), value.to(tl.float32), 0.0, 1)
         count, mean, m2 = combine(count, mean, m2, tile_count, tile_mean, tile_m2)
         tile += pixel_programs
     ptr = partial_ptr + program // channel_tiles * (3 * channels) + channel
@@ -92,7 +72,7 @@ def conv_statistics_kernel(
     tl.store(ptr + channels, mean, mask=exists)
     tl.store(ptr + 2 * channels, m2, mask=exists)
     if arrive(arrived_ptr + program % channel_tiles, pixel_programs):
-        combine_programs(partial_ptr, mean_ptr, m2_ptr, channel, exists, channels, pixel_programs)
+        combine_programs(partial_ptr, mean_ptr, var_ptr, channel, exists, channels, pixel_programs)
 
 
 def conv_statistics(
@@ -106,21 +86,21 @@ def conv_statistics(
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
     config: Conv | None = None,
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """z = conv2d(x, w) + b, and of its values as they are stored: mean, M2 = sum((z - mean)^2), and their number.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z = conv2d(x, w) + b, and of its values as they are stored: mean, var = sum((z - mean)^2) / number of them.
 
     The arguments are those of conv.conv_epilogue.
-    Returns: z: (N, C_out, H', W'); mean, m2: (C_out,) fp32, over N, H' and W'; count = N * H' * W'. Of an empty z
-        both are 0.
+    Returns: z: (N, C_out, H', W'); mean, var: (C_out,) fp32, over N, H' and W'. Of an empty z both are 0.
     Raises: as conv.conv_epilogue.
-    Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983).
+    Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983); biased as torch.nn.BatchNorm2d
+        normalises with it.
     """
     problem = describe(input, weight, stride, padding, dilation, groups, memory_format, ending="statistics")
     z, key = problem.y, problem.key
     channels, make = z.shape[1], partial(torch.empty, dtype=torch.float32, device=z.device)
-    mean, m2 = make(2, channels)
+    mean, var = make(2, channels)
     if z.numel() == 0:
-        return z, mean.zero_(), m2.zero_(), 0
+        return z, mean.zero_(), var.zero_()
     check_device("input", input, conv_statistics_kernel)
     config = problem.config(config)
     tile = problem.tile(config)
@@ -132,9 +112,9 @@ def conv_statistics(
     launch(
         conv_statistics_kernel, z.device, channel_tiles * programs,
         (
-            x, w, y, None if bias is None else bias.contiguous(), sums, arrived, mean, m2,
+            x, w, y, None if bias is None else bias.contiguous(), sums, arrived, mean, var,
             *problem.sizes, pixel_tiles, programs,
         ),
         {"L": problem.layer, "T": tile, **configs.conv_options(config), "enable_fp_fusion": FUSION},
     )  # fmt: skip
-    return z, mean, m2, z.numel() // channels
+    return z, mean, var

@@ -1,0 +1,83 @@
+"""Mean and variance of each channel of a tensor, in one launch and one read: for a BatchNorm that trains."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import check_device, launch
+from .moments import combine, variance
+from .pointwise import accumulator, describe
+from .reduction import channels_of, collect, last_arrives, leave, position
+from .reduction_plan import SIZES, plan, workspace
+
+
+@triton.jit
+def finish_statistics(
+    partial_ptr, out_ptr, block, tiles, shares, channels, pixels,
+    LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Mean and variance of a block of channels out of what all programs left."""
+    channel = channels_of(block, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    count, mean, m2 = collect(
+        partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True, DTYPE
+    )
+    tl.store(out_ptr + channel, mean, mask=channel < channels)
+    tl.store(out_ptr + channels + channel, variance(count, m2), mask=channel < channels)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def statistics_kernel(
+    z_ptr, out_ptr, partial_ptr, arrived_ptr, rows, col_groups, channels, pixels, tiles, steps, shares,
+    LAYOUT: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """out = (mean, var), (2, channels). GROUP, OFFSET: as in pointwise.epilogue_kernel; the walk: see reduction.py."""
+    DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
+    AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
+    cols = col_groups.to(OFFSET) * GROUP
+    program = tl.program_id(0).to(OFFSET)
+    tile, step = program % tiles, program // tiles
+    mean = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
+    # a lane has a value wherever its row (its column) exists: the channels that don't exist have any number of values
+    count, m2 = tl.full([1, BLOCK_COLS] if LAYOUT == "planes" else [BLOCK_ROWS, 1], 0.0, DTYPE), mean
+    while step < steps:
+        row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+        mask = row_there[:, None] & col_there[None, :]
+        z = tl.load(z_ptr + row[:, None] * cols + col[None, :], mask=mask, other=0.0).to(DTYPE)
+        there = tl.expand_dims(col_there if LAYOUT == "planes" else row_there, 1 - AXIS).to(DTYPE)
+        count, mean, m2 = combine(count, mean, m2, there, z, 0.0)
+        step += shares
+    leave(
+        partial_ptr, tl.broadcast_to(count, [BLOCK_ROWS, BLOCK_COLS]), mean, m2, tile, program // tiles, tiles, shares,
+        channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True,
+    )  # fmt: skip
+    last, block, end = last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT, BLOCK_COLS)
+    if last:
+        while block < end:
+            finish_statistics(
+                partial_ptr, out_ptr, block, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, DTYPE
+            )
+            block += 1
+
+
+def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    """mean = sum(z) / n, var = sum((z - mean)^2) / n, n the number of values of a channel
+
+    z: (N, C, ...) fp16 | bf16 | fp32 | fp64, contiguous or channels_last.
+    Returns: mean, var: (C,) fp32, fp64 of fp64, computed in that type; zeros where z has no values.
+    Raises: TypeError, ValueError on a z of another kind; RuntimeError on a device without a kernel.
+    Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983); biased as torch.nn.BatchNorm2d
+        normalises with it.
+    """
+    key, channels, pixels = describe("z", z)
+    out = torch.empty((2, channels), dtype=accumulator(z), device=z.device)
+    if z.numel() == 0:
+        return out.zero_().unbind()
+    check_device("z", z, statistics_kernel)
+    programs, sizes, constants = plan(key, channels, pixels, z)
+    launch(
+        statistics_kernel, z.device, programs,
+        (z, out, *workspace(sizes, constants, out), *sizes), constants,
+    )  # fmt: skip
+    return out.unbind()

@@ -1,0 +1,134 @@
+"""The sums of which the gradients of a BatchNorm's vectors and of slopes are made, in one launch and one read."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .elements import gradients, index_of
+from .epilogue import divide, square_root
+from .launch import check_device, launch
+from .pointwise import accumulator, describe, matching, operands, residual_before
+from .reduction import channels_of, collect, last_arrives, leave, position
+from .reduction_plan import SIZES, plan, workspace
+from .vectors import load_channels, load_vector
+
+
+@triton.jit
+def finish_sums(
+    partial_ptr, sums_ptr, var_ptr, eps, block, tiles, shares, channels, pixels,
+    LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The sums of a block of channels out of all programs', the second divided by the deviation."""
+    channel = channels_of(block, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    exists = channel < channels
+    plain, weighted, slopes = collect(
+        partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False, DTYPE
+    )
+    if var_ptr is not None:
+        var = load_vector(var_ptr, 1.0, channel, exists, DTYPE)
+        weighted = divide(weighted, square_root(var + tl.full([1], eps, DTYPE)))
+    tl.store(sums_ptr + channel, plain, mask=exists)
+    tl.store(sums_ptr + channels + channel, weighted, mask=exists)
+    tl.store(sums_ptr + 2 * channels + channel, slopes, mask=exists)
+
+
+@triton.jit(do_not_specialize=["slope_stride", *SIZES])
+def reduce_kernel(
+    grad_ptr, z_ptr, residual_ptr, sums_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr,
+    partial_ptr, arrived_ptr,
+    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, kept: tl.float64,
+    slope_stride, rows, col_groups, channels, pixels, tiles, steps, shares,
+    LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, DROPOUT: tl.constexpr,
+    GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """sums = (sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0)), (3, channels).
+
+    All pointers but grad's, z's and the outputs may be None. The rest: as in statistics_kernel.
+    """
+    DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
+    AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
+    cols = col_groups.to(OFFSET) * GROUP
+    program = tl.program_id(0).to(OFFSET)
+    tile, step = program % tiles, program // tiles
+    channel = channels_of(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    scale, shift, slope = load_channels(
+        mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
+        channel, channel < channels, AXIS, DTYPE,
+    )  # fmt: skip
+    mean = tl.expand_dims(load_vector(mean_ptr, 0.0, channel, channel < channels, DTYPE), AXIS)
+    plain = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
+    weighted, slopes = plain, plain
+    while step < steps:
+        row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+        mask = row_there[:, None] & col_there[None, :]
+        z, dy, du, u = gradients(
+            grad_ptr, z_ptr, residual_ptr, seed_ptr, row[:, None] * cols + col[None, :],
+            index_of(row, col, cols, pixels, LAYOUT), mask, scale, shift, slope, slope_upper, dropout, kept,
+            mean_ptr is not None or beta_ptr is not None, SLOPE_KIND, DROPOUT, DTYPE,
+        )  # fmt: skip
+        du = tl.where(mask, du, 0.0)  # dy is 0 there, but a slope may be infinite
+        plain += du
+        if mean_ptr is not None:
+            weighted = tl.fma(du, z - mean, weighted)
+        if SLOPE_KIND == "tensor":
+            slopes += tl.where(mask & ~(u > 0), dy * u, 0.0)
+        step += shares
+    leave(
+        partial_ptr, plain, weighted, slopes, tile, program // tiles, tiles, shares,
+        channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False,
+    )  # fmt: skip
+    last, block, end = last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT, BLOCK_COLS)
+    if last:
+        while block < end:
+            finish_sums(
+                partial_ptr, sums_ptr, var_ptr, eps, block, tiles, shares, channels, pixels,
+                LAYOUT, BLOCK_ROWS, BLOCK_COLS, DTYPE,
+            )  # fmt: skip
+            block += 1
+
+
+def epilogue_reduce(
+    grad: Tensor,
+    z: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    slope_kind: str,
+    slope_value: float,
+    slope_upper: float,
+    slope: Tensor | None,
+    seed: Tensor | None,
+    residual: Tensor | None,
+    residual_after_act: bool,
+    dropout: float = 0.0,
+) -> Tensor:
+    """sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0), each over all but the channels
+
+    dy = grad * keep, du = dy * dact(u)/du, and u, keep those of pointwise.epilogue, whose arguments follow z.
+    grad: what the loss has for y's gradient, laid out as z is: (N, C, ...) fp16 | bf16 | fp32 | fp64.
+    Returns: (3, C) fp32, fp64 of fp64: the gradients of beta, of gamma and of slopes that are tensors, one a channel.
+        The second is 0 without a mean, the third unless slope_kind is "tensor".
+    Raises: TypeError, ValueError on a z, grad, residual or dropout of another kind; RuntimeError on a device without a
+        kernel.
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; He et al. 2015 (arXiv:1502.01852), section 2.1.
+    """
+    key, channels, pixels = describe("z", z)
+    matching("grad", grad, z)
+    residual = residual_before(residual, residual_after_act, z)
+    vectors, numbers, constants = operands(
+        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
+    )
+    sums = torch.empty((3, channels), dtype=accumulator(z), device=z.device)
+    if z.numel() == 0:
+        return sums.zero_()
+    check_device("z", z, reduce_kernel)
+    programs, sizes, walk = plan(key, channels, pixels, z)
+    launch(
+        reduce_kernel, z.device, programs,
+        (grad, z, residual, sums, *vectors, *workspace(sizes, walk, sums), *numbers, *sizes),
+        {**constants, **walk},
+    )  # fmt: skip
+    return sums

@@ -1,0 +1,151 @@
+"""The gradient of the epilogue: one read of grad, z and a residual, one write of each gradient that is needed.
+
+The sums that the gradient of a BatchNorm of the batch needs before are `epilogue_reduce`, its statistics `statistics`.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .channel_statistics import statistics as statistics
+from .channel_sums import epilogue_reduce as epilogue_reduce
+from .elements import gradients, index_of
+from .epilogue import divide, square_root
+from .launch import check_device, launch
+from .pointwise import configure, describe, matching, operands, residual_before, tiling
+from .pointwise_configs import gradient_registers
+from .vectors import load_channels, load_vector
+
+
+@triton.jit
+def load_means(
+    means_ptr, mean_ptr, var_ptr, eps, channels, channel, mask, AXIS: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
+    """mean, means[0] and means[1] / sqrt(var + eps) of the channels. Without means they are not for use."""
+    if means_ptr is None:
+        none = tl.full([1, 1], 0.0, DTYPE)
+        return none, none, none
+    else:
+        mean = load_vector(mean_ptr, 0.0, channel, mask, DTYPE)
+        deviation = square_root(load_vector(var_ptr, 1.0, channel, mask, DTYPE) + tl.full([1], eps, DTYPE))
+        plain = load_vector(means_ptr, 0.0, channel, mask, DTYPE)
+        weighted = divide(load_vector(means_ptr + channels, 0.0, channel, mask, DTYPE), deviation)
+        return tl.expand_dims(mean, AXIS), tl.expand_dims(plain, AXIS), tl.expand_dims(weighted, AXIS)
+
+
+@triton.jit(do_not_specialize=["slope_stride", "rows", "col_groups", "channels", "pixels", "row_programs"])
+def backward_kernel(
+    grad_ptr, z_ptr, residual_ptr, dz_ptr, du_ptr, means_ptr,
+    mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr,
+    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, kept: tl.float64,
+    slope_stride, rows, col_groups, channels, pixels, row_programs,
+    LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, DROPOUT: tl.constexpr,
+    GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """dz and du, each where there is a pointer for it; the walk is pointwise.epilogue_kernel's.
+
+    All pointers but grad's and z's may be None. residual_ptr: see elements.gradients.
+    """
+    DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
+    AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
+    cols = col_groups.to(OFFSET) * GROUP
+    col_tiles = tl.cdiv(cols, BLOCK_COLS)
+    program = tl.program_id(0).to(OFFSET)
+    col = program % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    if LAYOUT != "planes":
+        channel = col if LAYOUT == "last" else col // pixels
+        scale, shift, slope = load_channels(
+            mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
+            channel, col < cols, AXIS, DTYPE,
+        )  # fmt: skip
+        mean, plain, weighted = load_means(
+            means_ptr, mean_ptr, var_ptr, eps, channels, channel, col < cols, AXIS, DTYPE
+        )
+    tile = program // col_tiles
+    while tile < tl.cdiv(rows, BLOCK_ROWS):
+        row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        if LAYOUT == "planes":
+            channel = row % channels
+            scale, shift, slope = load_channels(
+                mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
+                channel, row < rows, AXIS, DTYPE,
+            )  # fmt: skip
+            mean, plain, weighted = load_means(
+                means_ptr, mean_ptr, var_ptr, eps, channels, channel, row < rows, AXIS, DTYPE
+            )
+        mask = (row < rows)[:, None] & (col < cols)[None, :]
+        offset = row[:, None] * cols + col[None, :]
+        z, _, du, _ = gradients(
+            grad_ptr, z_ptr, residual_ptr, seed_ptr, offset, index_of(row, col, cols, pixels, LAYOUT), mask,
+            scale, shift, slope, slope_upper, dropout, kept,
+            mean_ptr is not None or beta_ptr is not None, SLOPE_KIND, DROPOUT, DTYPE,
+        )  # fmt: skip
+        if du_ptr is not None:
+            tl.store(du_ptr + offset, du.to(du_ptr.dtype.element_ty), mask=mask)
+        if dz_ptr is not None:
+            dz = du
+            if means_ptr is not None:
+                dz = tl.fma(z - mean, -weighted, du - plain)
+            if mean_ptr is not None:
+                dz = dz * scale
+            tl.store(dz_ptr + offset, dz.to(dz_ptr.dtype.element_ty), mask=mask)
+        tile += row_programs
+
+
+def epilogue_backward(
+    grad: Tensor,
+    z: Tensor,
+    means: Tensor | None,
+    need_z: bool,
+    need_residual: bool,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    slope_kind: str,
+    slope_value: float,
+    slope_upper: float,
+    slope: Tensor | None,
+    seed: Tensor | None,
+    residual: Tensor | None,
+    residual_after_act: bool,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """dz = gamma / sqrt(var + eps) * (du - means[0] - (z - mean) / sqrt(var + eps) * means[1]), and du
+
+    dy = grad * keep, du = dy * dact(u)/du, and u, keep those of pointwise.epilogue, whose arguments follow the
+    flags. means: (2 or 3, C) fp32 | fp64: the sums of `epilogue_reduce` by the number of a channel's values, where mean
+    and var are the batch's; None where they are constants: dz = gamma / sqrt(var + eps) * du. Without mean: dz = du.
+    grad: laid out as z is: (N, C, ...) fp16 | bf16 | fp32 | fp64.
+    Returns: dz, and du, which is the gradient of a residual before the activation: each with the shape, dtype and
+        strides of z, or (0,) where it is not needed.
+    Raises: TypeError, ValueError on a z, grad, means, residual or dropout of another kind; RuntimeError on a device
+        without a kernel.
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3.
+    """
+    key, channels, pixels = describe("z", z)
+    matching("grad", grad, z)
+    residual = residual_before(residual, residual_after_act, z)
+    if means is not None and (means.dim() != 2 or means.shape[0] < 2 or means.shape[1] != channels):
+        raise ValueError(f"means: expected (2, {channels}) or (3, {channels}), got {tuple(means.shape)}")
+    vectors, numbers, constants = operands(
+        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
+    )
+    dz, du = (torch.empty_like(z) if needed else None for needed in (need_z, need_residual))
+    found = tuple(z.new_empty(0) if made is None else made for made in (dz, du))
+    if z.numel() == 0 or not (need_z or need_residual):
+        return found
+    check_device("z", z, backward_kernel)
+    config, row_programs, programs = configure(key, z.device)
+    walk, means = tiling(key, config, z), None if means is None or mean is None else means.contiguous()
+    launch(
+        backward_kernel, z.device, programs,
+        (
+            grad, z, residual, dz, du, means, *vectors, *numbers,
+            key.rows, key.cols // walk["GROUP"], channels, pixels, row_programs,
+        ),
+        {**constants, **walk, "maxnreg": gradient_registers(z.element_size())},
+    )  # fmt: skip
+    return found

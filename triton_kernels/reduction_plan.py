@@ -1,0 +1,58 @@
+"""How a reduction is launched: its tiles, the programs that share one, the workspace for what they leave."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from triton import cdiv
+
+from .launch import chip
+from .pointwise import tiling
+from .pointwise_configs import (
+    REDUCTION_PROGRAMS,
+    REDUCTION_STEPS,
+    Pointwise,
+    PointwiseKey,
+    pointwise_config,
+    reduction_options,
+)
+
+SIZES = ["rows", "col_groups", "channels", "pixels", "tiles", "steps", "shares"]  # what `plan` gives, in this order
+
+
+class Grid(NamedTuple):
+    """Tiles of channels, the steps that each takes over all else, the programs that share them. See reduction.py."""
+
+    tiles: int
+    steps: int
+    shares: int
+
+
+def grid(key: PointwiseKey, channels: int, config: Pointwise, multiprocessors: int) -> Grid:
+    """key: its rows are the channels where the layout is "planes", for a tile has rows of one image."""
+    tiles, steps = cdiv(key.cols, config.block_cols), cdiv(key.rows, config.block_rows)
+    if key.layout == "planes":
+        tiles, steps = cdiv(channels, config.block_rows), key.rows // channels * tiles
+    shares = min(cdiv(steps, REDUCTION_STEPS), max(1, REDUCTION_PROGRAMS * multiprocessors // tiles))
+    return Grid(tiles, steps, cdiv(steps, cdiv(steps, shares)))
+
+
+def plan(key: PointwiseKey, channels: int, pixels: int, z: Tensor) -> tuple[int, tuple[int, ...], dict]:
+    """The programs, the sizes that the kernel takes, and its constants."""
+    config = pointwise_config(key._replace(rows=channels) if key.layout == "planes" else key)
+    walk = tiling(key, config, z)
+    found = grid(key, channels, config, chip(z.device)[1])
+    sizes = (key.rows, key.cols // walk["GROUP"], channels, pixels, *found)
+    return found.tiles * found.shares, sizes, {**walk, **reduction_options(config, z.element_size())}
+
+
+def workspace(sizes: tuple[int, ...], constants: dict, out: Tensor) -> tuple[Tensor, Tensor]:
+    """What the programs leave, three numbers a channel or slot, and how many of them have arrived.
+
+    Made anew in each call: counters that were kept would be shared by the streams and graphs of a process.
+    """
+    _, _, channels, pixels, tiles, _, shares = sizes
+    flat = constants["LAYOUT"] == "flat"
+    places = tiles * (constants["BLOCK_COLS"] // pixels + 2) if flat else channels
+    partial = torch.empty((3, shares, places), dtype=out.dtype, device=out.device)
+    return partial, torch.zeros(1 if flat else tiles, dtype=torch.int32, device=out.device)
