@@ -1,4 +1,4 @@
-"""Draws in training: RReLU's slopes and the dropout of add_act. Reproduced, never kept, and the same in the backward."""
+"""Draws in training: RReLU's slopes and the dropout of add_act. Reproduced, not kept, the same in the backward."""
 
 from __future__ import annotations
 
