@@ -1,0 +1,135 @@
+"""What is changed in place between a site's forward and its backward: the right gradient, or eager's error."""
+
+from __future__ import annotations
+
+import operator
+from functools import partial
+from typing import NamedTuple
+
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import atrous
+
+
+class Held(NamedTuple):
+    """What a user still holds after a site ran: its output and what it was made from."""
+
+    y: Tensor
+    x: Tensor
+    residual: Tensor
+    gamma: Tensor
+
+
+# What users do with it between two forwards, or after all. It returns what takes y's place, or None.
+def change_gamma(held):
+    with torch.no_grad():
+        held.gamma.mul_(2.0)
+
+
+def silent(change):
+    """The change alone: its result does not take y's place."""
+
+    def run(held):
+        change(held)
+
+    return run
+
+
+def zero_a_channel(held):
+    held.y[:, 0] = 0.0
+
+
+CHANGES = {  # name -> (the change, what becomes of y, without writing to anything)
+    "add_": (lambda held: held.y.add_(1.0), lambda y: y + 1.0),
+    "+=": (lambda held: operator.iadd(held.y, 1.0), lambda y: y + 1.0),
+    "relu_": (lambda held: F.relu_(held.y), lambda y: F.relu(y)),
+    "[:, 0] = 0": (zero_a_channel, lambda y: y * (torch.arange(4) > 0).view(-1, 1, 1)),
+    "of a view": (silent(lambda held: held.y[1].mul_(3.0)), lambda y: torch.stack([y[0], y[1] * 3.0])),
+    "of the detached": (silent(lambda held: held.y.detach().mul_(2.0)), lambda y: y + y.detach()),
+    "input": (silent(lambda held: held.x.add_(1.0)), lambda y: y),
+    "residual": (silent(lambda held: held.residual.add_(1.0)), lambda y: y),
+    "gamma": (change_gamma, lambda y: y),
+    "a view": (lambda held: held.y.transpose(2, 3), lambda y: y.transpose(2, 3)),
+    "detached": (lambda held: held.y.detach(), lambda y: y.detach()),
+    "used twice": (lambda held: held.y * held.y.mean() + held.y, lambda y: y * y.mean() + y),
+}
+
+
+def block(call, change, after, x, r, w, gamma, beta, slope):
+    """Three sites as in a ResNet: y goes into the second and is the third's residual; all normalise with the batch."""
+    x, r, norm = x * 1.0, r * 1.0, (None, None, None)  # x and r are no leaves: eager refuses to write to those
+    options = dict(slope=slope, padding=1, training=True)
+    y = call(x, w, *norm, gamma, beta, residual=r, **options)
+    held = Held(y, x, r, gamma)
+    changed = None if after else change(held)
+    y = y if changed is None else changed
+    inner = call(y, w.flip(0), *norm, beta, beta * 0.5, **options)
+    result = call(inner, w.flip(1), *norm, beta, beta * 0.25, residual=y, **options)
+    if after:
+        change(held)
+    return result
+
+
+def gradients(run, leaves):
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    y = run(*leaves)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), leaves, allow_unused=True, materialize_grads=True)]
+
+
+def gradients_or_error(call, change, after, leaves, compiled=False):
+    run = partial(block, call, change, after)
+    if compiled:
+        torch._dynamo.reset()
+        run = torch.compile(run, fullgraph=True, backend="aot_eager")
+    try:
+        return gradients(run, leaves)
+    except RuntimeError as error:
+        if isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise
+        return error
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_in_place(name, after, compiled):
+    """The gradient of the values that were used; an error only where eager raises one too."""
+    leaves = [torch.randn(*size).double() for size in ((2, 4, 6, 5), (2, 4, 6, 5), (4, 4, 3, 3), (4,), (4,), (4,))]
+    change, pure = CHANGES[name]
+    truth = gradients_or_error(oracle.conv_bn_act, lambda held: pure(held.y), after, leaves)
+    eager = gradients_or_error(oracle.conv_bn_act, change, after, leaves)
+    ours = gradients_or_error(atrous.conv_bn_act, change, after, leaves, compiled)
+    if isinstance(eager, RuntimeError) and isinstance(ours, RuntimeError):
+        return
+    if not isinstance(eager, RuntimeError):
+        torch.testing.assert_close(eager, truth)
+    assert not isinstance(ours, RuntimeError), f"eager has a gradient, ours raises: {ours}"
+    torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-9)
+
+
+def test_data_of_the_output():
+    """y.data.mul_(2) counts no version; eager's next site takes y as it is then, in its gradient too."""
+    leaves = [torch.randn(*size).double() for size in ((2, 4, 6, 5), (2, 4, 6, 5), (4, 4, 3, 3), (4,), (4,), (4,))]
+    change = silent(lambda held: held.y.data.mul_(2.0))
+    eager = gradients_or_error(oracle.conv_bn_act, change, False, leaves)
+    ours = gradients_or_error(atrous.conv_bn_act, change, False, leaves)
+    torch.testing.assert_close(ours, eager, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_one_tensor_in_two_places(compiled):
+    """act(bn(conv(x)) + x), and one vector for gamma, beta and slope."""
+    leaves = [torch.randn(*size).double() for size in ((2, 4, 6, 5), (4, 4, 3, 3), (4,))]
+
+    def run(call, x, w, v):
+        return call(x, w, None, None, None, v, v, slope=v, residual=x, padding=1, training=True)
+
+    ours = partial(run, atrous.conv_bn_act)
+    if compiled:
+        torch._dynamo.reset()
+        ours = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients(ours, leaves), gradients(partial(run, oracle.conv_bn_act), leaves))
