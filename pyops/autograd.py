@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ def site(
     call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, arguments: Epilogue, recompute: bool = True
 ) -> Tensor:
     """y. It carries its recipe if `recompute` and all that it is made of is kept."""
+    if torch.compiler.is_compiling():
+        input, weight, bias, arguments = _traceable(input, weight, bias, arguments)
     residual = arguments.residual
     kept = recipes.keep(input), () if residual is None else recipes.keep(residual)
     y, z, mean, var, total = Site.apply(call, *kept, input, weight, bias, *arguments)
@@ -50,6 +52,19 @@ def site(
     if mean is not None and torch.compiler.is_compiling():
         call.update(mean, var, _count(y) if total is None else total)
     return y
+
+
+def _traceable(input: Tensor, weight, bias, arguments: Epilogue) -> tuple[Tensor, Any, Any, Epilogue]:
+    """What Dynamo needs: no tensor twice among the arguments of a Function, and none that may change before its backward.
+
+    It checks no versions of saved tensors. Where nothing changes them the compiler drops the copies.
+    """
+
+    def own(value):
+        plain = isinstance(value, Tensor) and len(recipes.keep(value)) == 1  # what has a recipe is not kept itself
+        return value.clone() if plain else value
+
+    return own(input), weight, bias, Epilogue(*map(own, arguments))
 
 
 def _count(z: Tensor) -> int:

@@ -57,6 +57,12 @@ def test_opcheck_of_winograd():
     close(torch.ops.atrous._winograd_epilogue(*arguments), eager, truth)
 
 
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    """Dynamo compiles one function a limited number of times, whatever tests it serves."""
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_compile(row, training):
     ours, plain, x = module_and_input(row)
