@@ -55,9 +55,9 @@ def site(
 
 
 def _traceable(input: Tensor, weight, bias, arguments: Epilogue) -> tuple[Tensor, Any, Any, Epilogue]:
-    """What Dynamo needs: no tensor twice among the arguments of a Function, and none that may change before its backward.
+    """What Dynamo needs: no tensor twice among a Function's arguments, and none that may change before its backward.
 
-    It checks no versions of saved tensors. Where nothing changes them the compiler drops the copies.
+    It checks no versions of what is saved. Where nothing changes a tensor the compiler drops its copy.
     """
 
     def own(value):
