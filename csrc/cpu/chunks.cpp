@@ -5,7 +5,7 @@ namespace atrous {
 namespace {
 
 constexpr int64_t ELEMENTS = 8192;  // of a chunk: it stays in the nearest cache
-constexpr int64_t CHANNELS = 512;   // of a chunk at most: so do their sums
+constexpr int64_t CHANNELS = 128;   // of a chunk at most: so do their sums
 // Channels last: fewer rows, and a chunk's sums cost as much as its elements; more, and they lose digits.
 constexpr int64_t LEAST_ROWS = 32, MOST_ROWS = 256;
 
