@@ -41,10 +41,7 @@ Cut::Cut(const Layout& layout) : layout_(layout) {
   }
 }
 
-int64_t Cut::grain() const {
-  const int64_t elements = layout_.images * layout_.channels * layout_.spatial;
-  return std::max<int64_t>(1, size() * GRAIN / elements);
-}
+int64_t Cut::grain() const { return std::max<int64_t>(1, size() * GRAIN / layout_.size()); }
 
 Chunk Cut::operator[](int64_t chunk) const {
   const int64_t slot = chunk / blocks_, block = chunk % blocks_;

@@ -6,6 +6,8 @@ namespace atrous {
 
 namespace {
 
+constexpr int64_t VECTOR = 16;  // elements: what the widest vectors hold
+
 // One row of a tile. Channel vectors advance with the elements, or stay where they are.
 template <class S>
 struct GradientRow {
@@ -48,9 +50,13 @@ void differentiate_rows(const Source<S>& source, const Tile& tile, Parts<Wide<S>
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t at = tile.at + r * tile.stride, channel = tile.channel + (CHANNELS_LAST ? 0 : r);
     const int64_t end = r * tile.pitch + tile.length;
+    // The few elements that fill no vector would take as long as many that do: a row that is not the tensor's last runs
+    // on into what follows it, and zeros replace what it finds there.
+    const int64_t whole = (tile.length + VECTOR - 1) / VECTOR * VECTOR;
+    const bool runs_on = !CHANNELS_LAST && at + whole <= source.layout.size();
     differentiate_row<SLOPE, RESIDUAL, DROPOUT, CHANNELS_LAST>(
-        GradientRow<S>{source.grad + at, source.z + at, source.residual + at, tile.length, &vectors.scale[channel],
-                       &vectors.shift[channel], &vectors.slope[channel], &source.mean[channel],
+        GradientRow<S>{source.grad + at, source.z + at, source.residual + at, runs_on ? whole : tile.length,
+                       &vectors.scale[channel], &vectors.shift[channel], &vectors.slope[channel], &source.mean[channel],
                        DROPOUT || SLOPE == Slope::random ? source.layout.index(at) : 0, source.layout.index_step(),
                        parts, r * tile.pitch},
         vectors.draw);
