@@ -171,6 +171,21 @@ def test_one_value_that_is_not_finite_spoils_its_channel_alone(kind):
             assert ops._epilogue_backward(grad_bad, z, None, True, False, *e)[0].isfinite().sum() >= z.numel() - 1
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 7, 7), (2, 5, 13, 29), (3, 65, 7, 7), (5, 31)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_lies_outside_the_tensors_is_not_used(poison, dtype, shape):
+    for z in layouts(torch.randn(shape).to(dtype)):
+        grad, means, e = case(z, "tensor", "before", "batch", 0.3)
+        guarded = e._replace(residual=poison(e.residual))
+        for call in (
+            lambda grad, z, e: ops._statistics(z),
+            lambda grad, z, e: [ops._epilogue_reduce(grad, z, *e)],
+            lambda grad, z, e, means=means: ops._epilogue_backward(grad, z, means, True, True, *e),
+        ):
+            for found, expected in zip(call(poison(grad), poison(z), guarded), call(grad, z, e)):
+                assert torch.equal(found, expected)
+
+
 def test_what_is_not_needed_is_empty_and_means_may_have_two_rows():
     z = torch.randn(2, 5, 7, 7)
     grad, means, e = case(z, "relu", "before", "batch", 0.0)

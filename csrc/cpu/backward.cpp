@@ -20,6 +20,7 @@ struct Constants {
 template <bool CHANNELS_LAST, class S, class T>
 void write_row(const T* du, const T* deviation, const T* scale, const T* offset, const T* weight, int64_t length,
                S* dz) {
+  ATROUS_INDEPENDENT
   for (int64_t i = 0; i < length; ++i) {
     const int64_t channel = CHANNELS_LAST ? i : 0;
     dz[i] = narrow<S>(std::fma(-deviation[i], weight[channel], du[i] - offset[channel]) * scale[channel]);
@@ -28,6 +29,7 @@ void write_row(const T* du, const T* deviation, const T* scale, const T* offset,
 
 template <bool CHANNELS_LAST, class S, class T>
 void write_row(const T* du, const T* scale, int64_t length, S* dz) {
+  ATROUS_INDEPENDENT
   for (int64_t i = 0; i < length; ++i) dz[i] = narrow<S>(du[i] * scale[CHANNELS_LAST ? i : 0]);
 }
 

@@ -4,10 +4,9 @@ namespace atrous {
 
 namespace {
 
-constexpr int64_t ELEMENTS = 8192;  // of a chunk: it stays in the nearest cache
-constexpr int64_t CHANNELS = 512;   // of a chunk at most: so do their sums
-// Channels last: fewer rows, and a chunk's sums cost as much as its elements; more, and they lose digits.
-constexpr int64_t LEAST_ROWS = 32, MOST_ROWS = 256;
+constexpr int64_t ELEMENTS = 8192;  // of a chunk: they stay in the nearest cache
+constexpr int64_t CHANNELS = 128;   // of a chunk at most
+constexpr int64_t ROWS = 256;       // channels last: a sum of more loses digits
 
 int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 int64_t bound(int64_t size, int64_t part, int64_t parts) { return size * part / parts; }
@@ -32,7 +31,7 @@ Cut::Cut(const Layout& layout) : layout_(layout) {
   const int64_t channels = layout.channels;
   if (layout.channels_last) {
     blocks_ = parts(channels, CHANNELS);
-    const int64_t rows = std::clamp(ELEMENTS / parts(channels, blocks_), LEAST_ROWS, MOST_ROWS);
+    const int64_t rows = std::min(ROWS, ELEMENTS / parts(channels, blocks_));
     slots_ = pieces_ = parts(layout.images * layout.spatial, rows);
   } else {
     pieces_ = parts(layout.spatial, ELEMENTS);
@@ -42,10 +41,7 @@ Cut::Cut(const Layout& layout) : layout_(layout) {
   }
 }
 
-int64_t Cut::grain() const {
-  const int64_t elements = layout_.images * layout_.channels * layout_.spatial;
-  return std::max<int64_t>(1, size() * GRAIN / elements);
-}
+int64_t Cut::grain() const { return std::max<int64_t>(1, size() * GRAIN / layout_.size()); }
 
 Chunk Cut::operator[](int64_t chunk) const {
   const int64_t slot = chunk / blocks_, block = chunk % blocks_;

@@ -17,6 +17,7 @@ struct Layout {
   // The longer rows where both orders are true. Needs at least one element.
   Layout(const Tensor& z, Order order);
 
+  int64_t size() const { return images * channels * spatial; }
   // The number, in a contiguous tensor of this shape, of the element at this place in memory.
   uint64_t index(int64_t at) const;
   // From one element of a row to the next: a row is all of a pixel (channels last) or one channel of an image.

@@ -13,7 +13,7 @@ struct Tile {
 };
 
 // Of each element: the gradient of u, z - mean, and what it adds to its slope's gradient where that is a tensor. Rows
-// of channels-first tensors end in zeros up to a multiple of PAD.
+// end in zeros up to a multiple of PAD.
 template <class T>
 struct Parts {
   static constexpr int64_t SIZE = 1024, PAD = 32;

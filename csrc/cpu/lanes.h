@@ -25,12 +25,12 @@ struct Lanes {
   }
   template <class S>
   void load(const S* values) {
-    if constexpr (std::is_same_v<S, T>) {
-      std::memcpy(part, values, sizeof part);
+    if constexpr (std::is_same_v<S, T>) {  // one by one: a copy of all would go through memory
+      for (int i = 0; i < 4; ++i) std::memcpy(&part[i], values + i * Register<T>::size, sizeof part[i]);
     } else {
       T wide[size];
       for (int64_t i = 0; i < size; ++i) wide[i] = widen(values[i]);
-      std::memcpy(part, wide, sizeof part);
+      load(wide);
     }
   }
   // `count` values, the rest as in `other`.
@@ -41,7 +41,22 @@ struct Lanes {
     for (int64_t i = 0; i < count; ++i) wide[i] = widen(values[i]);
     load(wide);
   }
-  void store(T* values) const { std::memcpy(values, part, sizeof part); }
+  void store(T* values) const {
+    for (int i = 0; i < 4; ++i) std::memcpy(values + i * Register<T>::size, &part[i], sizeof part[i]);
+  }
+  // Adds the first `count` to memory.
+  void add_to(T* values, int64_t count) const {
+    if (count == size) {
+      Lanes sum{};
+      sum.load(values);
+      sum.add(*this);
+      sum.store(values);
+    } else {
+      T own[size];
+      store(own);
+      for (int64_t i = 0; i < count; ++i) values[i] += own[i];
+    }
+  }
   void add(const Lanes& other) {
     for (int i = 0; i < 4; ++i) part[i] += other.part[i];
   }

@@ -9,41 +9,60 @@ namespace atrous::cpu {
 
 namespace {
 
-// A channel is a row of the tile: its sum over lanes.
-template <class T>
-T sum_of_row(const T* values, int64_t length) {
-  Lanes<T> sum{}, part{};
-  for (int64_t i = 0; i < length; i += Lanes<T>::size) {
-    part.load(values + i);
-    sum.add(part);
+// The three sums of a channel's, or of a lane's worth of channels.
+template <class T, bool WITH_SLOPE>
+struct Sums {
+  Lanes<T> du{}, weighted{}, slope{};
+
+  void add(const Parts<T>& parts, int64_t at) {
+    Lanes<T> values{}, deviation{};
+    values.load(parts.du + at);
+    deviation.load(parts.deviation + at);
+    du.add(values);
+    for (int i = 0; i < 4; ++i) weighted.part[i] += values.part[i] * deviation.part[i];
+    if (!WITH_SLOPE) return;
+    values.load(parts.slope + at);
+    slope.add(values);
   }
-  return sum.total();
+};
+
+// Channels last: sums down the columns.
+template <bool WITH_SLOPE, class T>
+void add_columns(const Parts<T>& parts, const Tile& tile, T* sums, int64_t channels) {
+  for (int64_t column = 0; column < tile.length; column += Lanes<T>::size) {
+    Sums<T, WITH_SLOPE> sum;
+    for (int64_t row = 0; row < tile.rows; ++row) sum.add(parts, row * tile.pitch + column);
+    const int64_t width = std::min(Lanes<T>::size, tile.length - column);
+    sum.du.add_to(sums + column, width);
+    sum.weighted.add_to(sums + channels + column, width);
+    if (WITH_SLOPE) sum.slope.add_to(sums + 2 * channels + column, width);
+  }
 }
 
-template <class T>
-void add_part(const T* part, const Tile& tile, bool channels_last, T* sums) {
+// Channels first: sums along the rows, which end in zeros.
+template <bool WITH_SLOPE, class T>
+void add_rows(const Parts<T>& parts, const Tile& tile, T* sums, int64_t channels) {
   for (int64_t row = 0; row < tile.rows; ++row) {
-    const T* values = part + row * tile.pitch;
-    if (channels_last)
-      for (int64_t i = 0; i < tile.length; ++i) sums[i] += values[i];
-    else
-      sums[row] += sum_of_row(values, tile.length);
+    Sums<T, WITH_SLOPE> sum;
+    for (int64_t i = 0; i < tile.length; i += Lanes<T>::size) sum.add(parts, row * tile.pitch + i);
+    sums[row] += sum.du.total();
+    sums[channels + row] += sum.weighted.total();
+    if (WITH_SLOPE) sums[2 * channels + row] += sum.slope.total();
   }
 }
 
 // sums[part][channel], `channels` apart, of the tile's channels.
-template <class T>
-void add_parts(Parts<T>& parts, const Tile& tile, bool channels_last, bool with_slope, T* sums, int64_t channels) {
-  add_part(parts.du, tile, channels_last, sums);
-  for (int64_t i = 0; i < tile.rows * tile.pitch; ++i) parts.deviation[i] *= parts.du[i];
-  add_part(parts.deviation, tile, channels_last, sums + channels);
-  if (with_slope) add_part(parts.slope, tile, channels_last, sums + 2 * channels);
+template <bool WITH_SLOPE, class T>
+void add_tile(const Parts<T>& parts, const Tile& tile, bool channels_last, T* sums, int64_t channels) {
+  channels_last ? add_columns<WITH_SLOPE>(parts, tile, sums, channels)
+                : add_rows<WITH_SLOPE>(parts, tile, sums, channels);
 }
 
-#define ATROUS_ADD(T)                                                                                     \
-  ATROUS_CLONES void add(Parts<T>& parts, const Tile& tile, bool channels_last, bool with_slope, T* sums, \
-                         int64_t channels) {                                                              \
-    add_parts(parts, tile, channels_last, with_slope, sums, channels);                                    \
+#define ATROUS_ADD(T)                                                                                           \
+  ATROUS_CLONES void add(const Parts<T>& parts, const Tile& tile, bool channels_last, bool with_slope, T* sums, \
+                         int64_t channels) {                                                                    \
+    with_slope ? add_tile<true>(parts, tile, channels_last, sums, channels)                                     \
+               : add_tile<false>(parts, tile, channels_last, sums, channels);                                   \
   }
 ATROUS_ADD(float)
 ATROUS_ADD(double)

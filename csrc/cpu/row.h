@@ -20,7 +20,7 @@ struct Row {
 };
 
 template <Slope SLOPE, Residual RESIDUAL, bool DROPOUT, bool CHANNELS_LAST, class S, class Z>
-void run_row(const Row<S, Z>& row, const Draw<Wide<S>>& draw) {
+void run_row(const Row<S, Z>& row, Draw<Wide<S>> draw) {
   using T = Wide<S>;
   const T scale = row.scale[0], shift = row.shift[0], slope = row.slope[0];
   ATROUS_INDEPENDENT
