@@ -28,7 +28,7 @@ SHAPES = {"last": ((3, 5, 4, 5), "NHWC"), "planes": ((3, 5, 4, 8), "NCHW"), "fla
 
 @pytest.mark.skipif(INTERPRETING, reason="this is that process")
 def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=250)
+    cases.interpret(__file__, capsys=capsys, least=200)
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +121,7 @@ def check_statistics(z):
     with unmutated(z):
         mean, var = gradients.statistics(z)
     assert all((v.shape, v.dtype, v.device) == ((z.shape[1],), wide_of(z), z.device) for v in (mean, var))
+    assert mean.untyped_storage().data_ptr() != var.untyped_storage().data_ptr()
     values = z.double().transpose(0, 1).flatten(1)
     true_mean, true_var = values.mean(1), values.var(1, correction=0)
     unit = torch.finfo(mean.dtype).eps

@@ -48,6 +48,7 @@ def assert_statistics(z, mean, var):
     channels, count = z.shape[1], z.numel() // z.shape[1]
     for vector in (mean, var):
         assert (vector.shape, vector.dtype, vector.device) == ((channels,), torch.float32, z.device)
+    assert mean.untyped_storage().data_ptr() != var.untyped_storage().data_ptr()
     unit = torch.finfo(torch.float32).eps
     true_mean, true_m2 = truth_of(z)
     off = 2 * unit * z.double().abs().mean((0, 2, 3))

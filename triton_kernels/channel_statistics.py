@@ -14,7 +14,7 @@ from .reduction_plan import SIZES, plan, workspace
 
 @triton.jit
 def finish_statistics(
-    partial_ptr, out_ptr, block, tiles, shares, channels, pixels,
+    partial_ptr, mean_ptr, var_ptr, block, tiles, shares, channels, pixels,
     LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Mean and variance of a block of channels out of what all programs left."""
@@ -22,17 +22,17 @@ def finish_statistics(
     count, mean, m2 = collect(
         partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True, DTYPE
     )
-    tl.store(out_ptr + channel, mean, mask=channel < channels)
-    tl.store(out_ptr + channels + channel, variance(count, m2), mask=channel < channels)
+    tl.store(mean_ptr + channel, mean, mask=channel < channels)
+    tl.store(var_ptr + channel, variance(count, m2), mask=channel < channels)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def statistics_kernel(
-    z_ptr, out_ptr, partial_ptr, arrived_ptr, rows, col_groups, channels, pixels, tiles, steps, shares,
+    z_ptr, mean_ptr, var_ptr, partial_ptr, arrived_ptr, rows, col_groups, channels, pixels, tiles, steps, shares,
     LAYOUT: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """out = (mean, var), (2, channels). GROUP, OFFSET: as in pointwise.epilogue_kernel; the walk: see reduction.py."""
+    """mean and var, (channels,). GROUP, OFFSET: as in pointwise.epilogue_kernel; the walk: see reduction.py."""
     DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
     AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
     cols = col_groups.to(OFFSET) * GROUP
@@ -56,8 +56,9 @@ def statistics_kernel(
     if last:
         while block < end:
             finish_statistics(
-                partial_ptr, out_ptr, block, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, DTYPE
-            )
+                partial_ptr, mean_ptr, var_ptr, block, tiles, shares, channels, pixels,
+                LAYOUT, BLOCK_ROWS, BLOCK_COLS, DTYPE,
+            )  # fmt: skip
             block += 1
 
 
@@ -71,13 +72,13 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
         normalises with it.
     """
     key, channels, pixels = describe("z", z)
-    out = torch.empty((2, channels), dtype=accumulator(z), device=z.device)
+    mean, var = (torch.empty(channels, dtype=accumulator(z), device=z.device) for _ in range(2))
     if z.numel() == 0:
-        return out.zero_().unbind()
+        return mean.zero_(), var.zero_()
     check_device("z", z, statistics_kernel)
     programs, sizes, constants = plan(key, channels, pixels, z)
     launch(
         statistics_kernel, z.device, programs,
-        (z, out, *workspace(sizes, constants, out), *sizes), constants,
+        (z, mean, var, *workspace(sizes, constants, mean), *sizes), constants,
     )  # fmt: skip
-    return out.unbind()
+    return mean, var

@@ -133,19 +133,18 @@ def epilogue_backward(
     vectors, numbers, constants = operands(
         mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
     )
-    dz, du = (torch.empty_like(z) if needed else None for needed in (need_z, need_residual))
-    found = tuple(z.new_empty(0) if made is None else made for made in (dz, du))
+    dz, du = (torch.empty_like(z) if needed else z.new_empty(0) for needed in (need_z, need_residual))
     if z.numel() == 0 or not (need_z or need_residual):
-        return found
+        return dz, du
     check_device("z", z, backward_kernel)
     config, row_programs, programs = configure(key, z.device)
     walk, means = tiling(key, config, z), None if means is None or mean is None else means.contiguous()
     launch(
         backward_kernel, z.device, programs,
         (
-            grad, z, residual, dz, du, means, *vectors, *numbers,
+            grad, z, residual, dz if need_z else None, du if need_residual else None, means, *vectors, *numbers,
             key.rows, key.cols // walk["GROUP"], channels, pixels, row_programs,
         ),
         {**constants, **walk, "maxnreg": gradient_registers(z.element_size())},
     )  # fmt: skip
-    return found
+    return dz, du
