@@ -1,4 +1,4 @@
-"""What a training step must not do: compute too much, change its inputs, count wrongly, differentiate twice silently."""
+"""What a training step must not do: compute too much, change its inputs, miscount, differentiate twice in silence."""
 
 from __future__ import annotations
 
