@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from training import LOOSE, everything, images, same, twins
 
+import atrous
+
 
 def mean_error(found, truth):
     """The mean over all floating results of their errors relative to the truth's norm."""
@@ -124,6 +126,18 @@ def test_checkpointing(reentrant):
     same(found, expected, **LOOSE)
 
 
+def test_compiled_checkpointing():
+    """What plain torch traces as one graph: a checkpoint inside of a compiled function."""
+    fused, plain = twins()
+    x = images()
+    found = []
+    for model in (fused, plain):
+        torch._dynamo.reset()
+        run = torch.compile(partial(checkpoint, model[:2], use_reentrant=False), fullgraph=True, backend="aot_eager")
+        found.append(everything(model, x, lambda x: model[2:](run(x))))  # noqa: B023
+    same(*found, **LOOSE)
+
+
 def saved_and_loaded(model):
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -154,3 +168,12 @@ def test_checkpoints_are_interchangeable(direction):
     target.load_state_dict(source.state_dict())
     x = images()
     same(everything(target, x), everything(source, x), **LOOSE)
+
+
+def test_a_compiled_site_whose_number_of_channels_is_unknown():
+    """Dynamo makes a size unknown once it has seen two: the checks of shapes must know it again."""
+    x, w, slope = torch.randn(2, 4, 6, 5), torch.randn(4, 4, 3, 3), torch.rand(4)
+    torch._dynamo.reset()
+    torch._dynamo.maybe_mark_dynamic(w, 0)
+    run = partial(atrous.conv_bn_act, training=True, slope=slope)
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="aot_eager")(x, w), run(x, w))
