@@ -1,0 +1,179 @@
+"""A training step under what torch wraps around it: autocast, compile, checkpointing, copies, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import statistics
+from functools import partial
+
+import oracle
+import pytest
+import torch
+from oracle import layout, make_plain, ours_of
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from training import LOOSE, everything, images, same, twins
+
+import atrous
+
+
+def mean_error(found, truth):
+    """The mean over all floating results of their errors relative to the truth's norm."""
+    relative = [
+        (found[name].double() - right).norm() / right.norm()
+        for name, right in truth.items()
+        if right.is_floating_point()
+    ]
+    return sum(relative).item() / len(relative)
+
+
+def cast_step(model, x, dtype=torch.bfloat16):
+    def run(x):
+        with torch.autocast(x.device.type, dtype):
+            return model(x)
+
+    return everything(model, x, run)
+
+
+@pytest.mark.parametrize("act", ["prelu", "relu"])
+def test_bf16_autocast(act):
+    """Low precision inside; statistics and gradients in eager's dtypes, and no further from fp64 than eager's.
+
+    A rounding beside an activation's kink weighs a lot, in eager as in ours: so the median over networks.
+    """
+    ratios = []
+    for _ in range(11):
+        fused, plain = twins(act)
+        x = images(16)
+        truth = everything(oracle.wide(plain), x.double())
+        found, eager = cast_step(fused, x), cast_step(plain, x)
+        assert {name: v.dtype for name, v in found.items()} == {name: v.dtype for name, v in eager.items()}
+        ratios.append(mean_error(found, truth) / mean_error(eager, truth))
+    assert found["y"].dtype == torch.bfloat16 and found["0.bn1.running_var"].dtype == torch.float32
+    assert found["0.conv1.weight"].dtype == torch.float32
+    assert statistics.median(ratios) <= 1.15, ratios
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_fp16_with_a_scaler(enabled):
+    """The scaler's step is eager's; a gradient that overflows is skipped in both."""
+    device = torch.empty(0).device.type
+    fused, plain = twins()
+    x, parameters = images(), []
+    for model in (fused, plain):
+        optimizer, scaler = torch.optim.SGD(model.parameters(), 0.01), torch.GradScaler(device, 2.0**8, enabled=enabled)
+        for scale in (1.0, 1e6 if enabled else 1.0):  # the second overflows fp16
+            with torch.autocast(device, torch.float16):
+                loss = model(x).square().mean()
+            scaler.scale(loss * scale).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        parameters.append((scaler.get_scale(), [p.detach().clone() for p in model.parameters()]))
+    assert parameters[0][0] == parameters[1][0]
+    for found, expected in zip(parameters[0][1], parameters[1][1]):
+        assert torch.isfinite(found).all()
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("data", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_layouts_of_results_and_gradients(row, data, weights):
+    plain = make_plain(nn.PReLU(6)).train().to(memory_format=weights)
+    ours, found = ours_of(plain, row), []
+    x, r = (torch.randn(2, c, 9, 8).contiguous(memory_format=data) for c in (4, 6))
+    for module in (ours, plain):
+        a, b = (t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, r))
+        y = module(a, b)
+        y.square().sum().backward()
+        found.append([layout(t) for t in (y, a.grad, b.grad, module.conv.weight.grad)])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("act", ["prelu", "relu"])
+def test_a_compiled_step(act):
+    """forward, loss and backward, three times with an optimizer between: eager's losses, parameters, buffers."""
+    fused, plain = twins(act)
+    x = images()
+    torch._dynamo.reset()
+    curves = []
+    for model in (fused, plain):
+        loss_of = partial(lambda model, x: model(x).square().mean(), model)
+        if model is fused:
+            loss_of = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
+        optimizer, losses = torch.optim.SGD(model.parameters(), 0.01), []
+        for _ in range(3):
+            loss = loss_of(x)
+            loss.backward()
+            optimizer.step(), optimizer.zero_grad()
+            losses.append(loss.detach())
+        curves.append(torch.stack(losses))
+    torch.testing.assert_close(*curves, **LOOSE)
+    torch.testing.assert_close(fused.state_dict(), plain.state_dict(), **LOOSE)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing(reentrant):
+    fused, plain = twins()
+    x = images()
+    found, expected = (
+        everything(model, x, lambda x: model[2:](checkpoint(model[:2], x, use_reentrant=reentrant)))  # noqa: B023
+        for model in (fused, plain)
+    )
+    assert found["0.bn1.num_batches_tracked"] == expected["0.bn1.num_batches_tracked"] == 2
+    same(found, expected, **LOOSE)
+
+
+def test_compiled_checkpointing():
+    """What plain torch traces as one graph: a checkpoint inside of a compiled function."""
+    fused, plain = twins()
+    x = images()
+    found = []
+    for model in (fused, plain):
+        torch._dynamo.reset()
+        run = torch.compile(partial(checkpoint, model[:2], use_reentrant=False), fullgraph=True, backend="aot_eager")
+        found.append(everything(model, x, lambda x: model[2:](run(x))))  # noqa: B023
+    same(*found, **LOOSE)
+
+
+def saved_and_loaded(model):
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded])
+def test_copies_in_the_middle_of_training(copied):
+    fused, plain = twins()
+    x = images()
+    everything(fused, x)  # leaves gradients, and whatever a step prepares
+    twin = copied(fused)
+    before = {name: value.clone() for name, value in fused.state_dict().items()}
+    found = everything(twin, x)
+    assert all(torch.equal(value, before[name]) for name, value in fused.state_dict().items()), "it shares memory"
+    same(found, everything(fused, x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("direction", ["plain to fused", "fused to plain"])
+def test_checkpoints_are_interchangeable(direction):
+    fused, plain = twins()
+    source, target = (plain, fused) if direction == "plain to fused" else (fused, plain)
+    everything(source, images())
+    for p in target.parameters():
+        p.data.normal_()
+    assert source.state_dict().keys() == target.state_dict().keys()
+    target.load_state_dict(source.state_dict())
+    x = images()
+    same(everything(target, x), everything(source, x), **LOOSE)
+
+
+def test_a_compiled_site_whose_number_of_channels_is_unknown():
+    """Dynamo makes a size unknown once it has seen two: the checks of shapes must know it again."""
+    x, w, slope = torch.randn(2, 4, 6, 5), torch.randn(4, 4, 3, 3), torch.rand(4)
+    torch._dynamo.reset()
+    torch._dynamo.maybe_mark_dynamic(w, 0)
+    run = partial(atrous.conv_bn_act, training=True, slope=slope)
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="aot_eager")(x, w), run(x, w))
