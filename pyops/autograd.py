@@ -8,13 +8,13 @@ convolution's own gradients. Kept are z and the vectors; x and the residual by t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import recipes, synchronise
 from .layout import memory_format
@@ -84,6 +84,26 @@ def _sign_suffices(arguments: Epilogue, batch: bool) -> bool:
     return monotone and arguments.mean is None and not (batch or after or arguments.dropout)
 
 
+def once(backward: Callable) -> Callable:
+    """Gradients whose own gradient raises an error. torch's once_differentiable lets them pass for constants where the
+    incoming gradient needs none, and a penalty on them would be lost."""
+
+    @functools.wraps(backward)
+    def run(ctx, *grads):
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return found
+        several = isinstance(found, tuple)
+        tensors = [value.detach().requires_grad_() for value in (found if several else (found,)) if value is not None]
+        refusal = "atrous: a fused site cannot be asked to differentiate twice: its gradient has none (use the model as it was)"
+        marked = iter(torch._C._functions.DelayedError(refusal, len(tensors))(*tensors))
+        found = tuple(value if value is None else next(marked) for value in (found if several else (found,)))
+        return found if several else found[0]
+
+    return run
+
+
 class Site(torch.autograd.Function):
     """y, and what is fresh of z, mean, var and the number of values over all processes."""
 
@@ -117,7 +137,7 @@ class Site(torch.autograd.Function):
         return y, made, mean, var, total
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx, grad: Tensor | None, *_):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
@@ -157,7 +177,7 @@ class MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx, grad: Tensor):
         (places,) = ctx.saved_tensors
         geometry = (*(_pair(value) for value in ctx.geometry[:4]), ctx.geometry[4])

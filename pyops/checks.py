@@ -156,7 +156,7 @@ def more_than_one_value(size: Sequence[int]) -> None:
 def slope(value: Tensor, size: Sequence[int]) -> None:
     """A slope tensor: one number, or one a channel (dimension 1)."""
     channels = size[1] if len(size) > 1 else 1
-    if value.dim() > 1 or value.numel() not in (1, channels):
+    if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
         raise RuntimeError(f"slope: expected shape (1,) or ({channels},), got {tuple(value.shape)}")
 
 

@@ -20,8 +20,10 @@ def attach(y: Tensor, arguments: tuple) -> None:
     """Gives y its recipe. Only its own site's graph keeps the tensors alive: after the backward the recipe is lost."""
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     if torch.compiler.is_compiling():
-        y._atrous_traced = (arguments, _traced().produced(y, *tensors))
-    else:
+        made = _traced().produced(y, *tensors)
+        if made != _traced().NESTED:
+            y._atrous_traced = (arguments, made)
+    elif not _checkpointed():
         held = tuple(weakref.ref(value) if isinstance(value, Tensor) else value for value in arguments)
         y._atrous_recipe = (held, _versions(y, tensors))
 
@@ -32,6 +34,8 @@ def keep(y: Tensor) -> Kept:
         arguments, made = getattr(y, "_atrous_traced", None) or ((), None)
         tensors = [value for value in arguments if isinstance(value, Tensor)]
         return arguments if tensors and _traced().current(y, *tensors) == made else (y,)
+    if _checkpointed():
+        return (y,)
     held, made = getattr(y, "_atrous_recipe", None) or ((), None)
     arguments = tuple(value() if isinstance(value, weakref.ref) else value for value in held)
     tensors = [value for value in arguments if isinstance(value, Tensor)]
@@ -46,6 +50,13 @@ def value(kept: Kept) -> Tensor:
 def _versions(y: Tensor, tensors: list[Tensor]) -> int:
     """Grows with every change in place of any of them."""
     return y._version + sum(tensor._version for tensor in tensors)
+
+
+def _checkpointed() -> bool:
+    """Whether activation checkpointing runs: it keeps nothing of the first run, so recipes would only last in the
+    second, which must save what the first did."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
 def _traced():

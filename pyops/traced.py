@@ -9,11 +9,20 @@ from __future__ import annotations
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dynamo.symbolic_convert import InstructionTranslator
+
+NESTED = -2
 
 
 @torch._dynamo.nonstrict_trace
 def produced(y: Tensor, *tensors: Tensor) -> int:
-    """Marks y as made in this graph: the recipe of an input is from another trace and must not be used in this one."""
+    """Marks y as made in this graph: the recipe of an input is from another trace and must not be used in this one.
+
+    NESTED inside of a part that Dynamo traces apart, such as checkpointing's: nothing may be attached to tensors there.
+    """
+    translator = InstructionTranslator.current_tx()
+    if translator.output.current_tracer.parent is not None:
+        return NESTED
     y._atrous_made_here = True  # type: ignore[attr-defined]
     return sum(tensor._version for tensor in (y, *tensors))
 

@@ -81,7 +81,7 @@ def test_compiled_graphs_keep_no_more(act, backend):
     eagers, ours = kept_by(plain, x), kept_by(fused, x)
     torch._dynamo.reset()
     compiled = kept_by(torch.compile(fused, fullgraph=True, backend=backend), x)
-    assert compiled <= ours < 0.65 * eagers, (compiled, ours, eagers)
+    assert compiled <= 1.005 * ours < 0.65 * eagers, (compiled, ours, eagers)  # copies of vectors
 
 
 def test_a_kept_result_keeps_nothing_else():
