@@ -219,19 +219,19 @@ def _epilogue_backward(
 def _gradients_of_vectors(sums: Tensor, epilogue: Epilogue, need: Epilogue) -> Epilogue:
     """The gradients of gamma, beta and slope at their places."""
     found = {}
-    for name, row in (("beta", 0), ("gamma", 1), ("slope", 2)):
+    for name, total in zip(("beta", "gamma", "slope"), sums.unbind()):
         vector = getattr(epilogue, name)
         if getattr(need, name):
-            total = sums[row].sum() if vector.numel() == 1 else sums[row]
-            found[name] = total.reshape(vector.shape).to(vector.dtype)
+            total = total if vector.shape == total.shape else total.sum().reshape(vector.shape)
+            found[name] = total.to(vector.dtype)
     return Epilogue(*(None for _ in epilogue))._replace(**found)
 
 
 def _save(ctx, *groups: tuple) -> None:
     values = [value for group in groups for value in group]
-    ctx.save_for_backward(*(value for value in values if isinstance(value, Tensor)))
-    ctx.lengths = [len(group) for group in groups]
     ctx.others = [None if isinstance(value, Tensor) else (value,) for value in values]
+    ctx.save_for_backward(*(value for value, other in zip(values, ctx.others) if other is None))
+    ctx.lengths = [len(group) for group in groups]
 
 
 def _saved(ctx) -> list[list]:

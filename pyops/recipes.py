@@ -8,12 +8,26 @@ never correctness.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+HELD = object()  # stands where a tensor is that is held by a weak reference
 Kept = tuple[Any, ...]  # (the tensor,), or the arguments of `_epilogue_again` that give it
+
+
+class Recipe(NamedTuple):
+    """The arguments, HELD where a tensor is, the tensors, and the sum of their versions and y's."""
+
+    held: tuple
+    references: list[weakref.ref]
+    versions: int
+
+    def __reduce__(self):
+        """A y that is saved or sent to another process goes without."""
+        return (OrderedDict, ())  # one of the few that torch.load takes with weights_only
 
 
 def attach(y: Tensor, arguments: tuple) -> None:
@@ -24,8 +38,8 @@ def attach(y: Tensor, arguments: tuple) -> None:
         if made != _traced().NESTED:
             y._atrous_traced = (arguments, made)
     elif not _checkpointed():
-        held = tuple(weakref.ref(value) if isinstance(value, Tensor) else value for value in arguments)
-        y._atrous_recipe = (held, _versions(y, tensors))
+        held = tuple(HELD if isinstance(value, Tensor) else value for value in arguments)
+        y._atrous_recipe = Recipe(held, [weakref.ref(tensor) for tensor in tensors], _versions(y, tensors))
 
 
 def keep(y: Tensor) -> Kept:
@@ -36,11 +50,15 @@ def keep(y: Tensor) -> Kept:
         return arguments if tensors and _traced().current(y, *tensors) == made else (y,)
     if _checkpointed():
         return (y,)
-    held, made = getattr(y, "_atrous_recipe", None) or ((), None)
-    arguments = tuple(value() if isinstance(value, weakref.ref) else value for value in held)
-    tensors = [value for value in arguments if isinstance(value, Tensor)]
-    lost = len(tensors) != sum(isinstance(value, weakref.ref) for value in held)
-    return arguments if tensors and not lost and _versions(y, tensors) == made else (y,)
+    recipe = getattr(y, "_atrous_recipe", None)
+    if not isinstance(recipe, Recipe):
+        return (y,)
+    held, references, made = recipe
+    tensors = [reference() for reference in references]
+    if any(tensor is None for tensor in tensors) or _versions(y, tensors) != made:
+        return (y,)
+    alive = iter(tensors)
+    return tuple(next(alive) if value is HELD else value for value in held)
 
 
 def value(kept: Kept) -> Tensor:

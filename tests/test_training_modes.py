@@ -177,3 +177,15 @@ def test_a_compiled_site_whose_number_of_channels_is_unknown():
     torch._dynamo.maybe_mark_dynamic(w, 0)
     run = partial(atrous.conv_bn_act, training=True, slope=slope)
     torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="aot_eager")(x, w), run(x, w))
+
+
+def test_a_result_with_its_recipe_can_be_saved(tmp_path):
+    """torch.save takes a tensor's attributes with it; a recipe is none that means anything elsewhere."""
+    x, w = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3, requires_grad=True)
+    y = atrous.conv_bn_act(x, w, slope="relu", padding=1, training=True)
+    assert hasattr(y, "_atrous_recipe")
+    torch.save(y, tmp_path / "y.pt")
+    again = torch.load(tmp_path / "y.pt")
+    atrous.conv_bn_act(again, w, padding=1, training=True).sum().backward()  # what is left of the recipe is none
+    assert torch.equal(again, y) and (tmp_path / "y.pt").stat().st_size < 4 * y.nbytes
+    assert torch.equal(pickle.loads(pickle.dumps(y)), y)
