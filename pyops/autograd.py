@@ -8,7 +8,6 @@ convolution's own gradients. Kept are z and the vectors; x and the residual by t
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import recipes, synchronise
+from .autograd_tools import once, save, saved, size_and_layout, stand_in
 from .layout import memory_format
 from .recipes import Kept
 from .spec import Epilogue, Spec
@@ -84,26 +84,6 @@ def _sign_suffices(arguments: Epilogue, batch: bool) -> bool:
     return monotone and arguments.mean is None and not (batch or after or arguments.dropout)
 
 
-def once(backward: Callable) -> Callable:
-    """Gradients whose own gradient raises an error. torch's once_differentiable lets them pass for constants where the
-    incoming gradient needs none, and a penalty on them would be lost."""
-
-    @functools.wraps(backward)
-    def run(ctx, *grads):
-        with torch.no_grad():
-            found = backward(ctx, *grads)
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return found
-        several = isinstance(found, tuple)
-        tensors = [value.detach().requires_grad_() for value in (found if several else (found,)) if value is not None]
-        refusal = "atrous: a fused site cannot be asked to differentiate twice: its gradient has none (use the model as it was)"
-        marked = iter(torch._C._functions.DelayedError(refusal, len(tensors))(*tensors))
-        found = tuple(value if value is None else next(marked) for value in (found if several else (found,)))
-        return found if several else found[0]
-
-    return run
-
-
 class Site(torch.autograd.Function):
     """y, and what is fresh of z, mean, var and the number of values over all processes."""
 
@@ -132,8 +112,9 @@ class Site(torch.autograd.Function):
         elif epilogue.residual_after_act:
             kept_residual = ()
         x = kept_input if ctx.needs_input_grad[4] else ()
-        ctx.call, ctx.like, ctx.place = call, _like(input), (epilogue.residual is not None, epilogue.residual_after_act)
-        _save(ctx, x, kept_z, kept_residual, (weight, total, *epilogue._replace(residual=None)))
+        ctx.call, ctx.like = call, size_and_layout(input)
+        ctx.place = None if epilogue.residual is None else "after" if epilogue.residual_after_act else "before"
+        save(ctx, x, kept_z, kept_residual, (weight, total, *epilogue._replace(residual=None)))
         return y, made, mean, var, total
 
     @staticmethod
@@ -142,51 +123,23 @@ class Site(torch.autograd.Function):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
-        x, z, residual, (weight, total, *arguments) = _saved(ctx)
-        epilogue, need = Epilogue(*arguments), Epilogue(*ctx.needs_input_grad[6:])
-        need_z, (added, after) = need_x or need_weight or need_bias, ctx.place
-        dz, du, sums = grad, grad, None
-        if z:
-            epilogue = epilogue._replace(residual=recipes.value(residual) if residual else None)
-            dz, du, sums = _epilogue_backward(ctx.call, grad, recipes.value(z), epilogue, need, need_z, after, total)
-        dx, dw, db = dz, None, None
-        if ctx.call.spec is not None and need_z:
-            x = recipes.value(x) if x else _stand_in(grad, *ctx.like)
-            cancelled = ctx.call.batch and ctx.call.group is None  # a bias before batch statistics has no effect
-            needed = [need_x, need_weight, need_bias and not cancelled]
-            dx, dw, db = ctx.call.row.convolution_backward(dz, x, weight, ctx.call.spec, needed)
-            if need_bias and cancelled:
-                db = weight.new_zeros(weight.shape[0])
-        vectors = Epilogue(*(None for _ in epilogue))
-        if sums is not None:
-            vectors = _gradients_of_vectors(sums, epilogue, need)
-        residuals = (grad if after else du) if added and need.residual else None
-        return (None, None, None, dx if need_x else None, dw, db, *vectors._replace(residual=residuals))
-
-
-class MaxPool(torch.autograd.Function):
-    """max_pool2d that keeps the places of the maxima alone: its gradient asks of its input only the size."""
-
-    @staticmethod
-    def forward(ctx, input: Tensor, *geometry):
-        y, places = torch.ops.aten.max_pool2d_with_indices(
-            input, *(_pair(value) for value in geometry[:4]), geometry[4]
-        )
-        ctx.geometry, ctx.like = geometry, _like(input)
-        ctx.save_for_backward(places)
-        return y
-
-    @staticmethod
-    @once
-    def backward(ctx, grad: Tensor):
-        (places,) = ctx.saved_tensors
-        geometry = (*(_pair(value) for value in ctx.geometry[:4]), ctx.geometry[4])
-        found = torch.ops.aten.max_pool2d_with_indices_backward(grad, _stand_in(grad, *ctx.like), *geometry, places)
-        return found, *(None for _ in geometry)
-
-
-def _pair(value: int | tuple[int, int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+        need = dict(zip(Epilogue._fields, ctx.needs_input_grad[6:])) | {"z": need_x or need_weight or need_bias}
+        need["du"] = need["residual"] and ctx.place == "before"
+        kept_x, kept_z, kept_residual, (weight, total, *arguments) = saved(ctx)
+        epilogue, found = Epilogue(*arguments), dict.fromkeys(Epilogue._fields)
+        dz, du = grad, grad
+        if kept_z:
+            epilogue = epilogue._replace(residual=recipes.value(kept_residual) if kept_residual else None)
+            dz, du, sums = _epilogue_backward(ctx.call, grad, recipes.value(kept_z), epilogue, need, total)
+            if sums is not None:
+                found |= _gradients_of_vectors(sums, epilogue, need)
+        if need["residual"]:
+            found["residual"] = grad if ctx.place == "after" else du
+        dx, dw, db = (dz if need_x else None), None, None
+        if ctx.call.spec is not None and need["z"]:
+            x = recipes.value(kept_x) if kept_x else stand_in(grad, *ctx.like)
+            dx, dw, db = _convolution_backward(ctx.call, dz, x, weight, [need_x, need_weight, need_bias])
+        return (None, None, None, dx, dw, db, *found.values())
 
 
 def _with_statistics(call: Call, input: Tensor, weight, bias) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,55 +149,37 @@ def _with_statistics(call: Call, input: Tensor, weight, bias) -> tuple[Tensor, T
 
 
 def _epilogue_backward(
-    call: Call, grad: Tensor, z: Tensor, epilogue: Epilogue, need: Epilogue, need_z: bool, after: bool, total
+    call: Call, grad: Tensor, z: Tensor, epilogue: Epilogue, need: dict[str, bool], total: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """dz, du and the sums, as far as they are needed."""
     grad = grad.contiguous(memory_format=memory_format(z))
     means = sums = None
-    if need.gamma or need.beta or need.slope or (call.batch and need_z):
+    if need["gamma"] or need["beta"] or need["slope"] or (call.batch and need["z"]):
         sums = call.row.primitive("_epilogue_reduce", z)(grad, z, *epilogue)
-    if call.batch and need_z and sums is not None:
+    if call.batch and need["z"] and sums is not None:
         shared = sums[:2] if call.group is None else synchronise.summed(sums[:2], call.group)
         means = shared / (_count(z) if total is None else total)
-    need_du = bool(need.residual) and not after
-    alike = epilogue.mean is None  # then dz is du
-    if not (need_z or need_du):
+    if not (need["z"] or need["du"]):
         return grad, grad, sums
+    alike = epilogue.mean is None  # then dz is du
     dz, du = call.row.primitive("_epilogue_backward", z)(
-        grad, z, means, need_z or alike, need_du and not alike, *epilogue
+        grad, z, means, need["z"] or alike, need["du"] and not alike, *epilogue
     )
     return dz, dz if alike else du, sums
 
 
-def _gradients_of_vectors(sums: Tensor, epilogue: Epilogue, need: Epilogue) -> Epilogue:
-    """The gradients of gamma, beta and slope at their places."""
+def _gradients_of_vectors(sums: Tensor, epilogue: Epilogue, need: dict[str, bool]) -> dict[str, Tensor]:
     found = {}
     for name, total in zip(("beta", "gamma", "slope"), sums.unbind()):
-        vector = getattr(epilogue, name)
-        if getattr(need, name):
+        if need[name]:
+            vector = getattr(epilogue, name)
             total = total if vector.shape == total.shape else total.sum().reshape(vector.shape)
             found[name] = total.to(vector.dtype)
-    return Epilogue(*(None for _ in epilogue))._replace(**found)
+    return found
 
 
-def _save(ctx, *groups: tuple) -> None:
-    values = [value for group in groups for value in group]
-    ctx.others = [None if isinstance(value, Tensor) else (value,) for value in values]
-    ctx.save_for_backward(*(value for value, other in zip(values, ctx.others) if other is None))
-    ctx.lengths = [len(group) for group in groups]
-
-
-def _saved(ctx) -> list[list]:
-    """The groups as they were given to _save."""
-    tensors = iter(ctx.saved_tensors)
-    values = iter([next(tensors) if other is None else other[0] for other in ctx.others])
-    return [[next(values) for _ in range(length)] for length in ctx.lengths]
-
-
-def _like(x: Tensor) -> tuple:
-    return tuple(x.shape), memory_format(x)
-
-
-def _stand_in(grad: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
-    """For an input of which the convolution's backward asks the size only."""
-    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+def _convolution_backward(call: Call, dz: Tensor, x: Tensor, weight: Tensor, needed: list[bool]):
+    """The gradients of input, weight and bias. Before the statistics of a batch a bias has no effect: its is 0."""
+    cancelled = needed[2] and call.batch and call.group is None
+    dx, dw, db = call.row.convolution_backward(dz, x, weight, call.spec, [*needed[:2], needed[2] and not cancelled])
+    return dx, dw, weight.new_zeros(weight.shape[0]) if cancelled else db

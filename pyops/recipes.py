@@ -36,10 +36,11 @@ def attach(y: Tensor, arguments: tuple) -> None:
     if torch.compiler.is_compiling():
         made = _traced().produced(y, *tensors)
         if made != _traced().NESTED:
-            y._atrous_traced = (arguments, made)
+            y._atrous_traced = (arguments, made)  # type: ignore[attr-defined]
     elif not _checkpointed():
         held = tuple(HELD if isinstance(value, Tensor) else value for value in arguments)
-        y._atrous_recipe = Recipe(held, [weakref.ref(tensor) for tensor in tensors], _versions(y, tensors))
+        recipe = Recipe(held, [weakref.ref(tensor) for tensor in tensors], _versions(y, tensors))
+        y._atrous_recipe = recipe  # type: ignore[attr-defined]
 
 
 def keep(y: Tensor) -> Kept:
@@ -54,8 +55,8 @@ def keep(y: Tensor) -> Kept:
     if not isinstance(recipe, Recipe):
         return (y,)
     held, references, made = recipe
-    tensors = [reference() for reference in references]
-    if any(tensor is None for tensor in tensors) or _versions(y, tensors) != made:
+    tensors = [tensor for reference in references if (tensor := reference()) is not None]
+    if len(tensors) < len(references) or _versions(y, tensors) != made:
         return (y,)
     alive = iter(tensors)
     return tuple(next(alive) if value is HELD else value for value in held)

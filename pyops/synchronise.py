@@ -24,7 +24,7 @@ class Group(NamedTuple):
         """That of nn.SyncBatchNorm.process_group (None: all processes); None where it is this process alone."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return None
-        group = process_group or torch.distributed.group.WORLD
+        group: torch.distributed.ProcessGroup = process_group or torch.distributed.group.WORLD  # type: ignore[assignment]
         size = torch.distributed.get_world_size(group)
         return Group(group.group_name, size) if size > 1 else None
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "autograd": {"recipes"},
     "functional": {"autograd", "dispatch", "ops_cuda"},
     "nn": {"functional", "packs"},
-    "fusion": {"autograd", "dispatch", "functional", "nn"},
+    "fusion": {"autograd_pool", "dispatch", "functional", "nn"},
     "testing": set(),
     "timing": set(),
     "tuner": {

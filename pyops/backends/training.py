@@ -20,8 +20,8 @@ def primitive(name: str, x: Tensor) -> Callable:
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
     """z = conv2d(x, w) + b, in the layout of x or w, rounded to the dtype of x."""
     dtype = arithmetic_type(input)
-    x, w, b = (value if value is None else value.to(dtype) for value in (input, weight, bias))
-    z = torch.conv2d(x, w, b, spec.stride, spec.padding, spec.dilation, spec.groups).to(input.dtype)
+    tensors = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    z = torch.conv2d(*tensors, spec.stride, spec.padding, spec.dilation, spec.groups).to(input.dtype)
     return z.contiguous(memory_format=memory_format(input, weight))
 
 
@@ -39,7 +39,11 @@ def convolution_backward(
     """The gradients of input, weight and bias, those that are needed. input: only its size, if weight's is not."""
     dtype = arithmetic_type(input)
     geometry = (spec.stride, spec.padding, spec.dilation, False, (0, 0), spec.groups)
-    found = torch.ops.aten.convolution_backward(
+    dx, dw, db = torch.ops.aten.convolution_backward(
         grad.to(dtype), input.to(dtype), weight.to(dtype), [weight.shape[0]], *geometry, needed
     )
-    return tuple(None if gradient is None else gradient.to(input.dtype) for gradient in found)
+    return _to(dx, input.dtype), _to(dw, input.dtype), _to(db, input.dtype)
+
+
+def _to(gradient: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if gradient is None else gradient.to(dtype)

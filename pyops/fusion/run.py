@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import checks
 from .. import nn as fused
 from ..activation import SlopeLike
-from ..autograd import MaxPool
+from ..autograd_pool import MaxPool
 from ..spec import Spec
 from .nodes import HOOKS
 
