@@ -41,9 +41,9 @@ def _conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *argu
     return torch.empty_like(_conv(input, weight, bias, stride, padding, dilation, groups))
 
 
-def _winograd_weight(weight: Tensor) -> Tensor:
-    panels = (weight.shape[0] + 15) // 16
-    return weight.new_empty((panels, 16, weight.shape[1], 16), dtype=torch.float32)
+def _winograd_weight(weight: Tensor, turned: bool = False) -> Tensor:
+    inner, outer = weight.shape[turned], weight.shape[not turned]
+    return weight.new_empty(((inner + 15) // 16, 16, outer, 16), dtype=torch.float32)
 
 
 def _winograd_epilogue(input, transformed, out_channels, bias, padding, dilation, *arguments) -> Tensor:

@@ -17,7 +17,8 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& z);
 Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups);
 
-Tensor winograd_weight(const Tensor& weight);
+// turned: for the gradient of the input: by 180 degrees, input and output channels changed over.
+Tensor winograd_weight(const Tensor& weight, bool turned);
 Tensor winograd_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& transformed,
                          int64_t out_channels, const OptionalTensor& bias, const Sizes& padding, const Sizes& dilation);
 

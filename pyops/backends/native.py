@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .. import ops
 from ..spec import Epilogue, Spec
+from . import training
 from .arithmetic import arithmetic_type, in_arithmetic_type
-from .training import convolution, convolution_backward, convolution_statistics, primitive  # noqa: F401
+from .training import primitive
 
 name = "native"
 
@@ -80,3 +81,47 @@ def packed_conv_epilogue(
     return torch.ops.atrous._winograd_epilogue(
         input, packed, weight.shape[0], bias, spec.padding, spec.dilation, *arguments
     )
+
+
+# Training: 3x3 convolutions of stride 1 are Winograd convolutions here too, and so are their input gradients.
+
+TRAINING_PIXELS = 512  # of all images: below it transforming the weight in each call takes what it saves
+
+
+def _winograd(input: Tensor, weight: Tensor, spec: Spec) -> bool:
+    """Whether a convolution whose weight changes from call to call is one; its output is channels_last."""
+    enough = input.shape[0] * input.shape[2] * input.shape[3] >= TRAINING_PIXELS
+    return enough and input.is_contiguous(memory_format=torch.channels_last) and not pack_reasons(input, weight, spec)
+
+
+def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
+    """z = conv2d(x, w) + b."""
+    if not _winograd(input, weight, spec):
+        return training.convolution(input, weight, bias, spec)
+    transformed = torch.ops.atrous._winograd_weight(weight)
+    geometry = weight.shape[0], bias, spec.padding, spec.dilation
+    return torch.ops.atrous._winograd_epilogue(input, transformed, *geometry, *Epilogue())
+
+
+def convolution_statistics(
+    input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z, and the mean and biased variance of its channels."""
+    z = convolution(input, weight, bias, spec)
+    return z, *primitive("_statistics", z)(z)
+
+
+def convolution_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, needed: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of input, weight and bias, those that are needed.
+
+    dx is the convolution of the gradient with the weight turned by 180 degrees, its channels changed over.
+    """
+    padding = tuple(2 * d - p for d, p in zip(spec.dilation, spec.padding))
+    if not (needed[0] and min(padding) >= 0 and _winograd(grad, weight, spec)):
+        return training.convolution_backward(grad, input, weight, spec, needed)
+    turned = torch.ops.atrous._winograd_weight(weight, True)
+    geometry = weight.shape[1], None, padding, spec.dilation
+    dx = torch.ops.atrous._winograd_epilogue(grad, turned, *geometry, *Epilogue())
+    return dx, *training.convolution_backward(grad, input, weight, spec, [False, *needed[1:]])[1:]
