@@ -138,7 +138,8 @@ class Site(torch.autograd.Function):
         dx, dw, db = (dz if need_x else None), None, None
         if ctx.call.spec is not None and need["z"]:
             x = recipes.value(kept_x) if kept_x else stand_in(grad, *ctx.like)
-            dx, dw, db = _convolution_backward(ctx.call, dz, x, weight, [need_x, need_weight, need_bias])
+            needed = [need_x, need_weight, need_bias]
+            dx, dw, db = _convolution_backward(ctx.call, dz, x, weight, ctx.like[1], needed)
         return (None, None, None, dx, dw, db, *found.values())
 
 
@@ -178,8 +179,9 @@ def _gradients_of_vectors(sums: Tensor, epilogue: Epilogue, need: dict[str, bool
     return found
 
 
-def _convolution_backward(call: Call, dz: Tensor, x: Tensor, weight: Tensor, needed: list[bool]):
+def _convolution_backward(call: Call, dz: Tensor, x: Tensor, weight: Tensor, layout, needed: list[bool]):
     """The gradients of input, weight and bias. Before the statistics of a batch a bias has no effect: its is 0."""
     cancelled = needed[2] and call.batch and call.group is None
-    dx, dw, db = call.row.convolution_backward(dz, x, weight, call.spec, [*needed[:2], needed[2] and not cancelled])
+    asked = [*needed[:2], needed[2] and not cancelled]
+    dx, dw, db = call.row.convolution_backward(dz, x, weight, call.spec, layout, asked)
     return dx, dw, weight.new_zeros(weight.shape[0]) if cancelled else db

@@ -32,7 +32,9 @@ WAYS: dict[str, Callable[[nn.Module], Any]] = {
     "atrous": fuse,
     "atrous_keeping": functools.partial(fuse, recompute=False),
 }
-BUDGET = 2.0  # the error of all gradients together that is accepted, as a multiple of eager's own against fp64
+# The error of all gradients together that is accepted, as a multiple of eager's own against fp64, the larger of its two
+# layouts: near a kink one rounding decides whether a slope counts, and 33 layers pass that on.
+BUDGET = 2.0
 
 
 class Step:
@@ -93,8 +95,9 @@ class Training:
             self.result["agreement_of_gradients"][name] = error
             self.steps[name] = step
         errors = self.result["agreement_of_gradients"]
-        wrong = [name for name in errors if name.startswith("atrous") and not errors[name] <= BUDGET * errors["eager"]]
-        return ", ".join(f"{name}: {errors[name]:.3g}, eager {errors['eager']:.3g}" for name in wrong) or None
+        allowed = BUDGET * max(error for name, error in errors.items() if name.startswith("eager"))
+        wrong = [name for name in errors if name.startswith("atrous") and not errors[name] <= allowed]
+        return ", ".join(f"{name}: error {errors[name]:.3g}, allowed {allowed:.3g}" for name in wrong) or None
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.result["training_not_run"].append({"variant": name, "reason": reason})

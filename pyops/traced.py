@@ -20,8 +20,11 @@ def produced(y: Tensor, *tensors: Tensor) -> int:
 
     NESTED inside of a part that Dynamo traces apart, such as checkpointing's: nothing may be attached to tensors there.
     """
-    translator = InstructionTranslator.current_tx()
-    if translator.output.current_tracer.parent is not None:
+    try:
+        tracer = InstructionTranslator.current_tx().output.current_tracer
+    except AttributeError:  # Dynamo is done, and what comes after it traces again does not ask for this number
+        return NESTED
+    if tracer.parent is not None:
         return NESTED
     y._atrous_made_here = True  # type: ignore[attr-defined]
     return sum(tensor._version for tensor in (y, *tensors))

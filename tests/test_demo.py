@@ -82,7 +82,7 @@ def test_training_is_timed_and_its_memory_counted(result):
     assert kept["eager"] == kept["eager_channels_last"] and kept["atrous"] < 0.5 * kept["eager"]
     assert kept["atrous"] < kept["atrous_keeping"] < kept["eager"]
     errors = result["agreement_of_gradients"]
-    assert errors["atrous"] <= demo_training.BUDGET * errors["eager"]
+    assert errors["atrous"] <= demo_training.BUDGET * max(errors["eager"], errors["eager_channels_last"])
     first, *others = result["training"]
     for row in others:
         assert row["speedup_vs_eager"] == pytest.approx(first["median_ms"] / row["median_ms"])

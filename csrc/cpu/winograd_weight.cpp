@@ -34,7 +34,8 @@ Tensor winograd_weight(const Tensor& weight, bool turned) {
           const int64_t k = panel * PANEL + lane;
           double taps[9] = {}, result[POSITIONS];
           for (int64_t i = 0; i < 9 && k < sizes[0]; ++i)
-            taps[i] = widen(data[first_tap + k * strides[0] + c * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]]);
+            taps[i] =
+                widen(data[first_tap + k * strides[0] + c * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]]);
           transform_weight(taps, result);
           for (int64_t position = 0; position < POSITIONS; ++position)
             u[((panel * POSITIONS + position) * channels + c) * PANEL + lane] = float(result[position]);

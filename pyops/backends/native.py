@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..layout import memory_format
 from ..spec import Epilogue, Spec
 from . import training
 from .arithmetic import arithmetic_type, in_arithmetic_type
@@ -88,15 +89,15 @@ def packed_conv_epilogue(
 TRAINING_PIXELS = 512  # of all images: below it transforming the weight in each call takes what it saves
 
 
-def _winograd(input: Tensor, weight: Tensor, spec: Spec) -> bool:
+def _winograd(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> bool:
     """Whether a convolution whose weight changes from call to call is one; its output is channels_last."""
     enough = input.shape[0] * input.shape[2] * input.shape[3] >= TRAINING_PIXELS
-    return enough and input.is_contiguous(memory_format=torch.channels_last) and not pack_reasons(input, weight, spec)
+    return enough and layout == torch.channels_last and not pack_reasons(input, weight, spec)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
     """z = conv2d(x, w) + b."""
-    if not _winograd(input, weight, spec):
+    if not _winograd(input, weight, spec, memory_format(input)):
         return training.convolution(input, weight, bias, spec)
     transformed = torch.ops.atrous._winograd_weight(weight)
     geometry = weight.shape[0], bias, spec.padding, spec.dilation
@@ -112,16 +113,16 @@ def convolution_statistics(
 
 
 def convolution_backward(
-    grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, needed: list[bool]
+    grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format, needed: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of input, weight and bias, those that are needed.
 
     dx is the convolution of the gradient with the weight turned by 180 degrees, its channels changed over.
     """
     padding = tuple(2 * d - p for d, p in zip(spec.dilation, spec.padding))
-    if not (needed[0] and min(padding) >= 0 and _winograd(grad, weight, spec)):
-        return training.convolution_backward(grad, input, weight, spec, needed)
+    if not (needed[0] and min(padding) >= 0 and _winograd(grad, weight, spec, layout)):
+        return training.convolution_backward(grad, input, weight, spec, layout, needed)
     turned = torch.ops.atrous._winograd_weight(weight, True)
     geometry = weight.shape[1], None, padding, spec.dilation
     dx = torch.ops.atrous._winograd_epilogue(grad, turned, *geometry, *Epilogue())
-    return dx, *training.convolution_backward(grad, input, weight, spec, [False, *needed[1:]])[1:]
+    return dx, *training.convolution_backward(grad, input, weight, spec, layout, [False, *needed[1:]])[1:]

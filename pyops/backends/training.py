@@ -34,9 +34,12 @@ def convolution_statistics(
 
 
 def convolution_backward(
-    grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, needed: list[bool]
+    grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format, needed: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of input, weight and bias, those that are needed. input: only its size, if weight's is not."""
+    """The gradients of input, weight and bias, those that are needed.
+
+    input: only its size counts where weight's is not needed. layout: that of the input in the forward.
+    """
     dtype = arithmetic_type(input)
     geometry = (spec.stride, spec.padding, spec.dilation, False, (0, 0), spec.groups)
     dx, dw, db = torch.ops.aten.convolution_backward(
