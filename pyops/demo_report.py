@@ -98,9 +98,8 @@ def training(result: Result) -> str:
         lines.append(f"{TRAINING[row['variant']]:<20}{numbers}")
     lines += [_wrapped(f"not run: {TRAINING[row['variant']]}: {row['reason']}") for row in result["training_not_run"]]
     errors = result["agreement_of_gradients"]
-    lines.append(
-        _wrapped(f"Error of all gradients against fp64: eager {errors['eager']:.2g}, atrous {errors['atrous']:.2g}")
-    )
+    what = f"Error of all gradients against the plain model in fp64: fused in fp64 {errors['float64']:.1g}, in fp32 "
+    lines.append(_wrapped(f"{what}{errors['atrous']:.1g}, plain in fp32 {errors['eager']:.1g}"))
     return "\n".join(lines)
 
 

@@ -32,9 +32,9 @@ WAYS: dict[str, Callable[[nn.Module], Any]] = {
     "atrous": fuse,
     "atrous_keeping": functools.partial(fuse, recompute=False),
 }
-# The error of all gradients together that is accepted, as a multiple of eager's own against fp64, the larger of its two
-# layouts: near a kink one rounding decides whether a slope counts, and 33 layers pass that on.
-BUDGET = 2.0
+# The error of all gradients together that is accepted in fp64. In fp32 one rounding beside a kink decides whether a
+# slope counts, for the plain model as for the fused one: those errors are told, and prove nothing.
+BUDGET = 1e-6
 
 
 class Step:
@@ -77,7 +77,12 @@ class Training:
 
     def prepare(self) -> str | None:
         """The first step of every way, compiling last; None, or how the gradients disagree."""
-        truth = Step("eager", copy.deepcopy(self.model).double(), self.images.double()).gradients()
+        wide = copy.deepcopy(self.model).double()
+        truth, ours = (Step(name, wide, self.images.double()).gradients() for name in ("eager", "atrous"))
+        exact = float((ours - truth).norm() / truth.norm())
+        self.result["agreement_of_gradients"]["float64"] = exact
+        if not exact <= BUDGET:
+            return f"error {exact:.3g} in fp64, allowed {BUDGET:.3g}"
         for name in self.plan.training_variants:
             self.progress(f"training, {LABELS[name].strip()}", 1)
             if name == "compile" and time.monotonic() > self.deadline:
@@ -94,10 +99,7 @@ class Training:
             self.result["memory"].append({"variant": name, "kept_bytes_per_image": step.kept()})
             self.result["agreement_of_gradients"][name] = error
             self.steps[name] = step
-        errors = self.result["agreement_of_gradients"]
-        allowed = BUDGET * max(error for name, error in errors.items() if name.startswith("eager"))
-        wrong = [name for name in errors if name.startswith("atrous") and not errors[name] <= allowed]
-        return ", ".join(f"{name}: error {errors[name]:.3g}, allowed {allowed:.3g}" for name in wrong) or None
+        return None
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.result["training_not_run"].append({"variant": name, "reason": reason})
