@@ -40,12 +40,11 @@ BUDGET = 1e-6
 class Step:
     """One way to train a copy of the model on a batch of photographs; a call is one step of SGD."""
 
-    def __init__(self, name: str, model: nn.Module, images: Tensor):
-        layout = NCHW if name == "eager" else NHWC
+    def __init__(self, way: Callable[[nn.Module], Any], model: nn.Module, images: Tensor, layout=NHWC):
         self.model = copy.deepcopy(model).train().to(memory_format=layout)  # type: ignore[call-overload]
-        self.run = WAYS[name](self.model)
+        self.run = way(self.model)
         self.images = images.to(memory_format=layout, copy=True)
-        self.labels = torch.arange(len(images), device=images.device)
+        self.labels = torch.arange(len(images), device=images.device) % 1000
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
 
     def gradients(self) -> Tensor:
@@ -67,6 +66,10 @@ class Step:
         self.optimizer.step()
 
 
+def named(name: str, model: nn.Module, images: Tensor) -> Step:
+    return Step(WAYS[name], model, images, NCHW if name == "eager" else NHWC)
+
+
 class Training:
     """agreement(), then measure(); both fill the result's `training` and `memory`."""
 
@@ -78,7 +81,7 @@ class Training:
     def prepare(self) -> str | None:
         """The first step of every way, compiling last; None, or how the gradients disagree."""
         wide = copy.deepcopy(self.model).double()
-        truth, ours = (Step(name, wide, self.images.double()).gradients() for name in ("eager", "atrous"))
+        truth, ours = (named(name, wide, self.images.double()).gradients() for name in ("eager", "atrous"))
         exact = float((ours - truth).norm() / truth.norm())
         self.result["agreement_of_gradients"]["float64"] = exact
         if not exact <= BUDGET:
@@ -89,7 +92,7 @@ class Training:
                 self._leave_out(name, f"it would take the demo past {self.plan.seconds:g} s (--seconds)")
                 continue
             try:
-                step = Step(name, self.model, self.images)
+                step = named(name, self.model, self.images)
                 error = float((step.gradients() - truth).norm() / truth.norm())
             except Exception as failure:  # a peer that cannot run here is a row that says so
                 if name.startswith("atrous"):

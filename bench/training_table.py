@@ -1,0 +1,135 @@
+"""The table of training on a card: a step of SGD, its peak memory, and the two goals.
+
+    python bench/training_table.py RESULTS_DIR [--continue]
+
+ResNet34 with channel-wise PReLU in bf16 autocast, channels_last: plain, compiled, fused, and fused in torch.compile, in
+turns. Writes RESULTS_DIR/<gpu>-<date>-training.json after each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import fused_goals
+import fused_models
+import table as tables
+import torch
+from measures import dtype_name, medians
+from torch import Tensor
+
+from atrous import demo_training, fuse
+
+SECONDS = {"steps": 150.0}
+BATCHES = (256, 32)
+WAYS: dict[str, Callable] = {
+    "eager_channels_last": lambda model: model,
+    "compile": functools.partial(torch.compile, fullgraph=True, dynamic=False),
+    "compile_max_autotune": functools.partial(
+        torch.compile, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs"
+    ),
+    "atrous": fuse,
+    "atrous_keeping": functools.partial(fuse, recompute=False),
+    "atrous_compile": lambda model: torch.compile(fuse(model), fullgraph=True, dynamic=False),
+}
+FASTER, SMALLER = 1.2, 0.6  # over torch.compile at batch 256; of eager's peak memory
+
+
+class Step(demo_training.Step):
+    """A step in autocast's dtype."""
+
+    def __init__(self, name: str, images: Tensor, dtype: torch.dtype):
+        super().__init__(WAYS[name], fused_models.model(32).to(images.device), images)
+        self.dtype = dtype
+
+    def loss(self) -> Tensor:
+        with torch.autocast(self.images.device.type, self.dtype):
+            return super().loss()
+
+
+def peak(step: Step) -> int:
+    """Bytes that torch's allocator gave out at the most during a step."""
+    torch.cuda.synchronize(step.images.device)
+    torch.cuda.reset_peak_memory_stats(step.images.device)
+    before = torch.cuda.memory_allocated(step.images.device)
+    step()
+    return torch.cuda.max_memory_allocated(step.images.device) - before
+
+
+def measure(batch: int, dtype: torch.dtype, device: torch.device, size: int, seconds: float) -> dict[str, Any]:
+    """One row: milliseconds and peak bytes of every way that runs, and why the others do not."""
+    images = torch.randn(batch, 3, size, size, device=device)
+    steps, peaks, missing = {}, {}, {}
+    for name in WAYS:
+        try:
+            step = Step(name, images, dtype)
+            step(), step()
+            peaks[name] = peak(step) if device.type == "cuda" else 0
+            steps[name] = step
+        except Exception as failure:
+            missing[name] = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
+    ms = medians(steps, device, seconds)
+    return {"batch": batch, "dtype": dtype_name(dtype), "size": size, "ms": ms, "peak": peaks, "missing": missing}
+
+
+def goals(result: tables.Result) -> list[dict[str, str]]:
+    checked = []
+    for text, key, needed, better in (
+        (f"a training step at batch 256: at least {FASTER:g}x torch.compile", "ms", FASTER, max),
+        (f"peak memory at batch 256: at most {SMALLER:g} of eager's", "peak", SMALLER, min),
+    ):
+        row = next((row for row in result["steps"] if row["batch"] == 256), {"ms": {}, "peak": {}})
+        peer = row[key].get("compile" if key == "ms" else "eager_channels_last")
+        ours = {name: value for name, value in row[key].items() if name.startswith("atrous")}
+        if not peer or not ours:
+            checked.append(fused_goals.goal(text, "nothing", None))
+            continue
+        ratios = {name: peer / value if key == "ms" else value / peer for name, value in ours.items()}
+        best = better(ratios, key=lambda name: ratios[name])
+        reached = ratios[best] >= needed if key == "ms" else ratios[best] <= needed
+        checked.append(fused_goals.goal(text, f"{ratios[best]:.2f} ({best})", reached))
+    return checked
+
+
+def show(result: tables.Result) -> str:
+    lines = []
+    for row in result["steps"]:
+        lines.append(f"training step of ResNet34, {row['dtype']}, batch {row['batch']}: over eager NHWC, ms, peak MB")
+        eager = row["ms"].get("eager_channels_last")
+        for name, ms in row["ms"].items():
+            ratio = f"{eager / ms:.2f}x" if eager else "-"
+            lines.append(f"  {name:<24}{ratio:>8}{ms:>10.2f}{row['peak'][name] / 1e6:>10.0f}")
+        lines += [f"  {name:<24} not run: {reason}" for name, reason in row["missing"].items()]
+    return "\n".join(lines + fused_goals.show(result["goals"], result["device"]) + tables.missing(result))
+
+
+def table(
+    device: torch.device, result: tables.Result, save: Callable[[], None],
+    batches: tuple[int, ...] = BATCHES, size: int = 224, seconds: float = 12.0,
+) -> None:  # fmt: skip
+    def checked() -> None:
+        result["goals"] = goals(result)
+        save()
+
+    jobs = ((measure, batch, torch.bfloat16, device, size, seconds) for batch in batches)
+    tables.fill(result, {"steps": jobs}, SECONDS, checked)
+
+
+def run(
+    args: argparse.Namespace, device: torch.device, result: tables.Result, save: Callable[[], None]
+) -> tuple[str, int]:
+    table(device, result, save)
+    ours = [row["missing"] for row in result["steps"]]
+    return show(result), int(any(name.startswith("atrous") for missing in ours for name in missing))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Training beside torch.compile on a card.")
+    return tables.main(parser, argv, "training", "-training", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
