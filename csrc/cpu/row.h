@@ -24,6 +24,7 @@ void run_row(const Row<S, Z>& row, Draw<Wide<S>> draw) {
   using T = Wide<S>;
   const T scale = row.scale[0], shift = row.shift[0], slope = row.slope[0];
   ATROUS_INDEPENDENT
+  ATROUS_ROLLED
   for (int64_t i = 0; i < row.length; ++i) {
     const Affine<T> channel = CHANNELS_LAST ? Affine<T>{row.scale[i], row.shift[i]} : Affine<T>{scale, shift};
     T factor = CHANNELS_LAST ? row.slope[i] : slope, residual = 0, keep = 1;

@@ -22,6 +22,13 @@
 #define ATROUS_INDEPENDENT
 #endif
 
+// The next loop becomes vector code before it is unrolled, also where its length is a small constant.
+#if defined(__GNUC__) && !defined(__clang__)
+#define ATROUS_ROLLED _Pragma("GCC unroll 1")
+#else
+#define ATROUS_ROLLED
+#endif
+
 namespace atrous {
 
 struct Half {

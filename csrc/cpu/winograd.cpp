@@ -1,8 +1,9 @@
 // _winograd_epilogue: a 3x3 convolution of stride 1 and any dilation on channels_last tensors, the
 // epilogue applied to each output before it leaves the cache.
 //
-// A task is a block of tiles and a range of output channels: transform the block's input (V stays in L2), then for each
-// panel of 16 output channels multiply it position by position with the weight (M stays in L1 or L2), transform back.
+// A task is a block of tiles and a range of output channels: transform the block's input (V), then for a few panels of
+// 16 output channels at a time multiply it position by position with the weight (M stays in L2), transform back. V may
+// be larger than L2: one position of it is not, and all panels of the few are done with it before the next.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -10,14 +11,8 @@
 #include "primitives.h"
 #include "row.h"
 #include "winograd.h"
+#include "winograd_multiply.h"
 #include "winograd_plan.h"
-
-// Multiply and add become fma in the function that is so marked: flags.txt forbids it elsewhere.
-#if defined(__GNUC__) && !defined(__clang__)
-#define ATROUS_CONTRACT __attribute__((optimize("fp-contract=fast")))
-#else
-#define ATROUS_CONTRACT
-#endif
 
 namespace atrous::cpu {
 
@@ -78,7 +73,7 @@ void transform_tile(const Job<S>& job, int64_t image, int64_t top, int64_t left,
 template <class S>
 void load_block(const Job<S>& job, int64_t first, int64_t last, Workspace& space) {
   const Geometry& shape = job.shape;
-  const int64_t stride = shape.padded_channels(), step = (last - first) * stride;
+  const int64_t stride = shape.tile_step(), step = (last - first) * stride;
   const int64_t columns = shape.lefts.size(), rows = shape.tops.size();
   const S* zeros = reinterpret_cast<const S*>(reserve(space.zeros, stride));
   float* v = reserve(space.v, POSITIONS * step);
@@ -88,56 +83,6 @@ void load_block(const Job<S>& job, int64_t first, int64_t last, Workspace& space
                   left = shape.lefts[tile % columns];
     space.tiles.push_back(tile_at(shape, image, top, left));
     transform_tile(job, image, top, left, zeros, v, step);
-  }
-}
-
-// m[tile][0..16] = sum over c of v[tile][c] * u[c][0..16], and brings `next` nearer meanwhile.
-template <int TILES>
-void multiply_tiles(const float* v, int64_t stride, const float* u, float* m, int64_t channels, const float* next,
-                    int64_t step) {
-  Vector sums[TILES][2] = {};
-  for (int64_t c = 0; c < channels; ++c) {
-    __builtin_prefetch(next + c * step, 0, 2);
-    const Vector u0 = load(u + c * PANEL), u1 = load(u + c * PANEL + LANES);
-    for (int i = 0; i < TILES; ++i) {
-      const float x = v[i * stride + c];
-      sums[i][0] += x * u0;
-      sums[i][1] += x * u1;
-    }
-  }
-  for (int i = 0; i < TILES; ++i) {
-    store(m + i * PANEL, sums[i][0]);
-    store(m + i * PANEL + LANES, sums[i][1]);
-  }
-}
-
-// One position of one panel for all tiles of a block, in groups of nearly equal size.
-ATROUS_CONTRACT ATROUS_CLONES void multiply_panel(const float* v, int64_t stride, const float* u, float* m,
-                                                  int64_t tiles, int64_t channels) {
-  const int64_t groups = (tiles + ROWS - 1) / ROWS, step = PANEL / groups;
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t first = tiles * group / groups, count = tiles * (group + 1) / groups - first;
-    const float *rows = v + first * stride, *next = u + (channels + channels * group / groups) * PANEL;
-    float* sums = m + first * PANEL;
-    switch (count) {
-      case 1:
-        multiply_tiles<1>(rows, stride, u, sums, channels, next, step);
-        break;
-      case 2:
-        multiply_tiles<2>(rows, stride, u, sums, channels, next, step);
-        break;
-      case 3:
-        multiply_tiles<3>(rows, stride, u, sums, channels, next, step);
-        break;
-      case 4:
-        multiply_tiles<4>(rows, stride, u, sums, channels, next, step);
-        break;
-      case 5:
-        multiply_tiles<5>(rows, stride, u, sums, channels, next, step);
-        break;
-      default:
-        multiply_tiles<6>(rows, stride, u, sums, channels, next, step);
-    }
   }
 }
 
@@ -171,12 +116,14 @@ void finish_tile(const Job<S>& job, const Tile& tile, const float* m, int64_t st
   }
 }
 
+// One panel of all tiles; m lies at m + position * step.
 template <class S>
-void finish_panel(const Job<S>& job, const Workspace& space, int64_t panel) {
-  const int64_t tiles = space.tiles.size();
+void finish_panel(const Job<S>& job, const Workspace& space, int64_t panel, const float* m, int64_t step) {
   select(job.slope, job.place, job.dropout, [&](auto slope, auto place, auto dropout) {
-    for (int64_t i = 0; i < tiles; ++i)
-      finish_tile(job, space.tiles[i], space.m.data() + i * PANEL, tiles * PANEL, panel * PANEL, slope, place, dropout);
+    for (const Tile& tile : space.tiles) {
+      finish_tile(job, tile, m, step, panel * PANEL, slope, place, dropout);
+      m += PANEL;
+    }
   });
 }
 
@@ -194,39 +141,45 @@ void prefetch_panel(const Job<S>& job, const Workspace& space, int64_t panel, in
 }
 
 // Compiled for each instruction set and storage type: the two ends of a block.
-#define ATROUS_ENDS(S)                                                                              \
-  ATROUS_CLONES void load_tiles(const Job<S>& job, int64_t first, int64_t last, Workspace& space) { \
-    load_block(job, first, last, space);                                                            \
-  }                                                                                                 \
-  ATROUS_CLONES void finish_tiles(const Job<S>& job, const Workspace& space, int64_t panel) {       \
-    finish_panel(job, space, panel);                                                                \
+#define ATROUS_ENDS(S)                                                                                      \
+  ATROUS_CLONES void load_tiles(const Job<S>& job, int64_t first, int64_t last, Workspace& space) {         \
+    load_block(job, first, last, space);                                                                    \
+  }                                                                                                         \
+  ATROUS_CLONES void finish_tiles(const Job<S>& job, const Workspace& space, int64_t panel, const float* m, \
+                                  int64_t step) {                                                           \
+    finish_panel(job, space, panel, m, step);                                                               \
   }
 ATROUS_ENDS(float)
 ATROUS_ENDS(Half)
 ATROUS_ENDS(BFloat16)
 
+// `panels` panels from `panel` of a block whose input is transformed.
+template <class S>
+void run_panels(const Job<S>& job, Workspace& space, int64_t panel, int64_t panels) {
+  const Geometry& shape = job.shape;
+  const int64_t tiles = space.tiles.size(), weights = shape.in_channels * PANEL, step = panels * tiles * PANEL;
+  float* m = reserve(space.m, POSITIONS * step);
+  const float* u = job.transformed + panel * POSITIONS * weights;
+  for (int64_t position = 0; position < POSITIONS; ++position) {
+    for (int64_t i = 0; i < panels; ++i) prefetch_panel(job, space, panel + i, position);
+    multiply({space.v.data() + position * tiles * shape.tile_step(), u + position * weights, m + position * step, tiles,
+              shape.in_channels, panels, shape.tile_step(), POSITIONS * weights});
+  }
+  for (int64_t i = 0; i < panels; ++i) finish_tiles(job, space, panel + i, m + i * tiles * PANEL, step);
+}
+
 template <class S>
 void run(const Job<S>& job) {
-  const Geometry& shape = job.shape;
-  const auto [blocks, splits] = cut(shape, torch::stable::get_num_threads());
-  const int64_t tiles = shape.tiles(), panels = shape.panels(), stride = shape.padded_channels();
-  const int64_t weights = shape.in_channels * PANEL;
-  torch::stable::parallel_for(0, blocks * splits, 1, [&, blocks = blocks, splits = splits](int64_t begin, int64_t end) {
+  const Cut work = cut(job.shape, torch::stable::get_num_threads());
+  const int64_t tiles = job.shape.tiles(), panels = job.shape.panels();
+  torch::stable::parallel_for(0, work.blocks * work.splits, 1, [&](int64_t begin, int64_t end) {
     static thread_local Workspace space;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t block = task / splits, split = task % splits;
-      const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks, count = last - first;
-      load_tiles(job, first, last, space);
-      float* m = reserve(space.m, POSITIONS * count * PANEL);
-      for (int64_t panel = panels * split / splits; panel < panels * (split + 1) / splits; ++panel) {
-        for (int64_t position = 0; position < POSITIONS; ++position) {
-          prefetch_panel(job, space, panel, position);
-          multiply_panel(space.v.data() + position * count * stride, stride,
-                         job.transformed + (panel * POSITIONS + position) * weights, m + position * count * PANEL,
-                         count, shape.in_channels);
-        }
-        finish_tiles(job, space, panel);
-      }
+      const int64_t block = task / work.splits, split = task % work.splits;
+      load_tiles(job, tiles * block / work.blocks, tiles * (block + 1) / work.blocks, space);
+      const int64_t last = panels * (split + 1) / work.splits;
+      for (int64_t panel = panels * split / work.splits; panel < last; panel += work.panels)
+        run_panels(job, space, panel, std::min(work.panels, last - panel));
     }
   });
 }

@@ -3,6 +3,7 @@
 // Source: Lavin and Gray, Fast algorithms for convolutional neural networks (CVPR 2016).
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "vector.h"

@@ -6,8 +6,10 @@ namespace atrous::winograd {
 
 namespace {
 
-constexpr int64_t CACHE = 400 * 1024;  // bytes of transformed input that a block may fill: most of an L2
-constexpr int64_t SMALL = 1 << 18;     // multiplications below which a second thread costs more than it brings
+constexpr int64_t CACHE = 400 * 1024;     // bytes of transformed input that a block may fill: a part of an L2
+constexpr int64_t PRODUCTS = 200 * 1024;  // bytes of products that wait for their last position: another part
+constexpr int64_t FEWEST = 48;            // tiles of a block, however many channels: each block reads the whole weight
+constexpr int64_t SMALL = 1 << 18;        // multiplications below which a second thread costs more than it brings
 
 // The first rows (columns) of tiles that cover `size` outputs: two outputs `dilation` apart each, every phase apart.
 std::vector<int64_t> tile_starts(int64_t size, int64_t dilation) {
@@ -72,12 +74,16 @@ Tile tile_at(const Geometry& shape, int64_t image, int64_t top, int64_t left) {
 }
 
 Cut cut(const Geometry& shape, int64_t threads) {
-  const int64_t tiles = shape.tiles();
+  const int64_t tiles = shape.tiles(), bytes = POSITIONS * sizeof(float);
   if (tiles * POSITIONS * shape.in_channels * shape.out_channels < SMALL) threads = 1;
-  const int64_t fitting = std::max<int64_t>(3 * ROWS, CACHE / (POSITIONS * shape.padded_channels() * sizeof(float)));
-  const int64_t blocks = (tiles + fitting - 1) / fitting;
-  if (4 * tiles < 3 * fitting * threads) return {blocks, std::min(threads, shape.panels())};
-  return {(blocks + threads - 1) / threads * threads, 1};
+  const int64_t fitting = std::max<int64_t>(FEWEST, CACHE / (bytes * shape.tile_step()));
+  int64_t blocks = (tiles + fitting - 1) / fitting, splits = 1;
+  if (4 * tiles < 3 * fitting * threads)
+    splits = std::min(threads, shape.panels());
+  else
+    blocks = (blocks + threads - 1) / threads * threads;
+  const int64_t most = (tiles + blocks - 1) / blocks;
+  return {blocks, splits, std::max<int64_t>(2, PRODUCTS / (bytes * PANEL * most))};
 }
 
 }  // namespace atrous::winograd

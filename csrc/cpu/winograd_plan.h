@@ -8,8 +8,6 @@
 
 namespace atrous::winograd {
 
-constexpr int64_t ROWS = 6;  // tiles that a micro-kernel takes: 12 of 16 vector registers hold sums
-
 struct Geometry {
   int64_t images, in_channels, height, width, out_channels, out_height, out_width;
   std::array<int64_t, 2> padding, dilation;
@@ -17,7 +15,8 @@ struct Geometry {
 
   int64_t tiles() const { return images * int64_t(tops.size() * lefts.size()); }
   int64_t panels() const { return (out_channels + PANEL - 1) / PANEL; }
-  int64_t padded_channels() const { return (in_channels + LANES - 1) / LANES * LANES; }
+  // Channels of a transformed tile, padded: an odd number of cache lines, so that tiles do not share cache sets.
+  int64_t tile_step() const { return ((in_channels + 15) / 16 | 1) * 16; }
 };
 
 // Where the 2 x 2 outputs of a tile go: numbers of pixels; -1 where a border cuts one off.
@@ -31,9 +30,9 @@ void check_weight(const Tensor& transformed, const Geometry& shape);
 
 Tile tile_at(const Geometry& shape, int64_t image, int64_t top, int64_t left);
 
-// How the work is cut: blocks of tiles, each block's panels in `splits` ranges.
+// How the work is cut: blocks of tiles, each block's panels in `splits` ranges, `panels` of them at a time.
 struct Cut {
-  int64_t blocks, splits;
+  int64_t blocks, splits, panels;
 };
 
 Cut cut(const Geometry& shape, int64_t threads);
