@@ -31,9 +31,11 @@ void read_taps(const S* data, const Sizes& strides, int64_t depth, int64_t width
   }
 }
 
-// One input channel of a panel, four output channels at a time.
+// One input channel of a panel, four output channels at a time; then whole cache lines go out, as the 16 that they go
+// to share a cache set.
 template <class T>
 void transform_channel(const Taps<T>& taps, int64_t c, float* u, int64_t step) {
+  float lines[POSITIONS][PANEL];
   for (int64_t k = 0; k < PANEL; k += 4) {
     Several<double, 4> g[9], result[POSITIONS];
     for (int64_t i = 0; i < 9; ++i) {
@@ -44,9 +46,10 @@ void transform_channel(const Taps<T>& taps, int64_t c, float* u, int64_t step) {
     transform_weight(g, result);
     for (int64_t i = 0; i < POSITIONS; ++i) {
       const auto rounded = __builtin_convertvector(result[i], Several<float, 4>);
-      std::memcpy(u + i * step + k, &rounded, sizeof rounded);
+      std::memcpy(&lines[i][k], &rounded, sizeof rounded);
     }
   }
+  for (int64_t i = 0; i < POSITIONS; ++i) std::memcpy(u + i * step, lines[i], sizeof lines[i]);
 }
 
 template <class S>
