@@ -70,18 +70,19 @@ inline void transform_output(const float* p, int64_t step, float* y) {
   }
 }
 
-// u[16] = G g G', in fp64: rounded once.
-inline void transform_weight(const double g[9], double u[POSITIONS]) {
-  const auto axis = [](double a, double b, double c, double* r) {
+// u[16] = G g G'; T is a number or a vector of them.
+template <class T>
+void transform_weight(const T g[9], T u[POSITIONS]) {
+  const auto axis = [](const T& a, const T& b, const T& c, T* r) {
     r[0] = a;
     r[1] = (a + b + c) / 2;
     r[2] = (a - b + c) / 2;
     r[3] = c;
   };
-  double rows[3][4];
+  T rows[3][4];
   for (int i = 0; i < 3; ++i) axis(g[3 * i], g[3 * i + 1], g[3 * i + 2], rows[i]);
   for (int j = 0; j < 4; ++j) {
-    double column[4];
+    T column[4];
     axis(rows[0][j], rows[1][j], rows[2][j], column);
     for (int i = 0; i < 4; ++i) u[4 * i + j] = column[i];
   }

@@ -86,7 +86,7 @@ def packed_conv_epilogue(
 
 # Training: 3x3 convolutions of stride 1 are Winograd convolutions here too, and so are their input gradients.
 
-TRAINING_PIXELS = 512  # of all images: below it transforming the weight in each call takes what it saves
+TRAINING_PIXELS = 512  # of all images: below it transforming the weight in each call takes what the products save
 
 
 def _winograd(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> bool:
