@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .fusion import fuse
-from .walk import on_shapes
+from .walk import Result, on_shapes
 
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.atrous._conv_statistics.default)
 # How often an operator goes over its operands beyond the first time: BatchNorm for its statistics or sums and then for
@@ -102,8 +102,10 @@ class Ledger(TorchDispatchMode):
 def step(model: nn.Module, input: Tensor) -> list[Cost]:
     """The costs of one forward and backward in training mode, in the order in which the convolutions ran."""
     names = {id(p): name.removesuffix("weight").removesuffix(".") for name, p in model.named_parameters()}
-    storages = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
-    with Ledger(names, storages) as ledger, torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda value: value):
+    with (
+        Ledger(names, addresses(model, *model.buffers())) as ledger,
+        torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda value: value),
+    ):
         input = input.clone()  # what is kept of the image counts too
         outputs = [value for value in tree_leaves(model(input)) if isinstance(value, Tensor) and value.requires_grad]
         ledger.backward = True
@@ -111,25 +113,28 @@ def step(model: nn.Module, input: Tensor) -> list[Cost]:
     return ledger.close()
 
 
-def kept_bytes(loss: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes that the backward of loss() needs: what autograd saves, each storage once, the model's parameters left out.
+def addresses(*things: Tensor | nn.Module) -> set[int]:
+    """Of the storages of tensors; a module stands for its parameters."""
+    tensors = [t for thing in things for t in (thing.parameters() if isinstance(thing, nn.Module) else [thing])]
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
 
-    Runs the forward and the backward.
+
+def saved(call: Callable[[], Result], *without: Tensor | nn.Module) -> tuple[Result, int]:
+    """The result of call(), and the bytes that autograd saved: each storage once, those of `without` not at all.
+
+    A compiled graph's saved tensors count too.
     """
-    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if storage._cdata not in parameters:
-            kept[storage._cdata] = storage  # alive, so that no other gets its address
+        storages[storage._cdata] = storage  # held, so that no address is used twice
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        found = loss()
-    total = sum(storage.nbytes() for storage in kept.values())
-    found.backward()
-    return total
+        result = call()
+    known = addresses(*without)
+    return result, sum(storage.nbytes() for address, storage in storages.items() if address not in known)
 
 
 @dataclass

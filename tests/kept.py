@@ -1,34 +1,19 @@
-"""Bytes that a forward leaves in memory for its backward, counted in two ways."""
+"""Bytes that a forward leaves in memory for its backward, counted in two ways: by autograd, and by what lives on."""
 
 from __future__ import annotations
 
 import gc
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from atrous.training_cost import addresses, saved
+
+__all__ = ["MB", "alive", "saved"]
+
 MB = 1e6
-
-
-def saved(call, *without) -> tuple[object, int]:
-    """The result of call(), and the bytes that autograd saved: each storage once, those of `without` not at all.
-
-    without: tensors and modules; a module stands for its parameters. A compiled graph's saved tensors count too.
-    """
-    storages = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # held, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = call()
-    known = _addresses(without)
-    return result, sum(storage.nbytes() for address, storage in storages.items() if address not in known)
 
 
 def alive(call, *without) -> tuple[object, int]:
@@ -51,11 +36,6 @@ def alive(call, *without) -> tuple[object, int]:
     with Watch():
         result = call()
     gc.collect()
-    known = _addresses(without)
+    known = addresses(*without)
     living = [size for address, (storage, size) in made.items() if address not in known and not storage.expired()]
     return result, sum(living)
-
-
-def _addresses(things) -> set[int]:
-    tensors = [t for thing in things for t in (thing.parameters() if isinstance(thing, nn.Module) else [thing])]
-    return {tensor.untyped_storage()._cdata for tensor in tensors}

@@ -1,7 +1,7 @@
 """Row `native`: our C++ library, without Python or a JIT. On CPU: the convolution and its epilogue in one call.
 
-A frozen 3x3 convolution of stride 1 and any dilation runs as a fused Winograd convolution, F(2x2, 3x3); everything else
-is aten's convolution with the C++ epilogue in place.
+A 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution, F(2x2, 3x3), where it is frozen (fused
+with its epilogue) and in training from a size on; everything else is aten's, with the C++ epilogue in place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..layout import memory_format
 from ..spec import Epilogue, Spec
 from . import training
 from .arithmetic import arithmetic_type, in_arithmetic_type
-from .training import primitive
+from .training import primitive  # noqa: F401
 
 name = "native"
 
@@ -104,12 +104,7 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     return torch.ops.atrous._winograd_epilogue(input, transformed, *geometry, *Epilogue())
 
 
-def convolution_statistics(
-    input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
-) -> tuple[Tensor, Tensor, Tensor]:
-    """z, and the mean and biased variance of its channels."""
-    z = convolution(input, weight, bias, spec)
-    return z, *primitive("_statistics", z)(z)
+convolution_statistics = training.with_statistics(convolution)
 
 
 def convolution_backward(

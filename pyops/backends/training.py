@@ -25,12 +25,17 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     return z.contiguous(memory_format=memory_format(input, weight))
 
 
-def convolution_statistics(
-    input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
-) -> tuple[Tensor, Tensor, Tensor]:
-    """z, and the mean and biased variance of its channels."""
-    z = convolution(input, weight, bias, spec)
-    return z, *primitive("_statistics", z)(z)
+def with_statistics(convolve: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """The same convolution, and the mean and biased variance of the channels of its z, in a pass of their own."""
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
+        z = convolve(input, weight, bias, spec)
+        return z, *primitive("_statistics", z)(z)
+
+    return run
+
+
+convolution_statistics = with_statistics(convolution)
 
 
 def convolution_backward(
