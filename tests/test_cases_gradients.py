@@ -37,7 +37,12 @@ def test_gradcheck(row, slope, after, training):
             backend=row,
         )
 
-    assert gradcheck(call, tuple(tensor.requires_grad_() for tensor in site.values()), fast_mode=True)
+    leaves = tuple(tensor.requires_grad_() for tensor in site.values())
+    if row == "triton":  # it does not convolve in fp64
+        with pytest.raises(RuntimeError, match="triton: input: expected float16, bfloat16 or float32 to convolve"):
+            call(*leaves)
+        return
+    assert gradcheck(call, leaves, fast_mode=True)
 
 
 def test_gradcheck_of_bn_act_and_add_act(row):
