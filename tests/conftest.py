@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import zlib
 
@@ -20,6 +21,10 @@ from atrous import cli
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu test says cuda")
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_configure(config):

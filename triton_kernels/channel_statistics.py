@@ -8,7 +8,7 @@ from torch import Tensor
 from .launch import check_device, launch
 from .moments import combine, variance
 from .pointwise import accumulator, describe
-from .reduction import channels_of, collect, last_arrives, leave, position
+from .reduction import collect, collected, last_arrives, leave, position
 from .reduction_plan import SIZES, plan, workspace
 
 
@@ -18,7 +18,7 @@ def finish_statistics(
     LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Mean and variance of a block of channels out of what all programs left."""
-    channel = channels_of(block, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    channel = collected(block, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
     count, mean, m2 = collect(
         partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True, DTYPE
     )

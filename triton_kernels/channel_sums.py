@@ -9,7 +9,7 @@ from .elements import gradients, index_of
 from .epilogue import divide, square_root
 from .launch import check_device, launch
 from .pointwise import accumulator, describe, matching, operands, residual_before
-from .reduction import channels_of, collect, last_arrives, leave, position
+from .reduction import channels_of, collect, collected, last_arrives, leave, position
 from .reduction_plan import SIZES, plan, workspace
 from .vectors import load_channels, load_vector
 
@@ -20,7 +20,7 @@ def finish_sums(
     LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """The sums of a block of channels out of all programs', the second divided by the deviation."""
-    channel = channels_of(block, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    channel = collected(block, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
     exists = channel < channels
     plain, weighted, slopes = collect(
         partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False, DTYPE

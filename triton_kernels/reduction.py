@@ -97,14 +97,26 @@ def leave(
 
 
 @triton.jit
+def collected(block, LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """The channels of a block that is collected at once: those of a tile, in "flat" a quarter of its width.
+
+    There a channel's pieces lie anywhere: their 64-bit places, and what is divided to find them, fill the registers.
+    """
+    if LAYOUT == "flat":
+        return block * (BLOCK_COLS // 4) + tl.arange(0, BLOCK_COLS // 4)
+    else:
+        return channels_of(block, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+
+
+@triton.jit
 def last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT: tl.constexpr, BLOCK_COLS: tl.constexpr):
     """Whether this program is the one to collect, and then which blocks of channels: from the first to before the end.
 
-    Of "flat" all blocks of BLOCK_COLS channels, of the others those of the tile.
+    Of "flat" all blocks, of the others that of the tile.
     """
     first, end, programs = tile, tile + 1, shares
     if LAYOUT == "flat":
-        first, end, programs = tile * 0, tl.cdiv(channels, BLOCK_COLS) + tile * 0, shares * tiles
+        first, end, programs = tile * 0, tl.cdiv(channels, BLOCK_COLS // 4) + tile * 0, shares * tiles
     return arrive(arrived_ptr + first, programs), first, end
 
 
@@ -121,7 +133,8 @@ def collect(
     AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
     channel = tl.expand_dims(channel, AXIS)
     spans = (pixels + BLOCK_COLS - 2) // BLOCK_COLS + 1 if LAYOUT == "flat" else 1
-    a = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
+    width: tl.constexpr = BLOCK_COLS // 4 if LAYOUT == "flat" else BLOCK_COLS
+    a = tl.full([BLOCK_ROWS, width], 0.0, DTYPE)
     b, c, done = a, a, shares * 0
     while done < shares * spans:
         piece = done + tl.expand_dims(tl.arange(0, BLOCK_COLS if LAYOUT == "planes" else BLOCK_ROWS), 1 - AXIS)
