@@ -25,7 +25,6 @@ std::string to_string(const Sizes& values) {
 }
 
 void check_floating(const char* name, const Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a tensor on the CPU like the others, got one on another device");
   STD_TORCH_CHECK(is_floating(tensor.scalar_type()), name,
                   ": expected dtype float32, float64, float16 or bfloat16, got ",
                   torch::headeronly::toString(tensor.scalar_type()));
@@ -80,6 +79,25 @@ std::array<int64_t, 2> check_pair(const char* name, const Sizes& values, int64_t
   return {values[0], values[1]};
 }
 
+Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+  const Order order = check_dense("z", z);
+  const Sizes sizes = to_vector(z.sizes()), strides = to_vector(z.strides());
+  check_like("grad", grad, "z", sizes, strides, z.scalar_type());
+  arguments.check(sizes, strides, z.scalar_type());
+  return order;
+}
+
+void check_means(const OptionalTensor& means, const Tensor& z) {
+  if (!means) return;
+  check_floating("means", *means);
+  const Sizes sizes = to_vector(means->sizes());
+  const bool fits = sizes.size() == 2 && (sizes[0] == 2 || sizes[0] == 3) && sizes[1] == z.size(1);
+  STD_TORCH_CHECK(fits, "means: expected shape [2, ", z.size(1), "] or [3, ", z.size(1), "], got ", to_string(sizes));
+  STD_TORCH_CHECK(means->scalar_type() == wide_type(z), "means: expected dtype ",
+                  torch::headeronly::toString(wide_type(z)), ", got ",
+                  torch::headeronly::toString(means->scalar_type()));
+}
+
 Sizes strides_of(const Sizes& sizes, Order order) {
   const size_t rank = sizes.size();
   std::vector<size_t> dims(rank);  // outermost first
@@ -132,9 +150,9 @@ void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype
   if (slope_is == Slope::random || dropout > 0) {
     STD_TORCH_CHECK(seed, "seed: expected a tensor with ", dropout > 0 ? "dropout > 0" : "slope_kind 'random'",
                     ", got None");
-    STD_TORCH_CHECK(seed->is_cpu() && seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,
-                    "seed: expected shape [2], int64, on the CPU, got shape ", to_string(to_vector(seed->sizes())),
-                    ", ", torch::headeronly::toString(seed->scalar_type()));
+    STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,
+                    "seed: expected shape [2], int64, got shape ", to_string(to_vector(seed->sizes())), ", ",
+                    torch::headeronly::toString(seed->scalar_type()));
   }
   if (residual) check_like("residual", *residual, "the output", sizes, strides, dtype);
 }

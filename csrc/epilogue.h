@@ -6,11 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define ATROUS_HD __host__ __device__ __forceinline__
-#else
-#define ATROUS_HD inline
-#endif
+#include "host_device.h"
 
 namespace atrous {
 

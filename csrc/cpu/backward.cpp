@@ -60,17 +60,6 @@ ATROUS_WRITE(double)
 ATROUS_WRITE(Half)
 ATROUS_WRITE(BFloat16)
 
-void check_means(const OptionalTensor& means, const Tensor& z) {
-  if (!means) return;
-  check_floating("means", *means);
-  const Sizes sizes = to_vector(means->sizes());
-  const bool fits = sizes.size() == 2 && (sizes[0] == 2 || sizes[0] == 3) && sizes[1] == z.size(1);
-  STD_TORCH_CHECK(fits, "means: expected shape [2, ", z.size(1), "] or [3, ", z.size(1), "], got ", to_string(sizes));
-  STD_TORCH_CHECK(means->scalar_type() == wide_type(z), "means: expected dtype ",
-                  torch::headeronly::toString(wide_type(z)), ", got ",
-                  torch::headeronly::toString(means->scalar_type()));
-}
-
 template <class S>
 Constants<Wide<S>> constants_of(const Source<S>& source, const Arguments& arguments, const OptionalTensor& means) {
   using T = Wide<S>;

@@ -8,22 +8,6 @@
 
 namespace atrous {
 
-// Calls run(pointer) with the tensor's data as const S*, S being its storage type.
-template <class Run>
-void with_storage(const Tensor& tensor, Run&& run) {
-  const void* data = tensor.const_data_ptr();
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return run(static_cast<const float*>(data));
-    case ScalarType::Double:
-      return run(static_cast<const double*>(data));
-    case ScalarType::Half:
-      return run(static_cast<const Half*>(data));
-    default:
-      return run(static_cast<const BFloat16*>(data));
-  }
-}
-
 // `count` values of a vector; a vector of one value repeats it.
 template <class T>
 void read(const Tensor& vector, T* values, int64_t count) {

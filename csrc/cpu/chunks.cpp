@@ -13,20 +13,6 @@ int64_t bound(int64_t size, int64_t part, int64_t parts) { return size * part / 
 
 }  // namespace
 
-Layout::Layout(const Tensor& z, Order order)
-    : images(z.size(0)), channels(z.size(1)), spatial(z.numel() / (images * channels)) {
-  channels_last = channels > 1 && (order == Order::channels_last || spatial == 1);
-  if (channels > 1) return;
-  spatial *= images;
-  images = 1;
-}
-
-uint64_t Layout::index(int64_t at) const {
-  if (!channels_last) return at;
-  const int64_t pixel = at / channels, channel = at % channels, image = pixel / spatial;
-  return (image * channels + channel) * spatial + (pixel - image * spatial);
-}
-
 Cut::Cut(const Layout& layout) : layout_(layout) {
   const int64_t channels = layout.channels;
   if (layout.channels_last) {

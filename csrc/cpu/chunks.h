@@ -1,28 +1,14 @@
-// How the elements of a dense (N, C, ...) tensor lie, and the rectangles that they are cut into. The cut depends on the
-// tensor's shape alone: sums that are taken rectangle by rectangle have the same bits for any number of threads.
+// The rectangles that the elements of a tensor are cut into. The cut depends on the tensor's shape alone: sums that are
+// taken rectangle by rectangle have the same bits for any number of threads.
 #pragma once
 
 #include <algorithm>
 
-#include "../arguments.h"
+#include "../layout.h"
 
 namespace atrous {
 
 constexpr int64_t GRAIN = 16384;  // elements: below this a second thread costs more than it brings
-
-struct Layout {
-  int64_t images, channels, spatial;
-  bool channels_last;
-
-  // The longer rows where both orders are true. Needs at least one element.
-  Layout(const Tensor& z, Order order);
-
-  int64_t size() const { return images * channels * spatial; }
-  // The number, in a contiguous tensor of this shape, of the element at this place in memory.
-  uint64_t index(int64_t at) const;
-  // From one element of a row to the next: a row is all of a pixel (channels last) or one channel of an image.
-  uint64_t index_step() const { return channels_last ? spatial : 1; }
-};
 
 // A rectangle of memory: `rows` of `length` elements, `stride` apart, the first at `at`. Its channels, from `channel`
 // on, run along a row (channels last) or from row to row.

@@ -88,12 +88,4 @@ ATROUS_DIFFERENTIATE(double)
 ATROUS_DIFFERENTIATE(Half)
 ATROUS_DIFFERENTIATE(BFloat16)
 
-Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
-  const Order order = check_dense("z", z);
-  const Sizes sizes = to_vector(z.sizes()), strides = to_vector(z.strides());
-  check_like("grad", grad, "z", sizes, strides, z.scalar_type());
-  arguments.check(sizes, strides, z.scalar_type());
-  return order;
-}
-
 }  // namespace atrous

@@ -55,9 +55,6 @@ void differentiate(const Source<double>& source, const Tile& tile, Parts<double>
 void differentiate(const Source<Half>& source, const Tile& tile, Parts<float>& parts);
 void differentiate(const Source<BFloat16>& source, const Tile& tile, Parts<float>& parts);
 
-// Checks what the two passes of the gradient share; the order of z, and of grad.
-Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z);
-
 // run(tile) for the tiles of a chunk, in an order that its shape gives.
 template <class T, class Run>
 void for_tiles(const Chunk& chunk, bool channels_last, Run&& run) {
