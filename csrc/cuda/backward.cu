@@ -1,0 +1,118 @@
+// _epilogue_backward: the gradients of z and of a residual before the activation.
+#include <torch/csrc/stable/ops.h>
+
+#include "device.h"
+#include "elements.cuh"
+#include "primitives.h"
+#include "walk.cuh"
+
+namespace atrous::cuda {
+
+namespace {
+
+// dz = scale * (du - offset - (z - mean) * weight), all but du and z a channel's; without BatchNorm scale is 1.
+template <class T>
+struct BatchChannel {
+  Channel<T> channel;
+  T mean, offset, weight;
+};
+
+struct Means {
+  Vector mean, plain, weighted;  // the last two absent where mean and var are constants
+
+  template <class T>
+  __device__ BatchChannel<T> at(const Vectors& vectors, int64_t channel) const {
+    const T zero(0), weight = weighted.data ? weighted.read(channel, zero) * vectors.factor<T>(channel) : zero;
+    return {vectors.at<T>(channel), mean.read(channel, zero), plain.read(channel, zero), weight};
+  }
+};
+
+// dz, du: each may be null.
+template <class S, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>
+__global__ void __launch_bounds__(THREADS, 2)
+    backward_kernel(const S* __restrict__ grad, const S* __restrict__ z, const S* __restrict__ residual,
+                    S* __restrict__ dz, S* __restrict__ du, Walk walk, Vectors vectors, Means means) {
+  using T = Wide<S>;
+  constexpr int SIZE = Pack<S>::SIZE;
+  __shared__ BatchChannel<T> table[LANES * SIZE];
+  BatchChannel<T> channels[SIZE];
+  read_channels<SIZE>(walk, table, channels, [&](int64_t channel) { return means.at<T>(vectors, channel); });
+  const int64_t column = walk.column(SIZE);
+  if (column >= walk.cols) return;
+  const int count = int(min(walk.cols - column, int64_t(SIZE)));
+  const Draw<T> draw = vectors.draw<T>();
+  for (int64_t row = walk.row(); row < walk.rows; row += walk.step()) {
+    const int64_t at = row * walk.cols + column;
+    Pack<S> dy = load(grad + at, count, walk.aligned), values = load(z + at, count, walk.aligned), others{};
+    if (RESIDUAL != Residual::none) others = load(residual + at, count, walk.aligned);
+    const uint64_t index = DROPOUT ? walk.layout.index(at) : 0;
+#pragma unroll
+    for (int i = 0; i < SIZE; ++i) {
+      Channel<T> channel = channels[i].channel;
+      const T keep =
+          drawn<SLOPE, DROPOUT>(draw, vectors.draws_slope, index + i * walk.layout.index_step(), channel.slope);
+      const T value = widen(values.at[i]), residual_value = widen(others.at[i]);
+      const T result = gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(dy.at[i]), value, channel, residual_value, keep).du;
+      const T centred = means.plain.data
+                            ? std::fma(channels[i].mean - value, channels[i].weight, result - channels[i].offset)
+                            : result;
+      others.at[i] = narrow<S>(result);
+      values.at[i] = narrow<S>(centred * channel.affine.scale);
+    }
+    if (dz) store(dz + at, values, count, walk.aligned);
+    if (du) store(du + at, others, count, walk.aligned);
+  }
+}
+
+Vector row_of(const OptionalTensor& means, int64_t row) {
+  Vector vector{OptionalTensor()};
+  if (!means) return vector;
+  vector.data = static_cast<const char*>(means->const_data_ptr()) + row * means->stride(0) * means->element_size();
+  vector.stride = means->stride(1);
+  vector.type = means->scalar_type();
+  return vector;
+}
+
+template <class S>
+void run(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout, const OptionalTensor& means,
+         S* dz, S* du, const Device& device) {
+  constexpr int SIZE = Pack<S>::SIZE;
+  const bool before = arguments.place() == Residual::before, batch = arguments.mean && means;
+  const S* residual = before ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
+  const S* dy = static_cast<const S*>(grad.const_data_ptr());
+  const OptionalTensor sums = batch ? means : OptionalTensor();
+  const Means constants{arguments.mean, row_of(sums, 0), row_of(sums, 1)};
+  const Walk walk(layout, SIZE, aligned(z, residual, dy, dz, du));
+  const auto start = [&](auto kind, auto place) {
+    launch("_epilogue_backward", backward_kernel<S, kind.slope, place.value, kind.dropout>, walk.blocks(SIZE), THREADS,
+           device, dy, z, residual, dz, du, walk, Vectors(arguments), constants);
+  };
+  with_kind(arguments, [&](auto kind) { with_place_before(before, [&](auto place) { start(kind, place); }); });
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const Tensor& grad, const Tensor& z,
+                                             const OptionalTensor& means, bool need_z, bool need_residual) {
+  const Order order = check_gradient(arguments, grad, z);
+  check_means(means, z);
+  const Device device("z", z);
+  device.check("grad", grad);
+  device.check("means", means);
+  device.check(arguments);
+  const auto result = [&](bool needed) {
+    return needed ? torch::stable::empty_like(z) : torch::stable::new_empty(z, Sizes{0});
+  };
+  Tensor dz = result(need_z), du = result(need_residual);
+  if (z.numel() && (need_z || need_residual))
+    with_storage(z, [&](auto* data) {
+      using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+      const auto place = [](Tensor& tensor, bool needed) {
+        return needed ? static_cast<S*>(tensor.mutable_data_ptr()) : nullptr;
+      };
+      run(arguments, grad, data, Layout(z, order), means, place(dz, need_z), place(du, need_residual), device);
+    });
+  return {dz, du};
+}
+
+}  // namespace atrous::cuda

@@ -1,0 +1,17 @@
+// What runs the primitives on CUDA.
+#pragma once
+
+#include "../flat.h"
+#include "primitives.h"
+
+namespace atrous::cuda {
+
+inline void implement(torch::stable::detail::StableLibrary& m) {
+  m.impl("_epilogue", TORCH_BOX(&Flat<&epilogue>::call));
+  m.impl("_epilogue_again", TORCH_BOX(&Flat<&epilogue>::call));
+  m.impl("_epilogue_reduce", TORCH_BOX(&Flat<&epilogue_reduce>::call));
+  m.impl("_epilogue_backward", TORCH_BOX(&Flat<&epilogue_backward>::call));
+  m.impl("_statistics", TORCH_BOX(&statistics));
+}
+
+}  // namespace atrous::cuda

@@ -1,0 +1,133 @@
+// Numbers a channel out of whole tensors, always in the same order: nothing is added atomically.
+//
+// A block has a few channels and every item of a part of the tensor: channels last, lanes side by side over packs of
+// channels, items are pixels; channels first, one channel, items are packs of its planes. The lanes' numbers are folded
+// in shared memory and left in a workspace, (parts, channels); a second kernel puts the parts together.
+//
+// Numbers: a struct with `combine(other)`.
+#pragma once
+
+#include "walk.cuh"
+
+namespace atrous::cuda {
+
+constexpr int COLUMNS = 32;          // lanes of a block that lie side by side, at most
+constexpr int64_t FEWEST_ITEMS = 8;  // of a thread: parts are not cut smaller
+
+struct Reduction {
+  Layout layout;
+  int64_t items, packs;  // packs: of a plane
+  int lanes, parts;      // parts: of the items
+  bool aligned;
+
+  Reduction(const Layout& layout, int size, bool aligned) : layout(layout) {
+    const int64_t across = cuda::parts(layout.channels, size), row = last() ? layout.channels : layout.spatial;
+    packs = cuda::parts(layout.spatial, size);
+    items = layout.images * (last() ? layout.spatial : packs);
+    lanes = last() ? lanes_for(across, COLUMNS) : 1;
+    this->aligned = aligned && row % size == 0;
+    const int64_t most = cuda::parts(items, members() * FEWEST_ITEMS), wanted = cuda::parts(BLOCKS, blocks_x(size));
+    parts = int(std::min({most, wanted, MOST_Y}));
+  }
+
+  __host__ __device__ bool last() const { return layout.channels_last; }
+  __host__ __device__ int members() const { return THREADS / lanes; }
+  int64_t blocks_x(int size) const {
+    return last() ? cuda::parts(cuda::parts(layout.channels, size), lanes) : layout.channels;
+  }
+  dim3 blocks(int size) const { return dim3(unsigned(blocks_x(size)), unsigned(parts)); }
+
+  // This thread's first channel.
+  __device__ int64_t channel(int size) const {
+    return last() ? (int64_t(blockIdx.x) * lanes + int(threadIdx.x) % lanes) * size : blockIdx.x;
+  }
+
+  // read(channel) for each of this thread's, which a block reads once.
+  template <int SIZE, class Value, class Read>
+  __device__ void read_channels(Value (&table)[COLUMNS * SIZE], Value (&own)[SIZE], Read&& read) const {
+    const int64_t first = last() ? int64_t(blockIdx.x) * lanes * SIZE : blockIdx.x;
+    const int number = last() ? int(min(layout.channels - first, int64_t(lanes) * SIZE)) : 1;
+    for (int i = threadIdx.x; i < number; i += THREADS) table[i] = read(first + i);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < SIZE; ++i) own[i] = table[min(int(threadIdx.x) % lanes * SIZE + i, number - 1)];
+  }
+
+  // run(at, count) for this thread's packs: where each lies, and how many of its elements exist.
+  template <int SIZE, class Run>
+  __device__ void walk(Run&& run) const {
+    const int64_t share = cuda::parts(items, parts), begin = blockIdx.y * share, end = min(begin + share, items);
+    const int64_t first = begin + int(threadIdx.x) / lanes, channel = this->channel(SIZE);
+    if (last()) {
+      const int count = int(min(layout.channels - channel, int64_t(SIZE)));
+      if (count <= 0) return;
+      for (int64_t pixel = first; pixel < end; pixel += members()) run(pixel * layout.channels + channel, count);
+      return;
+    }
+    // an item's image and pack, without dividing again
+    int64_t image = first / packs, pack = first % packs;
+    for (int64_t item = first; item < end; item += THREADS) {
+      const int64_t pixel = pack * SIZE;
+      run((image * layout.channels + channel) * layout.spatial + pixel,
+          int(min(layout.spatial - pixel, int64_t(SIZE))));
+      image += THREADS / packs;
+      pack += THREADS % packs;
+      if (pack < packs) continue;
+      pack -= packs;
+      ++image;
+    }
+  }
+};
+
+// All members' numbers of each lane's packs in the first member's; the sums of a tree, level by level.
+template <int WIDTH, class Numbers>
+__device__ void fold(Numbers (&own)[WIDTH], Numbers* table, int lanes, int members) {
+  const int thread = threadIdx.x, member = thread / lanes;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) table[thread * WIDTH + i] = own[i];
+  for (int half = members / 2; half; half /= 2) {
+    __syncthreads();
+    if (member >= half) continue;
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      own[i].combine(table[(thread + half * lanes) * WIDTH + i]);
+      table[thread * WIDTH + i] = own[i];
+    }
+  }
+}
+
+// Leaves what this block has of its channels in partial[part][channel].
+template <int SIZE, class Numbers>
+__device__ void leave(const Reduction& reduction, Numbers (&own)[SIZE], Numbers* table, Numbers* partial) {
+  const int64_t channel = reduction.channel(SIZE), channels = reduction.layout.channels;
+  Numbers* to = partial + blockIdx.y * channels + channel;
+  if (!reduction.last()) {
+    Numbers whole[1] = {own[0]};
+#pragma unroll
+    for (int i = 1; i < SIZE; ++i) whole[0].combine(own[i]);
+    fold(whole, table, 1, THREADS);
+    if (threadIdx.x == 0) *to = whole[0];
+    return;
+  }
+  fold(own, table, reduction.lanes, reduction.members());
+  if (int(threadIdx.x) >= reduction.lanes) return;
+#pragma unroll
+  for (int i = 0; i < SIZE; ++i)
+    if (channel + i < channels) to[i] = own[i];
+}
+
+constexpr int FINISHERS = 64;  // threads of a channel's block
+
+// finish(channel, numbers) with those of all parts.
+template <class Numbers, class Finish>
+__global__ void __launch_bounds__(FINISHERS)
+    finish_kernel(const Numbers* __restrict__ partial, int parts, Finish finish) {
+  __shared__ Numbers table[FINISHERS];
+  Numbers own[1] = {};
+  for (int part = threadIdx.x; part < parts; part += FINISHERS)
+    own[0].combine(partial[int64_t(part) * gridDim.x + blockIdx.x]);
+  fold(own, table, 1, FINISHERS);
+  if (threadIdx.x == 0) finish(blockIdx.x, own[0]);
+}
+
+}  // namespace atrous::cuda

@@ -1,0 +1,116 @@
+// _statistics: mean and biased variance of each channel.
+//
+// All values are taken relative to the first of their channel, so that large means cost no digits. A thread adds up
+// what deviates from the first value that it met, and the squares of that, so that no square of a mean is ever taken;
+// threads are put together by Chan's formula.
+// Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
+#include <torch/csrc/stable/ops.h>
+
+#include "device.h"
+#include "primitives.h"
+#include "reduction.cuh"
+
+namespace atrous::cuda {
+
+namespace {
+
+template <class T>
+struct Moments {
+  T count, mean, m2;
+
+  __device__ void combine(const Moments& other) {
+    if (other.count == 0) return;
+    const T total = count + other.count, share = other.count / total, apart = other.mean - mean;
+    mean = std::fma(apart, share, mean);
+    m2 += std::fma(multiply(apart, apart), multiply(count, share), other.m2);
+    count = total;
+  }
+};
+
+template <class T>
+struct Deviations {
+  T pivot, sum, squares;
+  int count;
+
+  __device__ void add(T value) {
+    if (count++ == 0) pivot = value;
+    const T deviation = value - pivot;
+    sum += deviation;
+    squares = std::fma(deviation, deviation, squares);
+  }
+  __device__ Moments<T> moments() const {
+    if (count == 0) return {};
+    const T rest = squares - multiply(sum, sum / count);
+    return {T(count), pivot + sum / count, rest < 0 ? T(0) : rest};
+  }
+};
+
+// The first value of a channel.
+template <class S>
+__device__ Wide<S> origin(const S* z, const Layout& layout, int64_t channel) {
+  return widen(z[layout.channels_last ? channel : channel * layout.spatial]);
+}
+
+template <class S>
+__global__ void __launch_bounds__(THREADS, 1)
+    statistics_kernel(const S* __restrict__ z, Moments<Wide<S>>* __restrict__ partial, Reduction reduction) {
+  using T = Wide<S>;
+  constexpr int SIZE = Pack<S>::SIZE;
+  __shared__ Moments<T> table[THREADS * SIZE];
+  __shared__ T read[COLUMNS * SIZE];
+  T origins[SIZE];
+  reduction.read_channels<SIZE>(read, origins, [&](int64_t channel) { return origin(z, reduction.layout, channel); });
+  Deviations<T> own[SIZE] = {};
+  reduction.walk<SIZE>([&](int64_t at, int count) {
+    const Pack<S> values = load(z + at, count, reduction.aligned);
+#pragma unroll
+    for (int i = 0; i < SIZE; ++i)
+      if (i < count) own[i].add(widen(values.at[i]) - origins[i]);
+  });
+  Moments<T> moments[SIZE];
+#pragma unroll
+  for (int i = 0; i < SIZE; ++i) moments[i] = own[i].moments();
+  leave(reduction, moments, table, partial);
+}
+
+template <class S>
+struct Finish {
+  using T = Wide<S>;
+  const S* z;
+  Layout layout;
+  T *mean, *var;
+
+  __device__ void operator()(int64_t channel, const Moments<T>& moments) const {
+    mean[channel] = origin(z, layout, channel) + moments.mean;
+    var[channel] = moments.m2 / moments.count;
+  }
+};
+
+template <class S>
+void run(const S* z, const Tensor& model, const Layout& layout, Tensor& mean, Tensor& var, const Device& device) {
+  using T = Wide<S>;
+  constexpr int SIZE = Pack<S>::SIZE;
+  const Reduction reduction(layout, SIZE, aligned(z));
+  const int64_t size = 3 * reduction.parts * layout.channels;
+  const Tensor workspace = torch::stable::new_empty(model, Sizes{size}, wide_type(model));
+  auto* partial = reinterpret_cast<Moments<T>*>(workspace.mutable_data_ptr());
+  launch("_statistics", statistics_kernel<S>, reduction.blocks(SIZE), THREADS, device, z, partial, reduction);
+  const Finish<S> finish{z, layout, mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
+  launch("_statistics", finish_kernel<Moments<T>, Finish<S>>, dim3(unsigned(layout.channels)), FINISHERS, device,
+         partial, reduction.parts, finish);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
+  const Order order = check_dense("z", z);
+  const Device device("z", z);
+  const Sizes shape{z.size(1)};
+  const ScalarType type = wide_type(z);
+  if (z.numel() == 0) return {torch::stable::new_zeros(z, shape, type), torch::stable::new_zeros(z, shape, type)};
+  Tensor mean = torch::stable::new_empty(z, shape, type), var = torch::stable::new_empty(z, shape, type);
+  with_storage(z, [&](auto* data) { run(data, z, Layout(z, order), mean, var, device); });
+  return {mean, var};
+}
+
+}  // namespace atrous::cuda

@@ -1,0 +1,44 @@
+"""python launches.py LIBRARY [OP]: each CUDA kernel once on the host, for the sanitizers, loaded before Python.
+
+Small tensors of both layouts, packs that are whole and that are not, several blocks and parts of a reduction.
+"""
+
+import sys
+
+import torch
+
+torch.set_num_threads(1)
+torch.ops.load_library(sys.argv[1])
+ops, only = torch.ops.atrous_host, sys.argv[2:]
+
+
+def epilogue_of(z: torch.Tensor, kind: str, dropout: float) -> list:
+    channels = z.shape[1]
+    mean, gamma, beta, slope = torch.randn(4, channels)
+    seed = torch.tensor([1, 2])
+    return [mean, mean.abs() + 0.5, gamma, beta, 1e-5, kind, 0.1, 0.3, slope, seed, torch.randn_like(z), False, dropout]
+
+
+def calls(z: torch.Tensor, kind: str, dropout: float) -> dict:
+    grad, e = torch.randn_like(z), epilogue_of(z, kind, dropout)
+    means = torch.randn(2, z.shape[1], dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
+    return {
+        "_epilogue": lambda: ops._epilogue(z, *e),
+        "_statistics": lambda: ops._statistics(z),
+        "_epilogue_reduce": lambda: ops._epilogue_reduce(grad, z, *e),
+        "_epilogue_backward": lambda: ops._epilogue_backward(grad, z, means, True, True, *e),
+    }
+
+
+first, last = torch.contiguous_format, torch.channels_last
+for dtype, size, layout, kind, dropout in (
+    (torch.float32, (2, 3, 5, 7), first, "tensor", 0.0),
+    (torch.float64, (2, 3, 5, 7), last, "random", 0.5),
+    (torch.float16, (65, 2, 3, 5), first, "relu", 0.5),
+    (torch.bfloat16, (2, 264, 4, 4), last, "number", 0.0),
+):
+    z = torch.randn(size).to(dtype).contiguous(memory_format=layout)
+    for name, call in calls(z, kind, dropout).items():
+        if not only or name in only:
+            call()
+print("all launched")

@@ -1,0 +1,117 @@
+"""The kernels of csrc/cuda, run as C++ on the CPU: values against the fp64 oracle, memory, barriers."""
+
+from __future__ import annotations
+
+import itertools
+
+import cuda_host
+import pytest
+import test_native
+import test_native_training as training
+import torch
+
+from atrous.spec import Epilogue
+
+pytestmark = pytest.mark.gate
+
+
+@pytest.fixture(scope="module")
+def ops(tmp_path_factory):
+    torch.ops.load_library(cuda_host.build(tmp_path_factory.mktemp("plain")))
+    return torch.ops.atrous_host
+
+
+@pytest.fixture(autouse=True)
+def on_the_host(request, monkeypatch):
+    """What checks the CPU's primitives checks these."""
+    if "ops" in request.fixturenames:
+        for module in (test_native, training):
+            monkeypatch.setattr(module, "ops", request.getfixturevalue("ops"))
+
+
+# Packs that are whole and that are not, planes smaller than a pack, one channel, no space, more channels than lanes.
+SHAPES = itertools.cycle(
+    [(2, 1, 7, 7), (3, 8, 4, 4), (2, 31, 1, 1), (2, 9, 3, 5), (9, 1), (5, 40), (2, 3, 3, 2, 4), (3, 264)]
+)
+PLACES = itertools.cycle(("before", None, "after"))
+NORMS = itertools.cycle(("batch", "running", "none", "batch"))
+
+
+@pytest.mark.parametrize("dropout", (0.0, 0.3))
+@pytest.mark.parametrize("dtype", training.DTYPES, ids=str)
+@pytest.mark.parametrize("kind", training.KINDS)
+def test_epilogue_and_gradient(ops, kind, dtype, dropout):
+    """Each kind, dtype and layout; shapes, residuals and BatchNorms in turn."""
+    for z in training.layouts((torch.randn(next(SHAPES)) * 2 + 1).to(dtype)):
+        training.check(z, *training.case(z, kind, next(PLACES), next(NORMS), dropout))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 41, 37), (70, 2, 13, 5), (90, 300)], ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_several_blocks(ops, dtype, shape):
+    for z in training.layouts((torch.randn(shape) * 2 + 1).to(dtype)):
+        training.check(z, *training.case(z, "tensor", "before", "batch", 0.0))
+        training.test_statistics(dtype, shape)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 13, 29), (70, 5)], ids=str)
+def test_a_large_mean_costs_no_digits_of_the_variance(ops, shape):
+    training.test_a_large_mean_costs_no_digits_of_the_variance(shape)
+
+
+@pytest.mark.parametrize("kind", training.KINDS)
+def test_special_values(ops, kind):
+    training.test_special_values(kind, 0.5)
+    training.test_one_value_that_is_not_finite_spoils_its_channel_alone(kind)
+
+
+@pytest.mark.parametrize("dtype", training.DTYPES, ids=str)
+def test_types(ops, poison, dtype):
+    test_native.test_special_values(dtype)
+    training.test_what_lies_outside_the_tensors_is_not_used(poison, dtype, (2, 5, 5, 7))
+    training.test_of_nothing(dtype, (2, 0, 2, 2))
+
+
+def test_vectors_draws_and_needs(ops):
+    test_native.test_vectors_of_other_dtypes_and_strides()
+    test_native.test_random_slopes_are_the_uniforms_of_the_reference(torch.channels_last)
+    training.test_what_is_not_needed_is_empty_and_means_may_have_two_rows()
+
+
+def test_the_bits_are_those_of_the_cpu(ops):
+    """fma is explicit and nothing else is fused: an epilogue has the same bits wherever it runs."""
+    for z in training.layouts(torch.randn(2, 24, 9, 7)):
+        grad, means, e = training.case(z, "tensor", "before", "running", 0.3)
+        assert torch.equal(ops._epilogue(z, *e), torch.ops.atrous._epilogue(z, *e))
+        arguments = (grad, z, means, True, True, *e)
+        for host, cpu in zip(ops._epilogue_backward(*arguments), torch.ops.atrous._epilogue_backward(*arguments)):
+            assert torch.equal(host, cpu)
+
+
+def test_errors(ops):
+    z = torch.randn(2, 4, 5, 6)
+    with pytest.raises(RuntimeError, match="grad: expected dtype Float like z, got Double"):
+        ops._epilogue_reduce(z.double(), z, *Epilogue())
+    with pytest.raises(RuntimeError, match="z: .*strides"):
+        ops._statistics(z[..., ::2])
+
+
+# A planted fault: sanitizer, header, unit that sees it, what is right, what is wrong, the op, what is said of it.
+FAULTS = [
+    ("address", "pack.cuh", "epilogue.cu", "if (i < count) pack.at[i] = from[i];", "pack.at[i] = from[i];",
+     "_epilogue", "heap-buffer-overflow"),
+    ("thread", "reduction.cuh", "statistics.cu", "    __syncthreads();\n    if (member >= half) continue;",
+     "    if (member >= half) continue;", "_statistics", "data race"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sanitizer, header, unit, right, wrong, op, report", FAULTS, ids=lambda value: str(value)[:12])
+def test_sanitizers(tmp_path, sanitizer, header, unit, right, wrong, op, report):
+    """They say nothing of the kernels as they are; they find an access without its mask and a barrier left out."""
+    (tmp_path / "clean").mkdir()
+    clean = cuda_host.build(tmp_path / "clean", sanitizer)
+    passed = cuda_host.run(clean, sanitizer)
+    assert passed.returncode == 0 and passed.stdout == "all launched\n", passed.stdout + passed.stderr
+    faulty = cuda_host.planted(clean, tmp_path / "faulty", sanitizer, header, unit, right, wrong)
+    caught = cuda_host.run(faulty, sanitizer, op)
+    assert caught.returncode != 0 and report in caught.stderr, caught.stdout + caught.stderr
