@@ -17,8 +17,8 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 MINIMUM_TORCH = (2, 11)
 SKIP = "or set ATROUS_SKIP_NATIVE=1 to install without the C++ library"
-# What the Triton and CUDA kernels are checked for; only used where no card is visible to ask.
-ARCH_LIST = "8.0;9.0;10.0+PTX"
+# What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand.
+ARCH_LIST = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 # What both libraries need of the machine beside torch.
 PROBE = "#include <optional>\n#include <Python.h>\n"
 
@@ -90,9 +90,9 @@ def with_cuda(torch_version: str, torch_cuda: str | None, nvcc: str | None, forc
 
 
 def cuda_sources(torch, cuda_home: str | None) -> list[str]:
-    """csrc/cuda/*.cu where they can be built, else nothing."""
+    """The sources in csrc/cuda where they can be built, else nothing."""
     force = os.environ.get("FORCE_CUDA") == "1"
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/*.cu"))
+    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/*.c[pu]*") if path.suffix != ".cuh")
     if not (sources or force):
         return []
     return sources if with_cuda(torch.__version__, torch.version.cuda, nvcc_version(cuda_home), force) else []
@@ -105,7 +105,7 @@ def extensions(torch) -> list[Extension]:
     flags = [*lines("csrc/flags.txt"), "-g0"]
     cuda = cuda_sources(torch, CUDA_HOME)
     device = "cuda" if cuda else "cpu"
-    if cuda and not torch.cuda.is_available():
+    if cuda:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCH_LIST)
     nvcc_flags = ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA", f"--threads={os.environ.get('NVCC_THREADS', '1')}"]
     nvcc_flags += [flag for flag in flags if flag.startswith("-D")]
