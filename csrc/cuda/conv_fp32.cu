@@ -6,12 +6,12 @@ namespace atrous::cuda {
 
 cudaError_t conv_fp32(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   switch (plan.tile) {
-    case Tile::any:
-      return run<Shape<float, 128, 64, 16, 64, 32, 3, true>>(problem, plan, workspace, stream);
+    case Tile::few:
+      return run<Shape<float, 128, 64, 16, 64, 32, 4, true>>(problem, stream);
     case Tile::t64x64:
-      return run<Shape<float, 64, 64, 16, 32, 32, 5, false>>(problem, plan, workspace, stream);
+      return run_splits<Shape<float, 64, 64, 16, 32, 32, 5>>(problem, plan, workspace, stream);
     default:
-      return run<Shape<float, 128, 64, 16, 64, 32, 4, false>>(problem, plan, workspace, stream);
+      return run<Shape<float, 128, 64, 16, 64, 32, 4>>(problem, stream);
   }
 }
 

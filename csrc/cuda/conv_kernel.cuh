@@ -5,31 +5,48 @@
 #include <cutlass/conv/kernel/default_conv2d_fprop.h>
 #include <cutlass/epilogue/thread/conversion_op.h>
 
+#include "conv_few.cuh"
 #include "conv_output.cuh"
 #include "conv_problem.h"
 #include "conv_select.h"
 
 namespace atrous::cuda {
 
-// What fixes a product's code: M pixels x N channels x DEPTH of the reduction, a warp's share of it, and how it loads.
-template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_, bool ANY_CHANNELS>
+// What fixes a product's code: M pixels x N channels x DEPTH of the reduction, and a warp's share of it.
+// FEW: of four input channels, so that a step of the reduction covers several positions of the kernel.
+template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_, bool FEW_ = false>
 struct Shape {
+  static constexpr bool FEW = FEW_;
   using Element = Element_;
   using Block = cutlass::gemm::GemmShape<M, N, DEPTH>;
   using Warp = cutlass::gemm::GemmShape<WARP_M, WARP_N, DEPTH>;
   using Instruction = cutlass::gemm::GemmShape<16, 8, 32 / sizeof(Element)>;
-  static constexpr int STAGES = STAGES_, VECTOR = 16 / sizeof(Element), ALIGNMENT = ANY_CHANNELS ? 1 : VECTOR;
+  static constexpr int STAGES = STAGES_, VECTOR = 16 / sizeof(Element), ALIGNMENT = FEW ? 4 : VECTOR;
   static constexpr auto ITERATOR =
-      ANY_CHANNELS ? cutlass::conv::IteratorAlgorithm::kFewChannels : cutlass::conv::IteratorAlgorithm::kOptimized;
+      FEW ? cutlass::conv::IteratorAlgorithm::kFixedChannels : cutlass::conv::IteratorAlgorithm::kOptimized;
+  // Blocks that a multiprocessor's registers have room for: said, or ptxas guesses, and spills for one block more.
+  static constexpr int SUMS = WARP_M * WARP_N / 32, BLOCKS = SUMS > 64 ? 2 : SUMS > 32 ? 3 : 4;
 };
 
 template <class Shape, class OutputOp>
-using Conv = typename cutlass::conv::kernel::DefaultConv2dFprop<
+using Default = cutlass::conv::kernel::DefaultConv2dFprop<
     typename Shape::Element, cutlass::layout::TensorNHWC, typename Shape::Element, cutlass::layout::TensorNHWC,
     typename OutputOp::ElementOutput, cutlass::layout::TensorNHWC, float, cutlass::arch::OpClassTensorOp,
     cutlass::arch::Sm80, typename Shape::Block, typename Shape::Warp, typename Shape::Instruction, OutputOp,
     cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<4>, Shape::STAGES, cutlass::arch::OpMultiplyAdd,
-    Shape::ITERATOR, cutlass::conv::StrideSupport::kStrided, Shape::ALIGNMENT, Shape::ALIGNMENT>::Kernel;
+    Shape::ITERATOR, cutlass::conv::StrideSupport::kStrided, Shape::ALIGNMENT, Shape::ALIGNMENT>;
+
+// CUTLASS's kernel; for FEW it is put together again with an iterator that stays inside the kernel's window.
+template <class Shape, class OutputOp, class Parts = Default<Shape, OutputOp>>
+using Conv = std::conditional_t<
+    Shape::FEW,
+    cutlass::conv::kernel::ImplicitGemmConvolution<
+        cutlass::conv::threadblock::ImplicitGemmMultistage<
+            typename Shape::Block, InsideWindow<typename Parts::IteratorA>, typename Parts::SmemIteratorA,
+            cutlass::arch::CacheOperation::Always, typename Parts::IteratorB, typename Parts::SmemIteratorB,
+            Parts::CacheOpB, typename Parts::MmaPolicy, Shape::STAGES>,
+        typename Parts::Epilogue, typename Parts::Kernel::ThreadblockSwizzle, cutlass::conv::Operator::kFprop>,
+    typename Parts::Kernel>;
 
 template <class Shape, Slope SLOPE, Residual RESIDUAL>
 using Ending =
@@ -43,20 +60,24 @@ using Sums = cutlass::epilogue::thread::Convert<float, 4, float>;
 
 // A share of the reduction: its sums into the workspace.
 template <class Shape>
-__global__ void __launch_bounds__(Conv<Shape, Sums>::kThreadCount)
+__global__ void __launch_bounds__(Conv<Shape, Sums>::kThreadCount, Shape::BLOCKS)
     conv_partial_kernel(const __grid_constant__ typename Conv<Shape, Sums>::Params params) {
   extern __shared__ __align__(16) char memory[];
   Conv<Shape, Sums>()(params, *reinterpret_cast<typename Conv<Shape, Sums>::SharedStorage*>(memory));
 }
 
-template <class Shape, Slope SLOPE, Residual RESIDUAL, class Conv = Conv<Shape, Ending<Shape, SLOPE, RESIDUAL>>>
-__global__ void __launch_bounds__(Conv::kThreadCount)
-    conv_epilogue_kernel(const __grid_constant__ typename Conv::Params params,
+template <class Shape, Slope SLOPE, Residual RESIDUAL>
+using Whole = Conv<Shape, Ending<Shape, SLOPE, RESIDUAL>>;
+
+template <class Shape, Slope SLOPE, Residual RESIDUAL>
+__global__ void __launch_bounds__(Whole<Shape, SLOPE, RESIDUAL>::kThreadCount, Shape::BLOCKS)
+    conv_epilogue_kernel(const __grid_constant__ typename Whole<Shape, SLOPE, RESIDUAL>::Params params,
                          const __grid_constant__ ChannelVectors vectors) {
+  using Product = Whole<Shape, SLOPE, RESIDUAL>;
   extern __shared__ __align__(16) char memory[];
-  const int tile = typename Conv::ThreadblockSwizzle().get_tile_offset(params.swizzle_log_tile).n();
+  const int tile = typename Product::ThreadblockSwizzle().get_tile_offset(params.swizzle_log_tile).n();
   TileChannels<Shape::Block::kN>::here().load(vectors, tile * Shape::Block::kN, params.problem_size.K);
-  Conv()(params, *reinterpret_cast<typename Conv::SharedStorage*>(memory));
+  Product()(params, *reinterpret_cast<typename Product::SharedStorage*>(memory));
 }
 
 inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int splits) {
@@ -95,6 +116,8 @@ template <class Conv, class... Vectors>
 cudaError_t launch(void (*kernel)(const typename Conv::Params, const Vectors...), const typename Conv::Params& params,
                    cudaStream_t stream, const Vectors&... vectors) {
   constexpr int BYTES = sizeof(typename Conv::SharedStorage);
+  static_assert(BYTES + 2048 <= 99 << 10,
+                "the least that a card from sm_80 on gives a block, less the tile's channels");
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
   if (allowed != cudaSuccess) return allowed;
   cudaLaunchConfig_t config{};
@@ -106,30 +129,34 @@ cudaError_t launch(void (*kernel)(const typename Conv::Params, const Vectors...)
 }
 
 template <class Shape>
-cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  if (plan.splits > 1) {
-    using Product = Conv<Shape, Sums>;
-    return launch<Product>(conv_partial_kernel<Shape>, parameters<Product>(problem, plan.splits, workspace), stream);
-  }
+cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
   return select_epilogue(problem.slope, problem.place, [&](auto slope, auto place) {
-    using Product = Conv<Shape, Ending<Shape, decltype(slope)::value, decltype(place)::value>>;
+    using Product = Whole<Shape, decltype(slope)::value, decltype(place)::value>;
     return launch<Product>(conv_epilogue_kernel<Shape, decltype(slope)::value, decltype(place)::value>,
                            parameters<Product>(problem, 1, problem.y), stream, problem.vectors);
   });
+}
+
+// The same where the reduction may be in shares: then conv_reduce has the epilogue.
+template <class Shape>
+cudaError_t run_splits(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  if (plan.splits == 1) return run<Shape>(problem, stream);
+  using Product = Conv<Shape, Sums>;
+  return launch<Product>(conv_partial_kernel<Shape>, parameters<Product>(problem, plan.splits, workspace), stream);
 }
 
 // The stages of a tile fill 40 to 64 KiB of shared memory: every card from sm_80 on has room for it, most for two.
 template <class Element>
 cudaError_t run_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   switch (plan.tile) {
-    case Tile::any:
-      return run<Shape<Element, 128, 64, 32, 64, 32, 2, true>>(problem, plan, workspace, stream);
+    case Tile::few:
+      return run<Shape<Element, 128, 64, 32, 64, 32, 4, true>>(problem, stream);
     case Tile::t64x64:
-      return run<Shape<Element, 64, 64, 32, 32, 32, 5, false>>(problem, plan, workspace, stream);
+      return run_splits<Shape<Element, 64, 64, 32, 32, 32, 5>>(problem, plan, workspace, stream);
     case Tile::t128x64:
-      return run<Shape<Element, 128, 64, 32, 64, 32, 4, false>>(problem, plan, workspace, stream);
+      return run<Shape<Element, 128, 64, 32, 64, 32, 4>>(problem, stream);
     default:
-      return run<Shape<Element, 128, 128, 32, 64, 64, 4, false>>(problem, plan, workspace, stream);
+      return run<Shape<Element, 128, 128, 32, 64, 64, 4>>(problem, stream);
   }
 }
 

@@ -25,8 +25,11 @@ struct ConvProblem {
   int64_t pixels() const { return n * p * q; }
 };
 
-// The tiles that are built, pixels x channels; `any` reads one channel at a time.
-enum class Tile { t128x128, t128x64, t64x64, any };
+// The tiles that are built, pixels x channels; `few` is 128x64 for 4 input channels.
+enum class Tile { t128x128, t128x64, t64x64, few };
+
+// The kernels read whole vectors of 16 bytes, or 4 channels: as many as c has to be padded to with zeros.
+int64_t conv_channels(int64_t c, Type type);
 
 // How it is computed: the reduction is cut into `splits` shares, whose sums go through a workspace.
 struct ConvPlan {

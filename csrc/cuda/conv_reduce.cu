@@ -8,6 +8,7 @@ namespace {
 
 constexpr int WIDTH = 4;                  // channels of a thread: one 16-byte access to the sums
 constexpr int COLUMNS = 32, ROWS = 8;     // threads of a block, channels x pixels
+constexpr int BLOCKS = 2;                 // of a multiprocessor: up to 128 registers a thread
 constexpr int64_t MOST_ROW_BLOCKS = 512;  // a thread keeps its channels' values for all of its pixels
 
 template <class T>
@@ -52,7 +53,7 @@ __device__ void finish(const Sums<T>& sums, int64_t at, const Channel* channels)
 }
 
 template <Slope SLOPE, Residual RESIDUAL, class T>
-__global__ void __launch_bounds__(COLUMNS* ROWS) conv_reduce_kernel(Sums<T> sums, ChannelVectors vectors) {
+__global__ void __launch_bounds__(COLUMNS* ROWS, BLOCKS) conv_reduce_kernel(Sums<T> sums, ChannelVectors vectors) {
   const int64_t first = (int64_t(blockIdx.x) * COLUMNS + threadIdx.x) * WIDTH;
   if (first >= sums.channels) return;
   Channel channels[WIDTH];
