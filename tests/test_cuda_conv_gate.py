@@ -10,7 +10,7 @@ pytestmark = pytest.mark.gate
 CHIPS = (80, 90, 100)
 PRODUCTS = {"csrc/cuda/conv_fp16.cu": 25, "csrc/cuda/conv_bf16.cu": 25, "csrc/cuda/conv_fp32.cu": 19}
 REDUCE = {"csrc/cuda/conv_reduce.cu": 18}
-HOST = ["csrc/cuda/conv.cu", "csrc/cuda/conv_plan.cu"]
+HOST = ["csrc/cuda/conv.cu", "csrc/cuda/conv_run.cu", "csrc/cuda/conv_plan.cu"]
 # A multiprocessor has 65536 registers: two blocks of 128 threads of the largest tile, three of the next, four.
 MOST_REGISTERS = {"128, 128": 255, "128, 64": 168, "64, 64": 128}
 
@@ -57,3 +57,13 @@ def test_reduction(chip):
 def test_host_code():
     """What has no kernel compiles with the stable ABI's headers alone."""
     assert gate.compile(HOST, 80) == []
+
+
+def test_every_load_and_the_epilogue_on_the_host(tmp_path):
+    """conv_walk.cu: what the kernels load and end in, against fp64; what the host plans and refuses."""
+    program = tmp_path / "walk"
+    sources = [gate.ROOT / "tests/conv_walk.cu", gate.ROOT / "csrc/cuda/conv_plan.cu"]
+    include = f"-I{gate.ROOT / 'csrc/cuda'}"
+    gate.run(gate.nvcc(), *gate.setup().nvcc_flags(), *gate.includes(), include, "-arch=sm_80", "-o", program, *sources)
+    said = gate.run(program).stdout
+    assert "ok" in said and "WRONG" not in said and "refused" not in said, said

@@ -14,26 +14,26 @@ class InsideWindow : public Iterator {
  public:
   using Sizes = cutlass::conv::Conv2dProblemSize;
 
-  __device__ InsideWindow(const typename Iterator::Params& params, const Sizes& sizes,
+  CUTLASS_HOST_DEVICE InsideWindow(const typename Iterator::Params& params, const Sizes& sizes,
                           const typename Iterator::Element* x, int thread, const cutlass::MatrixCoord& offset)
       : Iterator(params, sizes, x, thread, offset),
         sizes_(sizes),
         position_((offset.column() + Iterator::ThreadMap::initial_offset(thread).contiguous()) / CHANNELS) {}
 
-  __device__ void set_iteration_index(int index) {
+  CUTLASS_HOST_DEVICE void set_iteration_index(int index) {
     Iterator::set_iteration_index(index);
     access_ = index % Iterator::kAccessesPerVector;
   }
-  __device__ InsideWindow& operator++() {
+  CUTLASS_HOST_DEVICE InsideWindow& operator++() {
     Iterator::operator++();
     access_ = (access_ + 1) % Iterator::kAccessesPerVector;
     return *this;
   }
-  __device__ void advance() {
+  CUTLASS_HOST_DEVICE void advance() {
     Iterator::advance();
     position_ += Iterator::Shape::kColumn / CHANNELS;
   }
-  __device__ bool valid() const { return position_ + access_ < sizes_.R * sizes_.S && Iterator::valid(); }
+  CUTLASS_HOST_DEVICE bool valid() const { return position_ + access_ < sizes_.R * sizes_.S && Iterator::valid(); }
 
  private:
   static constexpr int CHANNELS = Iterator::AccessType::kElements;

@@ -31,41 +31,45 @@ struct TileChannels {
   }
 };
 
-// ThreadMap says which channels a thread has: always the same COUNT of them, so they are read once.
-template <class Element, int COUNT, class ThreadMap, int CHANNELS, Slope SLOPE, Residual RESIDUAL>
-struct EpilogueOp {
-  static_assert(ThreadMap::Iterations::kColumn == 1, "a thread must keep to its channels");
-  using ElementOutput = Element;
-  using ElementAccumulator = float;
-  using ElementCompute = float;
+// The epilogue of COUNT neighbouring channels of a pixel.
+template <class Element, int COUNT, Slope SLOPE, Residual RESIDUAL>
+struct EpilogueValues {
   using Sums = cutlass::Array<float, COUNT>;
   using Outputs = cutlass::Array<Element, COUNT>;
-  static constexpr int kCount = COUNT;
-  static constexpr bool HAS_CHANNELS = true;
-  struct Params {};
-
   Sums scale, shift, slope;
 
-  __device__ explicit EpilogueOp(const Params&) {
-    const TileChannels<CHANNELS>& channels = TileChannels<CHANNELS>::here();
-    const int first = ThreadMap::initial_offset(threadIdx.x).column();
-    for (int i = 0; i < COUNT; ++i) {
-      scale[i] = channels.scale[first + i];
-      shift[i] = channels.shift[first + i];
-      if (SLOPE != Slope::relu) slope[i] = channels.slope[first + i];
-    }
-  }
-  __device__ static constexpr bool is_source_needed() { return RESIDUAL != Residual::none; }
-  __device__ void set_k_partition(int, int) {}
-
-  __device__ Outputs operator()(const Sums& sums, const Outputs& residual) const {
+  ATROUS_HD Outputs operator()(const Sums& sums, const Outputs& residual) const {
     const Sums added = cutlass::NumericArrayConverter<float, Element, COUNT>()(residual);
     Sums y;
     for (int i = 0; i < COUNT; ++i)
       y[i] = epilogue<float, SLOPE, RESIDUAL, false>(sums[i], {scale[i], shift[i]}, slope[i], added[i], 1);
     return cutlass::NumericArrayConverter<Element, float, COUNT>()(y);
   }
-  __device__ Outputs operator()(const Sums& sums) const { return (*this)(sums, Outputs()); }
+  ATROUS_HD Outputs operator()(const Sums& sums) const { return (*this)(sums, Outputs()); }
+};
+
+// ThreadMap says which channels a thread has: always the same COUNT of them, so they are read once.
+template <class Element, int COUNT, class ThreadMap, int CHANNELS, Slope SLOPE, Residual RESIDUAL>
+struct EpilogueOp : EpilogueValues<Element, COUNT, SLOPE, RESIDUAL> {
+  static_assert(ThreadMap::Iterations::kColumn == 1, "a thread must keep to its channels");
+  using ElementOutput = Element;
+  using ElementAccumulator = float;
+  using ElementCompute = float;
+  static constexpr int kCount = COUNT;
+  struct Params {};
+
+  __device__ explicit EpilogueOp(const Params&) {
+    const TileChannels<CHANNELS>& channels = TileChannels<CHANNELS>::here();
+    const int first = ThreadMap::initial_offset(threadIdx.x).column();
+    for (int i = 0; i < COUNT; ++i) {
+      this->scale[i] = channels.scale[first + i];
+      this->shift[i] = channels.shift[first + i];
+      if (SLOPE != Slope::relu) this->slope[i] = channels.slope[first + i];
+    }
+  }
+  __device__ static constexpr bool is_source_needed() { return RESIDUAL != Residual::none; }
+  // Of reductions in turns, which we do not have.
+  __device__ void set_k_partition(int, int) {}
 };
 
 }  // namespace atrous::cuda

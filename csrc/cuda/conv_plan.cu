@@ -80,12 +80,4 @@ ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors) {
   return {Tile::t64x64, int(splits), partial};
 }
 
-cudaError_t conv_run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  if (problem.pixels() == 0 || problem.k == 0) return cudaSuccess;
-  const auto product = problem.type == Type::fp16 ? conv_fp16 : problem.type == Type::bf16 ? conv_bf16 : conv_fp32;
-  const cudaError_t result = product(problem, plan, workspace, stream);
-  if (result != cudaSuccess || plan.splits == 1) return result;
-  return conv_reduce(problem, plan.splits, static_cast<const float*>(workspace), stream);
-}
-
 }  // namespace atrous::cuda
