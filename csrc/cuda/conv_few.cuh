@@ -15,7 +15,7 @@ class InsideWindow : public Iterator {
   using Sizes = cutlass::conv::Conv2dProblemSize;
 
   CUTLASS_HOST_DEVICE InsideWindow(const typename Iterator::Params& params, const Sizes& sizes,
-                          const typename Iterator::Element* x, int thread, const cutlass::MatrixCoord& offset)
+                                   const typename Iterator::Element* x, int thread, const cutlass::MatrixCoord& offset)
       : Iterator(params, sizes, x, thread, offset),
         sizes_(sizes),
         position_((offset.column() + Iterator::ThreadMap::initial_offset(thread).contiguous()) / CHANNELS) {}

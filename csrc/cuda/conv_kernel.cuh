@@ -28,56 +28,61 @@ struct Shape {
   static constexpr int SUMS = WARP_M * WARP_N / 32, BLOCKS = SUMS > 64 ? 2 : SUMS > 32 ? 3 : 4;
 };
 
+// CUTLASS's kernel with this output operator; for FEW it is put together again with an iterator that stays inside the
+// kernel's window.
 template <class Shape, class OutputOp>
-using Default = cutlass::conv::kernel::DefaultConv2dFprop<
-    typename Shape::Element, cutlass::layout::TensorNHWC, typename Shape::Element, cutlass::layout::TensorNHWC,
-    typename OutputOp::ElementOutput, cutlass::layout::TensorNHWC, float, cutlass::arch::OpClassTensorOp,
-    cutlass::arch::Sm80, typename Shape::Block, typename Shape::Warp, typename Shape::Instruction, OutputOp,
-    cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<4>, Shape::STAGES, cutlass::arch::OpMultiplyAdd,
-    Shape::ITERATOR, cutlass::conv::StrideSupport::kStrided, Shape::ALIGNMENT, Shape::ALIGNMENT>;
+struct Product {
+  using Parts = cutlass::conv::kernel::DefaultConv2dFprop<
+      typename Shape::Element, cutlass::layout::TensorNHWC, typename Shape::Element, cutlass::layout::TensorNHWC,
+      typename OutputOp::ElementOutput, cutlass::layout::TensorNHWC, float, cutlass::arch::OpClassTensorOp,
+      cutlass::arch::Sm80, typename Shape::Block, typename Shape::Warp, typename Shape::Instruction, OutputOp,
+      cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<4>, Shape::STAGES, cutlass::arch::OpMultiplyAdd,
+      Shape::ITERATOR, cutlass::conv::StrideSupport::kStrided, Shape::ALIGNMENT, Shape::ALIGNMENT>;
+  using InsideMma = cutlass::conv::threadblock::ImplicitGemmMultistage<
+      typename Shape::Block, InsideWindow<typename Parts::IteratorA>, typename Parts::SmemIteratorA,
+      cutlass::arch::CacheOperation::Always, typename Parts::IteratorB, typename Parts::SmemIteratorB, Parts::CacheOpB,
+      typename Parts::MmaPolicy, Shape::STAGES>;
+  using Inside = cutlass::conv::kernel::ImplicitGemmConvolution<
+      InsideMma, typename Parts::Epilogue, typename Parts::Kernel::ThreadblockSwizzle, cutlass::conv::Operator::kFprop>;
+  using Kernel = std::conditional_t<Shape::FEW, Inside, typename Parts::Kernel>;
+  using Params = typename Kernel::Params;
+  using Storage = typename Kernel::SharedStorage;
+  static constexpr int THREADS = Kernel::kThreadCount;
+};
 
-// CUTLASS's kernel; for FEW it is put together again with an iterator that stays inside the kernel's window.
-template <class Shape, class OutputOp, class Parts = Default<Shape, OutputOp>>
-using Conv = std::conditional_t<
-    Shape::FEW,
-    cutlass::conv::kernel::ImplicitGemmConvolution<
-        cutlass::conv::threadblock::ImplicitGemmMultistage<
-            typename Shape::Block, InsideWindow<typename Parts::IteratorA>, typename Parts::SmemIteratorA,
-            cutlass::arch::CacheOperation::Always, typename Parts::IteratorB, typename Parts::SmemIteratorB,
-            Parts::CacheOpB, typename Parts::MmaPolicy, Shape::STAGES>,
-        typename Parts::Epilogue, typename Parts::Kernel::ThreadblockSwizzle, cutlass::conv::Operator::kFprop>,
-    typename Parts::Kernel>;
+template <class Shape>
+using ThreadMap =
+    typename cutlass::epilogue::threadblock::DefaultThreadMapTensorOp<typename Shape::Block, typename Shape::Warp, 1,
+                                                                      typename Shape::Element, Shape::VECTOR>::Type;
 
 template <class Shape, Slope SLOPE, Residual RESIDUAL>
-using Ending =
-    EpilogueOp<typename Shape::Element, Shape::VECTOR,
-               typename cutlass::epilogue::threadblock::DefaultThreadMapTensorOp<
-                   typename Shape::Block, typename Shape::Warp, 1, typename Shape::Element, Shape::VECTOR>::Type,
-               Shape::Block::kN, SLOPE, RESIDUAL>;
+struct Ending
+    : EpilogueOp<typename Shape::Element, Shape::VECTOR, ThreadMap<Shape>, Shape::Block::kN, SLOPE, RESIDUAL> {
+  using EpilogueOp<typename Shape::Element, Shape::VECTOR, ThreadMap<Shape>, Shape::Block::kN, SLOPE,
+                   RESIDUAL>::EpilogueOp;
+};
 
 // The sums of a share of the reduction, as they are.
 using Sums = cutlass::epilogue::thread::Convert<float, 4, float>;
 
 // A share of the reduction: its sums into the workspace.
 template <class Shape>
-__global__ void __launch_bounds__(Conv<Shape, Sums>::kThreadCount, Shape::BLOCKS)
-    conv_partial_kernel(const __grid_constant__ typename Conv<Shape, Sums>::Params params) {
+__global__ void __launch_bounds__(Product<Shape, Sums>::THREADS, Shape::BLOCKS)
+    conv_partial_kernel(const __grid_constant__ typename Product<Shape, Sums>::Params params) {
   extern __shared__ __align__(16) char memory[];
-  Conv<Shape, Sums>()(params, *reinterpret_cast<typename Conv<Shape, Sums>::SharedStorage*>(memory));
+  typename Product<Shape, Sums>::Kernel()(params, reinterpret_cast<typename Product<Shape, Sums>::Storage&>(memory));
 }
 
 template <class Shape, Slope SLOPE, Residual RESIDUAL>
-using Whole = Conv<Shape, Ending<Shape, SLOPE, RESIDUAL>>;
-
-template <class Shape, Slope SLOPE, Residual RESIDUAL>
-__global__ void __launch_bounds__(Whole<Shape, SLOPE, RESIDUAL>::kThreadCount, Shape::BLOCKS)
-    conv_epilogue_kernel(const __grid_constant__ typename Whole<Shape, SLOPE, RESIDUAL>::Params params,
+__global__ void __launch_bounds__(Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::THREADS, Shape::BLOCKS)
+    conv_epilogue_kernel(const __grid_constant__ typename Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::Params params,
                          const __grid_constant__ ChannelVectors vectors) {
-  using Product = Whole<Shape, SLOPE, RESIDUAL>;
+  using Whole = Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>;
+  constexpr int CHANNELS = Shape::Block::kN;
   extern __shared__ __align__(16) char memory[];
-  const int tile = typename Product::ThreadblockSwizzle().get_tile_offset(params.swizzle_log_tile).n();
-  TileChannels<Shape::Block::kN>::here().load(vectors, tile * Shape::Block::kN, params.problem_size.K);
-  Product()(params, *reinterpret_cast<typename Product::SharedStorage*>(memory));
+  const int tile = typename Whole::Kernel::ThreadblockSwizzle().get_tile_offset(params.swizzle_log_tile).n();
+  TileChannels<CHANNELS>::here().load(vectors, tile * CHANNELS, params.problem_size.K);
+  typename Whole::Kernel()(params, reinterpret_cast<typename Whole::Storage&>(memory));
 }
 
 inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int splits) {
@@ -92,10 +97,10 @@ inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int split
 }
 
 // y: what the kernel writes, the output or the sums of every share.
-template <class Conv>
-typename Conv::Params parameters(const ConvProblem& problem, int splits, void* y) {
-  using Input = typename Conv::ElementA;
-  using Output = typename Conv::ElementC;
+template <class Product>
+typename Product::Params parameters(const ConvProblem& problem, int splits, void* y) {
+  using Input = typename Product::Kernel::ElementA;
+  using Output = typename Product::Kernel::ElementC;
   const cutlass::conv::Conv2dProblemSize sizes = sizes_of(problem, splits);
   const auto dense = [](auto* data, cutlass::Tensor4DCoord extent) {
     return cutlass::TensorRef<std::remove_pointer_t<decltype(data)>, cutlass::layout::TensorNHWC>(
@@ -112,17 +117,16 @@ typename Conv::Params parameters(const ConvProblem& problem, int splits, void* y
            cutlass::conv::SplitKMode::kParallel}};
 }
 
-template <class Conv, class... Vectors>
-cudaError_t launch(void (*kernel)(const typename Conv::Params, const Vectors...), const typename Conv::Params& params,
-                   cudaStream_t stream, const Vectors&... vectors) {
-  constexpr int BYTES = sizeof(typename Conv::SharedStorage);
-  static_assert(BYTES + 2048 <= 99 << 10,
-                "the least that a card from sm_80 on gives a block, less the tile's channels");
+template <class Product, class Kernel, class... Vectors>
+cudaError_t launch(Kernel kernel, const typename Product::Params& params, cudaStream_t stream,
+                   const Vectors&... vectors) {
+  constexpr int BYTES = sizeof(typename Product::Storage);
+  static_assert(BYTES + 2048 <= 99 << 10, "what every card from sm_80 on gives a block, less the tile's channels");
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
   if (allowed != cudaSuccess) return allowed;
   cudaLaunchConfig_t config{};
-  config.gridDim = typename Conv::ThreadblockSwizzle().get_grid_shape(params.grid_tiled_shape);
-  config.blockDim = dim3(Conv::kThreadCount);
+  config.gridDim = typename Product::Kernel::ThreadblockSwizzle().get_grid_shape(params.grid_tiled_shape);
+  config.blockDim = dim3(Product::THREADS);
   config.dynamicSmemBytes = BYTES;
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, params, vectors...);
@@ -131,9 +135,9 @@ cudaError_t launch(void (*kernel)(const typename Conv::Params, const Vectors...)
 template <class Shape>
 cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
   return select_epilogue(problem.slope, problem.place, [&](auto slope, auto place) {
-    using Product = Whole<Shape, decltype(slope)::value, decltype(place)::value>;
-    return launch<Product>(conv_epilogue_kernel<Shape, decltype(slope)::value, decltype(place)::value>,
-                           parameters<Product>(problem, 1, problem.y), stream, problem.vectors);
+    using Whole = Product<Shape, Ending<Shape, slope, place>>;
+    return launch<Whole>(conv_epilogue_kernel<Shape, slope, place>, parameters<Whole>(problem, 1, problem.y), stream,
+                         problem.vectors);
   });
 }
 
@@ -141,8 +145,8 @@ cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
 template <class Shape>
 cudaError_t run_splits(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   if (plan.splits == 1) return run<Shape>(problem, stream);
-  using Product = Conv<Shape, Sums>;
-  return launch<Product>(conv_partial_kernel<Shape>, parameters<Product>(problem, plan.splits, workspace), stream);
+  using Part = Product<Shape, Sums>;
+  return launch<Part>(conv_partial_kernel<Shape>, parameters<Part>(problem, plan.splits, workspace), stream);
 }
 
 // The stages of a tile fill 40 to 64 KiB of shared memory: every card from sm_80 on has room for it, most for two.

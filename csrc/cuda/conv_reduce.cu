@@ -77,7 +77,7 @@ cudaError_t reduce(const ConvProblem& problem, int splits, const float* partial,
   config.blockDim = dim3(COLUMNS, ROWS);
   config.stream = stream;
   return select_epilogue(problem.slope, problem.place, [&](auto slope, auto place) {
-    const auto kernel = conv_reduce_kernel<decltype(slope)::value, decltype(place)::value, T>;
+    const auto kernel = conv_reduce_kernel<slope, place, T>;
     return cudaLaunchKernelEx(&config, kernel, sums, problem.vectors);
   });
 }
