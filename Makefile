@@ -16,10 +16,11 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 # Each step leaves a file that is newer than what it was made from, so a repeated run costs nothing.
-$(VENV)/packages: requirements-dev.txt
+$(VENV)/packages: requirements-dev.txt requirements-cuda.txt
 	@test -n "$(PYTHON)" || { echo "no Python with venv found: install python3.11 and python3.11-venv, or set PYTHON"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-cuda.txt
 	@touch $@
 
 $(VENV)/package: $(VENV)/packages pyproject.toml setup.py

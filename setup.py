@@ -4,6 +4,7 @@ Environment: ATROUS_SKIP_NATIVE=1 builds none of csrc. CXX, MAX_JOBS, NVCC_THREA
 mean what they mean to torch.utils.cpp_extension. Whatever is missing ends the build before it starts, in one sentence.
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -98,6 +99,24 @@ def cuda_sources(torch, cuda_home: str | None) -> list[str]:
     return sources if with_cuda(torch.__version__, torch.version.cuda, nvcc_version(cuda_home), force) else []
 
 
+def cutlass_include() -> str:
+    """The headers of the CUDA convolution's main loop, or the end of the build with the remedy."""
+    spec = importlib.util.find_spec("cutlass_library")
+    folder = Path(spec.origin).parent / "source" / "include" if spec and spec.origin else None
+    if folder is None or not (folder / "cutlass" / "cutlass.h").exists():
+        raise SystemExit(
+            "atrous: the CUDA sources need the headers of CUTLASS, which are not found: run "
+            f"`pip install --no-deps {' '.join(lines('requirements-cuda.txt'))}`, {SKIP}."
+        )
+    return str(folder)
+
+
+def nvcc_flags() -> list[str]:
+    """What each csrc/cuda/*.cu is compiled with; fma only where it is written, as in csrc/flags.txt."""
+    defines = [flag for flag in lines("csrc/flags.txt") if flag.startswith("-D")]
+    return ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA", *defines]
+
+
 def extensions(torch) -> list[Extension]:
     """The two libraries. Neither is linked to torch's Python part, and _C not to torch at all."""
     from torch.utils.cpp_extension import CUDA_HOME, include_paths, library_paths
@@ -107,8 +126,6 @@ def extensions(torch) -> list[Extension]:
     device = "cuda" if cuda else "cpu"
     if cuda:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCH_LIST)
-    nvcc_flags = ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA", f"--threads={os.environ.get('NVCC_THREADS', '1')}"]
-    nvcc_flags += [flag for flag in flags if flag.startswith("-D")]
     build = {
         "ATROUS_TORCH": torch.__version__,
         "ATROUS_TORCH_TARGET": ".".join(map(str, MINIMUM_TORCH)),
@@ -119,10 +136,13 @@ def extensions(torch) -> list[Extension]:
     ops = Extension(
         "atrous.libatrous",
         [*lines("csrc/sources.txt"), *cuda],
-        include_dirs=include_paths(device),
+        include_dirs=[*include_paths(device), *([cutlass_include()] if cuda else [])],
         library_dirs=library_paths(device),
         libraries=["torch_cpu", *(["torch_cuda", "cudart"] if cuda else [])],
-        extra_compile_args={"cxx": flags + (["-DUSE_CUDA"] if cuda else []), "nvcc": nvcc_flags},
+        extra_compile_args={
+            "cxx": flags + (["-DUSE_CUDA"] if cuda else []),
+            "nvcc": [*nvcc_flags(), f"--threads={os.environ.get('NVCC_THREADS', '1')}"],
+        },
         language="c++",
     )
     info = Extension(

@@ -292,10 +292,18 @@ def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
     assert "csrc/cuda/extra.cu" not in setup.extensions(torch)[0].sources  # this torch may be a CPU build
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(setup, "cutlass_include", lambda: "headers of CUTLASS")
     ops, info = setup.extensions(torch)
+    assert "headers of CUTLASS" in ops.include_dirs
     assert "csrc/cuda/extra.cu" in ops.sources and "torch_cuda" in ops.libraries
     assert "-DUSE_CUDA" in ops.extra_compile_args["cxx"] and "-DUSE_CUDA" in ops.extra_compile_args["nvcc"]
     assert ("ATROUS_ARCH_LIST", '"9.0"') in info.define_macros
+
+
+def test_without_cutlass(monkeypatch):
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"pip install --no-deps nvidia-cutlass==[\d.]+`, or set ATROUS_SKIP_NATIVE=1"):
+        setup.cutlass_include()
 
 
 # C++ users

@@ -1,0 +1,45 @@
+#include "convolution.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+namespace atrous {
+
+void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
+                       const Sizes& padding, const Sizes& dilation, int64_t groups) {
+  check_floating("input", input);
+  check_floating("weight", weight);
+  const auto same_dtype = [&](const char* name, const Tensor& tensor) {
+    STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), name, ": expected dtype ",
+                    torch::headeronly::toString(input.scalar_type()), " like the input, got ",
+                    torch::headeronly::toString(tensor.scalar_type()));
+  };
+  same_dtype("weight", weight);
+  const Sizes x = to_vector(input.sizes()), w = to_vector(weight.sizes());
+  STD_TORCH_CHECK(x.size() == 4, "input: expected 4-D (N, C, H, W), got shape ", to_string(x));
+  STD_TORCH_CHECK(groups > 0, "groups: expected at least 1, got ", groups);
+  STD_TORCH_CHECK(w.size() == 4 && x[1] > 0 && x[1] == w[1] * groups && w[0] % groups == 0,
+                  "weight: expected shape [K, C / groups, kH, kW] with C = ", x[1], ", not 0, and groups = ", groups,
+                  ", got ", to_string(w));
+  check_vector("bias", bias, w[0]);
+  if (bias) same_dtype("bias", *bias);
+  check_pair("stride", stride, 1);
+  check_pair("padding", padding, 0);
+  check_pair("dilation", dilation, 1);
+  for (int i = 0; i < 2; ++i) {
+    const int64_t kernel = dilation[i] * (w[i + 2] - 1) + 1, padded = x[i + 2] + 2 * padding[i];
+    STD_TORCH_CHECK(w[i + 2] > 0 && padded >= kernel,
+                    "input: expected a padded size of at least the dilated kernel's, ", kernel, ", got ", padded);
+  }
+}
+
+Sizes convolution_sizes(const Tensor& input, const Tensor& weight, const Sizes& stride, const Sizes& padding,
+                        const Sizes& dilation) {
+  Sizes sizes{input.size(0), weight.size(0), 0, 0};
+  for (int i = 0; i < 2; ++i) {
+    const int64_t kernel = dilation[i] * (weight.size(i + 2) - 1) + 1;
+    sizes[i + 2] = (input.size(i + 2) + 2 * padding[i] - kernel) / stride[i] + 1;
+  }
+  return sizes;
+}
+
+}  // namespace atrous

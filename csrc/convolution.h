@@ -1,0 +1,16 @@
+// The arguments that describe a convolution, checked once for every device.
+#pragma once
+
+#include "arguments.h"
+
+namespace atrous {
+
+// Throws where torch's own convolution would refuse these, and where it would take what we do not.
+void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
+                       const Sizes& padding, const Sizes& dilation, int64_t groups);
+
+// (N, K, H', W') of checked arguments.
+Sizes convolution_sizes(const Tensor& input, const Tensor& weight, const Sizes& stride, const Sizes& padding,
+                        const Sizes& dilation);
+
+}  // namespace atrous

@@ -1,0 +1,167 @@
+// The implicit matrix product of CUTLASS (conv 2.x, tensor cores from sm_80 on) with our epilogue: types and launch.
+// Source: Chetlur et al. 2014 (arXiv:1410.0759), implicit GEMM.
+#pragma once
+
+#include <cutlass/conv/kernel/default_conv2d_fprop.h>
+#include <cutlass/epilogue/thread/conversion_op.h>
+
+#include "conv_few.cuh"
+#include "conv_output.cuh"
+#include "conv_problem.h"
+#include "conv_select.h"
+
+namespace atrous::cuda {
+
+// What fixes a product's code: M pixels x N channels x DEPTH of the reduction, and a warp's share of it.
+// FEW: of four input channels, so that a step of the reduction covers several positions of the kernel.
+template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_, bool FEW_ = false>
+struct Shape {
+  static constexpr bool FEW = FEW_;
+  using Element = Element_;
+  using Block = cutlass::gemm::GemmShape<M, N, DEPTH>;
+  using Warp = cutlass::gemm::GemmShape<WARP_M, WARP_N, DEPTH>;
+  using Instruction = cutlass::gemm::GemmShape<16, 8, 32 / sizeof(Element)>;
+  static constexpr int STAGES = STAGES_, VECTOR = 16 / sizeof(Element), ALIGNMENT = FEW ? 4 : VECTOR;
+  static constexpr auto ITERATOR =
+      FEW ? cutlass::conv::IteratorAlgorithm::kFixedChannels : cutlass::conv::IteratorAlgorithm::kOptimized;
+  // Blocks that a multiprocessor's registers have room for: said, or ptxas guesses, and spills for one block more.
+  static constexpr int SUMS = WARP_M * WARP_N / 32, BLOCKS = SUMS > 64 ? 2 : SUMS > 32 ? 3 : 4;
+};
+
+// CUTLASS's kernel with this output operator; for FEW it is put together again with an iterator that stays inside the
+// kernel's window.
+template <class Shape, class OutputOp>
+struct Product {
+  using Parts = cutlass::conv::kernel::DefaultConv2dFprop<
+      typename Shape::Element, cutlass::layout::TensorNHWC, typename Shape::Element, cutlass::layout::TensorNHWC,
+      typename OutputOp::ElementOutput, cutlass::layout::TensorNHWC, float, cutlass::arch::OpClassTensorOp,
+      cutlass::arch::Sm80, typename Shape::Block, typename Shape::Warp, typename Shape::Instruction, OutputOp,
+      cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<4>, Shape::STAGES, cutlass::arch::OpMultiplyAdd,
+      Shape::ITERATOR, cutlass::conv::StrideSupport::kStrided, Shape::ALIGNMENT, Shape::ALIGNMENT>;
+  using InsideMma = cutlass::conv::threadblock::ImplicitGemmMultistage<
+      typename Shape::Block, InsideWindow<typename Parts::IteratorA>, typename Parts::SmemIteratorA,
+      cutlass::arch::CacheOperation::Always, typename Parts::IteratorB, typename Parts::SmemIteratorB, Parts::CacheOpB,
+      typename Parts::MmaPolicy, Shape::STAGES>;
+  using Inside = cutlass::conv::kernel::ImplicitGemmConvolution<
+      InsideMma, typename Parts::Epilogue, typename Parts::Kernel::ThreadblockSwizzle, cutlass::conv::Operator::kFprop>;
+  using Kernel = std::conditional_t<Shape::FEW, Inside, typename Parts::Kernel>;
+  using Params = typename Kernel::Params;
+  using Storage = typename Kernel::SharedStorage;
+  static constexpr int THREADS = Kernel::kThreadCount;
+};
+
+template <class Shape>
+using ThreadMap =
+    typename cutlass::epilogue::threadblock::DefaultThreadMapTensorOp<typename Shape::Block, typename Shape::Warp, 1,
+                                                                      typename Shape::Element, Shape::VECTOR>::Type;
+
+template <class Shape, Slope SLOPE, Residual RESIDUAL>
+struct Ending
+    : EpilogueOp<typename Shape::Element, Shape::VECTOR, ThreadMap<Shape>, Shape::Block::kN, SLOPE, RESIDUAL> {
+  using EpilogueOp<typename Shape::Element, Shape::VECTOR, ThreadMap<Shape>, Shape::Block::kN, SLOPE,
+                   RESIDUAL>::EpilogueOp;
+};
+
+// The sums of a share of the reduction, as they are.
+using Sums = cutlass::epilogue::thread::Convert<float, 4, float>;
+
+// A share of the reduction: its sums into the workspace.
+template <class Shape>
+__global__ void __launch_bounds__(Product<Shape, Sums>::THREADS, Shape::BLOCKS)
+    conv_partial_kernel(const __grid_constant__ typename Product<Shape, Sums>::Params params) {
+  extern __shared__ __align__(16) char memory[];
+  typename Product<Shape, Sums>::Kernel()(params, reinterpret_cast<typename Product<Shape, Sums>::Storage&>(memory));
+}
+
+template <class Shape, Slope SLOPE, Residual RESIDUAL>
+__global__ void __launch_bounds__(Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::THREADS, Shape::BLOCKS)
+    conv_epilogue_kernel(const __grid_constant__ typename Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::Params params,
+                         const __grid_constant__ ChannelVectors vectors) {
+  using Whole = Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>;
+  constexpr int CHANNELS = Shape::Block::kN;
+  extern __shared__ __align__(16) char memory[];
+  const int tile = typename Whole::Kernel::ThreadblockSwizzle().get_tile_offset(params.swizzle_log_tile).n();
+  TileChannels<CHANNELS>::here().load(vectors, tile * CHANNELS, params.problem_size.K);
+  typename Whole::Kernel()(params, reinterpret_cast<typename Whole::Storage&>(memory));
+}
+
+inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int splits) {
+  return {{int(p.n), int(p.h), int(p.w), int(p.c)},
+          {int(p.k), int(p.r), int(p.s), int(p.c)},
+          {int(p.padding[0]), int(p.padding[0]), int(p.padding[1]), int(p.padding[1])},
+          {int(p.stride[0]), int(p.stride[1])},
+          {int(p.dilation[0]), int(p.dilation[1])},
+          {int(p.n), int(p.p), int(p.q), int(p.k)},
+          cutlass::conv::Mode::kCrossCorrelation,
+          splits};
+}
+
+// y: what the kernel writes, the output or the sums of every share.
+template <class Product>
+typename Product::Params parameters(const ConvProblem& problem, int splits, void* y) {
+  using Input = typename Product::Kernel::ElementA;
+  using Output = typename Product::Kernel::ElementC;
+  const cutlass::conv::Conv2dProblemSize sizes = sizes_of(problem, splits);
+  const auto dense = [](auto* data, cutlass::Tensor4DCoord extent) {
+    return cutlass::TensorRef<std::remove_pointer_t<decltype(data)>, cutlass::layout::TensorNHWC>(
+        data, cutlass::layout::TensorNHWC::packed(extent));
+  };
+  const auto input = [](const void* data) { return static_cast<Input*>(const_cast<void*>(data)); };
+  const auto output = [](const void* data) { return static_cast<Output*>(const_cast<void*>(data)); };
+  return {{sizes,
+           dense(input(problem.x), sizes.activation_extent()),
+           dense(input(problem.weight), sizes.filter_extent()),
+           dense(output(problem.residual), sizes.output_extent()),
+           dense(output(y), sizes.output_extent()),
+           {},
+           cutlass::conv::SplitKMode::kParallel}};
+}
+
+template <class Product, class Kernel, class... Vectors>
+cudaError_t launch(Kernel kernel, const typename Product::Params& params, cudaStream_t stream,
+                   const Vectors&... vectors) {
+  constexpr int BYTES = sizeof(typename Product::Storage);
+  static_assert(BYTES + 2048 <= 99 << 10, "what every card from sm_80 on gives a block, less the tile's channels");
+  const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
+  if (allowed != cudaSuccess) return allowed;
+  cudaLaunchConfig_t config{};
+  config.gridDim = typename Product::Kernel::ThreadblockSwizzle().get_grid_shape(params.grid_tiled_shape);
+  config.blockDim = dim3(Product::THREADS);
+  config.dynamicSmemBytes = BYTES;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, params, vectors...);
+}
+
+template <class Shape>
+cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
+  return select_epilogue(problem.slope, problem.place, [&](auto slope, auto place) {
+    using Whole = Product<Shape, Ending<Shape, slope, place>>;
+    return launch<Whole>(conv_epilogue_kernel<Shape, slope, place>, parameters<Whole>(problem, 1, problem.y), stream,
+                         problem.vectors);
+  });
+}
+
+// The same where the reduction may be in shares: then conv_reduce has the epilogue.
+template <class Shape>
+cudaError_t run_splits(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  if (plan.splits == 1) return run<Shape>(problem, stream);
+  using Part = Product<Shape, Sums>;
+  return launch<Part>(conv_partial_kernel<Shape>, parameters<Part>(problem, plan.splits, workspace), stream);
+}
+
+// The stages of a tile fill 40 to 64 KiB of shared memory: every card from sm_80 on has room for it, most for two.
+template <class Element>
+cudaError_t run_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  switch (plan.tile) {
+    case Tile::few:
+      return run<Shape<Element, 128, 64, 32, 64, 32, 4, true>>(problem, stream);
+    case Tile::t64x64:
+      return run_splits<Shape<Element, 64, 64, 32, 32, 32, 5>>(problem, plan, workspace, stream);
+    case Tile::t128x64:
+      return run<Shape<Element, 128, 64, 32, 64, 32, 4>>(problem, stream);
+    default:
+      return run<Shape<Element, 128, 128, 32, 64, 64, 4>>(problem, stream);
+  }
+}
+
+}  // namespace atrous::cuda

@@ -1,0 +1,244 @@
+// The CUDA convolution on the host: every block walks through x and weight by the iterators that the kernels load with,
+// the products are summed here, and the kernels' own functions do the epilogue; against a convolution in fp64.
+// What it leaves to a card: the copies to shared memory, the tensor cores and the stores. test_cuda_conv_gate.py runs
+// it.
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "conv_kernel.cuh"
+
+using namespace atrous;
+using namespace atrous::cuda;
+
+namespace {
+
+struct Case {
+  int64_t n, h, w, c, k, r, s, stride[2], padding[2], dilation[2];
+  double poison;  // x's middle is this, where it is not 0
+};
+
+template <class T>
+struct Buffer {
+  std::vector<T> values;
+  T* data;  // at a multiple of 16 bytes
+  explicit Buffer(size_t size) : values(size + 16) {
+    data = values.data() + (16 - reinterpret_cast<uintptr_t>(values.data()) % 16) % 16 / sizeof(T);
+  }
+};
+
+template <class T>
+void fill(Buffer<T>& buffer, size_t size, std::mt19937& random) {
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (size_t i = 0; i < size; ++i) buffer.data[i] = T(uniform(random));
+}
+
+// What the threads of a block load in one step of the reduction: `rows` of DEPTH elements.
+template <class Iterator, class Element, int DEPTH>
+void step(std::vector<Iterator>& threads, std::vector<Element>& tile) {
+  using Map = typename Iterator::ThreadMap;
+  constexpr int ACCESS = Iterator::AccessType::kElements;
+  for (size_t thread = 0; thread < threads.size(); ++thread) {
+    Iterator& iterator = threads[thread];
+    const auto first = Map::initial_offset(int(thread));
+    iterator.set_iteration_index(0);
+    for (int strided = 0; strided < Map::Iterations::kStrided; ++strided)
+      for (int access = 0; access < Iterator::kAccessesPerVector; ++access, ++iterator)
+        for (int i = 0; i < ACCESS; ++i) {
+          const int row = first.strided() + strided * Map::Delta::kStrided;
+          const Element* from = reinterpret_cast<const Element*>(iterator.get());
+          tile[row * DEPTH + first.contiguous() + access * ACCESS + i] = iterator.valid() ? from[i] : Element(0);
+        }
+    iterator.advance();
+  }
+}
+
+// One block's sums, as the kernel's main loop makes them.
+template <class Shape, class Whole>
+std::vector<float> block(const typename Whole::Params& params, int tile_m, int tile_n, int tile_k) {
+  using Element = typename Shape::Element;
+  constexpr int M = Shape::Block::kM, N = Shape::Block::kN, DEPTH = Shape::Block::kK;
+  std::vector<typename Whole::Kernel::Mma::IteratorA> a;
+  std::vector<typename Whole::Kernel::Mma::IteratorB> b;
+  for (int thread = 0; thread < Whole::THREADS; ++thread) {
+    a.emplace_back(params.iterator_A, params.problem_size, params.ptr_A, thread,
+                   cutlass::MatrixCoord(tile_m * M, tile_k * DEPTH));
+    b.emplace_back(params.iterator_B, params.problem_size, params.ptr_B, thread,
+                   cutlass::MatrixCoord(tile_k * DEPTH, tile_n * N));
+  }
+  std::vector<Element> x(M * DEPTH), w(N * DEPTH);
+  std::vector<float> sums(M * N);
+  for (int i = 0; i < params.gemm_k_iterations; ++i) {
+    step<typename Whole::Kernel::Mma::IteratorA, Element, DEPTH>(a, x);
+    step<typename Whole::Kernel::Mma::IteratorB, Element, DEPTH>(b, w);
+    for (int m = 0; m < M; ++m)
+      for (int n = 0; n < N; ++n)
+        for (int d = 0; d < DEPTH; ++d) sums[m * N + n] += float(x[m * DEPTH + d]) * float(w[n * DEPTH + d]);
+  }
+  return sums;
+}
+
+template <class Element>
+double reference(const ConvProblem& p, const Case& c, int64_t pixel, int64_t k) {
+  const int64_t image = pixel / (p.p * p.q), row = pixel / p.q % p.p, column = pixel % p.q;
+  const Element *x = static_cast<const Element*>(p.x), *weight = static_cast<const Element*>(p.weight);
+  double z = 0;
+  for (int64_t r = 0; r < p.r; ++r)
+    for (int64_t s = 0; s < p.s; ++s) {
+      const int64_t h = row * c.stride[0] - c.padding[0] + r * c.dilation[0],
+                    w = column * c.stride[1] - c.padding[1] + s * c.dilation[1];
+      if (h < 0 || h >= p.h || w < 0 || w >= p.w) continue;
+      for (int64_t i = 0; i < p.c; ++i)
+        z += double(float(x[((image * p.h + h) * p.w + w) * p.c + i])) *
+             double(float(weight[((k * p.r + r) * p.s + s) * p.c + i]));
+    }
+  const Element* residual = static_cast<const Element*>(p.residual);
+  const double scale = 1 / std::sqrt(double(static_cast<const float*>(p.vectors.var.data)[k]) + p.vectors.eps);
+  const double u =
+      (z - static_cast<const float*>(p.vectors.mean.data)[k]) * scale + double(float(residual[pixel * p.k + k]));
+  return u > 0 ? u : u * static_cast<const double*>(p.vectors.slope.data)[2 * k];
+}
+
+template <class Shape>
+int check(const char* name, const Case& c, int splits) {
+  using Element = typename Shape::Element;
+  using Whole = Product<Shape, Ending<Shape, Slope::tensor, Residual::before>>;
+  constexpr int M = Shape::Block::kM, N = Shape::Block::kN, COUNT = Shape::VECTOR;
+  ConvProblem p{};
+  p.type = sizeof(Element) == 4 ? Type::fp32 : Type::fp16;
+  p.n = c.n, p.h = c.h, p.w = c.w, p.c = c.c, p.k = c.k, p.r = c.r, p.s = c.s, p.groups = 1;
+  for (int i = 0; i < 2; ++i) p.stride[i] = c.stride[i], p.padding[i] = c.padding[i], p.dilation[i] = c.dilation[i];
+  p.p = (c.h + 2 * c.padding[0] - c.dilation[0] * (c.r - 1) - 1) / c.stride[0] + 1;
+  p.q = (c.w + 2 * c.padding[1] - c.dilation[1] * (c.s - 1) - 1) / c.stride[1] + 1;
+  std::mt19937 random(0);
+  Buffer<Element> x(p.n * p.h * p.w * p.c), weight(p.k * p.r * p.s * p.c), residual(p.pixels() * p.k);
+  fill(x, p.n * p.h * p.w * p.c, random);
+  fill(weight, p.k * p.r * p.s * p.c, random);
+  fill(residual, p.pixels() * p.k, random);
+  if (c.poison != 0) x.data[((p.h / 2) * p.w + p.w / 2) * p.c] = Element(float(c.poison));
+  std::vector<float> mean(p.k), var(p.k);
+  std::vector<double> slope(2 * p.k);
+  for (int64_t k = 0; k < p.k; ++k) mean[k] = 0.01f * k, var[k] = 0.5f + k % 3, slope[2 * k] = 0.1 * (k % 5) - 0.2;
+  p.x = x.data, p.weight = weight.data, p.residual = residual.data;
+  p.vectors.mean = {mean.data(), 1, Type::fp32}, p.vectors.var = {var.data(), 1, Type::fp32};
+  p.vectors.slope = {slope.data(), 2, Type::fp64};  // any dtype, any stride
+  p.vectors.eps = 1e-5f;
+  p.slope = Slope::tensor, p.place = Residual::before;
+  if (const std::string reasons = conv_reasons(p); !reasons.empty()) {
+    std::printf("%s: refused: %s\n", name, reasons.c_str());
+    return 1;
+  }
+  const typename Whole::Params params = parameters<Whole>(p, splits, nullptr);
+  const cutlass::gemm::GemmCoord tiles = params.grid_tiled_shape;
+  double worst = 0;
+  int64_t seen = 0, bad = 0;
+  for (int tile_m = 0; tile_m < tiles.m(); ++tile_m)
+    for (int tile_n = 0; tile_n < tiles.n(); ++tile_n) {
+      std::vector<float> sums = block<Shape, Whole>(params, tile_m, tile_n, 0);
+      for (int split = 1; split < tiles.k(); ++split) {
+        const std::vector<float> more = block<Shape, Whole>(params, tile_m, tile_n, split);
+        for (size_t i = 0; i < sums.size(); ++i) sums[i] += more[i];
+      }
+      for (int64_t m = 0; m < M && tile_m * M + m < p.pixels(); ++m)
+        for (int64_t n = 0; n < N && tile_n * N + n < p.k; n += COUNT) {
+          EpilogueValues<Element, COUNT, Slope::tensor, Residual::before> values;
+          typename decltype(values)::Sums z;
+          typename decltype(values)::Outputs added;
+          const int64_t pixel = tile_m * M + m, first = tile_n * N + n;
+          for (int i = 0; i < COUNT; ++i) {
+            const Channel channel = channel_at(p.vectors, first + i);
+            values.scale[i] = channel.scale, values.shift[i] = channel.shift, values.slope[i] = channel.slope;
+            z[i] = sums[m * N + n + i];
+            added[i] = residual.data[pixel * p.k + first + i];
+          }
+          const auto y = values(z, added);
+          for (int i = 0; i < COUNT; ++i, ++seen) {
+            const double got = double(float(y[i])), wanted = reference<Element>(p, c, pixel, first + i);
+            if (std::isnan(wanted) && std::isnan(got)) continue;
+            if (std::isinf(wanted) && got == wanted) continue;
+            const double unit = sizeof(Element) == 4 ? 1e-5 : 1e-3;
+            const double off = std::abs(got - wanted) / (unit * (1 + std::abs(wanted)));
+            bad += !(off <= 2);  // NaN too
+            worst = std::fmax(worst, off);
+          }
+        }
+    }
+  const bool good = bad == 0 && seen == p.pixels() * p.k && tiles.k() == splits;
+  std::printf("%s %s: %d shares, %lld elements, worst %.2f\n", good ? "ok" : "WRONG", name, splits, (long long)seen,
+              worst);
+  return good ? 0 : 1;
+}
+
+// The tile and the shares of a 3x3 convolution in fp16 on a card of 132 multiprocessors.
+int plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
+  ConvProblem p{};
+  p.type = Type::fp16;
+  p.n = n, p.h = p.w = p.p = p.q = size, p.c = c, p.k = k, p.r = p.s = 3;
+  const ConvPlan got = conv_plan(p, 132);
+  const size_t bytes = splits > 1 ? size_t(splits) * p.pixels() * k * 4 : 0;
+  const bool good = got.tile == tile && got.splits == splits && got.workspace_bytes == bytes;
+  if (!good)
+    std::printf("WRONG plan %lld x %lld: tile %d, %d shares\n", (long long)n, (long long)size, int(got.tile),
+                got.splits);
+  return !good;
+}
+
+// Whether it is refused, with these words among the reasons.
+int refused(const char* words, void (*change)(ConvProblem&)) {
+  ConvProblem p{};
+  p.type = Type::bf16;
+  p.n = 2, p.h = p.w = p.p = p.q = 8, p.c = p.k = 64, p.r = p.s = 3, p.groups = 1;
+  if (!conv_reasons(p).empty()) std::printf("WRONG: refused: %s\n", conv_reasons(p).c_str());
+  change(p);
+  const bool good = conv_reasons(p).find(words) != std::string::npos;
+  if (!good) std::printf("WRONG: expected '%s' among the reasons, got '%s'\n", words, conv_reasons(p).c_str());
+  return !good;
+}
+
+int check_host() {
+  int wrong = plan(256, 56, 64, 64, Tile::t128x64, 1) + plan(256, 14, 256, 256, Tile::t128x128, 1) +
+              plan(1, 56, 64, 64, Tile::t64x64, 2) + plan(1, 14, 256, 256, Tile::t64x64, 8) +
+              plan(1, 7, 512, 512, Tile::t64x64, 16) + plan(8, 64, 512, 512, Tile::t128x128, 1) +
+              plan(32, 224, 4, 64, Tile::few, 1);
+  wrong += conv_channels(3, Type::fp16) != 4 || conv_channels(5, Type::bf16) != 8 || conv_channels(5, Type::fp32) != 8;
+  wrong += refused("groups: expected 1, got 2", [](ConvProblem& p) { p.groups = 2; });
+  wrong += refused("nothing drawn", [](ConvProblem& p) { p.slope = Slope::random; });
+  wrong += refused("nothing drawn", [](ConvProblem& p) { p.dropout = true; });
+  wrong += refused("got float64", [](ConvProblem& p) { p.type = Type::fp64; });
+  wrong += refused("multiple of 8 output channels, got 21", [](ConvProblem& p) { p.k = 21; });
+  wrong += refused("32 x 32", [](ConvProblem& p) { p.r = 33; });
+  wrong += refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[0] = int64_t(1) << 30; });
+  wrong += refused("256 MiB", [](ConvProblem& p) { p.c = 4, p.n = int64_t(1) << 20; });
+  wrong += refused("2 GiB each", [](ConvProblem& p) { p.n = int64_t(1) << 20, p.h = p.w = 1; });
+  wrong += refused("multiple of 16 bytes", [](ConvProblem& p) { p.residual = reinterpret_cast<void*>(8); });
+  return wrong;
+}
+
+}  // namespace
+
+int main() {
+  using Half = cutlass::half_t;
+  const Case plain{2, 9, 11, 24, 40, 3, 3, {1, 1}, {1, 1}, {1, 1}, 0};
+  const Case dilated{1, 17, 13, 104, 72, 3, 2, {2, 1}, {3, 2}, {2, 4}, 0};
+  const Case pointwise{3, 7, 5, 64, 136, 1, 1, {2, 2}, {0, 0}, {1, 1}, 0};
+  const Case stem{2, 20, 19, 4, 64, 7, 7, {2, 2}, {3, 3}, {1, 1}, 0};
+  const Case far{1, 21, 21, 16, 64, 3, 3, {1, 1}, {6, 6}, {6, 6}, INFINITY};
+  Case poisoned = stem, wide = stem;
+  poisoned.poison = NAN;
+  wide.dilation[0] = 2, wide.dilation[1] = 1, wide.r = 3, wide.s = 5;
+  int wrong = check_host();
+  using Small = Shape<Half, 64, 64, 32, 32, 32, 5>;
+  for (const Case& c : {plain, dilated, pointwise, far}) {
+    wrong += check<Shape<Half, 128, 128, 32, 64, 64, 4>>("fp16 128x128", c, 1);
+    wrong += check<Shape<Half, 128, 64, 32, 64, 32, 4>>("fp16 128x64", c, 1);
+    wrong += check<Shape<float, 128, 64, 16, 64, 32, 4>>("fp32 128x64", c, 1);
+    for (int splits : {1, 2, 3}) wrong += check<Small>("fp16 64x64", c, splits);
+    for (int splits : {1, 5}) wrong += check<Shape<float, 64, 64, 16, 32, 32, 5>>("fp32 64x64", c, splits);
+  }
+  for (const Case& c : {stem, poisoned, wide}) {
+    wrong += check<Shape<Half, 128, 64, 32, 64, 32, 4, true>>("fp16 few", c, 1);
+    wrong += check<Shape<float, 128, 64, 16, 64, 32, 4, true>>("fp32 few", c, 1);
+  }
+  return wrong;
+}
