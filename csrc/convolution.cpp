@@ -1,8 +1,22 @@
 #include "convolution.h"
 
+#include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <array>
+
 namespace atrous {
+
+namespace {
+
+// What is done meanwhile is not recorded for autograd: a primitive has no gradient, and its z is overwritten.
+struct NoGrad {
+  const bool before = aoti_torch_grad_mode_is_enabled();
+  NoGrad() { aoti_torch_grad_mode_set_enabled(false); }
+  ~NoGrad() { aoti_torch_grad_mode_set_enabled(before); }
+};
+
+}  // namespace
 
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                        const Sizes& padding, const Sizes& dilation, int64_t groups) {
@@ -40,6 +54,16 @@ Sizes convolution_sizes(const Tensor& input, const Tensor& weight, const Sizes& 
     sizes[i + 2] = (input.size(i + 2) + 2 * padding[i] - kernel) / stride[i] + 1;
   }
   return sizes;
+}
+
+Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
+                   const Sizes& padding, const Sizes& dilation, int64_t groups) {
+  const NoGrad guard;
+  using torch::stable::detail::from;
+  std::array<StableIValue, 9> stack{from(input),    from(weight), from(bias),        from(stride), from(padding),
+                                    from(dilation), from(false),  from(Sizes{0, 0}), from(groups)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 }  // namespace atrous

@@ -5,9 +5,14 @@
 
 namespace atrous {
 
-// Throws where torch's own convolution would refuse these, and where it would take what we do not.
+// Throws where torch's own convolution would refuse these: an error in there reaches us without its message; and where
+// it would take what we do not.
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                        const Sizes& padding, const Sizes& dilation, int64_t groups);
+
+// torch's own convolution of checked arguments.
+Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
+                   const Sizes& padding, const Sizes& dilation, int64_t groups);
 
 // (N, K, H', W') of checked arguments.
 Sizes convolution_sizes(const Tensor& input, const Tensor& weight, const Sizes& stride, const Sizes& padding,

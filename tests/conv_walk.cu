@@ -106,7 +106,7 @@ int check(const char* name, const Case& c, int splits) {
   using Whole = Product<Shape, Ending<Shape, Slope::tensor, Residual::before>>;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, COUNT = Shape::VECTOR;
   ConvProblem p{};
-  p.type = sizeof(Element) == 4 ? Type::fp32 : Type::fp16;
+  p.type = sizeof(Element) == 4 ? ScalarType::Float : ScalarType::Half;
   p.n = c.n, p.h = c.h, p.w = c.w, p.c = c.c, p.k = c.k, p.r = c.r, p.s = c.s, p.groups = 1;
   for (int i = 0; i < 2; ++i) p.stride[i] = c.stride[i], p.padding[i] = c.padding[i], p.dilation[i] = c.dilation[i];
   p.p = (c.h + 2 * c.padding[0] - c.dilation[0] * (c.r - 1) - 1) / c.stride[0] + 1;
@@ -121,8 +121,8 @@ int check(const char* name, const Case& c, int splits) {
   std::vector<double> slope(2 * p.k);
   for (int64_t k = 0; k < p.k; ++k) mean[k] = 0.01f * k, var[k] = 0.5f + k % 3, slope[2 * k] = 0.1 * (k % 5) - 0.2;
   p.x = x.data, p.weight = weight.data, p.residual = residual.data;
-  p.vectors.mean = {mean.data(), 1, Type::fp32}, p.vectors.var = {var.data(), 1, Type::fp32};
-  p.vectors.slope = {slope.data(), 2, Type::fp64};  // any dtype, any stride
+  p.vectors.mean = {mean.data(), 1, ScalarType::Float}, p.vectors.var = {var.data(), 1, ScalarType::Float};
+  p.vectors.slope = {slope.data(), 2, ScalarType::Double};  // any dtype, any stride
   p.vectors.eps = 1e-5f;
   p.slope = Slope::tensor, p.place = Residual::before;
   if (const std::string reasons = conv_reasons(p); !reasons.empty()) {
@@ -147,8 +147,9 @@ int check(const char* name, const Case& c, int splits) {
           typename decltype(values)::Outputs added;
           const int64_t pixel = tile_m * M + m, first = tile_n * N + n;
           for (int i = 0; i < COUNT; ++i) {
-            const Channel channel = channel_at(p.vectors, first + i);
-            values.scale[i] = channel.scale, values.shift[i] = channel.shift, values.slope[i] = channel.slope;
+            const Channel<float> channel = p.vectors.at<float>(first + i);
+            values.scale[i] = channel.affine.scale, values.shift[i] = channel.affine.shift;
+            values.slope[i] = channel.slope;
             z[i] = sums[m * N + n + i];
             added[i] = residual.data[pixel * p.k + first + i];
           }
@@ -173,7 +174,7 @@ int check(const char* name, const Case& c, int splits) {
 // The tile and the shares of a 3x3 convolution in fp16 on a card of 132 multiprocessors.
 int plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
   ConvProblem p{};
-  p.type = Type::fp16;
+  p.type = ScalarType::Half;
   p.n = n, p.h = p.w = p.p = p.q = size, p.c = c, p.k = k, p.r = p.s = 3;
   const ConvPlan got = conv_plan(p, 132);
   const size_t bytes = splits > 1 ? size_t(splits) * p.pixels() * k * 4 : 0;
@@ -187,7 +188,7 @@ int plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
 // Whether it is refused, with these words among the reasons.
 int refused(const char* words, void (*change)(ConvProblem&)) {
   ConvProblem p{};
-  p.type = Type::bf16;
+  p.type = ScalarType::BFloat16;
   p.n = 2, p.h = p.w = p.p = p.q = 8, p.c = p.k = 64, p.r = p.s = 3, p.groups = 1;
   if (!conv_reasons(p).empty()) std::printf("WRONG: refused: %s\n", conv_reasons(p).c_str());
   change(p);
@@ -201,11 +202,12 @@ int check_host() {
               plan(1, 56, 64, 64, Tile::t64x64, 2) + plan(1, 14, 256, 256, Tile::t64x64, 8) +
               plan(1, 7, 512, 512, Tile::t64x64, 16) + plan(8, 64, 512, 512, Tile::t128x128, 1) +
               plan(32, 224, 4, 64, Tile::few, 1);
-  wrong += conv_channels(3, Type::fp16) != 4 || conv_channels(5, Type::bf16) != 8 || conv_channels(5, Type::fp32) != 8;
+  wrong += conv_channels(3, ScalarType::Half) != 4 || conv_channels(5, ScalarType::BFloat16) != 8 ||
+           conv_channels(5, ScalarType::Float) != 8;
   wrong += refused("groups: expected 1, got 2", [](ConvProblem& p) { p.groups = 2; });
   wrong += refused("nothing drawn", [](ConvProblem& p) { p.slope = Slope::random; });
   wrong += refused("nothing drawn", [](ConvProblem& p) { p.dropout = true; });
-  wrong += refused("got float64", [](ConvProblem& p) { p.type = Type::fp64; });
+  wrong += refused("got float64", [](ConvProblem& p) { p.type = ScalarType::Double; });
   wrong += refused("multiple of 8 output channels, got 21", [](ConvProblem& p) { p.k = 21; });
   wrong += refused("32 x 32", [](ConvProblem& p) { p.r = 33; });
   wrong += refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[0] = int64_t(1) << 30; });

@@ -27,8 +27,12 @@ FLAGS = [
 
 def sources() -> list[Path]:
     """The kernels that are all our own: tensor cores, which CUTLASS drives, are not in a CPU."""
-    own = [path for path in sorted(ROOT.glob("csrc/cuda/*.cu")) if "cutlass" not in path.read_text().lower()]
-    return [*own, ROOT / "csrc/arguments.cpp", ROOT / "csrc/layout.cpp", *sorted(HARNESS.glob("*.cpp"))]
+    own = [path for path in sorted(ROOT.glob("csrc/cuda/*.cu")) if "conv_kernel.cuh" not in path.read_text()]
+    return [
+        *own,
+        *(ROOT / f"csrc/{name}.cpp" for name in ("arguments", "convolution", "layout")),
+        *sorted(HARNESS.glob("*.cpp")),
+    ]
 
 
 def compile_source(source: Path, target: Path, sanitizer: str | None) -> Path:

@@ -10,6 +10,7 @@ import test_native
 import test_native_training as training
 import torch
 
+from atrous import reference
 from atrous.spec import Epilogue
 
 pytestmark = pytest.mark.gate
@@ -86,6 +87,37 @@ def test_the_bits_are_those_of_the_cpu(ops):
         arguments = (grad, z, means, True, True, *e)
         for host, cpu in zip(ops._epilogue_backward(*arguments), torch.ops.atrous._epilogue_backward(*arguments)):
             assert torch.equal(host, cpu)
+
+
+# in_channels, size, out_channels, kernel, stride, padding, dilation: of a stem, cut into shares, one by one.
+CONVOLUTIONS = [
+    (3, (9, 8), 16, (7, 7), (2, 2), (3, 3), (1, 1)),
+    (136, (5, 6), 24, (3, 3), (1, 1), (2, 4), (2, 4)),
+    (16, (6, 5), 8, (1, 1), (2, 1), (0, 0), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
+@pytest.mark.parametrize("convolution", CONVOLUTIONS, ids=str)
+def test_what_is_around_the_products_of_a_convolution(ops, convolution, dtype):
+    in_channels, size, out_channels, kernel, *geometry = convolution
+    input = torch.randn(2, in_channels, *size).to(dtype, memory_format=torch.channels_last)
+    weight = (torch.randn(out_channels, in_channels, *kernel) / (in_channels * kernel[0]) ** 0.5).to(dtype)
+    bias = torch.randn(out_channels).to(dtype)
+    for kind, place in (("relu", "after"), ("tensor", "before"), ("number", None)):
+        wide = [value.double() for value in (input, weight, bias)]
+        z = torch.conv2d(*wide, *geometry)
+        e = test_native.arguments(z.to(dtype, memory_format=torch.channels_last), kind, place)
+        y = ops._conv_epilogue(input, weight, bias, *geometry, 1, *e)
+        assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+        eager = reference.epilogue(torch.conv2d(input, weight, bias, *geometry), *e)
+        test_native.assert_near(y, reference.epilogue(z, *map(test_native.wide, e)), eager)
+
+
+def test_a_convolution_that_no_kernel_takes(ops):
+    """Groups, contiguous tensors, fp64, what is drawn: torch's own, then the epilogue."""
+    for kind, place in test_native.CASES:
+        test_native.test_conv_epilogue(kind, place)
 
 
 def test_errors(ops):

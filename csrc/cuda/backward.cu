@@ -1,9 +1,11 @@
 // _epilogue_backward: the gradients of z and of a residual before the activation.
 #include <torch/csrc/stable/ops.h>
 
+#include "describe.h"
 #include "device.h"
 #include "elements.cuh"
 #include "primitives.h"
+#include "variants.h"
 #include "walk.cuh"
 
 namespace atrous::cuda {
@@ -65,12 +67,9 @@ __global__ void __launch_bounds__(THREADS, 2)
 }
 
 Vector row_of(const OptionalTensor& means, int64_t row) {
-  Vector vector{OptionalTensor()};
-  if (!means) return vector;
-  vector.data = static_cast<const char*>(means->const_data_ptr()) + row * means->stride(0) * means->element_size();
-  vector.stride = means->stride(1);
-  vector.type = means->scalar_type();
-  return vector;
+  if (!means) return {};
+  const int64_t offset = row * means->stride(0) * means->element_size();
+  return {static_cast<const char*>(means->const_data_ptr()) + offset, means->stride(1), means->scalar_type()};
 }
 
 template <class S>
@@ -81,13 +80,14 @@ void run(const Arguments& arguments, const Tensor& grad, const S* z, const Layou
   const S* residual = before ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
   const S* dy = static_cast<const S*>(grad.const_data_ptr());
   const OptionalTensor sums = batch ? means : OptionalTensor();
-  const Means constants{arguments.mean, row_of(sums, 0), row_of(sums, 1)};
+  const Means constants{vector_of(arguments.mean), row_of(sums, 0), row_of(sums, 1)};
   const Walk walk(layout, SIZE, aligned(z, residual, dy, dz, du));
   const auto start = [&](auto kind, auto place) {
     launch("_epilogue_backward", backward_kernel<S, kind.slope, place.value, kind.dropout>, walk.blocks(SIZE), THREADS,
-           device, dy, z, residual, dz, du, walk, Vectors(arguments), constants);
+           device, dy, z, residual, dz, du, walk, vectors_of(arguments), constants);
   };
-  with_kind(arguments, [&](auto kind) { with_place_before(before, [&](auto place) { start(kind, place); }); });
+  with_kind(arguments.kind(), arguments.dropout > 0,
+            [&](auto kind) { with_place_before(before, [&](auto place) { start(kind, place); }); });
 }
 
 }  // namespace

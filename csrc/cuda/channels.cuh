@@ -1,26 +1,24 @@
 // The values of a channel as kernels read them: straight from the BatchNorm's own vectors, so that nothing is launched
-// before them.
+// before them. No torch in here; describe.h fills these in.
 #pragma once
 
-#include "../arguments.h"
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "../epilogue.h"
+#include "../storage.h"
 
 namespace atrous::cuda {
 
-// One value a channel, of any floating type and stride; or none.
+using torch::headeronly::ScalarType;
+
+// One value a channel, of any floating type; a stride of 0 repeats one for all. data is null where there is none.
 struct Vector {
   const void* data;
   int64_t stride;
   ScalarType type;
 
-  Vector(const OptionalTensor& tensor) : data(nullptr), stride(0), type(ScalarType::Float) {
-    if (!tensor) return;
-    data = tensor->const_data_ptr();
-    stride = tensor->size(0) == 1 ? 0 : tensor->stride(0);
-    type = tensor->scalar_type();
-  }
-
   template <class T>
-  __device__ T read(int64_t channel, T absent) const {
+  ATROUS_HD T read(int64_t channel, T absent) const {
     if (!data) return absent;
     const int64_t at = channel * stride;
     switch (type) {
@@ -42,49 +40,33 @@ struct Channel {
   T slope;
 };
 
-// The arguments of an epilogue, but for the residual.
+// The arguments of an epilogue, but for the residual; and the bias of the convolution before it, which goes into the
+// shift: (z + bias) * scale + shift, of which z * scale is left for later.
 struct Vectors {
-  Vector mean, var, gamma, beta, slope;
+  Vector mean, var, gamma, beta, bias, slope;
   double eps, slope_value, slope_upper, dropout;
   const int64_t* seed;
   int64_t seed_stride;
   bool draws_slope;
 
-  explicit Vectors(const Arguments& arguments)
-      : mean(arguments.mean),
-        var(arguments.var),
-        gamma(arguments.gamma),
-        beta(arguments.beta),
-        slope(arguments.kind() == Slope::tensor ? arguments.slope : OptionalTensor()),
-        eps(arguments.eps),
-        slope_value(arguments.slope_value),
-        slope_upper(arguments.slope_upper),
-        dropout(arguments.dropout),
-        seed(nullptr),
-        seed_stride(0),
-        draws_slope(arguments.kind() == Slope::random) {
-    if (!draws_slope && dropout == 0) return;
-    seed = static_cast<const int64_t*>(arguments.seed->const_data_ptr());
-    seed_stride = arguments.seed->stride(0);
-  }
-
   template <class T>
-  __device__ Channel<T> at(int64_t channel) const {
-    Channel<T> values{identity<T>(), slope.read(channel, T(slope_value))};
+  ATROUS_HD Channel<T> at(int64_t channel) const {
+    Affine<T> values = identity<T>();
     if (mean.data)
-      values.affine = affine(mean.read(channel, T(0)), var.read(channel, T(1)), gamma.read(channel, T(1)),
-                             beta.read(channel, T(0)), T(eps));
+      values = affine(mean.read(channel, T(0)), var.read(channel, T(1)), gamma.read(channel, T(1)),
+                      beta.read(channel, T(0)), T(eps));
     else
-      values.affine.shift = beta.read(channel, values.affine.shift);
-    return values;
+      values.shift = beta.read(channel, values.shift);
+    if (bias.data) values.shift = std::fma(bias.read(channel, T(0)), values.scale, values.shift);
+    return {values, slope.read(channel, T(slope_value))};
   }
   // 1 / sqrt(var + eps)
   template <class T>
-  __device__ T factor(int64_t channel) const {
+  ATROUS_HD T factor(int64_t channel) const {
     return T(1) / std::sqrt(var.read(channel, T(1)) + T(eps));
   }
   template <class T>
-  __device__ Draw<T> draw() const {
+  ATROUS_HD Draw<T> draw() const {
     if (!seed) return {};
     return {uint64_t(seed[0]), uint64_t(seed[seed_stride]), T(slope_value), T(slope_upper),
             float(dropout),    T(1 / (1 - dropout))};

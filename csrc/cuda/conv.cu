@@ -1,45 +1,16 @@
-// _conv_epilogue on a card: tensors -> ConvProblem -> plan -> launch.
-#include "conv.h"
-
-#include <torch/csrc/stable/accelerator.h>
+// _conv_epilogue: tensors -> ConvProblem -> plan -> launch; what our kernels do not take is torch's own convolution and
+// then the epilogue.
+#include <torch/csrc/stable/ops.h>
 
 #include "../convolution.h"
-#include "conv_device.h"
 #include "conv_problem.h"
+#include "describe.h"
+#include "device.h"
+#include "primitives.h"
 
 namespace atrous::cuda {
 
 namespace {
-
-Type type_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Half:
-      return Type::fp16;
-    case ScalarType::BFloat16:
-      return Type::bf16;
-    case ScalarType::Float:
-      return Type::fp32;
-    default:
-      return Type::fp64;
-  }
-}
-
-Vector vector_of(const OptionalTensor& vector) {
-  if (!vector) return {};
-  return {vector->const_data_ptr(), vector->size(0) == 1 ? 0 : vector->stride(0), type_of(*vector)};
-}
-
-ChannelVectors vectors_of(const Arguments& arguments, const OptionalTensor& bias) {
-  const bool slopes = arguments.kind() == Slope::tensor;
-  return {vector_of(arguments.mean),
-          vector_of(arguments.var),
-          vector_of(arguments.gamma),
-          vector_of(arguments.beta),
-          vector_of(bias),
-          slopes ? vector_of(arguments.slope) : Vector{},
-          float(arguments.eps),
-          float(arguments.slope_value)};
-}
 
 ConvProblem describe(const Arguments& arguments, const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                      const Tensor& y, const Sizes& stride, const Sizes& padding, const Sizes& dilation,
@@ -49,7 +20,7 @@ ConvProblem describe(const Arguments& arguments, const Tensor& x, const Tensor& 
   problem.weight = weight.const_data_ptr();
   problem.residual = arguments.residual ? arguments.residual->const_data_ptr() : nullptr;
   problem.y = y.mutable_data_ptr();
-  problem.type = type_of(x);
+  problem.type = x.scalar_type();
   problem.n = x.size(0), problem.c = x.size(1), problem.h = x.size(2), problem.w = x.size(3);
   problem.k = weight.size(0), problem.r = weight.size(2), problem.s = weight.size(3);
   problem.p = y.size(2), problem.q = y.size(3);
@@ -66,11 +37,9 @@ ConvProblem describe(const Arguments& arguments, const Tensor& x, const Tensor& 
   return problem;
 }
 
-void check_channels_last(const Tensor& input) {
-  const Sizes sizes = to_vector(input.sizes()), strides = to_vector(input.strides());
-  STD_TORCH_CHECK(same_strides(sizes, strides, strides_of(sizes, Order::channels_last)),
-                  "input: expected channels_last strides, got shape ", to_string(sizes), ", strides ",
-                  to_string(strides));
+Tensor empty_channels_last(const Tensor& like, const Sizes& sizes) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
 // Channels last, with zeros up to as many channels as the kernels read: a copy where there are fewer.
@@ -85,20 +54,24 @@ Tensor prepare(const Tensor& tensor, int64_t channels) {
 Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
   check_convolution(input, weight, bias, stride, padding, dilation, groups);
-  check_channels_last(input);
+  const Device device("input", input);
+  device.check("weight", weight);
+  device.check("bias", bias);
+  device.check(arguments);
+  const auto unfused = [&] {
+    return epilogue(arguments, convolution(input, weight, bias, stride, padding, dilation, groups));
+  };
+  if (groups != 1 || order_of(to_vector(input.sizes()), to_vector(input.strides())) != Order::channels_last)
+    return unfused();
   const Sizes sizes = convolution_sizes(input, weight, stride, padding, dilation);
   arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
-  const torch::stable::accelerator::DeviceGuard guard(input.get_device());
-  const int64_t channels = groups == 1 ? conv_channels(input.size(1), type_of(input)) : input.size(1);
-  const Tensor x = prepare(input, channels), krsc = groups == 1 ? prepare(weight, channels) : weight;
-  const Tensor y = empty_channels_last(input, sizes);
+  const int64_t channels = conv_channels(input.size(1), input.scalar_type());
+  const Tensor x = prepare(input, channels), krsc = prepare(weight, channels), y = empty_channels_last(input, sizes);
   const ConvProblem problem = describe(arguments, x, krsc, bias, y, stride, padding, dilation, groups);
-  const std::string reasons = conv_reasons(problem);
-  STD_TORCH_CHECK(reasons.empty(), "no CUDA kernel for this convolution: ", reasons);
-  if (y.numel() == 0) return y;
-  const ConvPlan plan = conv_plan(problem, multiprocessors(input.get_device()));
-  const Tensor shares = workspace(input, plan.workspace_bytes);
-  STD_CUDA_CHECK(conv_run(problem, plan, shares.mutable_data_ptr(), current_stream(input.get_device())));
+  if (!conv_reasons(problem).empty()) return unfused();
+  const ConvPlan plan = conv_plan(problem, device.multiprocessors());
+  const Tensor shares = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
+  if (y.numel()) check(conv_run(problem, plan, shares.mutable_data_ptr(), device.stream()), "_conv_epilogue");
   return y;
 }
 

@@ -8,7 +8,7 @@
 #include "conv_few.cuh"
 #include "conv_output.cuh"
 #include "conv_problem.h"
-#include "conv_select.h"
+#include "variants.h"
 
 namespace atrous::cuda {
 
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(Product<Shape, Sums>::THREADS, Shape::BLOCKS)
 template <class Shape, Slope SLOPE, Residual RESIDUAL>
 __global__ void __launch_bounds__(Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::THREADS, Shape::BLOCKS)
     conv_epilogue_kernel(const __grid_constant__ typename Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::Params params,
-                         const __grid_constant__ ChannelVectors vectors) {
+                         const __grid_constant__ Vectors vectors) {
   using Whole = Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>;
   constexpr int CHANNELS = Shape::Block::kN;
   extern __shared__ __align__(16) char memory[];
@@ -134,7 +134,7 @@ cudaError_t launch(Kernel kernel, const typename Product::Params& params, cudaSt
 
 template <class Shape>
 cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
-  return select_epilogue(problem.slope, problem.place, [&](auto slope, auto place) {
+  return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
     using Whole = Product<Shape, Ending<Shape, slope, place>>;
     return launch<Whole>(conv_epilogue_kernel<Shape, slope, place>, parameters<Whole>(problem, 1, problem.y), stream,
                          problem.vectors);

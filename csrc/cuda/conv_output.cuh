@@ -5,7 +5,7 @@
 #include <cutlass/epilogue/threadblock/default_thread_map_tensor_op.h>
 #include <cutlass/numeric_conversion.h>
 
-#include "conv_channels.h"
+#include "channels.cuh"
 
 namespace atrous::cuda {
 
@@ -20,11 +20,11 @@ struct TileChannels {
   }
 
   // By all threads of the block, each a channel; channels from `end` on are not read.
-  __device__ void load(const ChannelVectors& vectors, int first, int end) {
+  __device__ void load(const Vectors& vectors, int first, int end) {
     for (int i = threadIdx.x; i < CHANNELS && first + i < end; i += blockDim.x) {
-      const Channel channel = channel_at(vectors, first + i);
-      scale[i] = channel.scale;
-      shift[i] = channel.shift;
+      const Channel<float> channel = vectors.at<float>(first + i);
+      scale[i] = channel.affine.scale;
+      shift[i] = channel.affine.shift;
       slope[i] = channel.slope;
     }
     __syncthreads();

@@ -15,7 +15,7 @@ constexpr int64_t FEW = 4;
 // A step of the reduction in bytes, and the most shares of it: what more of them save they read again.
 constexpr int64_t STEP = 64, MOST_SPLITS = 16;
 
-int64_t bytes(const ConvProblem& problem) { return problem.type == Type::fp32 ? 4 : 2; }
+int64_t bytes(const ConvProblem& problem) { return problem.type == ScalarType::Float ? 4 : 2; }
 int64_t vector(const ConvProblem& problem) { return 16 / bytes(problem); }  // channels of one access
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 bool few(const ConvProblem& problem) { return problem.c == FEW; }
@@ -33,8 +33,8 @@ int64_t blocks(const ConvProblem& problem, int64_t m, int64_t n) {
 
 }  // namespace
 
-int64_t conv_channels(int64_t c, Type type) {
-  const int64_t vector = type == Type::fp32 ? 4 : 8;
+int64_t conv_channels(int64_t c, ScalarType type) {
+  const int64_t vector = type == ScalarType::Float ? 4 : 8;
   return c <= FEW ? FEW : divide_up(c, vector) * vector;
 }
 
@@ -43,7 +43,7 @@ std::string conv_reasons(const ConvProblem& problem) {
   const auto need = [&](bool met, const char* what, const std::string& expected) {
     if (!met) all += std::string(all.empty() ? "" : "; ") + what + ": expected " + expected;
   };
-  if (problem.type == Type::fp64) return "input: expected float16, bfloat16 or float32, got float64";
+  if (problem.type == ScalarType::Double) return "input: expected float16, bfloat16 or float32, got float64";
   const double input = extent(problem) * bytes(problem), output = double(problem.pixels()) * problem.k * bytes(problem),
                weight = double(problem.k) * double(problem.r * problem.s) * double(problem.c) * bytes(problem);
   need(problem.groups == 1, "groups", "1, got " + std::to_string(problem.groups));
@@ -70,7 +70,7 @@ std::string conv_reasons(const ConvProblem& problem) {
 // until there are two blocks for each. 64 output channels would leave half of the wide tile empty.
 ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors) {
   if (few(problem)) return {Tile::few, 1, 0};
-  if (problem.type != Type::fp32 && problem.k > 64 && blocks(problem, 128, 128) >= multiprocessors)
+  if (problem.type != ScalarType::Float && problem.k > 64 && blocks(problem, 128, 128) >= multiprocessors)
     return {Tile::t128x128, 1, 0};
   if (blocks(problem, 128, 64) >= multiprocessors) return {Tile::t128x64, 1, 0};
   const int64_t steps = divide_up(problem.c * bytes(problem), STEP);

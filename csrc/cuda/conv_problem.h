@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <string>
 
-#include "conv_channels.h"
+#include "channels.cuh"
 
 namespace atrous::cuda {
 
@@ -14,10 +14,10 @@ namespace atrous::cuda {
 struct ConvProblem {
   const void *x, *weight, *residual;
   void* y;
-  Type type;  // of all four
+  ScalarType type;  // of all four
   int64_t n, h, w, c, k, r, s, p, q;
   int64_t stride[2], padding[2], dilation[2], groups;
-  ChannelVectors vectors;
+  Vectors vectors;
   Slope slope;
   Residual place;
   bool dropout;
@@ -29,7 +29,7 @@ struct ConvProblem {
 enum class Tile { t128x128, t128x64, t64x64, few };
 
 // The kernels read whole vectors of 16 bytes, or 4 channels: as many as c has to be padded to with zeros.
-int64_t conv_channels(int64_t c, Type type);
+int64_t conv_channels(int64_t c, ScalarType type);
 
 // How it is computed: the reduction is cut into `splits` shares, whose sums go through a workspace.
 struct ConvPlan {

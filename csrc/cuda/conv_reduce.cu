@@ -1,6 +1,7 @@
 // What follows a product in shares: their sum, always in the same order, and the epilogue on it.
 #include "conv_problem.h"
-#include "conv_select.h"
+#include "pack.cuh"
+#include "variants.h"
 
 namespace atrous::cuda {
 
@@ -12,11 +13,6 @@ constexpr int BLOCKS = 2;                 // of a multiprocessor: up to 128 regi
 constexpr int64_t MOST_ROW_BLOCKS = 512;  // a thread keeps its channels' values for all of its pixels
 
 template <class T>
-struct alignas(WIDTH * sizeof(T)) Pack {
-  T values[WIDTH];
-};
-
-template <class T>
 struct Sums {
   const float* partial;  // [splits][pixels][channels]
   int splits;
@@ -25,45 +21,34 @@ struct Sums {
   T* y;
 };
 
-__device__ inline float widen(float x) { return x; }
-__device__ inline float widen(__half x) { return __half2float(x); }
-__device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ inline void narrow(float x, float* y) { *y = x; }
-__device__ inline void narrow(float x, __half* y) { *y = __float2half_rn(x); }
-__device__ inline void narrow(float x, __nv_bfloat16* y) { *y = __float2bfloat16_rn(x); }
-
 // WIDTH channels of one pixel.
 template <Slope SLOPE, Residual RESIDUAL, class T>
-__device__ void finish(const Sums<T>& sums, int64_t at, const Channel* channels) {
-  Pack<float> z = *reinterpret_cast<const Pack<float>*>(sums.partial + at);
+__device__ void finish(const Sums<T>& sums, int64_t at, const Channel<float>* channels) {
+  Pack<float, WIDTH> z = load<float, WIDTH>(sums.partial + at);
   for (int split = 1; split < sums.splits; ++split) {
-    const int64_t share = split * sums.pixels * sums.channels;
-    const Pack<float> more = *reinterpret_cast<const Pack<float>*>(sums.partial + share + at);
-    for (int i = 0; i < WIDTH; ++i) z.values[i] += more.values[i];
+    const Pack<float, WIDTH> more = load<float, WIDTH>(sums.partial + split * sums.pixels * sums.channels + at);
+    for (int i = 0; i < WIDTH; ++i) z.at[i] += more.at[i];
   }
-  Pack<T> residual{}, y;
-  if (RESIDUAL != Residual::none) residual = *reinterpret_cast<const Pack<T>*>(sums.residual + at);
-  for (int i = 0; i < WIDTH; ++i) {
-    const Affine<float> channel{channels[i].scale, channels[i].shift};
-    narrow(
-        epilogue<float, SLOPE, RESIDUAL, false>(z.values[i], channel, channels[i].slope, widen(residual.values[i]), 1),
-        &y.values[i]);
-  }
-  *reinterpret_cast<Pack<T>*>(sums.y + at) = y;
+  Pack<T, WIDTH> y{};
+  if (RESIDUAL != Residual::none) y = load<T, WIDTH>(sums.residual + at);
+  for (int i = 0; i < WIDTH; ++i)
+    y.at[i] = narrow<T>(
+        epilogue<float, SLOPE, RESIDUAL, false>(z.at[i], channels[i].affine, channels[i].slope, widen(y.at[i]), 1));
+  store(sums.y + at, y);
 }
 
 template <Slope SLOPE, Residual RESIDUAL, class T>
-__global__ void __launch_bounds__(COLUMNS* ROWS, BLOCKS) conv_reduce_kernel(Sums<T> sums, ChannelVectors vectors) {
+__global__ void __launch_bounds__(COLUMNS* ROWS, BLOCKS) conv_reduce_kernel(Sums<T> sums, Vectors vectors) {
   const int64_t first = (int64_t(blockIdx.x) * COLUMNS + threadIdx.x) * WIDTH;
   if (first >= sums.channels) return;
-  Channel channels[WIDTH];
-  for (int i = 0; i < WIDTH; ++i) channels[i] = channel_at(vectors, first + i);
+  Channel<float> channels[WIDTH];
+  for (int i = 0; i < WIDTH; ++i) channels[i] = vectors.at<float>(first + i);
   for (int64_t pixel = int64_t(blockIdx.y) * ROWS + threadIdx.y; pixel < sums.pixels; pixel += gridDim.y * ROWS)
     finish<SLOPE, RESIDUAL>(sums, pixel * sums.channels + first, channels);
 }
 
 template <class T>
-cudaError_t reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream) {
+cudaError_t run(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream) {
   const Sums<T> sums{partial,
                      splits,
                      problem.pixels(),
@@ -76,8 +61,8 @@ cudaError_t reduce(const ConvProblem& problem, int splits, const float* partial,
                         unsigned(row_blocks < MOST_ROW_BLOCKS ? row_blocks : MOST_ROW_BLOCKS));
   config.blockDim = dim3(COLUMNS, ROWS);
   config.stream = stream;
-  return select_epilogue(problem.slope, problem.place, [&](auto slope, auto place) {
-    const auto kernel = conv_reduce_kernel<slope, place, T>;
+  return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
+    const auto kernel = conv_reduce_kernel<slope.value, place.value, T>;
     return cudaLaunchKernelEx(&config, kernel, sums, problem.vectors);
   });
 }
@@ -85,9 +70,9 @@ cudaError_t reduce(const ConvProblem& problem, int splits, const float* partial,
 }  // namespace
 
 cudaError_t conv_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream) {
-  if (problem.type == Type::fp16) return reduce<__half>(problem, splits, partial, stream);
-  if (problem.type == Type::bf16) return reduce<__nv_bfloat16>(problem, splits, partial, stream);
-  return reduce<float>(problem, splits, partial, stream);
+  if (problem.type == ScalarType::Half) return run<Half>(problem, splits, partial, stream);
+  if (problem.type == ScalarType::BFloat16) return run<BFloat16>(problem, splits, partial, stream);
+  return run<float>(problem, splits, partial, stream);
 }
 
 }  // namespace atrous::cuda

@@ -20,6 +20,12 @@ void Device::check(const char* name, const OptionalTensor& tensor) const {
                   ": expected a tensor on cuda:", index_, " like the others, got one elsewhere");
 }
 
+int Device::multiprocessors() const {
+  int count = 0;
+  cuda::check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index_), "device");
+  return count;
+}
+
 void Device::check(const Arguments& arguments) const {
   check("mean", arguments.mean);
   check("var", arguments.var);

@@ -15,6 +15,7 @@ class Device {
   Device(const char* name, const Tensor& tensor);
 
   cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const;
   // Throws unless there is no tensor, or it lies here too.
   void check(const char* name, const OptionalTensor& tensor) const;
   void check(const Arguments& arguments) const;

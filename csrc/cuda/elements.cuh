@@ -1,4 +1,4 @@
-// An element's part in the epilogue and in its gradient, with what is drawn for it; and the one switch over variants.
+// An element's part in the epilogue and in its gradient, with what is drawn for it.
 #pragma once
 
 #include "channels.cuh"
@@ -25,40 +25,6 @@ __device__ Gradient<T> gradient(T dy, T z, Channel<T> channel, T residual, T kee
   if (DROPOUT) dy = multiply(dy, keep);
   const T u = before_activation<T, RESIDUAL>(z, channel.affine, residual);
   return {multiply(dy, derivative<T, SLOPE>(u, channel.slope)), slope_gradient(dy, u)};
-}
-
-template <Slope SLOPE, bool DROPOUT>
-struct Kind {
-  static constexpr Slope slope = SLOPE;
-  static constexpr bool dropout = DROPOUT;
-};
-
-// run(Kind), one of four.
-template <class Run>
-void with_kind(const Arguments& arguments, Run&& run) {
-  const Slope slope = arguments.kind();
-  const bool dropout = arguments.dropout > 0;
-  if (slope == Slope::relu)
-    dropout ? run(Kind<Slope::relu, true>{}) : run(Kind<Slope::relu, false>{});
-  else if (dropout || slope == Slope::random)
-    run(Kind<Slope::random, true>{});
-  else
-    run(Kind<Slope::tensor, false>{});
-}
-
-// run(place), a compile-time constant.
-template <class Run>
-void with_place(Residual place, Run&& run) {
-  if (place == Residual::none) return run(std::integral_constant<Residual, Residual::none>{});
-  if (place == Residual::before) return run(std::integral_constant<Residual, Residual::before>{});
-  return run(std::integral_constant<Residual, Residual::after>{});
-}
-
-// The same for a gradient, in which a residual after the activation has no part.
-template <class Run>
-void with_place_before(bool before, Run&& run) {
-  if (before) return run(std::integral_constant<Residual, Residual::before>{});
-  return run(std::integral_constant<Residual, Residual::none>{});
 }
 
 }  // namespace atrous::cuda

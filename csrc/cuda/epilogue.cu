@@ -1,9 +1,11 @@
 // _epilogue: y = (act(z * scale + shift (+ residual)) (+ residual)) (* keep) over dense tensors.
 #include <torch/csrc/stable/ops.h>
 
+#include "describe.h"
 #include "device.h"
 #include "elements.cuh"
 #include "primitives.h"
+#include "variants.h"
 #include "walk.cuh"
 
 namespace atrous::cuda {
@@ -47,9 +49,10 @@ void run(const Arguments& arguments, const S* z, const Tensor& y, const Layout& 
   const Walk walk(layout, SIZE, aligned(z, residual, result));
   const auto start = [&](auto kind, auto place) {
     launch("_epilogue", epilogue_kernel<S, kind.slope, place.value, kind.dropout>, walk.blocks(SIZE), THREADS, device,
-           z, residual, result, walk, Vectors(arguments));
+           z, residual, result, walk, vectors_of(arguments));
   };
-  with_kind(arguments, [&](auto kind) { with_place(arguments.place(), [&](auto place) { start(kind, place); }); });
+  with_kind(arguments.kind(), arguments.dropout > 0,
+            [&](auto kind) { with_place(arguments.place(), [&](auto place) { start(kind, place); }); });
 }
 
 }  // namespace

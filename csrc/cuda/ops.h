@@ -12,6 +12,7 @@ inline void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("_epilogue_reduce", TORCH_BOX(&Flat<&epilogue_reduce>::call));
   m.impl("_epilogue_backward", TORCH_BOX(&Flat<&epilogue_backward>::call));
   m.impl("_statistics", TORCH_BOX(&statistics));
+  m.impl("_conv_epilogue", TORCH_BOX(&Flat<&conv_epilogue>::call));
 }
 
 }  // namespace atrous::cuda

@@ -5,16 +5,26 @@
 
 namespace atrous::cuda {
 
-template <class S>
-struct alignas(16) Pack {
-  static constexpr int SIZE = 16 / sizeof(S);
+template <class S, int COUNT = 16 / sizeof(S)>
+struct alignas(COUNT * sizeof(S)) Pack {
+  static constexpr int SIZE = COUNT;
   S at[SIZE];
 };
+
+template <class S, int COUNT>
+__device__ Pack<S, COUNT> load(const S* from) {
+  return *reinterpret_cast<const Pack<S, COUNT>*>(from);
+}
+
+template <class S, int COUNT>
+__device__ void store(S* to, const Pack<S, COUNT>& pack) {
+  *reinterpret_cast<Pack<S, COUNT>*>(to) = pack;
+}
 
 // The first `count` elements, the others zero. aligned: all of them exist, at a multiple of 16 bytes.
 template <class S>
 __device__ Pack<S> load(const S* from, int count, bool aligned) {
-  if (aligned) return *reinterpret_cast<const Pack<S>*>(from);
+  if (aligned) return load<S, Pack<S>::SIZE>(from);
   Pack<S> pack{};
 #pragma unroll
   for (int i = 0; i < Pack<S>::SIZE; ++i)
@@ -24,10 +34,7 @@ __device__ Pack<S> load(const S* from, int count, bool aligned) {
 
 template <class S>
 __device__ void store(S* to, const Pack<S>& pack, int count, bool aligned) {
-  if (aligned) {
-    *reinterpret_cast<Pack<S>*>(to) = pack;
-    return;
-  }
+  if (aligned) return store(to, pack);
 #pragma unroll
   for (int i = 0; i < Pack<S>::SIZE; ++i)
     if (i < count) to[i] = pack.at[i];

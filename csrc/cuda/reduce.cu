@@ -1,10 +1,12 @@
 // _epilogue_reduce: the sums for dbeta, dgamma and dslope of each channel.
 #include <torch/csrc/stable/ops.h>
 
+#include "describe.h"
 #include "device.h"
 #include "elements.cuh"
 #include "primitives.h"
 #include "reduction.cuh"
+#include "variants.h"
 
 namespace atrous::cuda {
 
@@ -87,12 +89,13 @@ void run(const Arguments& arguments, const Tensor& grad, const S* z, const Layou
   const Reduction reduction(layout, SIZE, aligned(z, residual, dy));
   const Tensor workspace = torch::stable::new_empty(result, Sizes{3 * reduction.parts * layout.channels});
   auto* partial = reinterpret_cast<Sums<T>*>(workspace.mutable_data_ptr());
-  const Vectors vectors(arguments);
+  const Vectors vectors = vectors_of(arguments);
   const auto start = [&](auto kind, auto place) {
     launch("_epilogue_reduce", reduce_kernel<S, kind.slope, place.value, kind.dropout>, reduction.blocks(SIZE), THREADS,
            device, dy, z, residual, partial, reduction, vectors);
   };
-  with_kind(arguments, [&](auto kind) { with_place_before(before, [&](auto place) { start(kind, place); }); });
+  with_kind(arguments.kind(), arguments.dropout > 0,
+            [&](auto kind) { with_place_before(before, [&](auto place) { start(kind, place); }); });
   const Finish<T> finish{result.mutable_data_ptr<T>(), layout.channels, vectors, arguments.kind() == Slope::tensor};
   launch("_epilogue_reduce", finish_kernel<Sums<T>, Finish<T>>, dim3(unsigned(layout.channels)), FINISHERS, device,
          partial, reduction.parts, finish);

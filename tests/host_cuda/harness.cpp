@@ -58,13 +58,15 @@ struct Block {
 };
 
 std::unique_ptr<Block> block;
+thread_local int linear;  // of the threads of a block
 
 // A thread goes through the blocks of the grid, and meets all others before each.
-void run_thread(int thread, Barrier& between, const std::function<void()>& kernel) {
-  threadIdx = dim3(thread);
+void run_thread(int thread, int count, Barrier& between, const std::function<void()>& kernel) {
+  linear = thread;
+  threadIdx = dim3(thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / blockDim.x / blockDim.y);
   for (unsigned i = 0; i < gridDim.x * gridDim.y * gridDim.z; ++i) {
     between.wait();
-    if (thread == 0) block = std::make_unique<Block>(blockDim.x);
+    if (thread == 0) block = std::make_unique<Block>(count);
     between.wait();
     blockIdx = dim3(i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y);
     kernel();
@@ -78,15 +80,16 @@ void run_thread(int thread, Barrier& between, const std::function<void()>& kerne
 void run(dim3 grid, dim3 threads, const std::function<void()>& kernel) {
   gridDim = grid;
   blockDim = threads;
-  Barrier between(threads.x);
+  const unsigned count = threads.x * threads.y * threads.z;
+  Barrier between(count);
   std::vector<std::thread> running;
-  for (unsigned i = 0; i < threads.x; ++i) running.emplace_back(run_thread, i, std::ref(between), std::cref(kernel));
+  for (unsigned i = 0; i < count; ++i) running.emplace_back(run_thread, i, count, std::ref(between), std::cref(kernel));
   for (std::thread& thread : running) thread.join();
 }
 
 void wait_for_block() { block->all.wait(); }
-void wait_for_warp() { block->warps[threadIdx.x / WARP]->wait(); }
-uint64_t& word_of(int lane) { return block->words[threadIdx.x / WARP * WARP + lane]; }
-int lane() { return threadIdx.x % WARP; }
+void wait_for_warp() { block->warps[linear / WARP]->wait(); }
+uint64_t& word_of(int lane) { return block->words[linear / WARP * WARP + lane]; }
+int lane() { return linear % WARP; }
 
 }  // namespace host_cuda

@@ -41,4 +41,8 @@ for dtype, size, layout, kind, dropout in (
     for name, call in calls(z, kind, dropout).items():
         if not only or name in only:
             call()
+if not only or "_conv_epilogue" in only:  # in shares, which are summed
+    x, y = (torch.randn(1, c, 4, 5).half().contiguous(memory_format=last) for c in (136, 16))
+    geometry = (1, 1), (1, 1), (1, 1), 1
+    ops._conv_epilogue(x, torch.randn(16, 136, 3, 3).half(), None, *geometry, *epilogue_of(y, "tensor", 0.0))
 print("all launched")
