@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch._inductor
@@ -24,7 +24,7 @@ from .fusion.compare import agree
 ROWS = ("native", "library", "auto")  # what has its operators in C++
 OPTIONS = {
     "freezing": True,  # what depends on the weights alone, as their packed forms, is computed now and not in each call
-    # What the compiler adds runs on every x86-64 processor with AVX2; our operators choose their instructions by themselves.
+    # What the compiler adds runs on any x86-64 processor with AVX2; our operators choose instructions at run time.
     "cpp.march": "",
     "cpp.simdlen": 256,
 }
@@ -57,7 +57,7 @@ def export(
     missing = dispatch.available("native")
     if missing:
         raise RuntimeError(f"export needs the C++ library: {missing[0]}")
-    fused = fuse(model, example, backend=backend, freeze=True)
+    fused: Any = fuse(model, example, backend=backend, freeze=True)
     with tempfile.TemporaryDirectory(prefix=".atrous-", dir=path.absolute().parent) as folder:
         made = Path(folder, path.name)
         start = time.perf_counter()
@@ -68,7 +68,8 @@ def export(
             options["aot_inductor.metadata"] = about or {}
             torch._inductor.aoti_compile_and_package(program, package_path=str(made), inductor_configs=options)
         seconds = time.perf_counter() - start
-        difference = _difference(model, made, [example, *([example[:1]] if dynamic else [])])
+        more = [example[:1], torch.cat([example, example[:1]])] if dynamic else []
+        difference = _difference(model, made, [example, *more])
         os.replace(made, path)
     return Exported(fused.fusion_report, difference, seconds)
 
@@ -78,9 +79,10 @@ def _trace(fused: nn.Module, example: Tensor, dynamic: bool) -> torch.export.Exp
     try:
         return torch.export.export(fused, (example,), dynamic_shapes=batch)
     except UserError as error:
-        if dynamic and error.error_type == UserErrorType.CONSTRAINT_VIOLATION:
-            raise ValueError("batch: expected a model that takes any number of images; fix it with --batch N") from error
-        raise
+        if error.error_type != UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        wanted = "dynamic: expected a model that takes any number of images; --batch N is for this one"
+        raise ValueError(wanted) from error
 
 
 def _difference(model: nn.Module, package: Path, inputs: list[Tensor]) -> float:

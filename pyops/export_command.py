@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
 
 def _prepared(model: nn.Module, args: argparse.Namespace) -> tuple[nn.Module, str]:
     """The model as it is exported, and a line that says where its weights come from."""
-    told = "weights: those that it came with" if args.model != "resnet34" else "weights: random, its classes mean nothing"
+    told = "weights: random, its classes mean nothing" if args.model == "resnet34" else "weights: those of the model"
     if args.weights:
         try:
             missing = models.load_weights(model, args.weights)

@@ -18,8 +18,10 @@
 
 using torch::inductor::AOTIModelPackageLoader;
 
-struct Size {
+// What the package takes; export has written it into the package.
+struct Input {
   int64_t height, width;
+  at::ScalarType dtype;
 };
 
 static void expect(bool holds, const std::string& message) {
@@ -50,38 +52,44 @@ static at::Tensor read_ppm(const std::string& path) {
   return pixels.permute({2, 0, 1});
 }
 
-// (3, height, width) float32: as `load` in examples/classify.py, operator by operator.
-static at::Tensor prepare(const at::Tensor& pixels, Size size) {
-  const int64_t wanted = std::max(size.height, size.width) * 256 / 224;
+// (1, 3, height, width): as `load` in examples/classify.py, operator by operator.
+static at::Tensor prepare(const at::Tensor& pixels, const Input& input) {
+  const int64_t wanted = std::max(input.height, input.width) * 256 / 224;
   const int64_t shorter = std::min(pixels.size(1), pixels.size(2));
   const int64_t height = pixels.size(1) * wanted / shorter, width = pixels.size(2) * wanted / shorter;
-  at::Tensor image = at::_upsample_bilinear2d_aa(pixels.to(at::kFloat).unsqueeze(0), {height, width}, false)[0];
-  image = image.narrow(1, (height - size.height) / 2, size.height).narrow(2, (width - size.width) / 2, size.width);
+  at::Tensor image = at::_upsample_bilinear2d_aa(pixels.to(at::kFloat).unsqueeze(0), {height, width}, false);
+  image = image.narrow(2, (height - input.height) / 2, input.height).narrow(3, (width - input.width) / 2, input.width);
   const at::Tensor mean = at::tensor({0.485f, 0.456f, 0.406f}).view({3, 1, 1});
   const at::Tensor deviation = at::tensor({0.229f, 0.224f, 0.225f}).view({3, 1, 1});
-  return (image / 255 - mean) / deviation;
+  return ((image / 255 - mean) / deviation).to(input.dtype).contiguous();  // a package knows no other strides
 }
 
-// Of the images that the package takes; export writes it into the package.
-static Size image_size(AOTIModelPackageLoader& package) {
-  Size size{};
-  const std::string text = package.get_metadata()["input"];
-  expect(std::sscanf(text.c_str(), "3x%ldx%ld", &size.height, &size.width) == 2,
-         "the package: expected one of `python -m atrous export` for images of 3 channels, got input '" + text + "'");
-  return size;
+static Input input_of(AOTIModelPackageLoader& package) {
+  auto about = package.get_metadata();
+  Input input{0, 0, at::kFloat};
+  expect(std::sscanf(about["input"].c_str(), "3x%ldx%ld", &input.height, &input.width) == 2,
+         "the package: expected one of `python -m atrous export` for 3 channels, got input '" + about["input"] + "'");
+  expect(about["batch"] == "any" || about["batch"] == "1",
+         "the package: expected one for any batch, or 1, got one for " + about["batch"]);
+  if (about["dtype"] == "bfloat16") input.dtype = at::kBFloat16;
+  if (about["dtype"] == "float16") input.dtype = at::kHalf;
+  if (about["dtype"] == "float64") input.dtype = at::kDouble;
+  return input;
 }
 
 static void run(int count, char** arguments) {
   expect(count > 3, "usage: classify libatrous.so PACKAGE.pt2 PHOTO.ppm ...");
   load_operators(arguments[1]);
-  expect(std::filesystem::is_regular_file(arguments[2]), std::string(arguments[2]) + ": expected a package, there is none");
+  const std::string path = arguments[2];
+  expect(std::filesystem::is_regular_file(path), path + ": expected a package, there is none");
   const c10::InferenceMode guard;
-  AOTIModelPackageLoader package(arguments[2]);
-  const Size size = image_size(package);
+  AOTIModelPackageLoader package(path);
+  const Input input = input_of(package);
   for (int i = 3; i < count; ++i) {
-    const at::Tensor image = prepare(read_ppm(arguments[i]), size);
-    const at::Tensor scores = package.run({image.unsqueeze(0).contiguous()})[0];
-    const auto [shares, classes] = scores[0].softmax(0).topk(5);
+    const at::Tensor scores = package.run({prepare(read_ppm(arguments[i]), input)})[0];
+    expect(scores.dim() == 2 && scores.size(1) >= 5,
+           path + ": expected a model that gives scores of 5 classes or more");
+    const auto [shares, classes] = scores[0].to(at::kFloat).softmax(0).topk(5);
     std::printf("%s", arguments[i]);
     for (int rank = 0; rank < 5; ++rank)
       std::printf("  %ld (%.1f%%)", classes[rank].item<int64_t>(), 100 * shares[rank].item<double>());
