@@ -40,7 +40,7 @@ demo: setup  ## ResNet34 and its fused twin side by side: out/demo.json, out/dem
 	$(BIN)/python -m atrous demo --json out/demo.json --plot out/demo.png
 
 cpp-example: setup  ## a ResNet34 classifies a photograph from C++, without Python: export, CMake, both outputs side by side
-	$(BIN)/python examples/cpp/compare.py --folder out/cpp
+	@MAKEFLAGS=--no-print-directory $(BIN)/python examples/cpp/compare.py --folder out/cpp
 
 test: setup  ## what a user runs
 	$(BIN)/python -m pytest -m "not gpu and not gate" $(PYTEST_ARGS)

@@ -54,7 +54,7 @@ def _parser() -> Parser:
     demo = _command(commands, "demo", _demo, "an ordinary ResNet34 and its fused twin on photographs, side by side")
     explain = _command(commands, "explain", _explain, "a model layer by layer: sizes, who convolves, the least time")
     tune = _command(commands, "tune", _tune, "measures who convolves a model the fastest, and keeps the choices")
-    export = _command(commands, "export", _export, "a model's fused form as a package that C++ runs without Python")
+    export = _command(commands, "export", _export, "a fused model as a package that C++ runs on a CPU, without Python")
     for command in (info, demo, explain, tune, export):
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     demo_command.add_arguments(demo)

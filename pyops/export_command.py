@@ -1,4 +1,4 @@
-"""python -m atrous export: a model's fused form as a package that C++ runs without Python."""
+"""python -m atrous export: a fused model as a package that C++ runs on a CPU, without Python."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def run(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
     size = args.output.stat().st_size
     _say(f"sites fused {fused}/{sites}; largest difference from the model as it is: {made.difference:.2g}")
     _say(f"written: {args.output} ({size / 1e6:.0f} MB, compiled in {made.seconds:.0f} s)")
-    library = Path(__file__).with_name("libatrous.so")
-    _say(f"C++ loads {library.name} ({library.parent}) before it, as examples/cpp/classify.cpp does")
+    _say(f"C++ loads it after {Path(__file__).with_name('libatrous.so')}: see examples/cpp")
     return {
         **about, "backend": args.backend, "package": str(args.output), "bytes": size, "seconds": made.seconds,
         "difference": made.difference, "fusion": made.report.to_dict(), "versions": build_info.versions(),

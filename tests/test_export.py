@@ -178,7 +178,7 @@ def test_cpp_prints_what_python_prints(tmp_path):
     program, library = tmp_path / "build/classify", ROOT / "pyops/libatrous.so"
     (photo,), package = tmp_path.glob("*.ppm"), tmp_path / "resnet34.pt2"
 
-    status, out, files = cpp(program, library, package, photo, photo, LD_DEBUG="files")
+    status, out, files = cpp(program, library, package, photo, photo, LD_DEBUG="files", AOTI_RUNTIME_CHECK_INPUTS="1")
     assert status == 0 and len(out.splitlines()) == 2 and out.count("%") == 10
     assert "libatrous.so" in files and not any(name in files for name in ("libpython", "torch_python", "libtriton"))
 
