@@ -65,7 +65,7 @@ def export(
         with _quiet():
             program = _trace(fused, example, dynamic)
             known = torch._inductor.list_options()
-            options = {name: value for name, value in OPTIONS.items() if name in known}  # march is younger than 2.11
+            options = {name: value for name, value in OPTIONS.items() if name in known}  # an older torch has fewer
             options["aot_inductor.metadata"] = about or {}
             torch._inductor.aoti_compile_and_package(program, package_path=str(made), inductor_configs=options)
         seconds = time.perf_counter() - start
