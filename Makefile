@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+EXAMPLES := $(wildcard examples/cpp/*.cpp)
 OLD_TRITON := build/triton-3.6.0
 # A name for the tree as it is: whatever the gates read is in it.
 TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *.py *.toml *.txt *.in *.md LICENSE Makefile) \
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gates bench bench-report kernel-table lint format clean
+.PHONY: help setup demo cpp-example test gates bench bench-report kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +39,9 @@ setup: $(VENV)/native  ## make .venv with everything in it, the package editable
 demo: setup  ## ResNet34 and its fused twin side by side: out/demo.json, out/demo.png
 	@mkdir -p out
 	$(BIN)/python -m atrous demo --json out/demo.json --plot out/demo.png
+
+cpp-example: setup  ## a ResNet34 classifies a photograph from C++, without Python: export, CMake, both outputs side by side
+	@MAKEFLAGS=--no-print-directory $(BIN)/python examples/cpp/compare.py --folder out/cpp
 
 test: setup  ## what a user runs
 	$(BIN)/python -m pytest -m "not gpu and not gate" $(PYTEST_ARGS)
@@ -70,12 +74,12 @@ lint: setup  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(CPP) $(EXAMPLES)
 
 format:  ## let ruff and clang-format rewrite the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP) $(EXAMPLES)
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist out *.egg-info pyops/*.so $(VENV)/native

@@ -7,6 +7,7 @@ the program runs, and its classes mean nothing.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy
@@ -15,17 +16,19 @@ from PIL import Image
 
 import atrous
 
-MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+MEAN, DEVIATION = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
 def load(path: Path) -> torch.Tensor:
-    """(3, 224, 224): the shorter side scaled to 256, the centre of that, normalised as for ImageNet."""
-    image = Image.open(path).convert("RGB")
-    scale = 256 / min(image.size)
-    image = image.resize([round(side * scale) for side in image.size])
-    left, top = ((side - 224) // 2 for side in image.size)
-    pixels = torch.from_numpy(numpy.array(image.crop((left, top, left + 224, top + 224))))
-    return ((pixels / 255 - MEAN) / DEVIATION).permute(2, 0, 1)
+    """(3, 224, 224): the shorter side scaled to 256, the centre of that, normalised as for ImageNet.
+
+    By torch's operators, so that `prepare` in cpp/classify.cpp gives the same.
+    """
+    pixels = torch.from_numpy(numpy.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+    height, width = (side * 256 // min(pixels.shape[1:]) for side in pixels.shape[1:])
+    image = torch.nn.functional.interpolate(pixels[None].float(), (height, width), mode="bilinear", antialias=True)[0]
+    top, left = (height - 224) // 2, (width - 224) // 2
+    return (image[:, top : top + 224, left : left + 224] / 255 - MEAN) / DEVIATION
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
     if args.weights:
         atrous.models.load_weights(model, args.weights)
     else:
-        print("no --weights: random ones, so the classes mean nothing")
+        print("no --weights: random ones, so the classes mean nothing", file=sys.stderr)
 
     # freeze=True: BatchNorm is folded into the convolutions, for a model that is only run from here on.
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,5 @@
-"""python -m atrous info | demo | explain | tune: what is installed, what it gives, what a model computes, who is fast.
+"""python -m atrous info | demo | explain | tune | export: what is installed, what it gives, what a model computes, who
+is fast, and a package for C++.
 
 A mistake that a user can make ends in one line on stderr and exit status 2. Each command imports what it needs itself,
 so that --help answers at once.
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> Parser:
     from . import demo as demo_command
-    from . import explain_command, slopes, tune_command
+    from . import explain_command, export_command, slopes, tune_command
 
     parser = Parser(prog="atrous", description="Fused (dilated) conv2d + BatchNorm + activation + residual for torch.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -53,7 +54,8 @@ def _parser() -> Parser:
     demo = _command(commands, "demo", _demo, "an ordinary ResNet34 and its fused twin on photographs, side by side")
     explain = _command(commands, "explain", _explain, "a model layer by layer: sizes, who convolves, the least time")
     tune = _command(commands, "tune", _tune, "measures who convolves a model the fastest, and keeps the choices")
-    for command in (info, demo, explain, tune):
+    export = _command(commands, "export", _export, "a fused model as a package that C++ runs on a CPU, without Python")
+    for command in (info, demo, explain, tune, export):
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     demo_command.add_arguments(demo)
 
@@ -68,6 +70,11 @@ def _parser() -> Parser:
     tune.add_argument("--batch", type=_counts, metavar="N,N", help="images (default 1, or those of the shapes)")
     tune_command.add_arguments(tune)
     _about_model(tune, None, None)
+
+    export.add_argument("model", metavar="MODEL", help="resnet34, or package.module:factory")
+    export.add_argument("--batch", type=_count, metavar="N", help="images in a call (default any number)")
+    export_command.add_arguments(export)
+    _about_model(export, (224, 224), 3)
     return parser
 
 
@@ -129,6 +136,13 @@ def _tune(args) -> int:
     result, status = tune_command.run(args, _model)
     _write_json(args.json, result)
     return status
+
+
+def _export(args) -> int:
+    from . import export_command
+
+    _write_json(args.json, export_command.run(args, _model(args)))
+    return 0
 
 
 def _model(args):

@@ -734,11 +734,15 @@ def test_compile_inductor():
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("freeze", [False, True])
-def test_export(net, strict, freeze):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_export(net, strict, freeze, dynamic):
     fused, x = fuse(net, freeze=freeze), image()
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     with torch.no_grad():
-        program = torch.export.export(fused, (x,), strict=strict)
+        program = torch.export.export(fused, (x,), strict=strict, dynamic_shapes=shapes)
         same(net, program.module(), x)
+        if dynamic:
+            same(net, program.module(), x[:1])
     names = [str(node.target) for node in program.graph.nodes]
     assert any("atrous" in name for name in names) and not any("batch_norm" in name for name in names)
 

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "training_cost": {"fusion", "walk"},
     "target": {"dispatch", "triton_kernels", "tuning"},
     "explain": {"dispatch", "nn", "sites", "target", "triton_kernels", "tuning", "tuning_format", "walk", "walk_table"},
+    "export": {"dispatch", "fusion"},
     "slopes": set(),
     "build_info": {"dispatch", "ops", "tuning_device"},
 }

@@ -18,30 +18,34 @@ def compare(plain: nn.Module, fused: nn.Module, example_inputs) -> None:
     except Exception as error:
         text = str(error).strip().split("\n")[0]
         raise ValueError(f"example_inputs: the model does not take them: {type(error).__name__}: {text}") from error
-    got = _run(fused, inputs)
+    agree(expected, _run(fused, inputs))
+
+
+def agree(expected: list, got: list, who: str = "fuse", other: str = "fused twin") -> float:
+    """The largest difference between the outputs of the model and of its other form, or a RuntimeError of `who`."""
     if len(expected) != len(got):
-        raise RuntimeError(f"fuse: the model returns {len(expected)} values, its fused twin {len(got)}")
-    for index, (a, b) in enumerate(zip(expected, got)):
-        _agree(index, a, b)
+        raise RuntimeError(f"{who}: the model returns {len(expected)} values, its {other} {len(got)}")
+    return max((_agree(index, a, b, who, other) for index, (a, b) in enumerate(zip(expected, got))), default=0.0)
 
 
-def _agree(index: int, expected, got) -> None:
+def _agree(index: int, expected, got, who: str, other: str) -> float:
+    both = f"{who}: output {index} of the model and of its {other}"
     if not isinstance(expected, Tensor) or not expected.is_floating_point() or not expected.numel():
         if type(expected) is not type(got) or (isinstance(expected, Tensor) and not torch.equal(expected, got)):
-            raise RuntimeError(f"fuse: output {index} of the model and of its fused twin differ")
-        return
+            raise RuntimeError(f"{both} differ")
+        return 0.0
     finite = expected[expected.isfinite()].abs()
     largest = finite.max().item() if finite.numel() else 0.0
     allowed = torch.finfo(expected.dtype).eps ** 0.5 * largest
     like = f"{tuple(expected.shape)} {expected.dtype}"
     if f"{tuple(got.shape)} {got.dtype}" != like:
-        raise RuntimeError(f"fuse: output {index} of the model is {like}, its twin's {tuple(got.shape)} {got.dtype}")
-    if not torch.allclose(got, expected, 0.0, allowed, equal_nan=True):
-        off = (expected - got).abs().max().item()
         raise RuntimeError(
-            f"fuse: output {index} of the model and of its fused twin differ by {off:.3g}, more than {allowed:.3g} "
-            f"(the largest value is {largest:.3g})"
+            f"{who}: output {index} of the model is {like}, its {other}'s {tuple(got.shape)} {got.dtype}"
         )
+    off = (expected - got).nan_to_num().abs().max().item()  # equal infinities do not differ
+    if not torch.allclose(got, expected, 0.0, allowed, equal_nan=True):
+        raise RuntimeError(f"{both} differ by {off:.3g}, more than {allowed:.3g} (the largest value is {largest:.3g})")
+    return off
 
 
 @torch.no_grad()

@@ -119,6 +119,11 @@ class Forward(Generated):
     def __signature__(self):
         return inspect.signature(MethodType(type(self.owner).forward, self.owner))
 
+    @property
+    def __code__(self):
+        """Where it is written, which torch.export asks a forward for when a dimension is dynamic."""
+        return type(self).__call__.__code__
+
 
 def _substitute(graph: fx.Graph, chain: Chain, how: run.How) -> None:
     """Puts one call where the chain ends."""

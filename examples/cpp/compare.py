@@ -1,0 +1,73 @@
+"""From a checkpoint to a C++ program, and the same photograph classified by both languages.
+
+    python examples/cpp/compare.py --folder out/cpp
+
+Every command that a user would type is shown as it runs. The checkpoint is a random one, so that no download is needed:
+its classes mean nothing. Both languages print the same, or this ends with status 1.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import atrous
+from atrous.demo_subject import photographs, shipped
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = Path(atrous.__file__).with_name("libatrous.so")
+
+
+def show(*command, environment: dict[str, str] | None = None) -> str:
+    """Runs a command in plain sight; its standard output."""
+    words = [os.path.relpath(word) if isinstance(word, Path) else word for word in command]
+    prefix = ["env", "-i"] if environment is not None else []
+    print("$", shlex.join([*prefix, *words]), flush=True)
+    done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def checkpoint(path: Path, seed: int = 0) -> None:
+    """A random ResNet34 whose shares differ and of which none is all: BatchNorms see photographs, scores are scaled."""
+    torch.manual_seed(seed)
+    model = atrous.models.resnet34(act="relu")
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain average
+    with torch.no_grad():
+        model(photographs(shipped()))
+        model.fc.weight.mul_(8)
+    torch.save(model.state_dict(), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("out/cpp"), help="for what is made (default %(default)s)")
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, package, photo = folder / "resnet34.pt", folder / "resnet34.pt2", folder / f"{shipped()[0].stem}.ppm"
+    checkpoint(weights)
+    Image.open(shipped()[0]).convert("RGB").save(photo)
+
+    python = Path(sys.executable)
+    show(python, "-m", "atrous", "export", "resnet34", "--weights", weights, "--output", package)
+    build = folder / "build"
+    show("cmake", "-S", ROOT / "examples" / "cpp", "-B", build, f"-DPython_EXECUTABLE={python}", "--log-level=ERROR")
+    show("cmake", "--build", build)
+    expected = show(python, ROOT / "examples" / "classify.py", "--weights", weights, photo)
+    got = show(build / "classify", LIBRARY, package, photo, environment={})  # no PATH: no Python, no compiler
+    if got != expected:
+        sys.exit("C++ does not print what Python prints")
+    print("the same to the printed digits")
+
+
+if __name__ == "__main__":
+    main()
