@@ -29,6 +29,7 @@ if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("trito
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu test says cuda")
+    parser.addoption("--whole", action="store_true", help="the compile gates leave no combination out")
 
 
 def pytest_unconfigure(config):
@@ -54,6 +55,12 @@ def seed(request):
     number = zlib.crc32(request.node.nodeid.encode())
     torch.manual_seed(number)
     return number
+
+
+@pytest.fixture
+def whole(request):
+    """Whether the compile gates take every combination."""
+    return request.config.getoption("--whole")
 
 
 @pytest.fixture
