@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OLD_TRITON := build/triton-3.6.0
+# Over the processors, four at the most since each holds a torch; PYTEST_ARGS="-n 0" runs the tests one by one.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 # A name for the tree as it is: whatever the gates read is in it.
 TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *.py *.toml *.txt *.in *.md LICENSE Makefile) \
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
@@ -39,14 +41,14 @@ demo: setup  ## ResNet34 and its fused twin side by side: out/demo.json, out/dem
 	$(BIN)/python -m atrous demo --json out/demo.json --plot out/demo.png
 
 test: setup  ## what a user runs
-	$(BIN)/python -m pytest -m "not gpu and not gate" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" $(PYTEST_ARGS)
 
 gates: setup build/gates-$(TREE)  ## what takes longer: compile gates, wheels, CMake, a second triton; once for each state of the tree
 
 build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
-	$(BIN)/python -m pytest -m "gate and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
-	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest -m "not gpu and not gate" $(wildcard tests/test_triton_*.py) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" $(wildcard tests/test_triton_*.py) $(PYTEST_ARGS)
 	@touch $@
 
 # The oldest triton that we hold for, in a folder of its own that comes before .venv's; its interpreter needs numpy < 2.4.
