@@ -6,6 +6,8 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv'
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 EXAMPLES := $(wildcard examples/cpp/*.cpp)
 OLD_TRITON := build/triton-3.6.0
+# Over the processors, four at the most since each holds a torch; PYTEST_ARGS="-n 0" runs the tests one by one.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 # A name for the tree as it is: whatever the gates read is in it.
 TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *.py *.toml *.txt *.in *.md LICENSE Makefile) \
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
@@ -44,14 +46,14 @@ cpp-example: setup  ## a ResNet34 classifies a photograph from C++, without Pyth
 	@MAKEFLAGS=--no-print-directory $(BIN)/python examples/cpp/compare.py --folder out/cpp
 
 test: setup  ## what a user runs
-	$(BIN)/python -m pytest -m "not gpu and not gate" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" $(PYTEST_ARGS)
 
 gates: setup build/gates-$(TREE)  ## what takes longer: compile gates, wheels, CMake, a second triton; once for each state of the tree
 
 build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
-	$(BIN)/python -m pytest -m "gate and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
-	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest -m "not gpu and not gate" $(wildcard tests/test_triton_*.py) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" $(wildcard tests/test_triton_*.py) $(PYTEST_ARGS)
 	@touch $@
 
 # The oldest triton that we hold for, in a folder of its own that comes before .venv's; its interpreter needs numpy < 2.4.

@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from pkgutil import resolve_name
@@ -28,6 +29,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 # Bytes of shared memory that a block can have (CUDA C++ programming guide, technical specifications).
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 ACCESS_BYTES = 16
+# What ends a site: slopes and residual. The first two hold the most in registers.
+FULLEST = (("tensor", "before"), ("random", "before"))
+OTHERS = tuple(pair for pair in product(("relu", "number", "tensor", "random"), ("none", "before", "after"))
+               if pair not in FULLEST)  # fmt: skip
 TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -177,6 +182,12 @@ def check(variant: Variant, capability: int, report: Report) -> list[str]:
     return wrong
 
 
+def epilogues(turn: int, whole: bool) -> tuple[tuple[str, str], ...]:
+    """Slopes and residuals to compile one config with, for one dtype and chip: what holds the most, and of the ten
+    others the two whose turn it is, so that five turns see them all. --whole: all of them."""
+    return FULLEST + (OTHERS if whole else OTHERS[turn % 5 :: 5])
+
+
 def pinned(package: str) -> str:
     """The version that the development set asks for."""
     text = (Path(__file__).parents[1] / "requirements-dev.txt").read_text()
@@ -186,11 +197,12 @@ def pinned(package: str) -> str:
 
 
 @lru_cache
-def workers() -> ProcessPoolExecutor:
-    """One process a processor; they start fresh, since torch's threads do not survive a fork."""
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
+def workers(count: int) -> ProcessPoolExecutor:
+    """So many processes; they start fresh, since torch's threads do not survive a fork."""
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"))
 
 
 def build_all(jobs: list[tuple[Variant, int]]) -> list[Report]:
-    """Reports in the order of the jobs, over all processors."""
-    return list(workers().map(build, *zip(*jobs)))
+    """Reports in the order of the jobs, over the processors that pytest-xdist's other processes leave."""
+    count = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    return list(workers(count).map(build, *zip(*jobs)) if count > 1 else map(build, *zip(*jobs)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ import zlib
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="atrous-tests-")
 # Before torch loads OpenMP: waiting threads must not spin, or small tensors on a busy machine take five times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before numpy loads its BLAS, for the same reason: the interpreter's products of tiles are small.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -18,9 +21,15 @@ import torch
 import atrous
 from atrous import cli
 
+if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+    import quick_interpreter
+
+    quick_interpreter.quicken()
+
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu test says cuda")
+    parser.addoption("--whole", action="store_true", help="the compile gates leave no combination out")
 
 
 def pytest_unconfigure(config):
@@ -46,6 +55,12 @@ def seed(request):
     number = zlib.crc32(request.node.nodeid.encode())
     torch.manual_seed(number)
     return number
+
+
+@pytest.fixture
+def whole(request):
+    """Whether the compile gates take every combination."""
+    return request.config.getoption("--whole")
 
 
 @pytest.fixture

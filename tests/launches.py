@@ -85,4 +85,8 @@ def launches() -> int:
 
 
 if __name__ == "__main__":
+    if DEVICE == "cpu":
+        import quick_interpreter
+
+        quick_interpreter.quicken()
     print(f"{launches()} launches")

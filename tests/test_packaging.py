@@ -34,10 +34,18 @@ def run(*command, cwd=ROOT, check=True, **environment):
     return done
 
 
+def checkout(folder):
+    """A copy of the checkout without anything built, for builds to write into. They compile without optimizing: what
+    is held is what they build, where it lands and whether it loads; and every call into torch is still in there."""
+    tree = Path(shutil.copytree(ROOT, folder / "checkout", ignore=LEAVE))
+    flags = tree / "csrc" / "flags.txt"
+    flags.write_text(flags.read_text().replace("-O3", "-O0"))
+    return tree
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A copy of the checkout without anything built, for builds to write into."""
-    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("tree") / "checkout", ignore=LEAVE))
+    return checkout(tmp_path_factory.mktemp("tree"))
 
 
 def wheel(source, out, **environment):
@@ -208,17 +216,14 @@ def install_editable(tree, tmp_path, mode, **variables):
 
 @pytest.mark.parametrize("mode", ["lenient", "strict"])
 def test_editable(tmp_path, mode):
-    tree = Path(shutil.copytree(ROOT, tmp_path / "checkout", ignore=LEAVE))
-    install_editable(tree, tmp_path, mode, ATROUS_SKIP_NATIVE="1")
+    install_editable(checkout(tmp_path), tmp_path, mode, ATROUS_SKIP_NATIVE="1")
 
 
 @pytest.mark.gate
 @pytest.mark.parametrize("mode", ["lenient", "strict"])
 def test_editable_with_the_libraries(tmp_path, mode):
-    tree = Path(shutil.copytree(ROOT, tmp_path / "checkout", ignore=LEAVE))
-    flags = tree / "csrc" / "flags.txt"
-    flags.write_text(flags.read_text().replace("-O3", "-O0"))  # it is about where the libraries land: compile quickly
-    assert install_editable(tree, tmp_path, mode).rstrip().endswith("[]")  # row native has no reason not to run
+    shown = install_editable(checkout(tmp_path), tmp_path, mode)
+    assert shown.rstrip().endswith("[]")  # row native has no reason not to run
 
 
 # The sentences that end a build
@@ -340,11 +345,11 @@ int main() {  // y = u > 0 ? u : 0.5 * u, with neither BatchNorm nor residual
 
 
 @pytest.mark.gate
-def test_cmake_builds_a_library_that_cpp_can_load(tmp_path):
+def test_cmake_builds_a_library_that_cpp_can_load(tree, tmp_path):
     """The CMake build, and a C++ program without Python that calls an op of it."""
     if not shutil.which("cmake"):
         pytest.skip("cmake is not installed")
-    configure = ("cmake", "-S", ROOT, "-B", tmp_path, f"-DPython_EXECUTABLE={sys.executable}")
+    configure = ("cmake", "-S", tree, "-B", tmp_path, f"-DPython_EXECUTABLE={sys.executable}")
     run(*configure)
     run("cmake", "--build", tmp_path, "--parallel", "2")
     assert_stable(tmp_path / "libatrous.so")

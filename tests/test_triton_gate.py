@@ -25,8 +25,6 @@ if not isinstance(pointwise.epilogue_kernel, triton.JITFunction):
 
 CHIPS = (80, 90, 100)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SLOPE_KINDS = ("relu", "number", "tensor", "random")
-RESIDUALS = ("none", "before", "after")
 CONFIGS = [(layout, config) for layout, listed in configs.POINTWISE.items() for config in listed]
 PREFERRED = [(layout, listed[0]) for layout, listed in configs.POINTWISE.items()]
 VECTORS = ("mean_ptr", "var_ptr", "gamma_ptr", "beta_ptr", "slope_ptr")
@@ -96,17 +94,26 @@ def test_rare_variants():
 @pytest.mark.gate
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("layout, config", CONFIGS, ids=str)
-def test_everything(chip, layout, config):
-    """Each dtype, slope kind and residual. "after" loads, holds and stores what "before" does: it has one chip. So has
-    dropout, whose numbers are drawn as slopes are."""
-    residuals = RESIDUALS if chip == 90 else RESIDUALS[:2]
+def test_everything(chip, layout, config, whole):
+    """Each dtype with what holds the most; every other slope and residual for two or three of the twelve pairs of a
+    chip and a dtype. Dropout has one chip: its numbers are drawn as slopes are."""
+    first = CHIPS.index(chip) * len(DTYPES) + CONFIGS.index((layout, config))
     variants = [
-        epilogue_variant(layout, config, *choice) for choice in itertools.product(DTYPES, SLOPE_KINDS, residuals)
+        epilogue_variant(layout, config, dtype, *ending)
+        for i, dtype in enumerate(DTYPES)
+        for ending in gate.epilogues(first + i, whole)
     ]
     if chip == 90:
         dropped = itertools.product(DTYPES, ("tensor", "random"))
         variants += [epilogue_variant(layout, config, *choice, dropout=0.3) for choice in dropped]
     assert complaints([(variant, chip) for variant in variants]) == []
+
+
+def test_turns_leave_nothing_out():
+    """Five in a row; a config of descriptors has six, two chips of three dtypes."""
+    for whole, turns in ((False, 5), (True, 1)):
+        met = {ending for turn in range(turns) for ending in gate.epilogues(7 + turn, whole)}
+        assert met == set(itertools.product(("relu", "number", "tensor", "random"), ("none", "before", "after")))
 
 
 # The gate has to refuse what is bad, each for its own reason, and nothing else about it.
