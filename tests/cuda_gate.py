@@ -26,7 +26,8 @@ WARNINGS = ("warning", "error")
 class Kernel:
     """name: demangled, without its parameters. Sizes in bytes a thread; shared: a block's, what is known statically.
 
-    opcodes: how often each instruction is in the code, by the name before its first dot.
+    opcodes: how often each instruction is in the code, by the name before its first dot; those that move 16 bytes once
+        more, as LDG.128.
     """
 
     name: str
@@ -124,7 +125,9 @@ def opcodes(sass: str) -> dict[str, Counter]:
     found: dict[str, Counter] = {}
     for function in sass.split("Function : ")[1:]:
         name, _, code = function.partition("\n")
-        found[name.strip()] = Counter(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?([A-Z][A-Z0-9]*)", code, re.M))
+        found[name.strip()] = Counter()
+        for opcode, more in re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?([A-Z][A-Z0-9]*)([.\w]*)", code, re.M):
+            found[name.strip()].update([opcode, f"{opcode}.128"] if ".128" in more else [opcode])
     return found
 
 

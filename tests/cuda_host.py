@@ -18,6 +18,7 @@ FLAGS = [
     "-O1",
     "-g1",
     "-ffp-contract=off",
+    "-fno-strict-aliasing",
     "-fPIC",
     "-fvisibility=hidden",
     "-pthread",

@@ -149,7 +149,7 @@ cudaError_t run_splits(const ConvProblem& problem, const ConvPlan& plan, void* w
   return launch<Part>(conv_partial_kernel<Shape>, parameters<Part>(problem, plan.splits, workspace), stream);
 }
 
-// The stages of a tile fill 40 to 64 KiB of shared memory: every card from sm_80 on has room for it, most for two.
+// The stages of a tile fill 40 to 64 KiB of shared memory: every card from sm_80 on has room for one.
 template <class Element>
 cudaError_t run_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   switch (plan.tile) {

@@ -1,5 +1,7 @@
-// Sixteen bytes of a tensor: what a thread reads and writes at once.
+// What a thread reads and writes at once: sixteen bytes of a tensor, or another number of elements.
 #pragma once
+
+#include <cuda_runtime.h>
 
 #include "../storage.h"
 
@@ -11,14 +13,24 @@ struct alignas(COUNT * sizeof(S)) Pack {
   S at[SIZE];
 };
 
+// As the hardware moves it.
+template <class S, int COUNT>
+using Word = std::conditional_t<sizeof(Pack<S, COUNT>) == 16, uint4, uint2>;
+
 template <class S, int COUNT>
 __device__ Pack<S, COUNT> load(const S* from) {
-  return *reinterpret_cast<const Pack<S, COUNT>*>(from);
+  const Word<S, COUNT> word = *reinterpret_cast<const Word<S, COUNT>*>(from);
+  Pack<S, COUNT> pack;
+  static_assert(sizeof word == sizeof pack);
+  std::memcpy(&pack, &word, sizeof word);
+  return pack;
 }
 
 template <class S, int COUNT>
 __device__ void store(S* to, const Pack<S, COUNT>& pack) {
-  *reinterpret_cast<Pack<S, COUNT>*>(to) = pack;
+  Word<S, COUNT> word;
+  std::memcpy(&word, &pack, sizeof word);
+  __stwb(reinterpret_cast<Word<S, COUNT>*>(to), word);  // an assignment would become one store an element
 }
 
 // The first `count` elements, the others zero. aligned: all of them exist, at a multiple of 16 bytes.
