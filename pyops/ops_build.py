@@ -27,6 +27,7 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+@lru_cache
 def image_fits(card: tuple[int, int], architectures: str) -> bool:
     """Whether code for one of these architectures ("8.0;9.0a;12.0+PTX") runs on a card of this compute capability.
 
@@ -60,13 +61,9 @@ def lacks(device: torch.device) -> tuple[str, ...]:
     """Why the library's kernels do not run on this card; empty if they do."""
     if not arch_list():
         return ("libatrous.so is built without CUDA: build it again with a CUDA build of torch and nvcc",)
-    return too_old(device) or _no_image(device)
-
-
-@lru_cache
-def _no_image(device: torch.device) -> tuple[str, ...]:
-    if image_fits(capability(device), arch_list()):
-        return ()
+    old = too_old(device)
+    if old or image_fits(capability(device), arch_list()):
+        return old
     here = ".".join(map(str, capability(device)))
     return (
         f"libatrous.so is built for {arch_list()}, {device} is {here}: build it again with TORCH_CUDA_ARCH_LIST={here}",
