@@ -15,7 +15,7 @@ import atrous
 from atrous import checks, dispatch, testing, tuning
 from atrous.timing import copies
 
-ROWS = ("library", "triton")
+ROWS = ("library", "triton", "native")  # native where it is built for the card
 CALLS = 10  # of a CUDA graph at least: its own launch does not count then
 Made = dict[str, Any]  # keyword arguments of conv_bn_act
 
@@ -93,6 +93,8 @@ def measure(
     """One row of the table; correctness comes first."""
     with heuristic():
         sets = copies(lambda: testing.arguments(case(site, batch), dtype, device, NHWC), device)
+    if dispatch.reasons("native", sets[0]["input"]):
+        rows = tuple(row for row in rows if row != "native")
     check(sets[0], rows)
     ms = timed(variants(site, rows), sets, device)
     tflops = {name: site.flop(batch) / value / 1e9 for name, value in ms.items()}

@@ -3,10 +3,11 @@
     python bench/fused_table.py RESULTS_DIR [--continue]
 
 Sites: each convolution of ResNet34 at dilation 1, 2 and 4 with what the network puts behind it, by the library's
-convolution and one pass of ours, by triton, by plain eager, and the library's convolution alone. Networks: ResNet34 and
-its dilated form, plain, compiled and fused. Then the goals. Writes RESULTS_DIR/<gpu>-<date>-fused.json after each row.
-Each part has a budget; what does not fit into it is listed under "not_run", and `--continue` measures it in another
-call, which finds what was compiled before in the caches on the disk. Exit status 1: a result of ours was wrong.
+convolution and one pass of ours, by triton, by native where it is built for the card, by plain eager, and the library's
+convolution alone. Networks: ResNet34 and its dilated form, plain, compiled and fused. Then the goals. Writes
+RESULTS_DIR/<gpu>-<date>-fused.json after each row. Each part has a budget; what does not fit into it is listed under
+"not_run", and `--continue` measures it in another call, which finds what was compiled before in the caches on the disk.
+Exit status 1: a result of ours was wrong.
 """
 
 from __future__ import annotations

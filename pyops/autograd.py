@@ -45,10 +45,10 @@ def site(
     residual = arguments.residual
     kept = recipes.keep(input), () if residual is None else recipes.keep(residual)
     y, z, mean, var, total = Site.apply(call, *kept, input, weight, bias, *arguments)
-    made = (input if z is None else z, *(arguments if mean is None else arguments._replace(mean=mean, var=var)))
+    vectors = arguments if mean is None else arguments._replace(mean=mean, var=var)
     whole = len(kept[1]) < 2 and (z is not None or len(kept[0]) == 1)
     if recompute and y.requires_grad and whole and not _sign_suffices(arguments, call.batch):
-        recipes.attach(y, made)
+        recipes.attach(y, (call.row, input if z is None else z, *vectors))
     if mean is not None and torch.compiler.is_compiling():
         call.update(mean, var, _count(y) if total is None else total)
     return y

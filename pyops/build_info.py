@@ -13,7 +13,7 @@ import textwrap
 
 import torch
 
-from . import dispatch, ops
+from . import dispatch, ops, ops_build
 from .tuning_device import distribution, processor
 
 WIDTH = 60
@@ -44,12 +44,13 @@ def library() -> dict:
 
 
 def machine() -> dict:
-    """The processor as torch uses it, and the cards that torch sees."""
+    """The processor as torch uses it, and the cards that torch sees; native: why the library has no kernels for one."""
     devices = []
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         capability, memory = f"sm_{card.major}{card.minor}", round(card.total_memory / 2**30, 1)
-        devices.append({"name": card.name, "capability": capability, "memory_gib": memory})
+        native = list(ops_build.lacks(torch.device("cuda", index)))
+        devices.append({"name": card.name, "capability": capability, "memory_gib": memory, "native": native})
     return {
         "cpu": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -82,7 +83,8 @@ def render(info: dict) -> str:
         lines += [_line(name, value) for name, value in built["build"].items()]
     lines += ["", "machine", *(_line(name, host[name]) for name in ("cpu", "capability", "threads"))]
     for card in host["devices"]:
-        lines.append(_line("cuda", f"{card['name']}, {card['capability']}, {card['memory_gib']} GiB"))
+        lacks = "".join(f"; row native not there: {reason}" for reason in card["native"])
+        lines.append(_line("cuda", f"{card['name']}, {card['capability']}, {card['memory_gib']} GiB{lacks}"))
     if not host["devices"]:
         lines.append(_line("cuda", "no card that torch sees"))
     lines += ["", "rows (who convolves)"]

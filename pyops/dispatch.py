@@ -3,7 +3,7 @@
 backend="auto" takes the row that was measured to be the fastest for this call on this device (tuning.py; `python -m
 atrous tune` measures), else the rule, which never makes a model slower than its convolutions by the library:
   CPU   native where it is built, else library; a frozen convolution: native where it packs for Winograd, else library;
-  CUDA  library (cuDNN) with our epilogue.
+  CUDA  library (cuDNN) with our epilogue: Triton's, or native's where Triton does not run.
 A row that is named never falls back: it runs, or the error lists its reasons.
 """
 

@@ -1,8 +1,10 @@
-"""The primitives torch.ops.atrous._*: their schemas, and who implements them where.
+"""The primitives torch.ops.atrous._* and torch.ops.atrous_triton._*: their schemas, and who implements them where.
 
-csrc builds libatrous.so, which owns the schemas and the CPU kernels. Without it Python defines the same schemas and
-computes them in plain torch (ops_plain.py). On CUDA they are the Triton kernels (ops_cuda.py). Fakes: ops_fake.py.
-None of the primitives is differentiable or mutates an input.
+atrous: csrc builds libatrous.so, which owns the schemas and the kernels in C++, on CUDA too where it was built with it.
+What it lacks is plain torch (ops_plain.py), and without it Python defines the same schemas.
+atrous_triton: the Triton kernels (ops_cuda.py), on CUDA, under the same schemas. They need names of their own, since a
+dispatcher has one kernel for an operator on a device, and a compiled graph keeps an operator and not a row.
+Fakes of both: ops_fake.py. None of the primitives is differentiable or mutates an input.
 """
 
 from __future__ import annotations
@@ -46,20 +48,22 @@ library_error = _load_library()
 library_loaded = library_error is None
 
 
-IN_PYTHON = ("_conv_statistics",)  # nothing to fuse on a CPU
-
-
-def _register() -> torch.library.Library:
+def _register() -> tuple[torch.library.Library, torch.library.Library]:
     library = torch.library.Library("atrous", "FRAGMENT" if library_loaded else "DEF")
+    triton = torch.library.Library("atrous_triton", "DEF")
     for name, schema in schemas().items():
         if not library_loaded:
             library.define(schema)
-        for key, home in (("CPU", ops_plain), ("CUDA", ops_cuda)):
-            built = library_loaded and key == "CPU" and name not in IN_PYTHON
-            if hasattr(home, name) and not built:
-                library.impl(name, getattr(home, name), key)
+        for key in ("CPU", "CUDA"):
+            built = torch._C._dispatch_has_kernel_for_dispatch_key(f"atrous::{name}", key)
+            if hasattr(ops_plain, name) and not built:
+                library.impl(name, getattr(ops_plain, name), key)
         torch.library.register_fake(f"atrous::{name}", getattr(ops_fake, name), lib=library)
-    return library
+        if hasattr(ops_cuda, name):
+            triton.define(schema)
+            triton.impl(name, getattr(ops_cuda, name), "CUDA")
+            torch.library.register_fake(f"atrous_triton::{name}", getattr(ops_fake, name), lib=triton)
+    return library, triton
 
 
-_library = _register()  # the registrations live as long as this object
+_libraries = _register()  # the registrations live as long as these objects

@@ -1,19 +1,18 @@
-"""The primitives on CUDA: the Triton kernels where Triton runs, else plain torch."""
+"""The primitives torch.ops.atrous_triton._*: the Triton kernels where Triton runs, else what torch.ops.atrous has."""
 
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from . import ops_plain, tuning
+from . import ops_build, ops_plain, tuning
 from .layout import memory_format
 from .spec import Epilogue, Spec
 
 triton_found = importlib.util.find_spec("triton") is not None
-OLDEST_CARD = (8, 0)  # that the Triton kernels are made for
 
 
 def capturing(x: Tensor) -> bool:
@@ -21,10 +20,16 @@ def capturing(x: Tensor) -> bool:
     return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 
 
-@lru_cache
+@tuning.constant
 def triton_runs(device: torch.device) -> bool:
     """Whether there is Triton for this card: it is installed, and the card is of sm_80 or newer."""
-    return triton_found and torch.cuda.get_device_capability(device) >= OLDEST_CARD
+    return triton_found and not ops_build.too_old(device)
+
+
+@tuning.constant
+def atrous_runs(device: torch.device) -> bool:
+    """Whether torch.ops.atrous runs on this card: in plain torch, or in C++ that was built for it."""
+    return not ops_build.arch_list() or not ops_build.lacks(device)
 
 
 def pointwise(name: str):
@@ -41,18 +46,24 @@ def pointwise(name: str):
     }[name]
 
 
+def _elsewhere(name: str, device: torch.device) -> Callable:
+    """Who computes it in Triton's place."""
+    return getattr(torch.ops.atrous if atrous_runs(device) else ops_plain, name)
+
+
 def _guarded(name: str):
-    """The kernel; plain torch where Triton does not run, or while a graph is captured and it is not compiled yet."""
+    """The kernel; another where Triton does not run, or while a graph is captured and it is not compiled yet."""
 
     def run(*arguments):
-        if not triton_runs(arguments[0].device):
-            return getattr(ops_plain, name)(*arguments)
+        device = arguments[0].device
+        if not triton_runs(device):
+            return _elsewhere(name, device)(*arguments)
         from .triton_kernels.launch import NotCompiled
 
         try:
             return pointwise(name)(*arguments)
         except NotCompiled:
-            return getattr(ops_plain, name)(*arguments)
+            return _elsewhere(name, device)(*arguments)
 
     return run
 
@@ -81,10 +92,10 @@ def triton_conv_statistics(input, weight, bias, stride, padding, dilation, group
 
 
 def _conv_epilogue(input, weight, bias, *arguments) -> Tensor:
-    run = triton_conv_epilogue if triton_runs(input.device) else ops_plain._conv_epilogue
+    run = triton_conv_epilogue if triton_runs(input.device) else _elsewhere("_conv_epilogue", input.device)
     return run(input, weight, bias, *arguments)
 
 
 def _conv_statistics(input, *arguments) -> tuple[Tensor, Tensor, Tensor]:
-    run = triton_conv_statistics if triton_runs(input.device) else ops_plain._conv_statistics
+    run = triton_conv_statistics if triton_runs(input.device) else _elsewhere("_conv_statistics", input.device)
     return run(input, *arguments)

@@ -1,6 +1,7 @@
 """What a site's output is made of, so that it need not be kept for a backward: it is computed again, to the same bits.
 
-An output y carries its recipe: the arguments of `_epilogue_again`, which are its site's kept z, vectors and residual.
+An output y carries its recipe: its site's row and the arguments of that row's `_epilogue_again`, which are the site's
+kept z, vectors and residual.
 Who would keep y keeps those instead. A recipe that is lost, or whose tensors have changed since, costs memory and
 never correctness.
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 HELD = object()  # stands where a tensor is that is held by a weak reference
-Kept = tuple[Any, ...]  # (the tensor,), or the arguments of `_epilogue_again` that give it
+Kept = tuple[Any, ...]  # (the tensor,), or the row and the arguments of its `_epilogue_again` that give it
 
 
 class Recipe(NamedTuple):
@@ -63,7 +64,10 @@ def keep(y: Tensor) -> Kept:
 
 
 def value(kept: Kept) -> Tensor:
-    return kept[0] if len(kept) == 1 else torch.ops.atrous._epilogue_again(*kept)
+    if len(kept) == 1:
+        return kept[0]
+    row, z, *arguments = kept
+    return row.primitive("_epilogue_again", z)(z, *arguments)
 
 
 def _versions(y: Tensor, tensors: list[Tensor]) -> int:

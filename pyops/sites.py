@@ -89,10 +89,12 @@ def _onednn(input, packed, bias, padding, stride, dilation, groups, *activation)
 CONVOLUTIONS = {
     torch.ops.aten.convolution.default: _plain,
     torch.ops.atrous._conv_epilogue.default: _fused,
+    torch.ops.atrous_triton._conv_epilogue.default: _fused,
     torch.ops.atrous._winograd_epilogue.default: _winograd,
 }
 if torch.backends.mkldnn.is_available():
     CONVOLUTIONS[torch.ops.mkldnn._convolution_pointwise.default] = _onednn
+EPILOGUES = (torch.ops.atrous._epilogue.default, torch.ops.atrous_triton._epilogue.default)
 
 
 class _Watch(TorchDispatchMode):
@@ -112,7 +114,7 @@ class _Watch(TorchDispatchMode):
             if found := CONVOLUTIONS[func](*args):
                 self._note(args[0], args[1], *found)
                 self.z = result
-        elif func is torch.ops.atrous._epilogue.default and args[0] is self.z:
+        elif func in EPILOGUES and args[0] is self.z:
             self.sites[-1] = replace(self.sites[-1], residual=_residual(Epilogue(*args[1:])))
         elif args and id(args[0]) in self.names and isinstance(result, Tensor):
             self.names[id(result)] = self.names[id(args[0])]

@@ -18,7 +18,11 @@ from torch.utils._pytree import tree_leaves
 from .fusion import fuse
 from .walk import Result, on_shapes
 
-CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.atrous._conv_statistics.default)
+CONVOLUTIONS = (
+    torch.ops.aten.convolution.default,
+    torch.ops.atrous._conv_statistics.default,
+    torch.ops.atrous_triton._conv_statistics.default,
+)
 # How often an operator goes over its operands beyond the first time: BatchNorm for its statistics or sums and then for
 # its result, a convolution's backward for the input's and for the weight's gradient.
 AGAIN: dict[str, tuple[int, ...]] = {

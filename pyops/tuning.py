@@ -45,10 +45,10 @@ def key(
     """What the choice for a call depends on. frozen: the weight may be packed, which only a CPU's rows do."""
     batch, in_channels, height, width = input.shape
     dtype, cuda = str(input.dtype).removeprefix("torch."), input.device.type == "cuda"
-    tf32 = cuda and dtype == "float32" and _tf32()
     return Key(
         in_channels, weight.shape[0], (height, width), (weight.shape[2], weight.shape[3]), spec.stride, spec.padding,
-        spec.dilation, spec.groups, bucket(batch), dtype, layout, residual, training, frozen and not cuda, tf32,
+        spec.dilation, spec.groups, bucket(batch), dtype, layout, residual, training, frozen and not cuda,
+        cuda and dtype == "float32" and tf32(),
     )  # fmt: skip
 
 
@@ -70,19 +70,19 @@ def _plain(sizes: tuple) -> bool:
     return all(has_static_value(size) for size in sizes)
 
 
-def _constant(function: T) -> T:
+def constant(function: T) -> T:
     """In a graph its result is one: torch.compiler.assume_constant_result without its import, which takes a second."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
-@_constant
-def _tf32() -> bool:
+@constant
+def tf32() -> bool:
     """Whether torch allows it in cuDNN's convolutions."""
     return precision(torch.float32) == "tf32"
 
 
-@_constant
+@constant
 def lookup(device: torch.device, key: tuple) -> Entry | None:
     """The entry for a Key on a device, or None."""
     return _entries(device).get(key)  # type: ignore[call-overload]

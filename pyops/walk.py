@@ -36,6 +36,7 @@ def _winograd_flops(input: Sizes, *arguments, out_shape: Sizes, **named) -> int:
 
 FLOPS = {
     torch.ops.atrous._conv_epilogue: _convolution_flops,
+    torch.ops.atrous_triton._conv_epilogue: _convolution_flops,
     torch.ops.atrous._winograd_epilogue: _winograd_flops,
 }
 if torch.backends.mkldnn.is_available():  # what a frozen model's row `library` calls on CPU

@@ -42,8 +42,8 @@ def pytest_configure(config):
 
 
 def _runs(request):
-    """The name of the row, or a skip with the row's own reasons."""
-    reasons = [] if request.param == "auto" else atrous.dispatch.available(request.param)
+    """The name of the row, or a skip with the row's own reasons on the device of the tests."""
+    reasons = [] if request.param == "auto" else atrous.dispatch.reasons(request.param, torch.empty(0))
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param

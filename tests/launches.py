@@ -1,16 +1,19 @@
-"""A small launch of every Triton kernel and config, for compute-sanitizer: `.ci/gpu sanitize` runs this file.
+"""A small launch of every CUDA kernel, of Triton in every config, for compute-sanitizer: `.ci/gpu sanitize` runs it.
 
+Those in C++ are left out where the library is not built for the card, and under Triton's interpreter.
 Values are what the tests check; here only that each launch ends and writes all of its output.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from unittest import mock
 
 import torch
 
-from atrous.triton_kernels import configs, conv, gradients, pointwise, reduction_plan, statistics
+from atrous import ops_build, ops_cuda
+from atrous.triton_kernels import configs, conv, reduction_plan, statistics
 from atrous.triton_kernels.describe import conv_key
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -47,14 +50,27 @@ def ending(channels: int, size: torch.Size, layout: torch.memory_format, kind: s
     return *vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout), False
 
 
-def training(z: torch.Tensor, *arguments) -> int:
+def pointwise(primitive: Callable[[str], Callable]) -> int:
+    """The kernels without a convolution, of one language; returns how many launches."""
+    count = 0
+    for size, layout in (((9, 16, 9, 11), NHWC), ((2, 16, 4, 8), NCHW), ((29, 5, 7, 7), NCHW)):
+        for kind in ("relu", "tensor", "random"):
+            z = draw(*size, memory_format=layout)
+            arguments = ending(size[1], z.shape, layout, kind)
+            for dropout in (0.0, 0.5):
+                assert primitive("_epilogue")(z, *arguments, dropout).isfinite().all()
+            count += 2 + training(primitive, z, *arguments)
+    return count
+
+
+def training(primitive: Callable[[str], Callable], z: torch.Tensor, *arguments) -> int:
     """The kernels of a backward pass, by one program and by several, with dropout."""
     for least in (reduction_plan.REDUCTION_STEPS, 1):
         with mock.patch.object(reduction_plan, "REDUCTION_STEPS", least):
-            mean, var = gradients.statistics(z)
+            mean, var = primitive("_statistics")(z)
             call = torch.randn_like(z), z, mean, var, *arguments[2:], 0.5
-            sums = gradients.epilogue_reduce(*call)
-            found = gradients.epilogue_backward(*call[:2], sums, True, True, *call[2:])
+            sums = primitive("_epilogue_reduce")(*call)
+            found = primitive("_epilogue_backward")(*call[:2], sums, True, True, *call[2:])
             assert all(t.isfinite().all() for t in (mean, var, sums, *found))
     return 6
 
@@ -74,14 +90,18 @@ def launches() -> int:
             z, mean, var = statistics.conv_statistics(x, w, None, *geometry, memory_format=layout, config=fits)
             assert all(t.isfinite().all() for t in (z, mean, var))
             count += 1
-    for size, layout in (((9, 16, 9, 11), NHWC), ((2, 16, 4, 8), NCHW), ((29, 5, 7, 7), NCHW)):
-        for kind in ("relu", "tensor", "random"):
-            z = draw(*size, memory_format=layout)
-            arguments = ending(size[1], z.shape, layout, kind)
-            assert pointwise.epilogue(z, *arguments).isfinite().all()
-            assert pointwise.epilogue(z, *arguments, 0.5).isfinite().all()
-            count += 2 + training(z, *arguments)
-    return count
+    return count + pointwise(ops_cuda.pointwise)
+
+
+def native() -> int:
+    """The same of libatrous.so: a convolution that its kernel takes, and one that it leaves to torch."""
+    x, w = draw(2, 64, 9, 11, memory_format=NHWC), draw(72, 64, 3, 3, memory_format=NHWC)
+    for tensors, groups in (((x, w), 1), ((draw(2, 32, 9, 11), draw(32, 8, 3, 3)), 4)):
+        size = torch.Size((2, len(tensors[1]), 9, 11))
+        arguments = ending(size[1], size, NHWC if groups == 1 else NCHW, "tensor")
+        y = torch.ops.atrous._conv_epilogue(*tensors, None, *WHOLE[:3], groups, *arguments, 0.0)
+        assert y.isfinite().all()
+    return 2 + pointwise(lambda name: getattr(torch.ops.atrous, name))
 
 
 if __name__ == "__main__":
@@ -89,4 +109,5 @@ if __name__ == "__main__":
         import quick_interpreter
 
         quick_interpreter.quicken()
-    print(f"{launches()} launches")
+    built = DEVICE == "cuda" and not ops_build.lacks(torch.device("cuda", torch.cuda.current_device()))
+    print(f"{launches() + (native() if built else 0)} launches")

@@ -348,7 +348,8 @@ def test_the_readme_is_what_the_results_say():
 def test_a_site_on_the_card():
     site = layers.Site("small", 1, 64, 64, 3, 1, 28, dilation=2, residual=True)
     row = fused_sites.measure(site, 4, torch.bfloat16, DEVICE, timing.ceilings(DEVICE, 2048, 64))
-    assert list(row["ms"]) == ["library", "triton", "eager", "convolution"] and min(row["ms"].values()) > 0
+    names = [name for name in row["ms"] if name != "native"]  # where it is built for the card
+    assert names == ["library", "triton", "eager", "convolution"] and min(row["ms"].values()) > 0
 
 
 @pytest.mark.gpu

@@ -7,11 +7,12 @@ from unittest import mock
 
 import pytest
 import torch
+from names import Names
 from torch import nn
 from triton_cases import on_card
 
 import atrous
-from atrous import dispatch, ops_cuda
+from atrous import dispatch, ops_build, ops_cuda
 from atrous.backends import library
 from atrous.spec import Epilogue, Spec
 
@@ -21,6 +22,8 @@ from atrous.triton_kernels import launch as launching  # noqa: E402
 from atrous.triton_kernels.launch import NotCompiled, launch  # noqa: E402
 
 CARD = torch.device("cuda", 0)
+LACKS = ops_build.lacks(CARD) if torch.cuda.is_available() else ["no card"]
+ROWS = ["auto", "triton", pytest.param("native", marks=pytest.mark.skipif(bool(LACKS), reason="; ".join(LACKS)))]
 
 
 class Kernel:
@@ -89,12 +92,17 @@ def test_auto_takes_the_library_for_what_is_not_compiled():
     assert dispatch.compiled_or_library(works)(*call) is x and works.call_args.args == call
 
 
-def test_the_epilogue_under_capture_is_plain_torch_where_its_kernel_is_not_compiled():
-    z = torch.randn(2, 3, 4, 4)
-    runs = mock.patch.object(ops_cuda, "triton_runs", lambda device: True)
-    with runs, mock.patch("atrous.triton_kernels.pointwise.epilogue", side_effect=NotCompiled("no")):
+@pytest.mark.parametrize("triton", [True, False], ids=["not compiled", "no Triton"])
+@pytest.mark.parametrize("image", [True, False], ids=["image", "no image"])
+def test_in_place_of_triton_is_the_library_or_plain_torch_where_it_has_no_image(monkeypatch, triton, image):
+    z, said = torch.randn(2, 3, 4, 4), mock.Mock(side_effect=NotCompiled("no"))
+    monkeypatch.setattr(ops_cuda, "triton_runs", lambda device: triton)
+    monkeypatch.setattr(ops_cuda, "atrous_runs", lambda device: image)
+    monkeypatch.setattr("atrous.triton_kernels.pointwise.epilogue", said)
+    with Names() as names:
         y = ops_cuda._epilogue(z, *Epilogue(slope_kind="relu"))
-    assert torch.equal(y, z.relu())
+    assert torch.equal(y, z.relu()) and said.called == triton
+    assert ("atrous::_epilogue" in names.called) == image
 
 
 @on_card
@@ -114,7 +122,7 @@ def test_a_capture_without_a_call_before():
 
 
 @on_card
-@pytest.mark.parametrize("backend", ["auto", "triton"])
+@pytest.mark.parametrize("backend", ROWS)
 def test_a_frozen_model_as_a_graph(backend):
     model = atrous.models.resnet34(act="prelu", output_stride=8).cuda().bfloat16().eval()
     frozen = atrous.fuse(model, backend=backend, freeze=True)
@@ -128,7 +136,7 @@ def test_a_frozen_model_as_a_graph(backend):
 
 
 @on_card
-@pytest.mark.parametrize("backend", ["auto", "triton"])
+@pytest.mark.parametrize("backend", ROWS)
 def test_reduce_overhead(backend):
     torch.manual_seed(0)
     model = nn.Sequential(

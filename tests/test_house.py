@@ -16,10 +16,10 @@ MAY_IMPORT = {
     "packs": {"ops_cuda"},
     "tuning": {"triton_kernels"},
     "ops": {"triton_kernels", "tuning"},
-    "backends": {"ops", "ops_cuda", "triton_kernels"},
+    "backends": {"ops", "ops_build", "ops_cuda", "triton_kernels", "tuning"},
     "dispatch": {"backends", "triton_kernels", "tuning"},
     "traced": set(),
-    "recipes": {"ops", "traced"},
+    "recipes": {"traced"},
     "autograd": {"recipes"},
     "functional": {"autograd", "dispatch", "ops_cuda"},
     "nn": {"functional", "packs"},
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "explain": {"dispatch", "nn", "sites", "target", "triton_kernels", "tuning", "tuning_format", "walk", "walk_table"},
     "export": {"dispatch", "fusion"},
     "slopes": set(),
-    "build_info": {"dispatch", "ops", "tuning_device"},
+    "build_info": {"dispatch", "ops", "ops_build", "tuning_device"},
 }
 ALONE = {"reference", "triton_kernels"}  # not even a leaf
 FACES = {"__init__", "__main__", "cli", "demo"}  # they may import anything (demo_*.py and *_command.py too)

@@ -1,4 +1,4 @@
-"""The primitives of libatrous.so on the CPU against the oracle in fp64."""
+"""The primitives of libatrous.so against the oracle in fp64: on the CPU, and with --device cuda on a card."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atrous import ops as registered
-from atrous import reference
+from atrous import dispatch, reference
 from atrous.packs import Packs
 from atrous.spec import Epilogue
 
-pytestmark = pytest.mark.skipif(not registered.library_loaded, reason=str(registered.library_error))
+reasons = dispatch.reasons("native", torch.empty(0))
+pytestmark = pytest.mark.skipif(bool(reasons), reason="; ".join(reasons))
+on_cpu = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="what the CPU alone has")
 ops = torch.ops.atrous
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -168,6 +169,7 @@ def check_winograd(shape, channels, padding, dilation, kind="number", place=None
     assert torch.equal(y, winograd(input, weight, bias, padding, dilation, e))
 
 
+@on_cpu
 @pytest.mark.parametrize("channels", [(1, 1), (3, 7), (16, 16), (31, 65), (65, 31), (64, 48)], ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (13, 29)], ids=str)
 def test_winograd_of_odd_sizes(channels, size):
@@ -175,6 +177,7 @@ def test_winograd_of_odd_sizes(channels, size):
         check_winograd((images, channels[0], *size), channels[1], (1, 1), (1, 1))
 
 
+@on_cpu
 @pytest.mark.parametrize(
     "padding, dilation",
     [
@@ -194,6 +197,7 @@ def test_winograd_of_any_padding_and_dilation(padding, dilation):
         check_winograd((1, 9, 4, 6), 18, padding, dilation)
 
 
+@on_cpu
 @pytest.mark.parametrize("dtype", STORED, ids=str)
 @pytest.mark.parametrize("kind, place", CASES)
 def test_winograd_epilogue(kind, place, dtype):
@@ -201,12 +205,14 @@ def test_winograd_epilogue(kind, place, dtype):
         check_winograd(shape, channels, (2, 1), (2, 1), kind, place, dtype, norm=True)
 
 
+@on_cpu
 def test_winograd_of_nothing():
     weight = torch.randn(8, 4, 3, 3)
     input = torch.empty(0, 4, 5, 5).contiguous(memory_format=torch.channels_last)
     assert winograd(input, weight, None, (1, 1), (1, 1)).shape == (0, 8, 5, 5)
 
 
+@on_cpu
 def test_winograd_weight():
     """u = G g G' of each pair of channels, in panels of 16 output channels, the last padded with zeros."""
     weight = torch.randn(19, 5, 3, 3)
@@ -217,6 +223,7 @@ def test_winograd_weight():
     assert torch.equal(ops._winograd_weight(weight.contiguous(memory_format=torch.channels_last)), expected)
 
 
+@on_cpu
 def test_the_number_of_threads_does_not_change_a_bit():
     input = torch.randn(2, 40, 23, 31).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(70, 40, 3, 3)
@@ -307,6 +314,7 @@ def test_errors_of_the_convolution(change, message):
         ops._conv_epilogue(*(good | change).values(), *PLAIN)
 
 
+@on_cpu
 def test_errors_of_winograd():
     input = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(8, 4, 3, 3)

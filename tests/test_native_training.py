@@ -1,4 +1,7 @@
-"""The training primitives of libatrous.so on the CPU against the oracle in fp64, and against plain torch in fp32."""
+"""The training primitives of libatrous.so against the oracle in fp64, and against plain torch in fp32.
+
+On the CPU, and with --device cuda on a card.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ import torch
 from oracle import close, wide
 from torch import Tensor
 
-from atrous import ops as registered
-from atrous import ops_plain, reference
+from atrous import dispatch, ops_plain, reference
 from atrous.spec import Epilogue, accumulate_type
 
-pytestmark = pytest.mark.skipif(not registered.library_loaded, reason=str(registered.library_error))
+reasons = dispatch.reasons("native", torch.empty(0))
+pytestmark = pytest.mark.skipif(bool(reasons), reason="; ".join(reasons))
 ops = torch.ops.atrous
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

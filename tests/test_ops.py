@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atrous import ops, reference
+from atrous import dispatch, ops, ops_cuda, reference
 from atrous.spec import Epilogue
 from atrous.triton_kernels import configs
 
@@ -15,14 +15,32 @@ POINTWISE = ("_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_back
 CONVOLUTIONS = ("_conv_epilogue", "_conv_statistics", "_winograd_weight", "_winograd_epilogue")
 
 
-def primitive(name):
-    return getattr(torch.ops.atrous, name).default
+TRITON = (*POINTWISE, "_conv_epilogue", "_conv_statistics")
+WHERE = torch.get_default_device().type
+ROWS = {"atrous": "native" if ops.library_loaded else "library", "atrous_triton": "triton"}
+BOTH = [*(("atrous", name) for name in ops.schemas()), *(("atrous_triton", name) for name in TRITON)]
+
+
+def primitive(name, namespace="atrous"):
+    return getattr(getattr(torch.ops, namespace), name).default
+
+
+def skip_where_it_has_no_kernel(namespace, name):
+    """The Winograd primitives are the CPU's, in C++ alone; Triton's are a card's."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}[WHERE]
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", key):
+        pytest.skip(f"{namespace}::{name} has no kernel here")
+    if reasons := dispatch.reasons(ROWS[namespace], torch.empty(0)):
+        pytest.skip("; ".join(reasons))
 
 
 def test_the_registered_schemas_are_the_list():
     assert set(ops.schemas()) == {*POINTWISE, *CONVOLUTIONS}
     for name, schema in ops.schemas().items():
         assert str(primitive(name)._schema) == str(torch._C.parse_schema("atrous::" + schema))
+    assert {name for name in ops.schemas() if hasattr(ops_cuda, name)} == set(TRITON)
+    for name in TRITON:
+        assert str(primitive(name, "atrous_triton")._schema) == str(primitive(name)._schema).replace("::", "_triton::")
 
 
 def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
@@ -47,22 +65,22 @@ def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("name", ops.schemas())
-def test_opcheck(name, memory_format):
-    if "winograd" in name and not ops.library_loaded:
-        pytest.skip(ops.library_error)
-    torch.library.opcheck(primitive(name), sample(name, memory_format))
+@pytest.mark.parametrize("namespace, name", BOTH)
+def test_opcheck(namespace, name, memory_format):
+    skip_where_it_has_no_kernel(namespace, name)
+    torch.library.opcheck(primitive(name, namespace), sample(name, memory_format))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("name", ops.schemas())
-def test_fakes_have_real_strides(name, memory_format):
-    if "winograd" in name and not ops.library_loaded:
-        pytest.skip(ops.library_error)
+@pytest.mark.parametrize("namespace, name", BOTH)
+def test_fakes_have_real_strides(namespace, name, memory_format):
+    """Of Triton's, where there is no card, those of the other namespace, whose fakes are the same."""
+    skip_where_it_has_no_kernel("atrous" if WHERE == "cpu" else namespace, name)
     arguments = sample(name, memory_format)
-    real = primitive(name)(*arguments)
+    real = primitive(name, "atrous" if WHERE == "cpu" else namespace)(*arguments)
     with torch._subclasses.FakeTensorMode() as mode:
-        fake = primitive(name)(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments))
+        fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+        fake = primitive(name, namespace)(*fakes)
     for a, b in zip(*(value if isinstance(value, tuple) else (value,) for value in (fake, real)), strict=True):
         assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 

@@ -268,7 +268,7 @@ def test_on_a_card():
     jobs = tuner.jobs([layer], forms(device, torch.bfloat16, torch.channels_last))
     (result,) = tuner.tune(jobs, 60.0)
     assert not (result.wrong or result.failed or result.reason), result
-    assert set(result.entry.milliseconds) == {"library", "triton"} and result.entry.config is not None
+    assert {"library", "triton"} <= result.entry.milliseconds.keys() and result.entry.config is not None
     assert not torch.backends.cudnn.benchmark
     assert {"matmul_tflops", "copy_gb_s"} == timing.ceilings(device, 1024, 64).keys()
 

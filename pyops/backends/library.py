@@ -21,7 +21,7 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
-    return torch.ops.atrous._epilogue(z, *arguments)
+    return primitive("_epilogue", z)(z, *arguments)
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:

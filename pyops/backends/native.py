@@ -1,20 +1,24 @@
-"""Row `native`: our C++ library, without Python or a JIT. On CPU: the convolution and its epilogue in one call.
+"""Row `native`: our C++ library, without Python or a JIT: the convolution and its epilogue in one call.
 
-A 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution, F(2x2, 3x3), where it is frozen (fused
-with its epilogue) and in training from a size on; everything else is aten's, with the C++ epilogue in place.
+On CPU a 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution, F(2x2, 3x3), where it is frozen
+(fused with its epilogue) and in training from a size on; everything else is aten's, with the C++ epilogue in place.
+On CUDA, where the library is built for the card, a channels_last convolution without groups and its epilogue are one
+launch (csrc/cuda/conv_problem.h has what it takes), which multiplies fp32 as tf32; any other, fp32 where torch asks for
+ieee, and those of training are aten's, with everything behind them in C++.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import ops, ops_build, tuning
 from ..layout import memory_format
 from ..spec import Epilogue, Spec
 from . import training
 from .arithmetic import arithmetic_type, in_arithmetic_type
-from .training import primitive  # noqa: F401
 
 name = "native"
 
@@ -25,11 +29,16 @@ def available() -> list[str]:
 
 def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str]:
     found = available()
-    if input.device.type not in ("cpu", "meta"):
-        found.append(
-            f"input: expected a CPU tensor, got one on {input.device}: this release has no CUDA kernels of this row"
-        )
+    if input.device.type not in ("cpu", "cuda", "meta"):
+        found.append(f"input: expected a CPU or CUDA tensor, got one on {input.device}")
+    elif input.is_cuda and not found:
+        found += ops_build.lacks(input.device)
     return found
+
+
+def primitive(name: str, x: Tensor) -> Callable:
+    """Who computes a primitive without a convolution for tensors like x."""
+    return getattr(torch.ops.atrous, name)
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
@@ -37,6 +46,9 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
+    if input.is_cuda and input.dtype == torch.float32 and not tuning.tf32():
+        return epilogue(training.convolution(input, weight, bias, spec), arguments)
+
     def run(input, weights, arguments):
         geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
         return torch.ops.atrous._conv_epilogue(input, *weights, *geometry, *arguments)
@@ -104,7 +116,7 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     return torch.ops.atrous._winograd_epilogue(input, transformed, *geometry, *Epilogue())
 
 
-convolution_statistics = training.with_statistics(convolution)
+convolution_statistics = training.with_statistics(convolution, primitive)
 
 
 def convolution_backward(

@@ -7,14 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .. import ops_cuda
 from ..layout import memory_format
 from ..spec import Spec
 from .arithmetic import arithmetic_type
 
 
 def primitive(name: str, x: Tensor) -> Callable:
-    """Who computes a primitive without a convolution for tensors like x."""
-    return getattr(torch.ops.atrous, name)
+    """Who computes a primitive without a convolution for tensors like x: on a card Triton; C++ without it, where the
+    library is built for the card; plain torch where neither is."""
+    device = x.device
+    triton = x.is_cuda and (ops_cuda.triton_runs(device) or not ops_cuda.atrous_runs(device))
+    return getattr(torch.ops.atrous_triton if triton else torch.ops.atrous, name)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
@@ -25,7 +29,9 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     return z.contiguous(memory_format=memory_format(input, weight))
 
 
-def with_statistics(convolve: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def with_statistics(
+    convolve: Callable[..., Tensor], primitive: Callable[[str, Tensor], Callable]
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """The same convolution, and the mean and biased variance of the channels of its z, in a pass of their own."""
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,7 +41,7 @@ def with_statistics(convolve: Callable[..., Tensor]) -> Callable[..., tuple[Tens
     return run
 
 
-convolution_statistics = with_statistics(convolution)
+convolution_statistics = with_statistics(convolution, primitive)
 
 
 def convolution_backward(

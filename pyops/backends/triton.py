@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import ops_cuda
+from .. import ops_build, ops_cuda
 from ..spec import Epilogue, Spec
 from ..triton_kernels.configs import DTYPES
 from .training import convolution_backward  # noqa: F401
@@ -31,15 +31,7 @@ def available() -> list[str]:
         return []
     if not torch.cuda.is_available():
         return ["no CUDA device; on CPU it runs only under TRITON_INTERPRET=1, for tests"]
-    return _too_old(torch.device("cuda"))
-
-
-def _too_old(device: torch.device) -> list[str]:
-    capability = torch.cuda.get_device_capability(device)
-    if capability >= ops_cuda.OLDEST_CARD:
-        return []
-    oldest = ".".join(map(str, ops_cuda.OLDEST_CARD))
-    return [f"expected compute capability {oldest} or newer, got {capability} of {device}"]
+    return [*ops_build.too_old(torch.device("cuda", torch.cuda.current_device()))]
 
 
 def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str]:
@@ -47,7 +39,7 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
     if input.device.type not in ("cuda", "meta") and not (_interpreting() and input.device.type == "cpu"):
         found.append(f"input: expected a CUDA tensor, got one on {input.device}")
     elif input.is_cuda and not found:
-        found += _too_old(input.device)
+        found += ops_build.too_old(input.device)
     if weight is not None and input.dtype not in DTYPES:
         found.append(f"input: expected float16, bfloat16 or float32 to convolve, got {input.dtype}")
     return found
@@ -55,7 +47,7 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
 
 def primitive(name: str, x: Tensor) -> Callable:
     """Who computes a primitive without a convolution for tensors like x."""
-    return getattr(torch.ops.atrous, name) if _through_op(x) else ops_cuda.pointwise(name)
+    return getattr(torch.ops.atrous_triton, name) if _through_op(x) else ops_cuda.pointwise(name)
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
@@ -64,7 +56,7 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-    run = torch.ops.atrous._conv_epilogue if _through_op(input) else ops_cuda.triton_conv_epilogue
+    run = torch.ops.atrous_triton._conv_epilogue if _through_op(input) else ops_cuda.triton_conv_epilogue
     return run(input, weight, bias, *geometry, *arguments)
 
 
@@ -76,13 +68,13 @@ def convolution_statistics(
     input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z, and the mean and biased variance of its channels, in one launch."""
-    run = torch.ops.atrous._conv_statistics if _through_op(input) else ops_cuda.triton_conv_statistics
+    run = torch.ops.atrous_triton._conv_statistics if _through_op(input) else ops_cuda.triton_conv_statistics
     return run(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
 
 
 def _through_op(x: Tensor) -> bool:
-    """Whether the operator runs the kernel and nothing else: on CPU it is another one, and under graph capture
-    `_epilogue` may not be the kernel."""
+    """Whether the operator runs the kernel and nothing else: on CPU there is none, and under graph capture `_epilogue`
+    may not be the kernel."""
     return x.device.type in ("cuda", "meta") and not ops_cuda.capturing(x)
 
 
