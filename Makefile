@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-EXAMPLES := $(wildcard examples/cpp/*.cpp)
+FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/*.cu tests/host_cuda/*.cpp tests/host_cuda/*.h)
 OLD_TRITON := build/triton-3.6.0
 # Over the processors, four at the most since each holds a torch; PYTEST_ARGS="-n 0" runs the tests one by one.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
@@ -69,19 +69,20 @@ bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/be
 bench-report:  ## write README's tables from bench/results
 	$(BIN)/python bench/report.py
 
-kernel-table: setup  ## write README's table of the Triton convolution's configs from the compile gate
+kernel-table: setup  ## write the tables of kernels from the compile gates: README's of Triton, docs' of CUDA C++ (needs nvcc)
 	$(BIN)/python tests/conv_gate.py README.md
+	$(BIN)/python tests/cuda_table.py docs/cuda-kernels.md
 
 lint: setup  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP) $(EXAMPLES)
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
 format:  ## let ruff and clang-format rewrite the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP) $(EXAMPLES)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist out *.egg-info pyops/*.so $(VENV)/native

@@ -18,8 +18,8 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 MINIMUM_TORCH = (2, 11)
 SKIP = "or set ATROUS_SKIP_NATIVE=1 to install without the C++ library"
-# What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand.
-ARCH_LIST = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# The cards that kernels are made for, and the first nvcc that knows each.
+CARDS = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0": (11, 8), "10.0": (12, 8), "12.0": (12, 8)}
 # What both libraries need of the machine beside torch.
 PROBE = "#include <optional>\n#include <Python.h>\n"
 
@@ -111,6 +111,12 @@ def cutlass_include() -> str:
     return str(folder)
 
 
+def arch_list(nvcc: str) -> str:
+    """What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand."""
+    version = tuple(map(int, nvcc.split(".")))
+    return ";".join(card for card, since in CARDS.items() if version >= since) + "+PTX"
+
+
 def nvcc_flags() -> list[str]:
     """What each csrc/cuda/*.cu is compiled with; fma only where it is written, as in csrc/flags.txt."""
     defines = [flag for flag in lines("csrc/flags.txt") if flag.startswith("-D")]
@@ -125,12 +131,12 @@ def extensions(torch) -> list[Extension]:
     cuda = cuda_sources(torch, CUDA_HOME)
     device = "cuda" if cuda else "cpu"
     if cuda:
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCH_LIST)
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", arch_list(nvcc_version(CUDA_HOME)))
     build = {
         "ATROUS_TORCH": torch.__version__,
         "ATROUS_TORCH_TARGET": ".".join(map(str, MINIMUM_TORCH)),
         "ATROUS_CUDA": (torch.version.cuda or "") if cuda else "",
-        "ATROUS_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", "native") if cuda else "",
+        "ATROUS_ARCH_LIST": os.environ["TORCH_CUDA_ARCH_LIST"] if cuda else "",
         "ATROUS_FLAGS": " ".join(flags),
     }
     ops = Extension(

@@ -16,6 +16,7 @@ NOISE = 0.02  # of two medians of one run: less is not slower
 CROSSING = 0.60  # the share of the ceiling of the library's convolutions beyond which less is expected of us
 ABOVE, BELOW = 1.15, 1.30  # over PEER, beyond CROSSING and up to it
 BATCH_1, DILATED = 1.50, 1.30  # over PEER
+OF_CUDNN = 0.70
 
 
 def goal(text: str, measured: str, reached: bool | None) -> dict[str, str]:
@@ -23,12 +24,14 @@ def goal(text: str, measured: str, reached: bool | None) -> dict[str, str]:
     return {"goal": text, "measured": measured, "state": state}
 
 
-def least(text: str, values: dict[str, float], expected: int, needed: float, form: Callable[[float], str]) -> dict:
+def least(
+    text: str, values: dict[str, float], expected: int, needed: float, form: Callable[[float], str], things="sites"
+) -> dict:
     """The smallest value must be enough. One that is not decides even if others are missing."""
     if not values:
         return goal(text, "nothing", None)
     name = min(values, key=lambda key: values[key])
-    measured = f"{form(values[name])} at the least ({name}); {len(values)} of {expected} sites"
+    measured = f"{form(values[name])} at the least ({name}); {len(values)} of {expected} {things}"
     enough = values[name] >= needed
     return goal(text, measured, enough if len(values) == expected or not enough else None)
 
@@ -66,6 +69,14 @@ def never_slower(result: Result, sites: list[Site], batch: int) -> dict:
     return checked
 
 
+def of_cudnn(result: Result, sites: list[Site], batch: int) -> dict:
+    """The convolution in C++ with all that is fused into it, beside the library's with nothing behind it."""
+    rows = [row for row in found(result, batch) if "native" in row["ms"]]
+    values = {named(row): row["ms"]["convolution"] / row["ms"]["native"] for row in rows}
+    text = f"batch {batch}: fused sites of row native at {OF_CUDNN:.0%} or more of the library's bare convolution"
+    return least(text, values, len(sites), OF_CUDNN, "{:.0%}".format)
+
+
 def library_share(result: Result, sites: list[Site], batch: int) -> float | None:
     """The share of the ceiling that the library's convolutions reach over the whole plain network."""
     rows = [row for row in found(result, batch) if row["dilation"] == 1]
@@ -91,7 +102,8 @@ def network(result: Result, text: str, batch: int, stride: int, needed: float, g
 
 def goals(result: Result, sites: list[Site]) -> list[dict[str, str]]:
     """sites: all that a complete result holds, for one batch and dtype."""
-    checked = shares(result, sites) + [never_slower(result, sites, batch) for batch in (1, 32, 256)]
+    checked = shares(result, sites)
+    checked += [check(result, sites, batch) for check in (never_slower, of_cudnn) for batch in (1, 32, 256)]
     for batch in (32, 256):
         share = library_share(result, sites, batch)
         told = "an unknown share" if share is None else f"{share:.0%}"

@@ -305,6 +305,11 @@ def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
     assert ("ATROUS_ARCH_LIST", '"9.0"') in info.define_macros
 
 
+def test_the_default_architectures_are_those_that_nvcc_knows(monkeypatch):
+    assert setup.arch_list("13.0") == setup.arch_list("12.8") == "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    assert setup.arch_list("12.6") == "8.0;8.6;8.9;9.0+PTX"
+
+
 def test_without_cutlass(monkeypatch):
     monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"pip install --no-deps nvidia-cutlass==[\d.]+`, or set ATROUS_SKIP_NATIVE=1"):
