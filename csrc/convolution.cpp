@@ -1,6 +1,7 @@
 #include "convolution.h"
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <array>
@@ -17,6 +18,16 @@ struct NoGrad {
 };
 
 }  // namespace
+
+bool suggests_channels_last(const Tensor& tensor) {
+  int64_t least = 0;
+  for (int axis : {1, 3, 2, 0}) {
+    const int64_t size = tensor.size(axis), stride = tensor.stride(axis);
+    if (size == 0 || stride < least || tensor.stride(1) == 0 || (axis == 0 && least == tensor.stride(1))) return false;
+    least = size * stride;
+  }
+  return true;
+}
 
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                        const Sizes& padding, const Sizes& dilation, int64_t groups) {
@@ -63,7 +74,10 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTens
   std::array<StableIValue, 9> stack{from(input),    from(weight), from(bias),        from(stride), from(padding),
                                     from(dilation), from(false),  from(Sizes{0, 0}), from(groups)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+  using torch::headeronly::MemoryFormat;
+  const bool last = suggests_channels_last(input) || suggests_channels_last(weight);
+  return torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]),
+                                   last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace atrous

@@ -10,7 +10,11 @@ namespace atrous {
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                        const Sizes& padding, const Sizes& dilation, int64_t groups);
 
-// torch's own convolution of checked arguments.
+// Whether the strides of a 4-D tensor are ordered as NHWC: what suggest_memory_format() says, which a convolution follows.
+bool suggests_channels_last(const Tensor& tensor);
+
+// torch's own convolution of checked arguments, channels last where the input or the weight is: on a card some of its
+// kernels (fp64, without cuDNN) give the other order.
 Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                    const Sizes& padding, const Sizes& dilation, int64_t groups);
 
