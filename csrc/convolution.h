@@ -10,7 +10,8 @@ namespace atrous {
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                        const Sizes& padding, const Sizes& dilation, int64_t groups);
 
-// Whether the strides of a 4-D tensor are ordered as NHWC: what suggest_memory_format() says, which a convolution follows.
+// Whether the strides of a 4-D tensor are ordered as NHWC: what suggest_memory_format() says, which a convolution
+// follows.
 bool suggests_channels_last(const Tensor& tensor);
 
 // torch's own convolution of checked arguments, channels last where the input or the weight is: on a card some of its

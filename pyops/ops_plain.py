@@ -42,9 +42,9 @@ def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _conv_statistics(*arguments) -> tuple[Tensor, Tensor, Tensor]:
     z = ops_fake._conv(*arguments)
-    return z, *torch.ops.atrous._statistics(z)
+    return z, *_statistics(z)
 
 
 def _conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *arguments) -> Tensor:
     z = ops_fake._conv(input, weight, bias, stride, padding, dilation, groups)
-    return torch.ops.atrous._epilogue(z, *arguments)
+    return _epilogue(z, *arguments)

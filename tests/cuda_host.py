@@ -28,9 +28,10 @@ FLAGS = [
 
 def sources() -> list[Path]:
     """The kernels that are all our own: tensor cores, which CUTLASS drives, are not in a CPU."""
-    own = [path for path in sorted(ROOT.glob("csrc/cuda/*.cu")) if "conv_kernel.cuh" not in path.read_text()]
+    kernels = [path for path in sorted(ROOT.glob("csrc/cuda/*.cu")) if "conv_kernel.cuh" not in path.read_text()]
     return [
-        *own,
+        *kernels,
+        *(ROOT / f"csrc/cuda/{name}.cpp" for name in ("conv", "conv_plan")),
         *(ROOT / f"csrc/{name}.cpp" for name in ("arguments", "convolution", "layout")),
         *sorted(HARNESS.glob("*.cpp")),
     ]

@@ -30,9 +30,10 @@ def on_the_host(request, monkeypatch):
             monkeypatch.setattr(module, "ops", request.getfixturevalue("ops"))
 
 
-# Packs that are whole and that are not, planes smaller than a pack, one channel, no space, more channels than lanes.
+# Packs that are whole and that are not, planes smaller than a pack, one channel, no space, more channels than lanes,
+# a single image whose planes are cut.
 SHAPES = itertools.cycle(
-    [(2, 1, 7, 7), (3, 8, 4, 4), (2, 31, 1, 1), (2, 9, 3, 5), (9, 1), (5, 40), (2, 3, 3, 2, 4), (3, 264)]
+    [(2, 1, 7, 7), (1, 3, 12, 8), (3, 8, 4, 4), (2, 31, 1, 1), (2, 9, 3, 5), (9, 1), (5, 40), (2, 3, 3, 2, 4), (3, 264)]
 )
 PLACES = itertools.cycle(("before", None, "after"))
 NORMS = itertools.cycle(("batch", "running", "none", "batch"))
@@ -47,7 +48,7 @@ def test_epilogue_and_gradient(ops, kind, dtype, dropout):
         training.check(z, *training.case(z, kind, next(PLACES), next(NORMS), dropout))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 41, 37), (70, 2, 13, 5), (90, 300)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 41, 37), (1, 3, 32, 48), (70, 2, 13, 5), (90, 300)], ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_several_blocks(ops, dtype, shape):
     for z in training.layouts((torch.randn(shape) * 2 + 1).to(dtype)):
@@ -89,9 +90,12 @@ def test_the_bits_are_those_of_the_cpu(ops):
             assert torch.equal(host, cpu)
 
 
-# in_channels, size, out_channels, kernel, stride, padding, dilation: of a stem, cut into shares, one by one.
+# in_channels, size, out_channels, kernel, stride, padding, dilation: of stems (rows as one position, or not, where they
+# are dilated), cut into shares, one by one.
 CONVOLUTIONS = [
     (3, (9, 8), 16, (7, 7), (2, 2), (3, 3), (1, 1)),
+    (4, (7, 6), 8, (3, 2), (1, 3), (2, 1), (2, 1)),
+    (3, (7, 9), 8, (3, 3), (1, 1), (2, 2), (1, 2)),
     (136, (5, 6), 24, (3, 3), (1, 1), (2, 4), (2, 4)),
     (16, (6, 5), 8, (1, 1), (2, 1), (0, 0), (1, 1)),
 ]

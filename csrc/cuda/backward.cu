@@ -43,10 +43,9 @@ __global__ void __launch_bounds__(THREADS, 2)
   if (column >= walk.cols) return;
   const int count = int(min(walk.cols - column, int64_t(SIZE)));
   const Draw<T> draw = vectors.draw<T>();
-  for (int64_t row = walk.row(); row < walk.rows; row += walk.step()) {
-    const int64_t at = row * walk.cols + column;
-    Pack<S> dy = load(grad + at, count, walk.aligned), values = load(z + at, count, walk.aligned), others{};
-    if (RESIDUAL != Residual::none) others = load(residual + at, count, walk.aligned);
+  walk.each_row(column, [&](int64_t at, auto whole) {
+    Pack<S> dy = load(grad + at, count, whole), values = load(z + at, count, whole), others{};
+    if (RESIDUAL != Residual::none) others = load(residual + at, count, whole);
     const uint64_t index = DROPOUT ? walk.layout.index(at) : 0;
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
@@ -61,9 +60,9 @@ __global__ void __launch_bounds__(THREADS, 2)
       others.at[i] = narrow<S>(result);
       values.at[i] = narrow<S>(centred * channel.affine.scale);
     }
-    if (dz) store(dz + at, values, count, walk.aligned);
-    if (du) store(du + at, others, count, walk.aligned);
-  }
+    if (dz) store(dz + at, values, count, whole);
+    if (du) store(du + at, others, count, whole);
+  });
 }
 
 Vector row_of(const OptionalTensor& means, int64_t row) {

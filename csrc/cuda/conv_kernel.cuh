@@ -5,46 +5,36 @@
 #include <cutlass/conv/kernel/default_conv2d_fprop.h>
 #include <cutlass/epilogue/thread/conversion_op.h>
 
-#include "conv_few.cuh"
 #include "conv_output.cuh"
 #include "conv_problem.h"
 #include "variants.h"
 
 namespace atrous::cuda {
 
-// What fixes a product's code: M pixels x N channels x DEPTH of the reduction, and a warp's share of it.
-// FEW: of four input channels, so that a step of the reduction covers several positions of the kernel.
-template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_, bool FEW_ = false>
+// What fixes a product's code: M pixels x N channels x DEPTH of the reduction, a warp's share of it, and how many
+// elements of x and the weight one access has.
+template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_,
+          int ACCESS_ = 16 / sizeof(Element_)>
 struct Shape {
-  static constexpr bool FEW = FEW_;
   using Element = Element_;
   using Block = cutlass::gemm::GemmShape<M, N, DEPTH>;
   using Warp = cutlass::gemm::GemmShape<WARP_M, WARP_N, DEPTH>;
   using Instruction = cutlass::gemm::GemmShape<16, 8, 32 / sizeof(Element)>;
-  static constexpr int STAGES = STAGES_, VECTOR = 16 / sizeof(Element), ALIGNMENT = FEW ? 4 : VECTOR;
-  static constexpr auto ITERATOR =
-      FEW ? cutlass::conv::IteratorAlgorithm::kFixedChannels : cutlass::conv::IteratorAlgorithm::kOptimized;
+  static constexpr int STAGES = STAGES_, VECTOR = 16 / sizeof(Element), ACCESS = ACCESS_;
   // Blocks that a multiprocessor's registers have room for: said, or ptxas guesses, and spills for one block more.
   static constexpr int SUMS = WARP_M * WARP_N / 32, BLOCKS = SUMS > 64 ? 2 : SUMS > 32 ? 3 : 4;
 };
 
-// CUTLASS's kernel with this output operator; for FEW it is put together again with an iterator that stays inside the
-// kernel's window.
+// CUTLASS's kernel with this output operator. "Unity" is the stride of y, which is dense, not that of the convolution.
 template <class Shape, class OutputOp>
 struct Product {
-  using Parts = cutlass::conv::kernel::DefaultConv2dFprop<
+  using Kernel = typename cutlass::conv::kernel::DefaultConv2dFprop<
       typename Shape::Element, cutlass::layout::TensorNHWC, typename Shape::Element, cutlass::layout::TensorNHWC,
       typename OutputOp::ElementOutput, cutlass::layout::TensorNHWC, float, cutlass::arch::OpClassTensorOp,
       cutlass::arch::Sm80, typename Shape::Block, typename Shape::Warp, typename Shape::Instruction, OutputOp,
       cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<4>, Shape::STAGES, cutlass::arch::OpMultiplyAdd,
-      Shape::ITERATOR, cutlass::conv::StrideSupport::kStrided, Shape::ALIGNMENT, Shape::ALIGNMENT>;
-  using InsideMma = cutlass::conv::threadblock::ImplicitGemmMultistage<
-      typename Shape::Block, InsideWindow<typename Parts::IteratorA>, typename Parts::SmemIteratorA,
-      cutlass::arch::CacheOperation::Always, typename Parts::IteratorB, typename Parts::SmemIteratorB, Parts::CacheOpB,
-      typename Parts::MmaPolicy, Shape::STAGES>;
-  using Inside = cutlass::conv::kernel::ImplicitGemmConvolution<
-      InsideMma, typename Parts::Epilogue, typename Parts::Kernel::ThreadblockSwizzle, cutlass::conv::Operator::kFprop>;
-  using Kernel = std::conditional_t<Shape::FEW, Inside, typename Parts::Kernel>;
+      cutlass::conv::IteratorAlgorithm::kOptimized, cutlass::conv::StrideSupport::kUnity, Shape::ACCESS,
+      Shape::ACCESS>::Kernel;
   using Params = typename Kernel::Params;
   using Storage = typename Kernel::SharedStorage;
   static constexpr int THREADS = Kernel::kThreadCount;
@@ -102,14 +92,17 @@ typename Product::Params parameters(const ConvProblem& problem, int splits, void
   using Input = typename Product::Kernel::ElementA;
   using Output = typename Product::Kernel::ElementC;
   const cutlass::conv::Conv2dProblemSize sizes = sizes_of(problem, splits);
-  const auto dense = [](auto* data, cutlass::Tensor4DCoord extent) {
-    return cutlass::TensorRef<std::remove_pointer_t<decltype(data)>, cutlass::layout::TensorNHWC>(
-        data, cutlass::layout::TensorNHWC::packed(extent));
+  const auto reference = [](auto* data, cutlass::layout::TensorNHWC layout) {
+    return cutlass::TensorRef<std::remove_pointer_t<decltype(data)>, cutlass::layout::TensorNHWC>(data, layout);
   };
+  const auto dense = [&](auto* data, cutlass::Tensor4DCoord extent) {
+    return reference(data, cutlass::layout::TensorNHWC::packed(extent));
+  };
+  const cutlass::layout::TensorNHWC read(problem.x_strides[0], problem.x_strides[1], problem.x_strides[2]);
   const auto input = [](const void* data) { return static_cast<Input*>(const_cast<void*>(data)); };
   const auto output = [](const void* data) { return static_cast<Output*>(const_cast<void*>(data)); };
   return {{sizes,
-           dense(input(problem.x), sizes.activation_extent()),
+           reference(input(problem.x), read),
            dense(input(problem.weight), sizes.filter_extent()),
            dense(output(problem.residual), sizes.output_extent()),
            dense(output(y), sizes.output_extent()),
@@ -133,7 +126,7 @@ cudaError_t launch(Kernel kernel, const typename Product::Params& params, cudaSt
 }
 
 template <class Shape>
-cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
+cudaError_t run_whole(const ConvProblem& problem, cudaStream_t stream) {
   return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
     using Whole = Product<Shape, Ending<Shape, slope, place>>;
     return launch<Whole>(conv_epilogue_kernel<Shape, slope, place>, parameters<Whole>(problem, 1, problem.y), stream,
@@ -141,10 +134,10 @@ cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
   });
 }
 
-// The same where the reduction may be in shares: then conv_reduce has the epilogue.
+// Of a reduction in shares conv_reduce has the epilogue.
 template <class Shape>
-cudaError_t run_splits(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  if (plan.splits == 1) return run<Shape>(problem, stream);
+cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  if (plan.splits == 1) return run_whole<Shape>(problem, stream);
   using Part = Product<Shape, Sums>;
   return launch<Part>(conv_partial_kernel<Shape>, parameters<Part>(problem, plan.splits, workspace), stream);
 }
@@ -154,13 +147,13 @@ template <class Element>
 cudaError_t run_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   switch (plan.tile) {
     case Tile::few:
-      return run<Shape<Element, 128, 64, 32, 64, 32, 4, true>>(problem, stream);
+      return run_whole<Shape<Element, 128, 64, 32, 64, 32, 4, FEW>>(problem, stream);
     case Tile::t64x64:
-      return run_splits<Shape<Element, 64, 64, 32, 32, 32, 5>>(problem, plan, workspace, stream);
+      return run<Shape<Element, 64, 64, 32, 32, 32, 5>>(problem, plan, workspace, stream);
     case Tile::t128x64:
-      return run<Shape<Element, 128, 64, 32, 64, 32, 4>>(problem, stream);
+      return run<Shape<Element, 128, 64, 32, 64, 32, 4>>(problem, plan, workspace, stream);
     default:
-      return run<Shape<Element, 128, 128, 32, 64, 64, 4>>(problem, stream);
+      return run<Shape<Element, 128, 128, 32, 64, 64, 4>>(problem, plan, workspace, stream);
   }
 }
 

@@ -10,12 +10,16 @@
 
 namespace atrous::cuda {
 
-// x: (n, h, w, c), weight: (k, r, s, c), residual and y: (n, p, q, k), all dense; pairs are (height, width).
+// Input channels whose kernel rows are read as one position.
+constexpr int64_t FEW = 4;
+
+// x: (n, h, w, c), weight: (k, r, s, c), residual and y: (n, p, q, k), all dense but x; pairs are (height, width).
 struct ConvProblem {
   const void *x, *weight, *residual;
   void* y;
   ScalarType type;  // of all four
   int64_t n, h, w, c, k, r, s, p, q;
+  int64_t x_strides[3];  // in elements, from pixel to pixel, row to row, image to image
   int64_t stride[2], padding[2], dilation[2], groups;
   Vectors vectors;
   Slope slope;
@@ -25,11 +29,16 @@ struct ConvProblem {
   int64_t pixels() const { return n * p * q; }
 };
 
-// The tiles that are built, pixels x channels; `few` is 128x64 for 4 input channels.
+// The tiles that are built, pixels x channels; `few` is 128x64 where a 16-bit dtype is read by 4 channels.
 enum class Tile { t128x128, t128x64, t64x64, few };
 
-// The kernels read whole vectors of 16 bytes, or 4 channels: as many as c has to be padded to with zeros.
-int64_t conv_channels(int64_t c, ScalarType type);
+// Whether a kernel row is read as one position of s * c channels: in a dense x of few channels whose width needs no
+// padding and has no dilation they lie side by side, and 7 positions of 28 channels are fewer steps than 49 of 4.
+inline bool reads_rows(int64_t c, int64_t dilation_w) { return c <= FEW && dilation_w == 1; }
+// As many channels as c has to be padded to with zeros: FEW for rows, else whole vectors of 16 bytes.
+int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w);
+// The problem as one of rows.
+void merge_rows(ConvProblem& problem);
 
 // How it is computed: the reduction is cut into `splits` shares, whose sums go through a workspace.
 struct ConvPlan {
@@ -40,11 +49,10 @@ struct ConvPlan {
 
 // Why there is no kernel for it; empty where there is one.
 std::string conv_reasons(const ConvProblem& problem);
+// The tile and the shares that are predicted to take the least time.
 ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors);
+// The product of each dtype, with the epilogue unless it is in shares, and what follows it then.
 // workspace: plan.workspace_bytes, aligned to 16 bytes.
-cudaError_t conv_run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
-
-// Of conv_run: the product of each dtype, and what follows a product in shares.
 cudaError_t conv_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_bf16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_fp32(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);

@@ -24,11 +24,9 @@ __global__ void __launch_bounds__(THREADS, 2) epilogue_kernel(const S* __restric
   if (column >= walk.cols) return;
   const int count = int(min(walk.cols - column, int64_t(SIZE)));
   const Draw<T> draw = vectors.draw<T>();
-#pragma unroll 2
-  for (int64_t row = walk.row(); row < walk.rows; row += walk.step()) {
-    const int64_t at = row * walk.cols + column;
-    Pack<S> values = load(z + at, count, walk.aligned), others{};
-    if (RESIDUAL != Residual::none) others = load(residual + at, count, walk.aligned);
+  walk.each_row(column, [&](int64_t at, auto whole) {
+    Pack<S> values = load(z + at, count, whole), others{};
+    if (RESIDUAL != Residual::none) others = load(residual + at, count, whole);
     const uint64_t index = DROPOUT ? walk.layout.index(at) : 0;
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
@@ -37,8 +35,8 @@ __global__ void __launch_bounds__(THREADS, 2) epilogue_kernel(const S* __restric
       values.at[i] = narrow<S>(atrous::epilogue<T, SLOPE, RESIDUAL, DROPOUT>(widen(values.at[i]), channels[i].affine,
                                                                              slope, widen(others.at[i]), keep));
     }
-    store(y + at, values, count, walk.aligned);
-  }
+    store(y + at, values, count, whole);
+  });
 }
 
 template <class S>

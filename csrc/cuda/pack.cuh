@@ -33,10 +33,19 @@ __device__ void store(S* to, const Pack<S, COUNT>& pack) {
   __stwb(reinterpret_cast<Word<S, COUNT>*>(to), word);  // an assignment would become one store an element
 }
 
-// The first `count` elements, the others zero. aligned: all of them exist, at a multiple of 16 bytes.
+// Whether every pack is whole and lies at a multiple of 16 bytes: a type, since the loads of a loop that asks at run
+// time wait for one another.
+using Whole = std::true_type;
+using Parted = std::false_type;
+
+// The first `count` elements, the others zero.
 template <class S>
-__device__ Pack<S> load(const S* from, int count, bool aligned) {
-  if (aligned) return load<S, Pack<S>::SIZE>(from);
+__device__ Pack<S> load(const S* from, int, Whole) {
+  return load<S, Pack<S>::SIZE>(from);
+}
+
+template <class S>
+__device__ Pack<S> load(const S* from, int count, Parted) {
   Pack<S> pack{};
 #pragma unroll
   for (int i = 0; i < Pack<S>::SIZE; ++i)
@@ -45,8 +54,12 @@ __device__ Pack<S> load(const S* from, int count, bool aligned) {
 }
 
 template <class S>
-__device__ void store(S* to, const Pack<S>& pack, int count, bool aligned) {
-  if (aligned) return store(to, pack);
+__device__ void store(S* to, const Pack<S>& pack, int, Whole) {
+  store(to, pack);
+}
+
+template <class S>
+__device__ void store(S* to, const Pack<S>& pack, int count, Parted) {
 #pragma unroll
   for (int i = 0; i < Pack<S>::SIZE; ++i)
     if (i < count) to[i] = pack.at[i];

@@ -43,10 +43,10 @@ __global__ void __launch_bounds__(THREADS, 1)
   });
   const Draw<T> draw = vectors.draw<T>();
   Sums<T> own[SIZE] = {};
-  reduction.walk<SIZE>([&](int64_t at, int count) {
-    const Pack<S> dy = load(grad + at, count, reduction.aligned), values = load(z + at, count, reduction.aligned);
+  reduction.walk<SIZE>([&](int64_t at, int count, auto whole) {
+    const Pack<S> dy = load(grad + at, count, whole), values = load(z + at, count, whole);
     Pack<S> others{};
-    if (RESIDUAL != Residual::none) others = load(residual + at, count, reduction.aligned);
+    if (RESIDUAL != Residual::none) others = load(residual + at, count, whole);
     const uint64_t index = DROPOUT ? reduction.layout.index(at) : 0;
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {

@@ -12,7 +12,8 @@
 namespace atrous::cuda {
 
 constexpr int COLUMNS = 32;          // lanes of a block that lie side by side, at most
-constexpr int64_t FEWEST_ITEMS = 8;  // of a thread: parts are not cut smaller
+constexpr int64_t FEWEST_ITEMS = 4;  // of a thread: parts are not cut smaller
+constexpr int64_t REDUCERS = 768;    // blocks: two or three for each multiprocessor, the same on every card as sums are
 
 struct Reduction {
   Layout layout;
@@ -26,7 +27,7 @@ struct Reduction {
     items = layout.images * (last() ? layout.spatial : packs);
     lanes = last() ? lanes_for(across, COLUMNS) : 1;
     this->aligned = aligned && row % size == 0;
-    const int64_t most = cuda::parts(items, members() * FEWEST_ITEMS), wanted = cuda::parts(BLOCKS, blocks_x(size));
+    const int64_t most = cuda::parts(items, members() * FEWEST_ITEMS), wanted = cuda::parts(REDUCERS, blocks_x(size));
     parts = int(std::min({most, wanted, MOST_Y}));
   }
 
@@ -47,31 +48,42 @@ struct Reduction {
   __device__ void read_channels(Value (&table)[COLUMNS * SIZE], Value (&own)[SIZE], Read&& read) const {
     const int64_t first = last() ? int64_t(blockIdx.x) * lanes * SIZE : blockIdx.x;
     const int number = last() ? int(min(layout.channels - first, int64_t(lanes) * SIZE)) : 1;
-    for (int i = threadIdx.x; i < number; i += THREADS) table[i] = read(first + i);
+    static_assert(COLUMNS * SIZE <= THREADS);
+    if (int(threadIdx.x) < number) table[threadIdx.x] = read(first + threadIdx.x);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) own[i] = table[min(int(threadIdx.x) % lanes * SIZE + i, number - 1)];
   }
 
-  // run(at, count) for this thread's packs: where each lies, and how many of its elements exist.
+  // run(at, count, whole) for this thread's packs: where each lies, how many of its elements exist, and whether all
+  // packs are Whole or Parted.
   template <int SIZE, class Run>
   __device__ void walk(Run&& run) const {
+    if (aligned)
+      walk<SIZE>(run, Whole{});
+    else
+      walk<SIZE>(run, Parted{});
+  }
+
+  template <int SIZE, class Run, class Kind>
+  __device__ void walk(Run&& run, Kind whole) const {
     const int64_t share = cuda::parts(items, parts), begin = blockIdx.y * share, end = min(begin + share, items);
     const int64_t first = begin + int(threadIdx.x) / lanes, channel = this->channel(SIZE);
     if (last()) {
-      const int count = int(min(layout.channels - channel, int64_t(SIZE)));
+      const int count = int(min(layout.channels - channel, int64_t(SIZE))), step = members();
       if (count <= 0) return;
-      for (int64_t pixel = first; pixel < end; pixel += members()) run(pixel * layout.channels + channel, count);
+      for (int64_t pixel = first; pixel < end; pixel += step) run(pixel * layout.channels + channel, count, whole);
       return;
     }
     // an item's image and pack, without dividing again
+    const int64_t images_on = THREADS / packs, packs_on = THREADS % packs;
     int64_t image = first / packs, pack = first % packs;
     for (int64_t item = first; item < end; item += THREADS) {
       const int64_t pixel = pack * SIZE;
-      run((image * layout.channels + channel) * layout.spatial + pixel,
-          int(min(layout.spatial - pixel, int64_t(SIZE))));
-      image += THREADS / packs;
-      pack += THREADS % packs;
+      run((image * layout.channels + channel) * layout.spatial + pixel, int(min(layout.spatial - pixel, int64_t(SIZE))),
+          whole);
+      image += images_on;
+      pack += packs_on;
       if (pack < packs) continue;
       pack -= packs;
       ++image;
@@ -84,14 +96,14 @@ template <int WIDTH, class Numbers>
 __device__ void fold(Numbers (&own)[WIDTH], Numbers* table, int lanes, int members) {
   const int thread = threadIdx.x, member = thread / lanes;
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) table[thread * WIDTH + i] = own[i];
+  for (int i = 0; i < WIDTH; ++i) table[i * THREADS + thread] = own[i];  // threads side by side: no bank twice
   for (int half = members / 2; half; half /= 2) {
     __syncthreads();
     if (member >= half) continue;
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      own[i].combine(table[(thread + half * lanes) * WIDTH + i]);
-      table[thread * WIDTH + i] = own[i];
+      own[i].combine(table[i * THREADS + thread + half * lanes]);
+      table[i * THREADS + thread] = own[i];
     }
   }
 }
@@ -116,7 +128,7 @@ __device__ void leave(const Reduction& reduction, Numbers (&own)[SIZE], Numbers*
     if (channel + i < channels) to[i] = own[i];
 }
 
-constexpr int FINISHERS = 64;  // threads of a channel's block
+constexpr int FINISHERS = THREADS;  // of a channel's block
 
 // finish(channel, numbers) with those of all parts.
 template <class Numbers, class Finish>

@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(THREADS, 1)
   T origins[SIZE];
   reduction.read_channels<SIZE>(read, origins, [&](int64_t channel) { return origin(z, reduction.layout, channel); });
   Deviations<T> own[SIZE] = {};
-  reduction.walk<SIZE>([&](int64_t at, int count) {
-    const Pack<S> values = load(z + at, count, reduction.aligned);
+  reduction.walk<SIZE>([&](int64_t at, int count, auto whole) {
+    const Pack<S> values = load(z + at, count, whole);
 #pragma unroll
     for (int i = 0; i < SIZE; ++i)
       if (i < count) own[i].add(widen(values.at[i]) - origins[i]);

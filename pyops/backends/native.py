@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, ops_build, tuning
-from ..layout import memory_format
+from ..layout import channels_last, memory_format
 from ..spec import Epilogue, Spec
 from . import training
 from .arithmetic import arithmetic_type, in_arithmetic_type
@@ -76,20 +76,22 @@ def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
 
 def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
     """What a pack depends on besides the weight."""
-    return (input.device.type, not pack_reasons(input, weight, spec))
+    return (input.device.type, channels_last(input), not pack_reasons(input, weight, spec))
 
 
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-    """The weight as `packed_conv_epilogue` wants it: Winograd-transformed, fp32, or as it is."""
-    return weight if pack_reasons(input, weight, spec) else torch.ops.atrous._winograd_weight(weight)
+    """The weight as `packed_conv_epilogue` wants it: Winograd-transformed, fp32; on CUDA as the kernels read it."""
+    if not pack_reasons(input, weight, spec):
+        return torch.ops.atrous._winograd_weight(weight)
+    return weight.contiguous(memory_format=memory_format(input, weight)) if input.is_cuda else weight
 
 
 def packed_conv_epilogue(
     input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
 ) -> Tensor:
     """conv_epilogue with the weight in both forms."""
-    if packed is weight:
-        return conv_epilogue(input, weight, bias, spec, arguments)
+    if packed.shape == weight.shape:
+        return conv_epilogue(input, packed, bias, spec, arguments)
     input = input.contiguous(memory_format=torch.channels_last)
     return torch.ops.atrous._winograd_epilogue(
         input, packed, weight.shape[0], bias, spec.padding, spec.dilation, *arguments

@@ -19,7 +19,8 @@ float sum(const ConvProblem& p, int64_t image, int64_t row, int64_t column, int6
                     w = column * p.stride[1] - p.padding[1] + s * p.dilation[1];
       if (h < 0 || h >= p.h || w < 0 || w >= p.w) continue;
       for (int64_t c = begin; c < end; ++c)
-        z += widen(x[((image * p.h + h) * p.w + w) * p.c + c]) * widen(weight[((k * p.r + r) * p.s + s) * p.c + c]);
+        z += widen(x[image * p.x_strides[2] + h * p.x_strides[1] + w * p.x_strides[0] + c]) *
+             widen(weight[((k * p.r + r) * p.s + s) * p.c + c]);
     }
   return z;
 }

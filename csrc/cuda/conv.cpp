@@ -1,0 +1,102 @@
+// _conv_epilogue: tensors -> ConvProblem -> plan -> launch; what our kernels do not take is torch's own convolution and
+// then the epilogue.
+#include <torch/csrc/stable/ops.h>
+
+#include "../convolution.h"
+#include "conv_problem.h"
+#include "describe.h"
+#include "device.h"
+#include "primitives.h"
+
+namespace atrous::cuda {
+
+namespace {
+
+// The zeros that the input needs before a kernel reads it.
+struct Padded {
+  int64_t channels;  // in all
+  int64_t around;    // columns on either side
+};
+
+// x is as it will be once it is padded.
+ConvProblem describe(const Arguments& arguments, const Tensor& input, const Padded& padded, const Tensor& weight,
+                     const OptionalTensor& bias, const Sizes& sizes, const Sizes& stride, const Sizes& padding,
+                     const Sizes& dilation, int64_t groups) {
+  ConvProblem problem{};
+  problem.x = input.const_data_ptr();
+  problem.weight = weight.const_data_ptr();
+  problem.residual = arguments.residual ? arguments.residual->const_data_ptr() : nullptr;
+  problem.type = input.scalar_type();
+  problem.n = input.size(0), problem.h = input.size(2), problem.w = input.size(3) + 2 * padded.around;
+  problem.c = padded.channels, problem.k = sizes[1], problem.p = sizes[2], problem.q = sizes[3];
+  problem.r = weight.size(2), problem.s = weight.size(3);
+  problem.x_strides[0] = problem.c;
+  problem.x_strides[1] = problem.w * problem.c;
+  problem.x_strides[2] = problem.h * problem.w * problem.c;
+  for (int i = 0; i < 2; ++i) {
+    problem.stride[i] = stride[i];
+    problem.padding[i] = padding[i];
+    problem.dilation[i] = dilation[i];
+  }
+  problem.padding[1] -= padded.around;
+  problem.groups = groups;
+  problem.vectors = vectors_of(arguments, bias);
+  problem.slope = arguments.kind();
+  problem.place = arguments.place();
+  problem.dropout = arguments.dropout > 0;
+  return problem;
+}
+
+Tensor empty(const Tensor& like, const Sizes& sizes, ScalarType type) {
+  return torch::stable::empty(
+      sizes, type, std::nullopt, like.device(), std::nullopt,
+      sizes.size() == 4 ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+// Channels last, with its zeros: a copy where it is not so already.
+Tensor prepare(const Tensor& tensor, const Padded& padded) {
+  const int64_t more = padded.channels - tensor.size(1), around = padded.around;
+  const Tensor whole = more || around ? torch::stable::pad(tensor, Sizes{around, around, 0, 0, 0, more}) : tensor;
+  return torch::stable::contiguous(whole, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  if (problem.pixels() == 0 || problem.k == 0) return cudaSuccess;
+  const auto product = problem.type == ScalarType::Half       ? conv_fp16
+                       : problem.type == ScalarType::BFloat16 ? conv_bf16
+                                                              : conv_fp32;
+  const cudaError_t result = product(problem, plan, workspace, stream);
+  if (result != cudaSuccess || plan.splits == 1) return result;
+  return conv_reduce(problem, plan.splits, static_cast<const float*>(workspace), stream);
+}
+
+}  // namespace
+
+Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                     const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
+  check_convolution(input, weight, bias, stride, padding, dilation, groups);
+  const Device device("input", input);
+  device.check("weight", weight);
+  device.check("bias", bias);
+  device.check(arguments);
+  const Sizes sizes = convolution_sizes(input, weight, stride, padding, dilation);
+  const ScalarType type = input.scalar_type();
+  const int64_t channels = conv_channels(input.size(1), type, dilation[1]);
+  const bool rows = reads_rows(input.size(1), dilation[1]);
+  const Padded padded{channels, rows ? padding[1] : 0};
+  ConvProblem problem = describe(arguments, input, padded, weight, bias, sizes, stride, padding, dilation, groups);
+  if (rows) merge_rows(problem);
+  if (!suggests_channels_last(input) || !conv_reasons(problem).empty())
+    return epilogue(arguments, convolution(input, weight, bias, stride, padding, dilation, groups));
+  arguments.check(sizes, strides_of(sizes, Order::channels_last), type);
+  const Tensor x = prepare(input, padded), krsc = prepare(weight, {channels, 0}), y = empty(input, sizes, type);
+  problem.x = x.const_data_ptr(), problem.weight = krsc.const_data_ptr(), problem.y = y.mutable_data_ptr();
+  const ConvPlan plan = conv_plan(problem, device.multiprocessors());
+  std::optional<Tensor> partial;
+  if (plan.workspace_bytes) partial = empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
+  void* const workspace = partial ? partial->mutable_data_ptr() : nullptr;
+  if (y.numel()) check(run(problem, plan, workspace, device.stream()), "_conv_epilogue");
+  return y;
+}
+
+}  // namespace atrous::cuda
