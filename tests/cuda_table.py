@@ -22,8 +22,8 @@ def label(kernel: gate.Kernel) -> str:
     """Its name, what it is stored in, and of a convolution its tile."""
     name, _, arguments = kernel.name.partition("<")
     dtype = next((TYPES[word] for word in re.findall(r"\w+", arguments) if word in TYPES), "")
-    tile = re.search(r"Shape<\w+, (\d+), (\d+), (?:\d+, ){4}(true|false|0|1)", arguments)
-    few = " of 4 channels" if tile and tile[3] in ("true", "1") else ""
+    tile = re.search(r"Shape<\w+, (\d+), (\d+), (?:\d+, ){4}(\d+)", arguments)
+    few = " by 4 channels" if tile and tile[3] == "4" and dtype != "fp32" else ""
     return f"{name.removesuffix('_kernel')}, {dtype}" + (f", {tile[1]}x{tile[2]}{few}" if tile else "")
 
 
