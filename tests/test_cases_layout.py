@@ -11,6 +11,7 @@ from oracle import agree, layout, make_site
 from torch import nn
 
 import atrous
+from atrous import testing
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 SIZES = [(1, 1), (7, 7), (13, 29)]
@@ -110,6 +111,18 @@ VIEWS = {
     "storage offset": lambda: torch.randn(2 * 4 * 9 * 8 + 3)[3:].view(2, 4, 9, 8),
     "flipped twice": lambda: torch.randn(2, 4, 9, 8).flip(3).flip(3),
 }
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_a_library_that_gives_another_order(monkeypatch, dtype):
+    """As on a card in fp64 and without cuDNN: a residual in the order of the input is taken, and y has it too."""
+    conv2d = torch.conv2d
+    monkeypatch.setattr(torch, "conv2d", lambda *arguments: conv2d(*arguments).contiguous())
+    made = testing.arguments(testing.CASES[1], dtype, memory_format=torch.channels_last)
+    y = atrous.conv_bn_act(**made, backend="library")
+    monkeypatch.undo()
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    testing.assert_close(y, made)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
