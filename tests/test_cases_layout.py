@@ -117,7 +117,7 @@ VIEWS = {
 def test_a_library_that_gives_another_order(monkeypatch, dtype):
     """As on a card in fp64 and without cuDNN: a residual in the order of the input is taken, and y has it too."""
     conv2d = torch.conv2d
-    monkeypatch.setattr(torch, "conv2d", lambda *arguments: conv2d(*arguments).contiguous())
+    monkeypatch.setattr(torch, "conv2d", lambda *arguments, **named: conv2d(*arguments, **named).contiguous())
     made = testing.arguments(testing.CASES[1], dtype, memory_format=torch.channels_last)
     y = atrous.conv_bn_act(**made, backend="library")
     monkeypatch.undo()
