@@ -31,7 +31,9 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
         if input.is_cuda and bias is not None and arguments.mean is None:  # cuDNN's bias is a pass of its own
             bias, arguments = None, arguments._replace(beta=bias)
         z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
-        return epilogue(laid_out(z, z.dtype, memory_format(input, weight)), arguments)
+        if z.device.type in ("cpu", "cuda"):  # aten's own kernels for a card know contiguous tensors alone
+            z = laid_out(z, z.dtype, memory_format(input, weight))
+        return epilogue(z, arguments)
 
     return in_arithmetic_type(run, input, (weight, bias), arguments)
 
