@@ -99,16 +99,16 @@ def cuda_sources(torch, cuda_home: str | None) -> list[str]:
     return sources if with_cuda(torch.__version__, torch.version.cuda, nvcc_version(cuda_home), force) else []
 
 
-def cutlass_include() -> str:
-    """The headers of the CUDA convolution's main loop, or the end of the build with the remedy."""
+def cutlass_include() -> list[str]:
+    """The headers of the CUDA convolution's main loop and of their tools, or the end of the build with the remedy."""
     spec = importlib.util.find_spec("cutlass_library")
-    folder = Path(spec.origin).parent / "source" / "include" if spec and spec.origin else None
-    if folder is None or not (folder / "cutlass" / "cutlass.h").exists():
+    source = Path(spec.origin).parent / "source" if spec and spec.origin else None
+    if source is None or not (source / "include" / "cutlass" / "cutlass.h").exists():
         raise SystemExit(
             "atrous: the CUDA sources need the headers of CUTLASS, which are not found: run "
             f"`pip install --no-deps {' '.join(lines('requirements-cuda.txt'))}`, {SKIP}."
         )
-    return str(folder)
+    return [str(source / "include"), str(source / "tools" / "util" / "include")]
 
 
 def arch_list(nvcc: str) -> str:
@@ -142,7 +142,7 @@ def extensions(torch) -> list[Extension]:
     ops = Extension(
         "atrous.libatrous",
         [*lines("csrc/sources.txt"), *cuda],
-        include_dirs=[*include_paths(device), *([cutlass_include()] if cuda else [])],
+        include_dirs=[*include_paths(device), *(cutlass_include() if cuda else [])],
         library_dirs=library_paths(device),
         libraries=["torch_cpu", *(["torch_cuda", "cudart"] if cuda else [])],
         extra_compile_args={

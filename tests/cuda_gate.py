@@ -74,7 +74,7 @@ def setup():
 def includes() -> list[str]:
     from torch.utils.cpp_extension import include_paths
 
-    folders = [*include_paths(), setup().cutlass_include()]
+    folders = [*include_paths(), *setup().cutlass_include()]
     return [flag for folder in folders for flag in ("-isystem", folder)]
 
 
