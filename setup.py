@@ -18,8 +18,8 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 MINIMUM_TORCH = (2, 11)
 SKIP = "or set ATROUS_SKIP_NATIVE=1 to install without the C++ library"
-# The cards that kernels are made for, and the first nvcc that knows each.
-CARDS = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0": (11, 8), "10.0": (12, 8), "12.0": (12, 8)}
+# The cards that kernels are made for, and the first nvcc that knows each; 9.0a is what the products of 9.0 need.
+CARDS = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0a": (12, 0), "10.0": (12, 8), "12.0": (12, 8)}
 # What both libraries need of the machine beside torch.
 PROBE = "#include <optional>\n#include <Python.h>\n"
 
@@ -112,9 +112,14 @@ def cutlass_include() -> list[str]:
 
 
 def arch_list(nvcc: str) -> str:
-    """What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand."""
+    """What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand.
+
+    PTX is for newer cards, and that of 9.0a is for no other.
+    """
     version = tuple(map(int, nvcc.split(".")))
-    return ";".join(card for card, since in CARDS.items() if version >= since) + "+PTX"
+    cards = [card for card, since in CARDS.items() if version >= since]
+    newest = [card for card in cards if not card.endswith("a")][-1]
+    return ";".join(card + "+PTX" * (card == newest) for card in cards)
 
 
 def nvcc_flags() -> list[str]:

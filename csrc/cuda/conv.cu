@@ -69,7 +69,8 @@ Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tens
   const Tensor x = prepare(input, channels), krsc = prepare(weight, channels), y = empty_channels_last(input, sizes);
   const ConvProblem problem = describe(arguments, x, krsc, bias, y, stride, padding, dilation, groups);
   if (!conv_reasons(problem).empty()) return unfused();
-  const ConvPlan plan = conv_plan(problem, device.multiprocessors());
+  const bool sm90 = device.capability() == 90 && conv_sm90_built();
+  const ConvPlan plan = conv_plan(problem, device.multiprocessors(), sm90);
   const Tensor shares = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
   if (y.numel()) check(conv_run(problem, plan, shares.mutable_data_ptr(), device.stream()), "_conv_epilogue");
   return y;

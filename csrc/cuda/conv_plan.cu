@@ -27,6 +27,19 @@ double extent(const ConvProblem& problem) {
          double(problem.w + around * problem.padding[1]) * double(problem.c);
 }
 
+// What TMA's im2col mode takes: corners of the padded plane in 8 bits, a position of the kernel in 8 bits of which
+// CUTLASS leaves one value out, strides of at most 8; addresses and strides are multiples of 16 bytes anyway. Of the 64
+// channels of a step at least three quarters must be x's: the rest of them are zeros.
+// Source: CUDA driver API, cuTensorMapEncodeIm2col; CUTLASS 4.2, sm90_implicit_gemm_gmma_ss_warpspecialized.hpp.
+bool gathers(const ConvProblem& problem) {
+  const auto side = [&](int i, int64_t kernel) {
+    const int64_t reach = (kernel - 1) * problem.dilation[i], upper = problem.padding[i] - reach;
+    return problem.padding[i] <= 128 && upper >= -128 && upper <= 127 && reach <= 254 && problem.stride[i] <= 8;
+  };
+  const int64_t channels = divide_up(problem.c, 64) * 64;
+  return problem.type != ScalarType::Float && side(0, problem.r) && side(1, problem.s) && 3 * channels <= 4 * problem.c;
+}
+
 int64_t blocks(const ConvProblem& problem, int64_t m, int64_t n) {
   return divide_up(problem.pixels(), m) * divide_up(problem.k, n);
 }
@@ -67,12 +80,14 @@ std::string conv_reasons(const ConvProblem& problem) {
 }
 
 // The largest tile that still gives every multiprocessor one; where none does, the smallest, and the reduction is cut
-// until there are two blocks for each. 64 output channels would leave half of the wide tile empty.
-ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors) {
+// until there are two blocks for each. 64 output channels would leave half of the wide tile empty. A card of compute
+// capability 9.0 computes the large tiles by its own products, but for what those cannot take.
+ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors, bool sm90) {
   if (few(problem)) return {Tile::few, 1, 0};
+  const bool tma = sm90 && gathers(problem);
   if (problem.type != ScalarType::Float && problem.k > 64 && blocks(problem, 128, 128) >= multiprocessors)
-    return {Tile::t128x128, 1, 0};
-  if (blocks(problem, 128, 64) >= multiprocessors) return {Tile::t128x64, 1, 0};
+    return {Tile::t128x128, 1, 0, tma};
+  if (blocks(problem, 128, 64) >= multiprocessors) return {Tile::t128x64, 1, 0, tma};
   const int64_t steps = divide_up(problem.c * bytes(problem), STEP);
   const int64_t wanted = 2 * multiprocessors / std::max<int64_t>(blocks(problem, 64, 64), 1);
   const int64_t splits = std::max<int64_t>(std::min({steps, wanted, MOST_SPLITS}), 1);

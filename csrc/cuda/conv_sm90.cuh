@@ -2,8 +2,13 @@
 // (TMA's im2col mode), a warp group multiplies from shared memory (wgmma). Types and launch; conv_plan.cu says when.
 #pragma once
 
-// How descriptors of TMA are made: CUTLASS prints and aborts where the driver refuses one, or goes on with nothing where
-// asserts are off. We note what the driver says, and launch nothing.
+// An assert in a kernel is a call, for which ptxas lets no wgmma run beside another.
+#ifndef NDEBUG
+#define NDEBUG
+#endif
+
+// How descriptors of TMA are made: CUTLASS prints and aborts where the driver refuses one, or goes on with nothing
+// where asserts are off. We note what the driver says, and launch nothing.
 #include <cutlass/cuda_host_adapter.hpp>
 #undef CUTLASS_CUDA_DRIVER_WRAPPER_CALL
 #define CUTLASS_CUDA_DRIVER_WRAPPER_CALL(encode) \
@@ -16,14 +21,15 @@ inline CUresult note(CUresult result) {
 }
 }  // namespace atrous::cuda
 
-#include <cute/tensor.hpp>
+#include <cutlass/conv/convolution.h>
 #include <cutlass/kernel_hardware_info.hpp>
-// after these two, which they lack
+
+#include <cute/tensor.hpp>
+
+// after those, which they lack
 #include <cute/atom/copy_traits_sm100_im2col.hpp>
 #include <cute/atom/copy_traits_sm90_im2col.hpp>
 #include <cutlass/conv/collective/collective_builder.hpp>
-#include <cutlass/conv/convolution.h>
-#include <cutlass/conv/dispatch_policy.hpp>
 #include <cutlass/conv/kernel/conv_universal.hpp>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
 #include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
@@ -42,15 +48,15 @@ constexpr bool BUILT = false;
 constexpr bool BUILT = true;
 #endif
 
-// Of PIXELS x N channels, 64 channels of x a step. STAGES fill shared memory for as many BLOCKS as registers have room
+// 128 pixels x N channels, 64 channels of x a step. STAGES fill shared memory for as many BLOCKS as registers have room
 // for: 128 x 128 sums are 128 registers of each of 128 threads.
-constexpr int PIXELS = 128, DEPTH = 64;
 template <int N>
 using Tile = cute::Shape<_128, Int<N>, cute::Shape<_64>>;
 template <int N>
 constexpr int BLOCKS = N == 64 ? 2 : 1;
 template <int N>
 constexpr int STAGES = N == 64 ? 4 : 6;
+using Sizes = cutlass::conv::ConvProblemShape<cutlass::conv::Operator::kFprop, 2>;
 
 // At the start of dynamic shared memory; what follows it is aligned as TMA's swizzle wants.
 template <int N>
@@ -102,8 +108,8 @@ struct Ending : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
     const auto row = [&](float* values) {
       const auto tile = cute::make_tensor(cute::make_smem_ptr(values), cute::make_shape(_128{}, Int<N>{}),
                                           cute::make_stride(_0{}, _1{}));
-      return cutlass::epilogue::fusion::sm90_partition_for_epilogue<SOURCE>(
-          tile, arguments.epi_tile, arguments.tiled_copy, arguments.thread_idx);
+      return cutlass::epilogue::fusion::sm90_partition_for_epilogue<SOURCE>(tile, arguments.epi_tile,
+                                                                            arguments.tiled_copy, arguments.thread_idx);
     };
     return Store(row(channels.scale), row(channels.shift), row(channels.slope), arguments.tCrC);
   }
@@ -128,7 +134,6 @@ struct Product {
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, cutlass::conv::Operator::kFprop, Element, Layout, 8, Element,
       Layout, 8, float, Tile<N>, Cluster, cutlass::conv::collective::StageCount<STAGES<N>>,
       cutlass::conv::KernelImplicitTmaWarpSpecializedSm90>::CollectiveOp;
-  using Sizes = cutlass::conv::ConvProblemShape<cutlass::conv::Operator::kFprop, 2>;
   using Kernel = cutlass::conv::kernel::ConvUniversal<Sizes, Main, Epilogue>;
   using Params = typename Kernel::Params;
   static constexpr int THREADS = Kernel::MaxThreadsPerBlock;
@@ -148,8 +153,8 @@ __global__ void __launch_bounds__(BUILT ? 256 : 32, BUILT ? BLOCKS<N> : 1)
   }
 }
 
-inline cutlass::conv::ConvProblemShape<cutlass::conv::Operator::kFprop, 2> sizes_of(const ConvProblem& p) {
-  const auto pair = [](const int64_t(&both)[2]) { return cute::array<int, 2>{int(both[0]), int(both[1])}; };
+inline Sizes sizes_of(const ConvProblem& p) {
+  const auto pair = [](const int64_t (&both)[2]) { return cute::array<int, 2>{int(both[0]), int(both[1])}; };
   return {cutlass::conv::Mode::kCrossCorrelation,
           cute::array<int, 4>{int(p.n), int(p.h), int(p.w), int(p.c)},
           cute::array<int, 4>{int(p.k), int(p.r), int(p.s), int(p.c)},
@@ -188,6 +193,16 @@ cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
     config.stream = stream;
     return cudaLaunchKernelEx(&config, kernel, params, problem.vectors);
   });
+}
+
+// Whether the code of the current card is that for sm_90a: it tells by the bounds of a kernel.
+template <class Element>
+bool built() {
+  cudaFuncAttributes attributes{};
+  const auto kernel = conv_sm90_kernel<Element, 64, Slope::relu, Residual::none>;
+  const bool found = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
+  if (!found) cudaGetLastError();  // no code for the card at all: the launch of any other kernel says so
+  return found && attributes.maxThreadsPerBlock >= 256;
 }
 
 template <class Element>

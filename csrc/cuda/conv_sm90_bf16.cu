@@ -3,7 +3,7 @@
 
 namespace atrous::cuda {
 
-cudaError_t conv_sm90_bf16(const ConvProblem& problem, const ConvPlan& plan, cudaStream_t stream) {
+cudaError_t conv_sm90_bf16(const ConvProblem& problem, const ConvPlan& plan, void*, cudaStream_t stream) {
   return sm90::run<cutlass::bfloat16_t>(problem, plan, stream);
 }
 

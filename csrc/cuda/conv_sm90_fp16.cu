@@ -3,8 +3,13 @@
 
 namespace atrous::cuda {
 
-cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, cudaStream_t stream) {
+cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, void*, cudaStream_t stream) {
   return sm90::run<cutlass::half_t>(problem, plan, stream);
+}
+
+bool conv_sm90_built() {
+  static const bool built = sm90::built<cutlass::half_t>();  // cards of one compute capability have the same code
+  return built;
 }
 
 }  // namespace atrous::cuda
