@@ -66,6 +66,5 @@ def lacks(device: torch.device) -> tuple[str, ...]:
         return old
     here = ".".join(map(str, capability(device)))
     wanted = {"9.0": "9.0a"}.get(here, here)  # what csrc/cuda/conv_sm90.cuh needs
-    return (
-        f"libatrous.so is built for {arch_list()}, {device} is {here}: build it again with TORCH_CUDA_ARCH_LIST={wanted}",
-    )
+    remedy = f"build it again with TORCH_CUDA_ARCH_LIST={wanted}"
+    return (f"libatrous.so is built for {arch_list()}, {device} is {here}: {remedy}",)

@@ -28,7 +28,7 @@ class Kernel:
 
     opcodes: how often each instruction is in the code, by the name before its first dot; those that move 16 bytes once
         more, as LDG.128, and those that gather, as UTMALDG.IM2COL.
-    threads: of a block at most, by its launch bounds. serial: whether ptxas makes every wgmma wait for the one before it.
+    threads: of a block at most, by its launch bounds. serial: whether ptxas makes every wgmma wait for the last one.
     """
 
     name: str

@@ -51,7 +51,7 @@ def test_products(chip):
 
 
 def test_products_of_9_0():
-    """x is gathered and the weight is copied by TMA, wgmma runs unhindered, and the large tile leaves one block alone."""
+    """TMA gathers x and copies the rest, wgmma runs unhindered, nothing spills; two blocks of the narrow tile fit."""
     kernels = gate.compile(list(SM90), "90a")
     assert {source: sum(kernel.source == source for kernel in kernels) for source in SM90} == SM90
     assert complaints(kernels, lambda kernel: 128 if ", 64, " in kernel.name else 255) == []

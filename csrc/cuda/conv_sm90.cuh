@@ -14,9 +14,9 @@
 #define CUTLASS_CUDA_DRIVER_WRAPPER_CALL(encode) \
   [](auto... values) { return atrous::cuda::note(cutlass::call_##encode(values...)); }
 namespace atrous::cuda {
-inline thread_local CUresult descriptors = CUDA_SUCCESS;
+inline thread_local CUresult refused = CUDA_SUCCESS;
 inline CUresult note(CUresult result) {
-  if (result != CUDA_SUCCESS) descriptors = result;
+  if (result != CUDA_SUCCESS) refused = result;
   return CUDA_SUCCESS;
 }
 }  // namespace atrous::cuda
@@ -181,9 +181,9 @@ cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
     const auto kernel = conv_sm90_kernel<Element, N, slope, place>;
     const auto values = arguments<Whole>(problem);
     if (!Whole::Kernel::can_implement(values)) return cudaErrorNotSupported;
-    descriptors = CUDA_SUCCESS;
+    refused = CUDA_SUCCESS;
     const typename Whole::Params params = Whole::Kernel::to_underlying_arguments(values, nullptr);
-    if (descriptors != CUDA_SUCCESS) return cudaError_t(descriptors);  // their numbers agree
+    if (refused != CUDA_SUCCESS) return cudaError_t(refused);  // their numbers agree
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Whole::BYTES);
     if (allowed != cudaSuccess) return allowed;
     cudaLaunchConfig_t config{};
