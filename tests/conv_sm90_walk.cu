@@ -4,6 +4,7 @@
 // convolution in fp64. What it leaves to a card: TMA itself, wgmma, barriers. test_cuda_conv_gate.py runs it.
 #include <cuda.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -284,6 +285,68 @@ int check(const char* name, const Case& c) {
   return !(good && !bad);
 }
 
+// The plan takes these products for what CUTLASS and the driver take, with few enough zeros in place of channels, and
+// for nothing else: over corners and offsets around their bounds.
+int check_plans() {
+  int wrong = 0, taken = 0, asked = 0;
+  using Whole = sm90::Product<Half, 64, Slope::tensor, Residual::before>;
+  for (int64_t c : {8, 40, 48, 64, 72, 88, 96, 136, 144})
+    for (int64_t kernel : {1, 2, 3, 32})
+      for (int64_t padding : {0, 1, 127, 128, 129, 200})
+        for (int64_t dilation : {1, 4, 8, 9, 64, 127, 128, 129, 254, 255, 300})
+          for (int64_t stride : {1, 2, 8, 9}) {
+            ConvProblem p{};
+            p.type = ScalarType::BFloat16;
+            p.n = 64, p.c = c, p.h = p.w = 1 + std::max<int64_t>((kernel - 1) * dilation - padding, 8), p.k = 64;
+            p.r = kernel, p.s = 1, p.groups = 1;
+            p.x = p.weight = p.residual = p.y = nullptr;
+            p.stride[0] = stride, p.padding[0] = padding, p.dilation[0] = dilation;
+            p.stride[1] = p.dilation[1] = 1;
+            if (c == 72)
+              std::swap(p.r, p.s), std::swap(p.stride[0], p.stride[1]), std::swap(p.padding[0], p.padding[1]),
+                  std::swap(p.dilation[0], p.dilation[1]);
+            for (int64_t* of : {&p.p, &p.q}) {
+              const int i = of == &p.q;
+              *of = ((i ? p.w : p.h) + 2 * p.padding[i] - p.dilation[i] * ((i ? p.s : p.r) - 1) - 1) / p.stride[i] + 1;
+            }
+            if (p.p < 1 || p.q < 1 || !conv_reasons(p).empty()) continue;
+            const auto arguments = sm90::arguments<Whole>(p);
+            atrous::cuda::refused = CUDA_SUCCESS;
+            bool takes = Whole::Kernel::can_implement(arguments);
+            if (takes) Whole::Kernel::to_underlying_arguments(arguments, nullptr);
+            takes &= atrous::cuda::refused == CUDA_SUCCESS;
+            const bool filled = c == 48 || c == 64 || c == 96 || c == 144;
+            const ConvPlan plan = conv_plan(p, 1, true), other = conv_plan(p, 1, false);
+            ++asked, taken += plan.tma;
+            if (plan.tma == (takes && filled) && !other.tma && plan.tile == other.tile && plan.splits == 1) continue;
+            ++wrong;
+            std::printf("WRONG plan: %lld channels, kernel %lld, padding %lld, dilation %lld, stride %lld: %d\n",
+                        (long long)c, (long long)kernel, (long long)padding, (long long)dilation, (long long)stride,
+                        plan.tma);
+          }
+  ConvProblem p{};
+  p.n = 64, p.h = p.w = p.p = p.q = 56, p.c = p.k = 64, p.r = p.s = p.groups = 1;
+  for (int i = 0; i < 2; ++i) p.stride[i] = p.dilation[i] = 1;
+  const auto tma = [&](ScalarType type, int64_t c, int64_t n) {
+    p.type = type, p.c = c, p.n = n;
+    return conv_plan(p, 132, true).tma;
+  };
+  wrong += !tma(ScalarType::Half, 64, 64) || tma(ScalarType::Float, 64, 64) || tma(ScalarType::Half, 4, 64) ||
+           tma(ScalarType::Half, 64, 1);  // fp32, a stem, too few blocks
+  std::printf("%s plans: %d of %d by TMA\n", wrong ? "WRONG" : "ok", taken, asked);
+  return wrong;
+}
+
+// What the driver refuses is an error, and nothing is launched.
+int check_refusal() {
+  const Filled<Half> filled({1, 8, 8, 64, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 0});
+  answer = CUDA_ERROR_NOT_PERMITTED;
+  const cudaError_t got = sm90::run<Half, 64>(filled.problem(), nullptr);
+  answer = CUDA_SUCCESS;
+  if (got != cudaErrorNotPermitted) std::printf("WRONG: a refused descriptor gives %s\n", cudaGetErrorName(got));
+  return got != cudaErrorNotPermitted;
+}
+
 }  // namespace
 
 int main() {
@@ -294,7 +357,7 @@ int main() {
   const Case strided{2, 20, 19, 48, 64, 7, 5, {3, 2}, {3, 0}, {1, 2}, 0};
   const Case poisoned{1, 21, 21, 56, 64, 3, 3, {1, 1}, {6, 6}, {6, 6}, INFINITY};
   const Case farthest{1, 3, 2, 56, 8, 3, 2, {8, 8}, {127, 127}, {127, 254}, 0};
-  int wrong = 0;
+  int wrong = check_plans() + check_refusal();
   wrong += check<128>("plain", plain) + check<64>("plain", plain);
   wrong += check<128>("dilated", dilated) + check<64>("dilated", dilated);
   wrong += check<128>("pointwise", pointwise) + check<64>("strided", strided) + check<64>("poisoned", poisoned);
