@@ -18,8 +18,8 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 MINIMUM_TORCH = (2, 11)
 SKIP = "or set ATROUS_SKIP_NATIVE=1 to install without the C++ library"
-# The cards that kernels are made for, and the first nvcc that knows each.
-CARDS = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0": (11, 8), "10.0": (12, 8), "12.0": (12, 8)}
+# The cards that kernels are made for, and the first nvcc that knows each; 9.0a is what the products of 9.0 need.
+CARDS = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0a": (12, 0), "10.0": (12, 8), "12.0": (12, 8)}
 # What both libraries need of the machine beside torch.
 PROBE = "#include <optional>\n#include <Python.h>\n"
 
@@ -99,22 +99,27 @@ def cuda_sources(torch, cuda_home: str | None) -> list[str]:
     return sources if with_cuda(torch.__version__, torch.version.cuda, nvcc_version(cuda_home), force) else []
 
 
-def cutlass_include() -> str:
-    """The headers of the CUDA convolution's main loop, or the end of the build with the remedy."""
+def cutlass_include() -> list[str]:
+    """The headers of the CUDA convolution's main loop and of their tools, or the end of the build with the remedy."""
     spec = importlib.util.find_spec("cutlass_library")
-    folder = Path(spec.origin).parent / "source" / "include" if spec and spec.origin else None
-    if folder is None or not (folder / "cutlass" / "cutlass.h").exists():
+    source = Path(spec.origin).parent / "source" if spec and spec.origin else None
+    if source is None or not (source / "include" / "cutlass" / "cutlass.h").exists():
         raise SystemExit(
             "atrous: the CUDA sources need the headers of CUTLASS, which are not found: run "
             f"`pip install --no-deps {' '.join(lines('requirements-cuda.txt'))}`, {SKIP}."
         )
-    return str(folder)
+    return [str(source / "include"), str(source / "tools" / "util" / "include")]
 
 
 def arch_list(nvcc: str) -> str:
-    """What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand."""
+    """What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand.
+
+    PTX is for newer cards, and that of 9.0a is for no other.
+    """
     version = tuple(map(int, nvcc.split(".")))
-    return ";".join(card for card, since in CARDS.items() if version >= since) + "+PTX"
+    cards = [card for card, since in CARDS.items() if version >= since]
+    newest = [card for card in cards if not card.endswith("a")][-1]
+    return ";".join(card + "+PTX" * (card == newest) for card in cards)
 
 
 def nvcc_flags() -> list[str]:
@@ -142,7 +147,7 @@ def extensions(torch) -> list[Extension]:
     ops = Extension(
         "atrous.libatrous",
         [*lines("csrc/sources.txt"), *cuda],
-        include_dirs=[*include_paths(device), *([cutlass_include()] if cuda else [])],
+        include_dirs=[*include_paths(device), *(cutlass_include() if cuda else [])],
         library_dirs=library_paths(device),
         libraries=["torch_cpu", *(["torch_cuda", "cudart"] if cuda else [])],
         extra_compile_args={

@@ -4,38 +4,12 @@
 // it.
 #include <cmath>
 #include <cstdio>
-#include <random>
 #include <vector>
 
+#include "conv_case.h"
 #include "conv_kernel.cuh"
 
-using namespace atrous;
-using namespace atrous::cuda;
-
 namespace {
-
-struct Case {
-  int64_t n, h, w, c, k, r, s, stride[2], padding[2], dilation[2];
-  double poison;  // x's middle is this, where it is not 0
-
-  // Columns of zeros on either side of x.
-  int64_t around() const { return c == FEW ? padding[1] : 0; }
-};
-
-template <class T>
-struct Buffer {
-  std::vector<T> values;
-  T* data;  // at a multiple of 16 bytes
-  explicit Buffer(size_t size) : values(size + 16) {
-    data = values.data() + (16 - reinterpret_cast<uintptr_t>(values.data()) % 16) % 16 / sizeof(T);
-  }
-};
-
-template <class T>
-void fill(Buffer<T>& buffer, size_t size, std::mt19937& random) {
-  std::uniform_real_distribution<float> uniform(-1, 1);
-  for (size_t i = 0; i < size; ++i) buffer.data[i] = T(uniform(random));
-}
 
 // What the threads of a block load in one step of the reduction: `rows` of DEPTH elements.
 template <class Iterator, class Element, int DEPTH>
@@ -82,58 +56,13 @@ std::vector<float> block(const typename Whole::Params& params, int tile_m, int t
   return sums;
 }
 
-template <class Element>
-double reference(const ConvProblem& p, const Case& c, int64_t pixel, int64_t k) {
-  const int64_t image = pixel / (p.p * p.q), row = pixel / p.q % p.p, column = pixel % p.q, around = c.around();
-  const Element *x = static_cast<const Element*>(p.x), *weight = static_cast<const Element*>(p.weight);
-  double z = 0;
-  for (int64_t r = 0; r < c.r; ++r)
-    for (int64_t s = 0; s < c.s; ++s) {
-      const int64_t h = row * c.stride[0] - c.padding[0] + r * c.dilation[0],
-                    w = column * c.stride[1] - c.padding[1] + s * c.dilation[1];
-      if (h < 0 || h >= c.h || w < 0 || w >= c.w) continue;
-      for (int64_t i = 0; i < c.c; ++i)
-        z += double(float(x[((image * c.h + h) * (c.w + 2 * around) + w + around) * c.c + i])) *
-             double(float(weight[((k * c.r + r) * c.s + s) * c.c + i]));
-    }
-  const Element* residual = static_cast<const Element*>(p.residual);
-  const double scale = 1 / std::sqrt(double(static_cast<const float*>(p.vectors.var.data)[k]) + p.vectors.eps);
-  const double u =
-      (z - static_cast<const float*>(p.vectors.mean.data)[k]) * scale + double(float(residual[pixel * p.k + k]));
-  return u > 0 ? u : u * static_cast<const double*>(p.vectors.slope.data)[2 * k];
-}
-
 template <class Shape>
 int check(const char* name, const Case& c, int splits) {
   using Element = typename Shape::Element;
   using Whole = Product<Shape, Ending<Shape, Slope::tensor, Residual::before>>;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, COUNT = Shape::VECTOR;
-  ConvProblem p{};
-  p.type = sizeof(Element) == 4 ? ScalarType::Float : ScalarType::Half;
-  p.n = c.n, p.h = c.h, p.w = c.w + 2 * c.around(), p.c = c.c, p.k = c.k, p.r = c.r, p.s = c.s, p.groups = 1;
-  for (int i = 0; i < 2; ++i) p.stride[i] = c.stride[i], p.padding[i] = c.padding[i], p.dilation[i] = c.dilation[i];
-  p.p = (c.h + 2 * c.padding[0] - c.dilation[0] * (c.r - 1) - 1) / c.stride[0] + 1;
-  p.q = (c.w + 2 * c.padding[1] - c.dilation[1] * (c.s - 1) - 1) / c.stride[1] + 1;
-  p.padding[1] -= c.around();
-  p.x_strides[0] = p.c, p.x_strides[1] = p.w * p.c, p.x_strides[2] = p.h * p.w * p.c;
-  std::mt19937 random(0);
-  Buffer<Element> x(p.n * p.h * p.w * p.c), weight(p.k * p.r * p.s * p.c), residual(p.pixels() * p.k);
-  fill(x, p.n * p.h * p.w * p.c, random);
-  fill(weight, p.k * p.r * p.s * p.c, random);
-  fill(residual, p.pixels() * p.k, random);
-  for (int64_t pixel = 0; c.around() && pixel < p.n * p.h * p.w; ++pixel)
-    for (int64_t i = 0; i < p.c; ++i)
-      if (pixel % p.w < c.around() || pixel % p.w >= p.w - c.around()) x.data[pixel * p.c + i] = Element(0);
-  if (c.poison != 0) x.data[((p.h / 2) * p.w + p.w / 2) * p.c] = Element(float(c.poison));
-  std::vector<float> mean(p.k), var(p.k);
-  std::vector<double> slope(2 * p.k);
-  for (int64_t k = 0; k < p.k; ++k) mean[k] = 0.01f * k, var[k] = 0.5f + k % 3, slope[2 * k] = 0.1 * (k % 5) - 0.2;
-  p.x = x.data, p.weight = weight.data, p.residual = residual.data;
-  p.vectors.mean = {mean.data(), 1, ScalarType::Float}, p.vectors.var = {var.data(), 1, ScalarType::Float};
-  p.vectors.slope = {slope.data(), 2, ScalarType::Double};  // any dtype, any stride
-  p.vectors.eps = 1e-5f;
-  p.slope = Slope::tensor, p.place = Residual::before;
-  if (p.c == FEW) merge_rows(p);
+  const Filled<Element> filled(c);
+  const ConvProblem p = filled.problem();
   if (const std::string reasons = conv_reasons(p); !reasons.empty()) {
     std::printf("%s: refused: %s\n", name, reasons.c_str());
     return 1;
@@ -160,15 +89,11 @@ int check(const char* name, const Case& c, int splits) {
             values.scale[i] = channel.affine.scale, values.shift[i] = channel.affine.shift;
             values.slope[i] = channel.slope;
             z[i] = sums[m * N + n + i];
-            added[i] = residual.data[pixel * p.k + first + i];
+            added[i] = filled.residual.data[pixel * p.k + first + i];
           }
           const auto y = values(z, added);
           for (int i = 0; i < COUNT; ++i, ++seen) {
-            const double got = double(float(y[i])), wanted = reference<Element>(p, c, pixel, first + i);
-            if (std::isnan(wanted) && std::isnan(got)) continue;
-            if (std::isinf(wanted) && got == wanted) continue;
-            const double unit = sizeof(Element) == 4 ? 1e-5 : 1e-3;
-            const double off = std::abs(got - wanted) / (unit * (1 + std::abs(wanted)));
+            const double off = filled.off(double(float(y[i])), pixel, first + i);
             bad += !(off <= 2);  // NaN too
             worst = std::fmax(worst, off);
           }
@@ -185,9 +110,9 @@ int plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
   ConvProblem p{};
   p.type = ScalarType::Half;
   p.n = n, p.h = p.w = p.p = p.q = size, p.c = p.x_strides[0] = c, p.k = k, p.r = p.s = 3;
-  const ConvPlan got = conv_plan(p, 132);
+  const ConvPlan got = conv_plan(p, 132, false);
   const size_t bytes = splits > 1 ? size_t(splits) * p.pixels() * k * 4 : 0;
-  const bool good = got.tile == tile && got.splits == splits && got.workspace_bytes == bytes;
+  const bool good = got.tile == tile && got.splits == splits && got.workspace_bytes == bytes && !got.tma;
   if (!good)
     std::printf("WRONG plan %lld x %lld: tile %d, %d shares\n", (long long)n, (long long)size, int(got.tile),
                 got.splits);

@@ -27,17 +27,20 @@ class Kernel:
     """name: demangled, without its parameters. Sizes in bytes a thread; shared: a block's, what is known statically.
 
     opcodes: how often each instruction is in the code, by the name before its first dot; those that move 16 bytes once
-        more, as LDG.128.
+        more, as LDG.128, and those that gather, as UTMALDG.IM2COL.
+    threads: of a block at most, by its launch bounds. serial: whether ptxas makes every wgmma wait for the last one.
     """
 
     name: str
     source: str
-    arch: int
+    arch: int | str
     registers: int
     stack: int
     spills: int
     shared: int
     opcodes: Counter
+    threads: int
+    serial: bool
 
 
 def nvcc() -> str | None:
@@ -74,19 +77,19 @@ def setup():
 def includes() -> list[str]:
     from torch.utils.cpp_extension import include_paths
 
-    folders = [*include_paths(), setup().cutlass_include()]
+    folders = [*include_paths(), *setup().cutlass_include()]
     return [flag for folder in folders for flag in ("-isystem", folder)]
 
 
-def compile(sources: list[str], arch: int) -> list[Kernel]:
-    """The kernels of `sources`, paths from the repository's root, for sm_<arch>; two compilers at a time."""
+def compile(sources: list[str], arch: int | str) -> list[Kernel]:
+    """The kernels of `sources`, paths from the repository's root, for sm_<arch>, as 80 or "90a"; two at a time."""
     with ThreadPoolExecutor(PROCESSES) as pool:
         found = [kernel for kernels in pool.map(lambda source: build(source, arch), sources) for kernel in kernels]
     return found
 
 
 @cache
-def build(source: str, arch: int) -> list[Kernel]:
+def build(source: str, arch: int | str) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "code.cubin")
         said = run(nvcc(), *setup().nvcc_flags(), *includes(), f"-arch=sm_{arch}", "-cubin", "-Xptxas", "-v",
@@ -95,8 +98,13 @@ def build(source: str, arch: int) -> list[Kernel]:
         if not usage:
             return []
         codes = opcodes(run(disassembler(), "--dump-sass", cubin).stdout)
+        bounds = threads(run(disassembler(), "-elf", cubin).stdout)
     names = demangle(list(usage))
-    return [Kernel(names[name], source, arch, *numbers, codes.get(name, Counter())) for name, numbers in usage.items()]
+    serial = set(re.findall(r"wgmma.mma_async instructions are serialized .*'(\w+)'", said))
+    return [
+        Kernel(names[name], source, arch, *numbers, codes.get(name, Counter()), bounds.get(name, 1024), name in serial)
+        for name, numbers in usage.items()
+    ]
 
 
 def run(*command) -> subprocess.CompletedProcess:
@@ -121,13 +129,21 @@ def resources(said: str) -> dict[str, tuple[int, int, int, int]]:
     return found
 
 
+def threads(elf: str) -> dict[str, int]:
+    """Entry function -> the most threads of a block."""
+    sections = (section.partition("\n") for section in elf.split(".nv.info.")[1:])
+    found = {name.strip(): re.search(r"EIATTR_MAX_THREADS\s.*\s+Value:\s+0x(\w+)", text) for name, _, text in sections}
+    return {name: int(match[1], 16) for name, match in found.items() if match}
+
+
 def opcodes(sass: str) -> dict[str, Counter]:
     found: dict[str, Counter] = {}
     for function in sass.split("Function : ")[1:]:
         name, _, code = function.partition("\n")
         found[name.strip()] = Counter()
         for opcode, more in re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?([A-Z][A-Z0-9]*)([.\w]*)", code, re.M):
-            found[name.strip()].update([opcode, f"{opcode}.128"] if ".128" in more else [opcode])
+            kinds = [f"{opcode}{kind}" for kind in (".128", ".IM2COL") if kind in more]
+            found[name.strip()].update([opcode, *kinds])
     return found
 
 

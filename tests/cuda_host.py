@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,11 @@ FLAGS = [
 
 def sources() -> list[Path]:
     """The kernels that are all our own: tensor cores, which CUTLASS drives, are not in a CPU."""
-    kernels = [path for path in sorted(ROOT.glob("csrc/cuda/*.cu")) if "conv_kernel.cuh" not in path.read_text()]
+    kernels = [
+        path
+        for path in sorted(ROOT.glob("csrc/cuda/*.cu"))
+        if not re.search(r"conv_(kernel|sm90)\.cuh", path.read_text())
+    ]
     return [
         *kernels,
         *(ROOT / f"csrc/cuda/{name}.cpp" for name in ("conv", "conv_plan")),

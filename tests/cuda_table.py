@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cuda_gate as gate
 
-CHIPS = (80, 90, 100)
+CHIPS = (80, "90a", 100)
 BLOCK = re.compile(r"(<!-- cuda: begin -->\n).*?(<!-- cuda: end -->)", re.DOTALL)
 TYPES = {"BFloat16": "16 bit", "Half": "16 bit", "bfloat16_t": "16 bit", "half_t": "16 bit", "float": "fp32"}
 TYPES |= {"double": "fp64"}
@@ -22,6 +22,8 @@ def label(kernel: gate.Kernel) -> str:
     """Its name, what it is stored in, and of a convolution its tile."""
     name, _, arguments = kernel.name.partition("<")
     dtype = next((TYPES[word] for word in re.findall(r"\w+", arguments) if word in TYPES), "")
+    if name == "conv_sm90_kernel":
+        return f"conv_sm90, {dtype}, 128x{arguments.split(', ')[1]}"
     tile = re.search(r"Shape<\w+, (\d+), (\d+), (?:\d+, ){4}(\d+)", arguments)
     few = " by 4 channels" if tile and tile[3] == "4" and dtype != "fp32" else ""
     return f"{name.removesuffix('_kernel')}, {dtype}" + (f", {tile[1]}x{tile[2]}{few}" if tile else "")
@@ -38,16 +40,18 @@ def cell(kernels: list[gate.Kernel]) -> str:
 
 def table() -> list[str]:
     """A row a kernel and dtype: its variants; on each chip the registers of a thread, a block's static memory."""
-    made: dict[str, dict[int, list[gate.Kernel]]] = {}
+    made: dict[str, dict[int | str, list[gate.Kernel]]] = {}
     for chip in CHIPS:
         for kernel in gate.compile(SOURCES, chip):
-            made.setdefault(label(kernel), {}).setdefault(chip, []).append(kernel)
+            if chip == "90a" or "sm90" not in kernel.name:  # elsewhere those have no code
+                made.setdefault(label(kernel), {}).setdefault(chip, []).append(kernel)
     lines = [
         "| kernel | variants | " + " | ".join(f"sm_{chip}" for chip in CHIPS) + " |",
         "|---" * (len(CHIPS) + 2) + "|",
     ]
     for name, chips in sorted(made.items()):
-        lines.append(f"| {name} | {len(chips[CHIPS[0]])} | " + " | ".join(cell(chips[chip]) for chip in CHIPS) + " |")
+        cells = [cell(chips[chip]) if chip in chips else "" for chip in CHIPS]
+        lines.append(f"| {name} | {len(chips['90a'])} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -55,9 +59,10 @@ def build_time() -> str:
     """A sentence: how long all of it takes to compile for every card, as setup.py does where nobody names one."""
     setup, version = gate.setup(), gate.setup().nvcc_version(str(Path(gate.nvcc()).resolve().parents[1]))
     names = setup.arch_list(version)
-    cards = names.removesuffix("+PTX").replace(".", "").split(";")
-    codes = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in cards]
-    codes.append(f"-gencode=arch=compute_{cards[-1]},code=compute_{cards[-1]}")
+    codes = []
+    for card, ptx in re.findall(r"([\d.]+a?)(\+PTX)?", names):
+        card = card.replace(".", "")
+        codes += [f"-gencode=arch=compute_{card},code={code}_{card}" for code in ("sm", *["compute"] * bool(ptx))]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(gate.PROCESSES) as pool:
         common = [gate.nvcc(), *setup.nvcc_flags(), *gate.includes(), *codes, "-c"]

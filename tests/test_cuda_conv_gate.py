@@ -1,14 +1,17 @@
-"""The CUDA convolution, compiled for sm_80, sm_90 and sm_100 without a card; see cuda_gate.py."""
+"""The CUDA convolution, compiled for sm_80, sm_90a and sm_100 without a card; see cuda_gate.py."""
 
 from __future__ import annotations
+
+import re
 
 import cuda_gate as gate
 import pytest
 
 pytestmark = pytest.mark.gate
 
-CHIPS = (80, 90, 100)
+CHIPS = (80, "90a", 100)
 PRODUCTS = {"csrc/cuda/conv_fp16.cu": 27, "csrc/cuda/conv_bf16.cu": 27, "csrc/cuda/conv_fp32.cu": 14}
+SM90 = {"csrc/cuda/conv_sm90_fp16.cu": 12, "csrc/cuda/conv_sm90_bf16.cu": 12}
 REDUCE = {"csrc/cuda/conv_reduce.cu": 18}
 HOST = ["csrc/cuda/conv.cpp", "csrc/cuda/conv_plan.cpp", "csrc/cuda/device.cpp", "csrc/cuda/ops.cpp"]
 # A multiprocessor has 65536 registers: two blocks of 128 threads of the largest tile, three of the next, four.
@@ -47,6 +50,36 @@ def test_products(chip):
         assert kernel.opcodes["HMMA"] and kernel.opcodes["LDGSTS"], (kernel.name, chip)
 
 
+def test_products_of_9_0():
+    """TMA gathers x and copies the rest, wgmma runs unhindered, nothing spills; two blocks of the narrow tile fit."""
+    kernels = gate.compile(list(SM90), "90a")
+    assert {source: sum(kernel.source == source for kernel in kernels) for source in SM90} == SM90
+    assert complaints(kernels, lambda kernel: 128 if ", 64, " in kernel.name else 255) == []
+    for kernel in kernels:
+        seen = kernel.opcodes
+        assert seen["HGMMA"] and seen["UTMALDG.IM2COL"] and seen["UTMALDG"] > seen["UTMALDG.IM2COL"], kernel.name
+        assert seen["UTMASTG"] and not kernel.serial and not seen["HMMA"] and not seen["LDGSTS"], kernel.name
+        assert kernel.shared == 0, "what is swizzled begins at the start of shared memory"
+
+
+@pytest.mark.parametrize("chip", (80, 90))
+def test_products_of_9_0_elsewhere(chip):
+    """Without sm_90a there is nothing in them, and their bounds, by which the library tells that, forbid a launch."""
+    (source, count), *_ = SM90.items()
+    kernels = gate.compile([source], chip)
+    assert len(kernels) == count and not any(kernel.opcodes["HMMA"] + kernel.opcodes["STG"] for kernel in kernels)
+    assert {kernel.threads for kernel in kernels} == {32}
+
+
+def test_no_driver_is_linked(tmp_path):
+    """The library loads where there is no driver: what makes TMA's descriptors is asked for at run time."""
+    target = tmp_path / "sm90.o"
+    gate.run(gate.nvcc(), *gate.setup().nvcc_flags(), *gate.includes(), "-arch=sm_80", "-c", "-o", target,
+             gate.ROOT / next(iter(SM90)))  # fmt: skip
+    names = gate.run("nm", "--undefined-only", target).stdout.split()
+    assert "cudaLaunchKernelExC" in names and [name for name in names if re.match(r"cu[A-Z]", name)] == []
+
+
 @pytest.mark.parametrize("chip", CHIPS)
 def test_reduction(chip):
     kernels = gate.compile(list(REDUCE), chip)
@@ -59,11 +92,16 @@ def test_host_code():
     assert gate.compile(HOST, 80) == []
 
 
-def test_every_load_and_the_epilogue_on_the_host(tmp_path):
-    """conv_walk.cu: what the kernels load and end in, against fp64; what the host plans and refuses."""
+# Source, what the linker is told: of compute capability 9.0 the walk brings a driver of its own.
+WALKS = {"conv_walk.cu": [], "conv_sm90_walk.cu": ["-Xlinker", "--allow-multiple-definition"]}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_every_load_and_the_epilogue_on_the_host(walk, tmp_path):
+    """What the kernels load and end in, against fp64; what the host plans and refuses."""
     program = tmp_path / "walk"
-    sources = [gate.ROOT / "tests/conv_walk.cu", gate.ROOT / "csrc/cuda/conv_plan.cpp"]
-    include = f"-I{gate.ROOT / 'csrc/cuda'}"
-    gate.run(gate.nvcc(), *gate.setup().nvcc_flags(), *gate.includes(), include, "-arch=sm_80", "-o", program, *sources)
+    sources = [gate.ROOT / "tests" / walk, gate.ROOT / "csrc/cuda/conv_plan.cpp"]
+    flags = [*gate.setup().nvcc_flags(), *gate.includes(), f"-I{gate.ROOT / 'csrc/cuda'}", *WALKS[walk]]
+    gate.run(gate.nvcc(), *flags, "-arch=sm_80", "-o", program, *sources)
     said = gate.run(program).stdout
     assert "ok" in said and "WRONG" not in said and "refused" not in said, said

@@ -1,4 +1,4 @@
-"""The pointwise kernels of csrc/cuda, compiled for sm_80, sm_90 and sm_100 without a card; see cuda_gate.py."""
+"""The pointwise kernels of csrc/cuda, compiled for sm_80, sm_90a and sm_100 without a card; see cuda_gate.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 pytestmark = pytest.mark.gate
 
-CHIPS = (80, 90, 100)
+CHIPS = (80, "90a", 100)
 # Four dtypes; of the epilogue four kinds and three places of a residual, two in its gradient.
 KERNELS = {"epilogue_kernel": 48, "backward_kernel": 32, "reduce_kernel": 32, "statistics_kernel": 4}
 FINISHING = 2 * 2  # of two reductions, fp32 and fp64

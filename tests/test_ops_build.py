@@ -50,6 +50,8 @@ def card(monkeypatch):
     "capability, architectures, reason, operators_run",
     [
         ((8, 7), "8.0", None, True),
+        ((9, 0), "8.6", "built for 8.6, cuda:0 is 9.0: build it again with TORCH_CUDA_ARCH_LIST=9.0a", False),
+        ((9, 0), "9.0a", None, True),
         ((8, 7), "9.0", "built for 9.0, cuda:0 is 8.7: build it again with TORCH_CUDA_ARCH_LIST=8.7", False),
         ((9, 0), "", "libatrous.so is built without CUDA: build it again with a CUDA build of torch", True),
         ((7, 5), "7.5", "expected compute capability 8.0 or newer, got 7.5 of cuda:0", False),

@@ -297,7 +297,7 @@ def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
     assert "csrc/cuda/extra.cu" not in setup.extensions(torch)[0].sources  # this torch may be a CPU build
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
-    monkeypatch.setattr(setup, "cutlass_include", lambda: "headers of CUTLASS")
+    monkeypatch.setattr(setup, "cutlass_include", lambda: ["headers of CUTLASS"])
     ops, info = setup.extensions(torch)
     assert "headers of CUTLASS" in ops.include_dirs
     assert "csrc/cuda/extra.cu" in ops.sources and "torch_cuda" in ops.libraries
@@ -306,8 +306,8 @@ def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
 
 
 def test_the_default_architectures_are_those_that_nvcc_knows(monkeypatch):
-    assert setup.arch_list("13.0") == setup.arch_list("12.8") == "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-    assert setup.arch_list("12.6") == "8.0;8.6;8.9;9.0+PTX"
+    assert setup.arch_list("13.0") == setup.arch_list("12.8") == "8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
+    assert setup.arch_list("12.6") == "8.0;8.6;8.9+PTX;9.0a"
 
 
 def test_without_cutlass(monkeypatch):

@@ -62,8 +62,8 @@ Tensor prepare(const Tensor& tensor, const Padded& padded) {
 
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   if (problem.pixels() == 0 || problem.k == 0) return cudaSuccess;
-  const auto product = problem.type == ScalarType::Half       ? conv_fp16
-                       : problem.type == ScalarType::BFloat16 ? conv_bf16
+  const auto product = problem.type == ScalarType::Half       ? plan.tma ? conv_sm90_fp16 : conv_fp16
+                       : problem.type == ScalarType::BFloat16 ? plan.tma ? conv_sm90_bf16 : conv_bf16
                                                               : conv_fp32;
   const cudaError_t result = product(problem, plan, workspace, stream);
   if (result != cudaSuccess || plan.splits == 1) return result;
@@ -91,7 +91,8 @@ Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tens
   arguments.check(sizes, strides_of(sizes, Order::channels_last), type);
   const Tensor x = prepare(input, padded), krsc = prepare(weight, {channels, 0}), y = empty(input, sizes, type);
   problem.x = x.const_data_ptr(), problem.weight = krsc.const_data_ptr(), problem.y = y.mutable_data_ptr();
-  const ConvPlan plan = conv_plan(problem, device.multiprocessors());
+  const bool sm90 = device.capability() == 90 && conv_sm90_built();
+  const ConvPlan plan = conv_plan(problem, device.multiprocessors(), sm90);
   std::optional<Tensor> partial;
   if (plan.workspace_bytes) partial = empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
   void* const workspace = partial ? partial->mutable_data_ptr() : nullptr;

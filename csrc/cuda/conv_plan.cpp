@@ -27,28 +27,46 @@ double extent(const ConvProblem& problem) {
 // Shares of a position's steps, when no share may be empty.
 int64_t shares(int64_t steps, int64_t wanted) { return divide_up(steps, divide_up(steps, wanted)); }
 
-// What a tile of m pixels x n channels in four warps takes: a prediction, not measured yet. Its rates are of an H100,
-// in clocks of a multiprocessor.
+// What TMA's im2col mode takes: corners of the padded plane in 8 bits, a position of the kernel in 8 bits of which
+// CUTLASS leaves one value out, strides of at most 8; addresses and strides are multiples of 16 bytes anyway.
+// Source: CUDA driver API, cuTensorMapEncodeIm2col; CUTLASS 4.2, sm90_implicit_gemm_gmma_ss_warpspecialized.hpp.
+bool gathers(const ConvProblem& problem) {
+  const auto side = [&](int i, int64_t kernel) {
+    const int64_t reach = (kernel - 1) * problem.dilation[i], upper = problem.padding[i] - reach;
+    return problem.padding[i] <= 128 && upper >= -128 && upper <= 127 && reach <= 254 && problem.stride[i] <= 8;
+  };
+  return problem.type != ScalarType::Float && side(0, problem.r) && side(1, problem.s);
+}
+
+// What a tile of m pixels x n channels takes: a prediction, not measured yet. Its rates are of an H100, in clocks of a
+// multiprocessor.
 struct Cost {
   Tile tile;
-  int64_t m, n, warp_m, warp_n;
+  bool tma;
+  int64_t m, n, reads;  // reads: rows of a step that its warps read of both operands in shared memory
+  double products;      // a clock
 
-  // A step: the products of mma.sync, or the bytes into and out of shared memory.
-  double step() const {
-    const double products = m * n * 32 / 1300.0, moved = (m + n + 4 * (warp_m + warp_n)) * STEP / 128.0;
-    return std::max(products, moved);
+  double step() const { return std::max(m * n * 32 / products, (m + n + reads) * STEP / 128.0); }
+  // Of a position: TMA's products take two at once.
+  int64_t steps(const ConvProblem& problem) const {
+    const int64_t together = tma ? 2 : 1;
+    return together * divide_up(problem.c * bytes(problem), together * STEP);
   }
-  double clocks(const ConvProblem& problem, int64_t steps, int64_t splits, int multiprocessors) const {
+  double clocks(const ConvProblem& problem, int64_t splits, int multiprocessors) const {
     const int64_t blocks = divide_up(problem.pixels(), m) * divide_up(problem.k, n) * splits;
     const double start = 2000, launch = 4000, bytes_a_clock = 20.0 * multiprocessors;
-    const double product = problem.r * problem.s * divide_up(steps, splits) * step() + start;
+    const double product = problem.r * problem.s * divide_up(steps(problem), splits) * step() + start;
     const double sums = launch + 2.0 * splits * problem.pixels() * problem.k * sizeof(float) / bytes_a_clock;
     return divide_up(blocks, multiprocessors) * product + (splits > 1 ? sums : 0);
   }
 };
 
-constexpr Cost COSTS[] = {
-    {Tile::t128x128, 128, 128, 64, 64}, {Tile::t128x64, 128, 64, 64, 32}, {Tile::t64x64, 64, 64, 32, 32}};
+constexpr double MMA = 1300, WGMMA = 1740;
+constexpr Cost COSTS[] = {{Tile::t128x128, true, 128, 128, 384, WGMMA},
+                          {Tile::t128x64, true, 128, 64, 256, WGMMA},
+                          {Tile::t128x128, false, 128, 128, 512, MMA},
+                          {Tile::t128x64, false, 128, 64, 384, MMA},
+                          {Tile::t64x64, false, 64, 64, 256, MMA}};
 
 }  // namespace
 
@@ -88,20 +106,21 @@ std::string conv_reasons(const ConvProblem& problem) {
   return all;
 }
 
-ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors) {
+ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors, bool sm90) {
   if (problem.c % vector(problem) || problem.x_strides[0] % vector(problem)) return {Tile::few, 1, 0};
-  const int64_t steps = divide_up(problem.c * bytes(problem), STEP);
+  const bool tma = sm90 && gathers(problem), wide = problem.type != ScalarType::Float;
   ConvPlan best{};
   double least = std::numeric_limits<double>::infinity();
-  for (const Cost& cost : COSTS)
-    for (int64_t splits = 1; splits <= std::min(steps, MOST_SPLITS); ++splits) {
-      if (shares(steps, splits) != splits || (cost.n == 128 && problem.type == ScalarType::Float)) continue;
-      const double clocks = cost.clocks(problem, steps, splits, multiprocessors);
-      if (clocks < least) {
-        const size_t partial = splits > 1 ? size_t(splits) * problem.pixels() * problem.k * sizeof(float) : 0;
-        least = clocks, best = {cost.tile, int(splits), partial};
-      }
+  for (const Cost& cost : COSTS) {
+    const int64_t steps = cost.steps(problem), most = cost.tma ? 1 : std::min(steps, MOST_SPLITS);
+    if ((cost.tma && !tma) || (cost.n == 128 && !wide)) continue;
+    for (int64_t splits = 1; splits <= most; ++splits) {
+      const double clocks = cost.clocks(problem, splits, multiprocessors);
+      if (shares(steps, splits) != splits || clocks >= least) continue;
+      const size_t partial = splits > 1 ? size_t(splits) * problem.pixels() * problem.k * sizeof(float) : 0;
+      least = clocks, best = {cost.tile, int(splits), partial, cost.tma};
     }
+  }
   return best;
 }
 

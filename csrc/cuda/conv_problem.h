@@ -40,22 +40,30 @@ int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w);
 // The problem as one of rows.
 void merge_rows(ConvProblem& problem);
 
-// How it is computed: the reduction is cut into `splits` shares, whose sums go through a workspace.
+// How it is computed: the reduction is cut into `splits` shares, whose sums go through a workspace; or, where `tma`, by
+// the products of compute capability 9.0 (conv_sm90.cuh), which have the two large tiles and no shares.
 struct ConvPlan {
   Tile tile;
   int splits;
   size_t workspace_bytes;
+  bool tma = false;
 };
 
 // Why there is no kernel for it; empty where there is one.
 std::string conv_reasons(const ConvProblem& problem);
-// The tile and the shares that are predicted to take the least time.
-ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors);
+// The tile and the shares that are predicted to take the least time. sm90: the card is of compute capability 9.0, and
+// this build has its products.
+ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors, bool sm90);
 // The product of each dtype, with the epilogue unless it is in shares, and what follows it then.
 // workspace: plan.workspace_bytes, aligned to 16 bytes.
 cudaError_t conv_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_bf16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_fp32(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
+cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
+cudaError_t conv_sm90_bf16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream);
+
+// Whether conv_sm90_* are built for the current card, which is of compute capability 9.0: they are for sm_90a alone.
+bool conv_sm90_built();
 
 }  // namespace atrous::cuda

@@ -20,10 +20,16 @@ void Device::check(const char* name, const OptionalTensor& tensor) const {
                   ": expected a tensor on cuda:", index_, " like the others, got one elsewhere");
 }
 
-int Device::multiprocessors() const {
-  int count = 0;
-  cuda::check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index_), "device");
-  return count;
+int Device::multiprocessors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+
+int Device::capability() const {
+  return 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+}
+
+int Device::attribute(cudaDeviceAttr name) const {
+  int value = 0;
+  cuda::check(cudaDeviceGetAttribute(&value, name, index_), "device");
+  return value;
 }
 
 void Device::check(const Arguments& arguments) const {
@@ -46,7 +52,7 @@ void check(cudaError_t error, const char* kernel) {
   const bool no_image = error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction;
   STD_TORCH_CHECK(!no_image, kernel, ": this build of atrous has no code for cuda:", device, ", of compute capability ",
                   major, ".", minor, ": build it again with TORCH_CUDA_ARCH_LIST=", major, ".", minor,
-                  ", or choose another backend");
+                  major == 9 && minor == 0 ? "a" : "", ", or choose another backend");
   STD_TORCH_CHECK(false, kernel, ": the launch failed: ", cudaGetErrorString(error));
 }
 

@@ -16,11 +16,14 @@ class Device {
 
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const;
+  int capability() const;  // 90 for 9.0
   // Throws unless there is no tensor, or it lies here too.
   void check(const char* name, const OptionalTensor& tensor) const;
   void check(const Arguments& arguments) const;
 
  private:
+  int attribute(cudaDeviceAttr name) const;
+
   int index_;
   std::shared_ptr<void> guard_;
   cudaStream_t stream_;

@@ -91,6 +91,7 @@ T atomicAdd(T* address, T value) {
 }
 
 enum cudaError_t { cudaSuccess };
+enum cudaDeviceAttr {};
 using cudaStream_t = void*;
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;

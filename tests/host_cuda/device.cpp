@@ -9,6 +9,7 @@ Device::Device(const char* name, const Tensor& tensor) : index_(0), stream_(null
   STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a tensor on the CPU");
 }
 int Device::multiprocessors() const { return 8; }
+int Device::capability() const { return 80; }
 void Device::check(const char*, const OptionalTensor&) const {}
 void Device::check(const Arguments&) const {}
 void check(cudaError_t, const char*) {}

@@ -48,5 +48,13 @@ cudaError_t conv_bf16(const ConvProblem& p, const ConvPlan& plan, void* workspac
 cudaError_t conv_fp32(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   return product<float>(p, plan, workspace, stream);
 }
+// Nothing here is of compute capability 9.0.
+bool conv_sm90_built() { return false; }
+cudaError_t conv_sm90_fp16(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  return conv_fp16(p, plan, workspace, stream);
+}
+cudaError_t conv_sm90_bf16(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  return conv_bf16(p, plan, workspace, stream);
+}
 
 }  // namespace atrous::cuda

@@ -1,0 +1,15 @@
+// The products in fp16 for compute capability 9.0.
+#include "conv_sm90.cuh"
+
+namespace atrous::cuda {
+
+cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, void*, cudaStream_t stream) {
+  return sm90::run<cutlass::half_t>(problem, plan, stream);
+}
+
+bool conv_sm90_built() {
+  static const bool built = sm90::built<cutlass::half_t>();  // cards of one compute capability have the same code
+  return built;
+}
+
+}  // namespace atrous::cuda

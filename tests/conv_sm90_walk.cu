@@ -1,0 +1,366 @@
+// The products of compute capability 9.0 on the host: a driver of our own keeps what CUTLASS asks TMA's descriptors
+// for, and what the kernel would gather, copy and store by them is done here, element by element, as the driver's
+// manual says; the products are summed, our node of the epilogue runs for each of the 128 threads. Against a
+// convolution in fp64. What it leaves to a card: TMA itself, wgmma, barriers. test_cuda_conv_gate.py runs it.
+#include <cuda.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+
+#include "conv_case.h"
+#include "conv_sm90.cuh"
+
+namespace {
+
+// Channels last: sizes and strides of c, w, h, n (of a weight c, k, s, r in CUTLASS's order), strides in bytes.
+struct Descriptor {
+  bool gathers;
+  char* data;
+  std::array<int64_t, 5> sizes, strides;
+  std::array<int, 2> lower, upper;    // of w, h
+  std::array<int64_t, 5> box, steps;  // of a gather: channels, pixels
+  bool plain;                         // neither interleaved nor filled with anything but zeros
+};
+std::vector<Descriptor> descriptors;
+CUresult answer = CUDA_SUCCESS;
+
+Descriptor& descriptor(const CUtensorMap* map) {
+  size_t index;
+  std::memcpy(&index, map, sizeof index);
+  return descriptors.at(index);
+}
+
+// What cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col refuse, for 16-bit types of 4 dimensions.
+CUresult keep(CUtensorMap* map, CUtensorMapDataType type, unsigned rank, void* data, const cuuint64_t* sizes,
+              const cuuint64_t* strides, Descriptor made) {
+  bool good = type == CU_TENSOR_MAP_DATA_TYPE_UINT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  good &= rank == 4 && made.plain && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  made.data = static_cast<char*>(data);
+  for (unsigned i = 0; i < rank; ++i) {
+    made.sizes[i] = int64_t(sizes[i]), made.strides[i] = i ? int64_t(strides[i - 1]) : 2;
+    good &= sizes[i] >= 1 && sizes[i] <= uint64_t(1) << 32 && made.steps[i] >= 1 && made.steps[i] <= 8;
+    good &= i == 0 || (made.strides[i] % 16 == 0 && made.strides[i] < int64_t(1) << 40);
+  }
+  const size_t index = descriptors.size();
+  std::memcpy(map, &index, sizeof index);
+  descriptors.push_back(made);
+  return good ? answer : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data, const cuuint64_t* sizes,
+                      const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* steps,
+                      CUtensorMapInterleave interleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                      CUtensorMapFloatOOBfill fill) {
+  Descriptor made{};
+  made.plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+  for (unsigned i = 0; i < rank; ++i) {
+    made.box[i] = box[i], made.steps[i] = steps[i];
+    if (box[i] < 1 || box[i] > 256) return CUDA_ERROR_INVALID_VALUE;
+  }
+  return keep(map, type, rank, data, sizes, strides, made);
+}
+
+CUresult encode_im2col(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data, const cuuint64_t* sizes,
+                       const cuuint64_t* strides, const int* lower, const int* upper, cuuint32_t channels,
+                       cuuint32_t pixels, const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle,
+                       CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+  Descriptor made{};
+  made.gathers = true;
+  made.plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+  made.box = {channels, pixels};
+  if (channels < 1 || channels > 256 || pixels < 1 || pixels > 1024) return CUDA_ERROR_INVALID_VALUE;
+  for (unsigned i = 0; i < rank; ++i) made.steps[i] = steps[i];
+  for (int i = 0; i < 2; ++i) {
+    made.lower[i] = lower[i], made.upper[i] = upper[i];
+    if (std::min(lower[i], upper[i]) < -128 || std::max(lower[i], upper[i]) > 127) return CUDA_ERROR_INVALID_VALUE;
+  }
+  return keep(map, type, rank, data, sizes, strides, made);
+}
+
+cudaError_t entry_point(const char* symbol, void** function, cudaDriverEntryPointQueryResult* status) {
+  const bool im2col = !std::strcmp(symbol, "cuTensorMapEncodeIm2col");
+  *function = im2col ? reinterpret_cast<void*>(encode_im2col) : reinterpret_cast<void*>(encode_tiled);
+  *status = cudaDriverEntryPointSuccess;
+  return cudaSuccess;
+}
+
+}  // namespace
+
+// In place of the runtime's, which looks for a driver.
+#if CUDART_VERSION >= 13000
+extern "C" cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
+                                                        unsigned long long, cudaDriverEntryPointQueryResult* status) {
+  return entry_point(symbol, function, status);
+}
+#else
+extern "C" cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigned long long,
+                                               cudaDriverEntryPointQueryResult* status) {
+  return entry_point(symbol, function, status);
+}
+#endif
+
+namespace {
+
+using cute::_, cute::_0;
+using Half = cutlass::half_t;
+
+// Calls use(pixel of the box, address or null where there are zeros) for the pixels from (w, h, n) on, each moved by
+// the kernel's position (s, r): over the box between the corners row by row, image by image.
+template <class Use>
+void gather(const Descriptor& d, int64_t w, int64_t h, int64_t n, int64_t s, int64_t r, Use use) {
+  const int64_t last_w = d.sizes[1] - 1 + d.upper[0], last_h = d.sizes[2] - 1 + d.upper[1];
+  for (int64_t pixel = 0; pixel < d.box[1]; ++pixel) {
+    const bool inside = w + s >= 0 && w + s < d.sizes[1] && h + r >= 0 && h + r < d.sizes[2] && n < d.sizes[3];
+    use(pixel, inside ? d.data + (w + s) * d.strides[1] + (h + r) * d.strides[2] + n * d.strides[3] : nullptr);
+    if ((w += d.steps[1]) <= last_w) continue;
+    w = d.lower[0];
+    if ((h += d.steps[2]) <= last_h) continue;
+    h = d.lower[1], ++n;
+  }
+}
+
+// A tile of x: 128 pixels by 64 channels at (c, (w, h), n, (s, r)).
+template <class Coordinate>
+std::vector<Half> load_x(const Descriptor& d, const Coordinate& at) {
+  const auto [c, w, h, n, s, r] = cute::flatten(at);
+  std::vector<Half> tile(128 * 64);
+  const int64_t first = c, channels = d.sizes[0];
+  gather(d, w, h, n, s, r, [&](int64_t pixel, const char* from) {
+    for (int64_t i = 0; from && i < 64 && first + i < channels; ++i)
+      tile[pixel * 64 + i] = reinterpret_cast<const Half*>(from)[first + i];
+  });
+  return tile;
+}
+
+// A tile of the weight: N output channels by 64 input channels at (c, k, s, r).
+template <class Coordinate>
+std::vector<Half> load_weight(const Descriptor& d, const Coordinate& at) {
+  const auto [c, k, s, r] = cute::flatten(at);
+  std::vector<Half> tile(d.box[1] * d.box[0]);
+  for (int64_t i = 0; i < d.box[1] && k + i < d.sizes[1]; ++i)
+    for (int64_t j = 0; j < d.box[0] && c + j < d.sizes[0]; ++j)
+      tile[i * d.box[0] + j] = *reinterpret_cast<const Half*>(d.data + (c + j) * d.strides[0] + (k + i) * d.strides[1] +
+                                                              s * d.strides[2] + r * d.strides[3]);
+  return tile;
+}
+
+// What CUTLASS's epilogue tells a node, as far as ours asks.
+template <class EpilogueTile, class Copy, class Added>
+struct Told {
+  EpilogueTile epi_tile;
+  Copy tiled_copy;
+  int thread_idx;
+  const Added& tCrC;
+};
+
+// The outputs of a block from its sums and residuals, both 128 x N, by our node.
+template <class Whole, int N>
+void finish(const std::vector<float>& sums, const std::vector<Half>& added, TileChannels<N>& channels,
+            std::vector<Half>& outputs) {
+  using Epilogue = typename Whole::Epilogue;
+  const typename Epilogue::EpilogueTile tile;
+  const auto atom = cute::make_tiled_copy_C_atom(typename Epilogue::CopyAtomC{}, typename Whole::Main::TiledMma{});
+  const auto copy = cute::make_tiled_copy_S(cute::Copy_Atom<typename Epilogue::CopyOpR2S, Half>{}, atom);
+  const auto block = cute::make_identity_tensor(cute::make_shape(cute::Int<128>{}, cute::Int<N>{}));
+  constexpr int COUNT = Epilogue::DispatchPolicy::FragmentSize;
+  for (int thread = 0; thread < 128; ++thread) {
+    const auto at = copy.get_slice(thread).partition_S(cute::flat_divide(block, tile));  // (elements, m, n, tile m, n)
+    for (int m = 0; m < cute::size<3>(at); ++m)
+      for (int n = 0; n < cute::size<4>(at); ++n) {
+        const auto mine = at(_, _, _, m, n);
+        std::vector<Half> residuals(cute::size(mine));
+        for (int i = 0; i < cute::size(mine); ++i)
+          residuals[i] = added[cute::get<0>(mine(i)) * N + cute::get<1>(mine(i))];
+        const auto view = cute::make_tensor(residuals.data(), cute::make_layout(cute::size(mine)));
+        auto store = Epilogue::FusionCallbacks::template store<true>(
+            Told<decltype(tile), decltype(copy), decltype(view)>{tile, copy, thread, view}, channels);
+        for (int fragment = 0; fragment < cute::size(mine) / COUNT; ++fragment) {
+          cutlass::Array<float, COUNT> z;
+          for (int i = 0; i < COUNT; ++i) {
+            const auto where = mine(fragment * COUNT + i);
+            z[i] = sums[cute::get<0>(where) * N + cute::get<1>(where)];
+          }
+          const auto y = store.visit(z, fragment, m, n);
+          for (int i = 0; i < COUNT; ++i) {
+            const auto where = mine(fragment * COUNT + i);
+            outputs[cute::get<0>(where) * N + cute::get<1>(where)] = y[i];
+          }
+        }
+      }
+  }
+}
+
+// Between memory and a tile of 128 x N, as the epilogue loads the residual and stores the output.
+template <class Whole, int N, class Map, class Sizes, class Move>
+void each_box(const Map& map, const Sizes& sizes, int tile_m, int tile_n, Move move) {
+  const typename Whole::Epilogue::EpilogueTile box;
+  const auto [M, K, ignored, L] = sizes;
+  const auto whole =
+      cute::coalesce(map.get_tma_tensor(cute::make_shape(M, K, L)), cute::Shape<cute::_128, cute::Int<N>>{});
+  const auto block = cute::local_tile(whole, cute::Shape<cute::_128, cute::Int<N>>{}, cute::make_coord(tile_m, tile_n));
+  const auto boxes = cute::flat_divide(block, box);
+  const Descriptor& d = descriptor(map.get_tma_descriptor());
+  constexpr int ROWS = cute::size<0>(box), COLUMNS = cute::size<1>(box);
+  if (d.box[0] != COLUMNS || d.box[1] != ROWS) std::printf("WRONG box of the output\n");
+  for (int m = 0; m < cute::size<2>(boxes); ++m)
+    for (int n = 0; n < cute::size<3>(boxes); ++n) {
+      const auto [c, w, h, image, s, r] = cute::flatten(boxes(_0{}, _0{}, m, n));
+      const int64_t first = c, channels = d.sizes[0];
+      gather(d, w, h, image, s, r, [&, m, n](int64_t pixel, char* at) {
+        for (int64_t i = 0; at && i < COLUMNS && first + i < channels; ++i)
+          move((m * ROWS + pixel) * N + n * COLUMNS + i, reinterpret_cast<Half*>(at) + first + i);
+      });
+    }
+}
+
+template <int N>
+int check(const char* name, const Case& c) {
+  using Whole = sm90::Product<Half, N, Slope::tensor, Residual::before>;
+  const Filled<Half> filled(c);
+  const ConvProblem p = filled.problem();
+  const auto arguments = sm90::arguments<Whole>(p);
+  descriptors.clear();
+  atrous::cuda::refused = CUDA_SUCCESS;
+  const typename Whole::Params params = Whole::Kernel::to_underlying_arguments(arguments, nullptr);
+  bool good = conv_reasons(p).empty() && Whole::Kernel::can_implement(arguments) &&
+              atrous::cuda::refused == CUDA_SUCCESS && descriptors.size() == 4;
+  const auto sizes = params.problem_shape;
+  const dim3 grid = Whole::Kernel::get_grid_shape(params);
+  good &= cute::get<0>(sizes) == p.pixels() && cute::get<1>(sizes) == p.k && grid.z == 1;
+
+  const auto& main = params.mainloop;
+  const auto x =
+      cute::local_tile(main.tma_load_a.get_tma_tensor(cute::make_shape(cute::get<0>(sizes), cute::get<2>(sizes))),
+                       sm90::Tile<N>{}, cute::make_coord(_, _, _), cute::Step<cute::_1, cute::Underscore, cute::_1>{});
+  const auto weight =
+      cute::local_tile(main.tma_load_b.get_tma_tensor(cute::make_shape(cute::get<1>(sizes), cute::get<2>(sizes))),
+                       sm90::Tile<N>{}, cute::make_coord(_, _, _), cute::Step<cute::Underscore, cute::_1, cute::_1>{});
+  const Descriptor &of_x = descriptor(main.tma_load_a.get_tma_descriptor()),
+                   &of_weight = descriptor(main.tma_load_b.get_tma_descriptor());
+  good &= of_x.gathers && of_x.box[0] == 64 && of_x.box[1] == 128 && !of_weight.gathers && of_weight.box[0] == 64 &&
+          of_weight.box[1] == N && of_weight.box[2] == 1 && of_weight.box[3] == 1;
+  good &= int(grid.x) == cute::size<2>(x) && int(grid.y) == cute::size<2>(weight);
+
+  const auto steps = cute::shape<3>(x);  // which make_coord_iterator refers to
+  std::vector<int> stored(p.pixels() * p.k);
+  for (int tile_m = 0; tile_m < int(grid.x); ++tile_m)
+    for (int tile_n = 0; tile_n < int(grid.y); ++tile_n) {
+      std::vector<float> sums(128 * N);
+      auto step = cute::make_coord_iterator(steps);
+      for (int i = 0; i < cute::size(steps); ++i, ++step) {
+        const auto a = load_x(of_x, x(_0{}, _0{}, tile_m, *step));
+        const auto b = load_weight(of_weight, weight(_0{}, _0{}, tile_n, *step));
+        for (int m = 0; m < 128; ++m)
+          for (int n = 0; n < N; ++n)
+            for (int d = 0; d < 64; ++d) sums[m * N + n] += float(a[m * 64 + d]) * float(b[n * 64 + d]);
+      }
+      TileChannels<N> channels;
+      for (int i = 0; i < N && tile_n * N + i < p.k; ++i) {
+        const Channel<float> channel = p.vectors.at<float>(tile_n * N + i);
+        channels.scale[i] = channel.affine.scale, channels.shift[i] = channel.affine.shift;
+        channels.slope[i] = channel.slope;
+      }
+      std::vector<Half> added(128 * N), outputs(128 * N);
+      each_box<Whole, N>(params.epilogue.tma_load_c, sizes, tile_m, tile_n,
+                         [&](int64_t at, Half* from) { added[at] = *from; });
+      finish<Whole, N>(sums, added, channels, outputs);
+      each_box<Whole, N>(params.epilogue.tma_store_d, sizes, tile_m, tile_n, [&](int64_t at, Half* to) {
+        *to = outputs[at];
+        ++stored.at(to - filled.y.data);
+      });
+    }
+  double worst = 0;
+  int64_t bad = 0;
+  for (int64_t pixel = 0; pixel < p.pixels(); ++pixel)
+    for (int64_t k = 0; k < p.k; ++k) {
+      const double off = filled.off(double(float(filled.y.data[pixel * p.k + k])), pixel, k);
+      bad += !(off <= 2) || stored[pixel * p.k + k] != 1;  // NaN too
+      worst = std::fmax(worst, off);
+    }
+  std::printf("%s %s 128x%d: %zu elements, %lld of them wrong, worst %.2f\n", good && !bad ? "ok" : "WRONG", name, N,
+              stored.size(), (long long)bad, worst);
+  return !(good && !bad);
+}
+
+// The plan takes these products for what CUTLASS and the driver take, where the channels are whole steps, and for
+// nothing else: over corners and offsets around their bounds.
+int check_plans() {
+  int wrong = 0, taken = 0, asked = 0;
+  using Whole = sm90::Product<Half, 64, Slope::tensor, Residual::before>;
+  for (int64_t c : {8, 40, 48, 64, 72, 88, 96, 136, 144})
+    for (int64_t kernel : {1, 2, 3, 32})
+      for (int64_t padding : {0, 1, 127, 128, 129, 200})
+        for (int64_t dilation : {1, 4, 8, 9, 64, 127, 128, 129, 254, 255, 300})
+          for (int64_t stride : {1, 2, 8, 9}) {
+            ConvProblem p{};
+            p.type = ScalarType::BFloat16;
+            p.n = 64, p.c = c, p.h = p.w = 1 + std::max<int64_t>((kernel - 1) * dilation - padding, 8), p.k = 64;
+            p.r = kernel, p.s = 1, p.groups = 1;
+            p.x_strides[0] = c, p.x_strides[1] = p.w * c, p.x_strides[2] = p.h * p.w * c;
+            p.x = p.weight = p.residual = p.y = nullptr;
+            p.stride[0] = stride, p.padding[0] = padding, p.dilation[0] = dilation;
+            p.stride[1] = p.dilation[1] = 1;
+            if (c == 72)
+              std::swap(p.r, p.s), std::swap(p.stride[0], p.stride[1]), std::swap(p.padding[0], p.padding[1]),
+                  std::swap(p.dilation[0], p.dilation[1]);
+            for (int64_t* of : {&p.p, &p.q}) {
+              const int i = of == &p.q;
+              *of = ((i ? p.w : p.h) + 2 * p.padding[i] - p.dilation[i] * ((i ? p.s : p.r) - 1) - 1) / p.stride[i] + 1;
+            }
+            if (p.p < 1 || p.q < 1 || !conv_reasons(p).empty()) continue;
+            const auto arguments = sm90::arguments<Whole>(p);
+            atrous::cuda::refused = CUDA_SUCCESS;
+            bool takes = Whole::Kernel::can_implement(arguments);
+            if (takes) Whole::Kernel::to_underlying_arguments(arguments, nullptr);
+            takes &= atrous::cuda::refused == CUDA_SUCCESS;
+            const ConvPlan plan = conv_plan(p, 1, true), other = conv_plan(p, 1, false);
+            ++asked, taken += plan.tma;
+            const bool right = c % 64 ? takes || !plan.tma : plan.tma == takes;
+            if (right && !other.tma && (plan.splits == 1 || !plan.tma)) continue;
+            ++wrong;
+            std::printf("WRONG plan: %lld channels, kernel %lld, padding %lld, dilation %lld, stride %lld: %d\n",
+                        (long long)c, (long long)kernel, (long long)padding, (long long)dilation, (long long)stride,
+                        plan.tma);
+          }
+  ConvProblem p{};
+  p.n = 64, p.h = p.w = p.p = p.q = 56, p.c = p.k = 64, p.r = p.s = p.groups = 1;
+  for (int i = 0; i < 2; ++i) p.stride[i] = p.dilation[i] = 1;
+  const auto tma = [&](ScalarType type, int64_t c, int64_t n) {
+    p.type = type, p.c = p.x_strides[0] = c, p.n = n;
+    return conv_plan(p, 132, true).tma;
+  };
+  wrong += !tma(ScalarType::Half, 64, 64) || tma(ScalarType::Float, 64, 64) || tma(ScalarType::Half, 4, 64) ||
+           tma(ScalarType::Half, 64, 1);  // fp32, a stem, too few blocks
+  std::printf("%s plans: %d of %d by TMA\n", wrong ? "WRONG" : "ok", taken, asked);
+  return wrong;
+}
+
+// What the driver refuses is an error, and nothing is launched.
+int check_refusal() {
+  const Filled<Half> filled({1, 8, 8, 64, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 0});
+  answer = CUDA_ERROR_NOT_PERMITTED;
+  const cudaError_t got = sm90::run<Half, 64>(filled.problem(), nullptr);
+  answer = CUDA_SUCCESS;
+  if (got != cudaErrorNotPermitted) std::printf("WRONG: a refused descriptor gives %s\n", cudaGetErrorName(got));
+  return got != cudaErrorNotPermitted;
+}
+
+}  // namespace
+
+int main() {
+  //                n   h   w   c    k   r  s  stride  padding dilation
+  const Case plain{2, 9, 11, 64, 136, 3, 3, {1, 1}, {1, 1}, {1, 1}, 0};
+  const Case dilated{1, 17, 13, 104, 72, 3, 2, {2, 1}, {3, 2}, {2, 4}, 0};
+  const Case pointwise{3, 7, 5, 64, 136, 1, 1, {2, 2}, {0, 0}, {1, 1}, 0};
+  const Case strided{2, 20, 19, 48, 64, 7, 5, {3, 2}, {3, 0}, {1, 2}, 0};
+  const Case poisoned{1, 21, 21, 56, 64, 3, 3, {1, 1}, {6, 6}, {6, 6}, INFINITY};
+  const Case farthest{1, 3, 2, 56, 8, 3, 2, {8, 8}, {127, 127}, {127, 254}, 0};
+  int wrong = check_plans() + check_refusal();
+  wrong += check<128>("plain", plain) + check<64>("plain", plain);
+  wrong += check<128>("dilated", dilated) + check<64>("dilated", dilated);
+  wrong += check<128>("pointwise", pointwise) + check<64>("strided", strided) + check<64>("poisoned", poisoned);
+  wrong += check<64>("farthest", farthest);
+  return wrong;
+}
