@@ -94,14 +94,20 @@ def launches() -> int:
 
 
 def native() -> int:
-    """The same of libatrous.so: a convolution that its kernel takes, and one that it leaves to torch."""
-    x, w = draw(2, 64, 9, 11, memory_format=NHWC), draw(72, 64, 3, 3, memory_format=NHWC)
-    for tensors, groups in (((x, w), 1), ((draw(2, 32, 9, 11), draw(32, 8, 3, 3)), 4)):
-        size = torch.Size((2, len(tensors[1]), 9, 11))
-        arguments = ending(size[1], size, NHWC if groups == 1 else NCHW, "tensor")
-        y = torch.ops.atrous._conv_epilogue(*tensors, None, *WHOLE[:3], groups, *arguments, 0.0)
-        assert y.isfinite().all()
-    return 2 + pointwise(lambda name: getattr(torch.ops.atrous, name))
+    """The same of libatrous.so: convolutions in shares, in large tiles, of a stem, and one that it leaves to torch."""
+    calls = [
+        (2, 64, 9, 72, 3, 1),
+        (8, 64, 56, 64, 3, 1),
+        (8, 96, 56, 136, 3, 1),
+        (2, 3, 30, 64, 7, 1),
+        (2, 32, 9, 32, 3, 4),
+    ]
+    for images, channels, side, out, kernel, groups in calls:
+        x, w = draw(images, channels, side, side, memory_format=NHWC), draw(out, channels // groups, kernel, kernel)
+        geometry = (1, 1), (kernel // 2,) * 2, (1, 1), groups
+        arguments = ending(out, torch.Size((images, out, side, side)), NHWC, "tensor")
+        assert torch.ops.atrous._conv_epilogue(x, w, None, *geometry, *arguments, 0.0).isfinite().all()
+    return len(calls) + pointwise(lambda name: getattr(torch.ops.atrous, name))
 
 
 if __name__ == "__main__":
