@@ -1,4 +1,4 @@
-"""The convolution in CUDA C++ on a card, in every kind of product; small cases, which the other tests have, take few."""
+"""The convolution in CUDA C++ on a card, in every kind of product: the small cases of the other tests take few."""
 
 from __future__ import annotations
 
