@@ -1,46 +1,13 @@
 // The implicit matrix product of CUTLASS 3.x for compute capability 9.0 with our epilogue: the memory system gathers x
-// (TMA's im2col mode), a warp group multiplies from shared memory (wgmma). Types and launch; conv_plan.cu says when.
+// (TMA's im2col mode), a warp group multiplies from shared memory (wgmma). Types and launch; conv_plan.cpp says when.
 #pragma once
 
-// An assert in a kernel is a call, for which ptxas lets no wgmma run beside another.
-#ifndef NDEBUG
-#define NDEBUG
-#endif
+#include "conv_sm90_output.cuh"
 
-// How descriptors of TMA are made: CUTLASS prints and aborts where the driver refuses one, or goes on with nothing
-// where asserts are off. We note what the driver says, and launch nothing.
-#include <cutlass/cuda_host_adapter.hpp>
-#undef CUTLASS_CUDA_DRIVER_WRAPPER_CALL
-#define CUTLASS_CUDA_DRIVER_WRAPPER_CALL(encode) \
-  [](auto... values) { return atrous::cuda::note(cutlass::call_##encode(values...)); }
-namespace atrous::cuda {
-inline thread_local CUresult refused = CUDA_SUCCESS;
-inline CUresult note(CUresult result) {
-  if (result != CUDA_SUCCESS) refused = result;
-  return CUDA_SUCCESS;
-}
-}  // namespace atrous::cuda
-
-#include <cutlass/conv/convolution.h>
-#include <cutlass/kernel_hardware_info.hpp>
-
-#include <cute/tensor.hpp>
-
-// after those, which they lack
-#include <cute/atom/copy_traits_sm100_im2col.hpp>
-#include <cute/atom/copy_traits_sm90_im2col.hpp>
-#include <cutlass/conv/collective/collective_builder.hpp>
-#include <cutlass/conv/kernel/conv_universal.hpp>
-#include <cutlass/epilogue/collective/collective_builder.hpp>
-#include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
-
-#include "conv_output.cuh"
 #include "conv_problem.h"
 #include "variants.h"
 
 namespace atrous::cuda::sm90 {
-
-using cute::_0, cute::_1, cute::_64, cute::_128, cute::Int;
 
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 constexpr bool BUILT = false;
@@ -57,68 +24,6 @@ constexpr int BLOCKS = N == 64 ? 2 : 1;
 template <int N>
 constexpr int STAGES = N == 64 ? 4 : 6;
 using Sizes = cutlass::conv::ConvProblemShape<cutlass::conv::Operator::kFprop, 2>;
-
-// At the start of dynamic shared memory; what follows it is aligned as TMA's swizzle wants.
-template <int N>
-struct alignas(1024) Values : TileChannels<N> {};
-template <int N>
-CUTLASS_DEVICE Values<N>& values() {
-  extern __shared__ __align__(1024) char memory[];
-  return reinterpret_cast<Values<N>&>(memory);
-}
-
-// A node of CUTLASS's epilogue visitors: the sums and the residual of a fragment to the output.
-template <class Element, int N, Slope SLOPE, Residual RESIDUAL>
-struct Ending : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
-  using Sm90VisitorImpl<>::Sm90VisitorImpl;
-  static constexpr bool ADDS = RESIDUAL != Residual::none;
-  CUTLASS_DEVICE bool is_producer_load_needed() const { return ADDS; }
-  CUTLASS_DEVICE bool is_C_load_needed() const { return ADDS; }
-
-  // Row: the values of a thread's channels, (elements, m, n, tile m, tile n); Added: its residuals, (elements, m, n)
-  template <class Row, class Added>
-  struct Store : cutlass::epilogue::fusion::EmptyConsumerStoreCallbacks {
-    Row scale, shift, slope;
-    const Added& added;
-    CUTLASS_HOST_DEVICE Store(Row scale, Row shift, Row slope, const Added& added)
-        : scale(scale), shift(shift), slope(slope), added(added) {}
-
-    // The output takes the memory of x and the weight: when the whole warp group is through with them.
-    CUTLASS_DEVICE bool begin_sync_needed() const { return true; }
-
-    template <int COUNT>
-    CUTLASS_HOST_DEVICE auto visit(const cutlass::Array<float, COUNT>& sums, int fragment, int tile_m, int tile_n) {
-      using cute::_;
-      EpilogueValues<Element, COUNT, SLOPE, RESIDUAL> values;
-      typename decltype(values)::Outputs residual;
-      CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < COUNT; ++i) {
-        const int at = fragment * COUNT + i;
-        values.scale[i] = scale(_, _, _, tile_m, tile_n)(at);
-        values.shift[i] = shift(_, _, _, tile_m, tile_n)(at);
-        if (SLOPE != Slope::relu) values.slope[i] = slope(_, _, _, tile_m, tile_n)(at);
-        if (ADDS) residual[i] = added(at);
-      }
-      return values(sums, residual);
-    }
-  };
-
-  template <bool SOURCE, class Arguments>
-  CUTLASS_HOST_DEVICE static auto store(const Arguments& arguments, TileChannels<N>& channels) {
-    const auto row = [&](float* values) {
-      const auto tile = cute::make_tensor(cute::make_smem_ptr(values), cute::make_shape(_128{}, Int<N>{}),
-                                          cute::make_stride(_0{}, _1{}));
-      return cutlass::epilogue::fusion::sm90_partition_for_epilogue<SOURCE>(tile, arguments.epi_tile,
-                                                                            arguments.tiled_copy, arguments.thread_idx);
-    };
-    return Store(row(channels.scale), row(channels.shift), row(channels.slope), arguments.tCrC);
-  }
-  template <bool SOURCE, class... Types>
-  CUTLASS_DEVICE auto get_consumer_store_callbacks(
-      const cutlass::epilogue::fusion::ConsumerStoreArgs<Types...>& arguments) {
-    return store<SOURCE>(arguments, values<N>());
-  }
-};
 
 // CUTLASS's kernel.
 template <class Element, int N, Slope SLOPE, Residual RESIDUAL>
@@ -153,6 +58,7 @@ __global__ void __launch_bounds__(BUILT ? 256 : 32, BUILT ? BLOCKS<N> : 1)
   }
 }
 
+// What CUTLASS is told: sizes as (n, h, w, c), the padding before and after.
 inline Sizes sizes_of(const ConvProblem& p) {
   const auto pair = [](const int64_t (&both)[2]) { return cute::array<int, 2>{int(both[0]), int(both[1])}; };
   return {cutlass::conv::Mode::kCrossCorrelation,

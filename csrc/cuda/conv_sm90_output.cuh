@@ -1,0 +1,74 @@
+// Our epilogue as a node of CUTLASS 3.x's: where a block's channels have their values, and what a thread makes of sums.
+#pragma once
+
+#include "conv_sm90_cutlass.h"
+
+#include "conv_output.cuh"
+
+namespace atrous::cuda::sm90 {
+
+using cute::_0, cute::_1, cute::_64, cute::_128, cute::Int;
+
+// At the start of dynamic shared memory; what follows it is aligned as TMA's swizzle wants.
+template <int N>
+struct alignas(1024) Values : TileChannels<N> {};
+template <int N>
+CUTLASS_DEVICE Values<N>& values() {
+  extern __shared__ __align__(1024) char memory[];
+  return reinterpret_cast<Values<N>&>(memory);
+}
+
+// A node of CUTLASS's epilogue visitors: the sums and the residual of a fragment to the output.
+template <class Element, int N, Slope SLOPE, Residual RESIDUAL>
+struct Ending : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
+  using Sm90VisitorImpl<>::Sm90VisitorImpl;
+  static constexpr bool ADDS = RESIDUAL != Residual::none;
+  CUTLASS_DEVICE bool is_producer_load_needed() const { return ADDS; }
+  CUTLASS_DEVICE bool is_C_load_needed() const { return ADDS; }
+
+  // Row: the values of a thread's channels, (elements, m, n, tile m, tile n); Added: its residuals, (elements, m, n)
+  template <class Row, class Added>
+  struct Store : cutlass::epilogue::fusion::EmptyConsumerStoreCallbacks {
+    Row scale, shift, slope;
+    const Added& added;
+    CUTLASS_HOST_DEVICE Store(Row scale, Row shift, Row slope, const Added& added)
+        : scale(scale), shift(shift), slope(slope), added(added) {}
+
+    // The output takes the memory of x and the weight: when the whole warp group is through with them.
+    CUTLASS_DEVICE bool begin_sync_needed() const { return true; }
+
+    template <int COUNT>
+    CUTLASS_HOST_DEVICE auto visit(const cutlass::Array<float, COUNT>& sums, int fragment, int tile_m, int tile_n) {
+      using cute::_;
+      EpilogueValues<Element, COUNT, SLOPE, RESIDUAL> values;
+      typename decltype(values)::Outputs residual;
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < COUNT; ++i) {
+        const int at = fragment * COUNT + i;
+        values.scale[i] = scale(_, _, _, tile_m, tile_n)(at);
+        values.shift[i] = shift(_, _, _, tile_m, tile_n)(at);
+        if (SLOPE != Slope::relu) values.slope[i] = slope(_, _, _, tile_m, tile_n)(at);
+        if (ADDS) residual[i] = added(at);
+      }
+      return values(sums, residual);
+    }
+  };
+
+  template <bool SOURCE, class Arguments>
+  CUTLASS_HOST_DEVICE static auto store(const Arguments& arguments, TileChannels<N>& channels) {
+    const auto row = [&](float* values) {
+      const auto tile = cute::make_tensor(cute::make_smem_ptr(values), cute::make_shape(_128{}, Int<N>{}),
+                                          cute::make_stride(_0{}, _1{}));
+      return cutlass::epilogue::fusion::sm90_partition_for_epilogue<SOURCE>(tile, arguments.epi_tile,
+                                                                            arguments.tiled_copy, arguments.thread_idx);
+    };
+    return Store(row(channels.scale), row(channels.shift), row(channels.slope), arguments.tCrC);
+  }
+  template <bool SOURCE, class... Types>
+  CUTLASS_DEVICE auto get_consumer_store_callbacks(
+      const cutlass::epilogue::fusion::ConsumerStoreArgs<Types...>& arguments) {
+    return store<SOURCE>(arguments, values<N>());
+  }
+};
+
+}  // namespace atrous::cuda::sm90
