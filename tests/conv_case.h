@@ -1,5 +1,5 @@
-// A convolution in memory with the epilogue slope(z * scale + shift + residual), and what it has to give, in fp64: what
-// conv_walk.cu and conv_sm90_walk.cu walk through.
+// A convolution in memory with its epilogue, by default slope(z * scale + shift + residual), and what it has to give,
+// in fp64: what conv_walk.cu and conv_sm90_walk.cu walk through.
 #pragma once
 
 #include <cmath>
@@ -37,6 +37,8 @@ struct Buffer {
 template <class Element>
 struct Filled {
   Case c;
+  Slope kind;
+  Residual place;
   std::mt19937 random{0};
   int64_t p, q;
   Buffer<Element> x, weight, residual, y;
@@ -46,8 +48,10 @@ struct Filled {
   static int64_t outputs(int64_t size, int64_t kernel, const Case& c, int i) {
     return (size + 2 * c.padding[i] - c.dilation[i] * (kernel - 1) - 1) / c.stride[i] + 1;
   }
-  explicit Filled(const Case& c)
+  explicit Filled(const Case& c, Slope kind = Slope::tensor, Residual place = Residual::before)
       : c(c),
+        kind(kind),
+        place(place),
         p(outputs(c.h, c.r, c, 0)),
         q(outputs(c.w, c.s, c, 1)),
         x(c.n * c.h * c.width() * c.c, random),
@@ -79,7 +83,7 @@ struct Filled {
     all.vectors.mean = {mean.data(), 1, ScalarType::Float}, all.vectors.var = {var.data(), 1, ScalarType::Float};
     all.vectors.slope = {slope.data(), 2, ScalarType::Double};
     all.vectors.eps = 1e-5f;
-    all.slope = Slope::tensor, all.place = Residual::before;
+    all.slope = kind, all.place = place;
     if (c.c == FEW) merge_rows(all);
     return all;
   }
@@ -96,8 +100,10 @@ struct Filled {
           z += double(float(x.data[((image * c.h + h) * c.width() + w + c.around()) * c.c + i])) *
                double(float(weight.data[((k * c.r + r) * c.s + s) * c.c + i]));
       }
-    const double u = (z - mean[k]) / std::sqrt(double(var[k]) + 1e-5f) + double(float(residual.data[pixel * c.k + k]));
-    return u > 0 ? u : u * slope[2 * k];
+    const double added = place == Residual::none ? 0 : double(float(residual.data[pixel * c.k + k]));
+    const double u = (z - mean[k]) / std::sqrt(double(var[k]) + 1e-5f) + (place == Residual::before ? added : 0);
+    const double y = kind == Slope::relu ? (u < 0 ? 0 : u) : u > 0 ? u : u * slope[2 * k];
+    return place == Residual::after ? y + added : y;
   }
 
   // How far it is from what is expected, in units of what the element type resolves; NaN and infinities are exact.

@@ -108,17 +108,18 @@ void each_box(const Map& map, const Sizes& sizes, int tile_m, int tile_n, Move m
     }
 }
 
-template <int N>
+template <int N, Slope SLOPE = Slope::tensor, Residual RESIDUAL = Residual::before>
 int check(const char* name, const Case& c) {
-  using Whole = sm90::Product<Half, N, Slope::tensor, Residual::before>;
-  const Filled<Half> filled(c);
+  using Whole = sm90::Product<Half, N, SLOPE, RESIDUAL>;
+  constexpr bool ADDS = RESIDUAL != Residual::none;
+  const Filled<Half> filled(c, SLOPE, RESIDUAL);
   const ConvProblem p = filled.problem();
   const auto arguments = sm90::arguments<Whole>(p);
   descriptors.clear();
   atrous::cuda::refused = CUDA_SUCCESS;
   const typename Whole::Params params = Whole::Kernel::to_underlying_arguments(arguments, nullptr);
   bool good = conv_reasons(p).empty() && Whole::Kernel::can_implement(arguments) &&
-              atrous::cuda::refused == CUDA_SUCCESS && descriptors.size() == 4;
+              atrous::cuda::refused == CUDA_SUCCESS && descriptors.size() == 3 + ADDS;
   const auto sizes = params.problem_shape;
   const dim3 grid = Whole::Kernel::get_grid_shape(params);
   good &= cute::get<0>(sizes) == p.pixels() && cute::get<1>(sizes) == p.k && grid.z == 1;
@@ -156,8 +157,9 @@ int check(const char* name, const Case& c) {
         channels.slope[i] = channel.slope;
       }
       std::vector<Half> added(128 * N), outputs(128 * N);
-      each_box<Whole, N>(params.epilogue.tma_load_c, sizes, tile_m, tile_n,
-                         [&](int64_t at, Half* from) { added[at] = *from; });
+      if constexpr (ADDS)
+        each_box<Whole, N>(params.epilogue.tma_load_c, sizes, tile_m, tile_n,
+                           [&](int64_t at, Half* from) { added[at] = *from; });
       finish<Whole, N>(sums, added, channels, outputs);
       each_box<Whole, N>(params.epilogue.tma_store_d, sizes, tile_m, tile_n, [&](int64_t at, Half* to) {
         *to = outputs[at];
@@ -252,7 +254,8 @@ int main() {
   const Case farthest{1, 3, 2, 56, 8, 3, 2, {8, 8}, {127, 127}, {127, 254}, 0};
   int wrong = check_plans() + check_refusal();
   wrong += check<128>("plain", plain) + check<64>("plain", plain);
-  wrong += check<128>("dilated", dilated) + check<64>("dilated", dilated);
+  wrong += check<128, Slope::tensor, Residual::after>("dilated", dilated) + check<64>("dilated", dilated);
+  wrong += check<64, Slope::relu, Residual::none>("without a residual", dilated);
   wrong += check<128>("pointwise", pointwise) + check<64>("strided", strided) + check<64>("poisoned", poisoned);
   wrong += check<64>("farthest", farthest);
   return wrong;
