@@ -16,7 +16,7 @@ from atrous.spec import Epilogue
 pytestmark = pytest.mark.gate
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a worker may come back to this file, and no process loads the library twice
 def ops(tmp_path_factory):
     torch.ops.load_library(cuda_host.build(tmp_path_factory.mktemp("plain")))
     return torch.ops.atrous_host
