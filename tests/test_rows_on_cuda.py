@@ -86,6 +86,19 @@ def test_winograd_is_the_cpu_s_alone(card):
     assert names.ours == ["aten::convolution"]
 
 
+def test_a_frozen_weight_is_laid_out_as_the_input_is(card, monkeypatch):
+    """On a card; on a CPU one pack serves inputs of both layouts."""
+    asked, row, weight = [], dispatch.rows()["native"], torch.empty(8, 8, 3, 3, device="cuda")
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda x, memory_format=None: asked.append(memory_format) or x)
+    layouts = [torch.channels_last, torch.contiguous_format]
+    inputs = [torch.empty(2, 8, 6, 6, device="cuda", memory_format=layout) for layout in layouts]
+    for x in inputs:
+        row.pack(x, weight, Spec())
+    assert asked == layouts and len({row.pack_key(x, weight, Spec()) for x in inputs}) == 2
+    inputs = [torch.empty(2, 8, 6, 6, memory_format=layout) for layout in layouts]
+    assert len({row.pack_key(x, torch.empty(8, 8, 3, 3), Spec()) for x in inputs}) == 1
+
+
 @pytest.mark.parametrize("row, namespace", [("native", "atrous"), ("triton", "atrous_triton")])
 def test_what_is_computed_again_is_so_by_the_row_that_computed_it(monkeypatch, row, namespace):
     """Whoever keeps the recipe; on shapes alone, since gradients of tensors on a card need one."""

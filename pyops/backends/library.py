@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..layout import laid_out, memory_format
 from ..spec import Epilogue, Spec
 from .arithmetic import MKLDNN, arithmetic_type, in_arithmetic_type
 from .training import convolution, convolution_backward, convolution_statistics, primitive  # noqa: F401
@@ -30,10 +29,7 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
         weight, bias = weights
         if input.is_cuda and bias is not None and arguments.mean is None:  # cuDNN's bias is a pass of its own
             bias, arguments = None, arguments._replace(beta=bias)
-        z = torch.conv2d(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
-        if z.device.type in ("cpu", "cuda"):  # aten's own kernels for a card know contiguous tensors alone
-            z = laid_out(z, z.dtype, memory_format(input, weight))
-        return epilogue(z, arguments)
+        return epilogue(convolution(input, weight, bias, spec), arguments)
 
     return in_arithmetic_type(run, input, (weight, bias), arguments)
 

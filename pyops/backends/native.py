@@ -76,7 +76,7 @@ def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
 
 def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
     """What a pack depends on besides the weight."""
-    return (input.device.type, channels_last(input), not pack_reasons(input, weight, spec))
+    return (input.device.type, input.is_cuda and channels_last(input), not pack_reasons(input, weight, spec))
 
 
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:

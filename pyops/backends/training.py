@@ -22,11 +22,14 @@ def primitive(name: str, x: Tensor) -> Callable:
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
-    """z = conv2d(x, w) + b, in the layout of x or w, rounded to the dtype of x."""
+    """z = conv2d(x, w) + b, in the layout of x or w, rounded to the dtype of x.
+
+    Some of aten's own kernels for a card, as in fp64, know contiguous tensors alone. On meta z is as eager's is.
+    """
     dtype = arithmetic_type(input)
     tensors = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     z = torch.conv2d(*tensors, spec.stride, spec.padding, spec.dilation, spec.groups).to(input.dtype)
-    return z.contiguous(memory_format=memory_format(input, weight))
+    return z if z.is_meta else z.contiguous(memory_format=memory_format(input, weight))
 
 
 def with_statistics(
