@@ -47,10 +47,9 @@ ConvProblem describe(const Arguments& arguments, const Tensor& input, const Padd
   return problem;
 }
 
-Tensor empty(const Tensor& like, const Sizes& sizes, ScalarType type) {
-  return torch::stable::empty(
-      sizes, type, std::nullopt, like.device(), std::nullopt,
-      sizes.size() == 4 ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
+Tensor empty_channels_last(const Tensor& like, const Sizes& sizes) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
 // Channels last, with its zeros: a copy where it is not so already.
@@ -61,7 +60,6 @@ Tensor prepare(const Tensor& tensor, const Padded& padded) {
 }
 
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  if (problem.pixels() == 0 || problem.k == 0) return cudaSuccess;
   const auto product = problem.type == ScalarType::Half       ? plan.tma ? conv_sm90_fp16 : conv_fp16
                        : problem.type == ScalarType::BFloat16 ? plan.tma ? conv_sm90_bf16 : conv_bf16
                                                               : conv_fp32;
@@ -80,21 +78,21 @@ Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tens
   device.check("bias", bias);
   device.check(arguments);
   const Sizes sizes = convolution_sizes(input, weight, stride, padding, dilation);
-  const ScalarType type = input.scalar_type();
-  const int64_t channels = conv_channels(input.size(1), type, dilation[1]);
+  const int64_t channels = conv_channels(input.size(1), input.scalar_type(), dilation[1]);
   const bool rows = reads_rows(input.size(1), dilation[1]);
   const Padded padded{channels, rows ? padding[1] : 0};
   ConvProblem problem = describe(arguments, input, padded, weight, bias, sizes, stride, padding, dilation, groups);
   if (rows) merge_rows(problem);
   if (!suggests_channels_last(input) || !conv_reasons(problem).empty())
     return epilogue(arguments, convolution(input, weight, bias, stride, padding, dilation, groups));
-  arguments.check(sizes, strides_of(sizes, Order::channels_last), type);
-  const Tensor x = prepare(input, padded), krsc = prepare(weight, {channels, 0}), y = empty(input, sizes, type);
+  arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
+  const Tensor x = prepare(input, padded), krsc = prepare(weight, {channels, 0}), y = empty_channels_last(input, sizes);
   problem.x = x.const_data_ptr(), problem.weight = krsc.const_data_ptr(), problem.y = y.mutable_data_ptr();
   const bool sm90 = device.capability() == 90 && conv_sm90_built();
   const ConvPlan plan = conv_plan(problem, device.multiprocessors(), sm90);
   std::optional<Tensor> partial;
-  if (plan.workspace_bytes) partial = empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
+  if (plan.workspace_bytes)
+    partial = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
   void* const workspace = partial ? partial->mutable_data_ptr() : nullptr;
   if (y.numel()) check(run(problem, plan, workspace, device.stream()), "_conv_epilogue");
   return y;

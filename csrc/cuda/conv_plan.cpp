@@ -14,8 +14,8 @@ constexpr int64_t MOST_KERNEL = 32;
 // A step of the reduction in bytes, and the most shares of it: what more of them save they read again.
 constexpr int64_t STEP = 64, MOST_SPLITS = 16;
 
-int64_t bytes(const ConvProblem& problem) { return problem.type == ScalarType::Float ? 4 : 2; }
-int64_t vector(const ConvProblem& problem) { return 16 / bytes(problem); }  // channels of one access
+int64_t bytes(ScalarType type) { return type == ScalarType::Float ? 4 : 2; }
+int64_t vector(ScalarType type) { return 16 / bytes(type); }  // channels of one access
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The largest offset that a kernel computes, into the padding too, in elements.
@@ -50,7 +50,7 @@ struct Cost {
   // Of a position: TMA's products take two at once.
   int64_t steps(const ConvProblem& problem) const {
     const int64_t together = tma ? 2 : 1;
-    return together * divide_up(problem.c * bytes(problem), together * STEP);
+    return together * divide_up(problem.c * bytes(problem.type), together * STEP);
   }
   double clocks(const ConvProblem& problem, int64_t splits, int multiprocessors) const {
     const int64_t blocks = divide_up(problem.pixels(), m) * divide_up(problem.k, n) * splits;
@@ -72,8 +72,7 @@ constexpr Cost COSTS[] = {{Tile::t128x128, true, 128, 128, 384, WGMMA},
 
 int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w) {
   if (reads_rows(c, dilation_w)) return FEW;
-  const int64_t vector = type == ScalarType::Float ? 4 : 8;
-  return divide_up(c, vector) * vector;
+  return divide_up(c, vector(type)) * vector(type);
 }
 
 void merge_rows(ConvProblem& problem) {
@@ -89,12 +88,13 @@ std::string conv_reasons(const ConvProblem& problem) {
     if (!met) all += std::string(all.empty() ? "" : "; ") + what + ": expected " + expected;
   };
   if (problem.type == ScalarType::Double) return "input: expected float16, bfloat16 or float32, got float64";
-  const double input = extent(problem) * bytes(problem), output = double(problem.pixels()) * problem.k * bytes(problem),
-               weight = double(problem.k) * double(problem.r * problem.s) * double(problem.c) * bytes(problem);
+  const double input = extent(problem) * bytes(problem.type),
+               output = double(problem.pixels()) * problem.k * bytes(problem.type),
+               weight = double(problem.k) * double(problem.r * problem.s) * double(problem.c) * bytes(problem.type);
   need(problem.groups == 1, "groups", "1, got " + std::to_string(problem.groups));
   need(problem.slope != Slope::random && !problem.dropout, "slope and dropout", "nothing drawn");
-  need(problem.k % vector(problem) == 0, "weight",
-       "a multiple of " + std::to_string(vector(problem)) + " output channels, got " + std::to_string(problem.k));
+  need(problem.k % vector(problem.type) == 0, "weight",
+       "a multiple of " + std::to_string(vector(problem.type)) + " output channels, got " + std::to_string(problem.k));
   need(std::max(problem.r, problem.s) <= MOST_KERNEL, "weight", "a kernel of at most 32 x 32");
   need(input < MOST_BYTES, "input", "less than 2 GiB, padding included");
   need(output < MOST_BYTES && weight < MOST_BYTES, "output and weight", "less than 2 GiB each");
@@ -107,7 +107,7 @@ std::string conv_reasons(const ConvProblem& problem) {
 }
 
 ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors, bool sm90) {
-  if (problem.c % vector(problem) || problem.x_strides[0] % vector(problem)) return {Tile::few, 1, 0};
+  if (problem.c % vector(problem.type) || problem.x_strides[0] % vector(problem.type)) return {Tile::few, 1, 0};
   const bool tma = sm90 && gathers(problem), wide = problem.type != ScalarType::Float;
   ConvPlan best{};
   double least = std::numeric_limits<double>::infinity();

@@ -46,6 +46,7 @@ struct Walk {
         rows(layout.channels_last ? layout.images * layout.spatial : layout.images),
         pixels(layout.channels_last ? 1 : layout.spatial),
         plane(pixels) {
+    // one image: two rows, or half of a block's threads would have none; more where a thread would have a single pack
     const int64_t wanted = std::min(MOST_CUTS, parts(layout.size(), int64_t(size) * THREADS * BLOCKS) + 1);
     if (rows == 1)
       for (; rows < wanted && pixels % (2 * size) == 0; pixels /= 2) rows *= 2;
