@@ -47,7 +47,8 @@ def main(tool: str, program: list[str]) -> int:
         return NOT_AVAILABLE
     # Without torch's allocator each tensor is an allocation of its own, and each overrun leaves it.
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    return subprocess.run([*command, "-u", *program], cwd=ROOT, env=os.environ | alone).returncode
+    status = subprocess.run([*command, "-u", *program], cwd=ROOT, env=os.environ | alone).returncode
+    return 1 if status < 0 or status == NOT_AVAILABLE else status
 
 
 if __name__ == "__main__":
