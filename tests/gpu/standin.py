@@ -83,9 +83,7 @@ class Library:
         headers = Path(triton.__file__).parent / "backends/nvidia/include"
         command = [*shlex.split(os.environ.get("CC", "cc")), "-O1", "-shared", "-fPIC", "-fvisibility=hidden"]
         source = Path(__file__).with_name("standin_driver.c")
-        subprocess.run(
-            [*command, f"-I{headers}", f"-Wl,-soname,{path.name}", str(source), "-o", str(path)], check=True
-        )
+        subprocess.run([*command, f"-I{headers}", f"-Wl,-soname,{path.name}", str(source), "-o", str(path)], check=True)
         knobs.nvidia.libcuda_path = self.folder.name
         self.calls = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 

@@ -75,7 +75,8 @@ def convolutions(name: str) -> Iterator[Case]:
         slope_kind, residual = ENDINGS[(turn + turn // len(ENDINGS)) % len(ENDINGS)]
         label = f"{name} {config.describe()} {dtype}"
         codes = partial(boxes, layer, config, dtype)
-        yield Case(f"{label} {slope_kind} {residual}", partial(convolve, layer, config, dtype, slope_kind, residual), codes)
+        launch = partial(convolve, layer, config, dtype, slope_kind, residual)
+        yield Case(f"{label} {slope_kind} {residual}", launch, codes)
         if config.splits == 1:
             yield Case(f"{label} statistics", partial(convolve_for_training, layer, config, dtype), codes)
 

@@ -10,9 +10,13 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-typedef struct { int dynamic_shared; } Function;
+typedef struct {
+  int dynamic_shared;
+} Function;
 
-static struct { int capability, multiprocessors, shared; } chip = {90, 132, 232448};
+static struct {
+  int capability, multiprocessors, shared;
+} chip = {90, 132, 232448};
 static Function functions[1 << 16];
 static int loaded, launched, encoded;
 static char error[512];
@@ -47,13 +51,20 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) { 
 EXPORT CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
   switch (attribute) {
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR: return *value = chip.shared, CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK: return *value = 65536, CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: return *value = chip.multiprocessors, CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_WARP_SIZE: return *value = 32, CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return *value = chip.capability / 10, CUDA_SUCCESS;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: return *value = chip.capability % 10, CUDA_SUCCESS;
-    default: return *value = 1, CUDA_SUCCESS;  // clocks and bus width: nothing here depends on them
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR:
+      return *value = chip.shared, CUDA_SUCCESS;
+    case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK:
+      return *value = 65536, CUDA_SUCCESS;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+      return *value = chip.multiprocessors, CUDA_SUCCESS;
+    case CU_DEVICE_ATTRIBUTE_WARP_SIZE:
+      return *value = 32, CUDA_SUCCESS;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+      return *value = chip.capability / 10, CUDA_SUCCESS;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+      return *value = chip.capability % 10, CUDA_SUCCESS;
+    default:
+      return *value = 1, CUDA_SUCCESS;  // clocks and bus width: nothing here depends on them
   }
 }
 
@@ -115,14 +126,18 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, voi
 
 static int bytes_of(CUtensorMapDataType type) {
   switch (type) {
-    case CU_TENSOR_MAP_DATA_TYPE_UINT8: return 1;
+    case CU_TENSOR_MAP_DATA_TYPE_UINT8:
+      return 1;
     case CU_TENSOR_MAP_DATA_TYPE_UINT16:
     case CU_TENSOR_MAP_DATA_TYPE_FLOAT16:
-    case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16: return 2;
+    case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16:
+      return 2;
     case CU_TENSOR_MAP_DATA_TYPE_UINT64:
     case CU_TENSOR_MAP_DATA_TYPE_INT64:
-    case CU_TENSOR_MAP_DATA_TYPE_FLOAT64: return 8;
-    default: return 4;
+    case CU_TENSOR_MAP_DATA_TYPE_FLOAT64:
+      return 8;
+    default:
+      return 4;
   }
 }
 
@@ -136,18 +151,26 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType typ
   REQUIRE((uintptr_t)map % 64 == 0, "descriptor: expected it at a multiple of 64 bytes");
   REQUIRE(chip.capability >= 90, "descriptor: expected sm_90 or newer, got sm_%d", chip.capability);
   REQUIRE(rank >= 1 && rank <= 5, "descriptor: expected 1 to 5 dimensions, got %u", rank);
-  REQUIRE((uintptr_t)data % 16 == 0 && (uintptr_t)data >> 44 == 1, "descriptor: expected GPU memory at a multiple of "
-          "16 bytes, got %p", data);
+  REQUIRE((uintptr_t)data % 16 == 0 && (uintptr_t)data >> 44 == 1,
+          "descriptor: expected GPU memory at a multiple of "
+          "16 bytes, got %p",
+          data);
   REQUIRE(interleave == CU_TENSOR_MAP_INTERLEAVE_NONE, "descriptor: expected no interleave, got %d", interleave);
-  REQUIRE(inner % 16 == 0 && inner <= widest, "descriptor: expected an inner box of a multiple of 16 bytes, at most %u "
-          "with this swizzle, got %u", widest, inner);
+  REQUIRE(inner % 16 == 0 && inner <= widest,
+          "descriptor: expected an inner box of a multiple of 16 bytes, at most %u "
+          "with this swizzle, got %u",
+          widest, inner);
   for (unsigned i = 0; i < rank; ++i) {
-    REQUIRE(sizes[i] >= 1 && sizes[i] <= 1ull << 32, "descriptor: expected sizes from 1 to 2**32, got %llu in "
-            "dimension %u", (unsigned long long)sizes[i], i);
+    REQUIRE(sizes[i] >= 1 && sizes[i] <= 1ull << 32,
+            "descriptor: expected sizes from 1 to 2**32, got %llu in "
+            "dimension %u",
+            (unsigned long long)sizes[i], i);
     REQUIRE(box[i] >= 1 && box[i] <= 256, "descriptor: expected a box of 1 to 256, got %u in dimension %u", box[i], i);
     REQUIRE(steps[i] >= 1 && steps[i] <= 8, "descriptor: expected steps of 1 to 8, got %u", steps[i]);
-    REQUIRE(i + 1 == rank || (strides[i] % 16 == 0 && strides[i] < 1ull << 40), "descriptor: expected strides of "
-            "multiples of 16 bytes below 2**40, got %llu in dimension %u", (unsigned long long)strides[i], i + 1);
+    REQUIRE(i + 1 == rank || (strides[i] % 16 == 0 && strides[i] < 1ull << 40),
+            "descriptor: expected strides of "
+            "multiples of 16 bytes below 2**40, got %llu in dimension %u",
+            (unsigned long long)strides[i], i + 1);
   }
   return ++encoded, CUDA_SUCCESS;
 }

@@ -15,8 +15,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.fx.experimental._config
 import torch._dynamo  # it lists torch.cuda's functions when it is imported: before any is replaced
+import torch.fx.experimental._config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ADDRESS = 1 << 44  # as standin_driver.c has it
