@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import configs
 from .configs import Conv
+from .counters import counters
 from .describe import describe
 from .epilogue import FUSION, draw_slope, uniforms
 from .epilogue import epilogue as apply_epilogue
@@ -170,12 +171,9 @@ def conv_epilogue(
 
 
 def workspace(device: torch.device, tiles: int, config: Conv) -> tuple[Tensor | None, Tensor | None]:
-    """The sums of each split, and how many programs of a tile have stored theirs.
-
-    Made anew in each call: counters that were kept would be shared by the streams and graphs of a process.
-    """
+    """The sums of each split, and how many programs of a tile have stored theirs."""
     if config.splits == 1:
         return None, None
     elements = tiles * config.splits * config.block_m * config.block_n
     partial = torch.empty(elements, dtype=torch.float32, device=device)  # whatever torch's default dtype is
-    return partial, torch.zeros(tiles, dtype=torch.int32, device=device)
+    return partial, counters(device, tiles)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import configs
 from .configs import Conv
+from .counters import counters
 from .describe import describe
 from .epilogue import FUSION
 from .launch import check_device, launch
@@ -107,7 +108,7 @@ def conv_statistics(
     channel_tiles, pixel_tiles, _ = configs.conv_grid(key, config)
     programs = configs.pixel_programs(key, config)
     sums = make(programs, 3, channels)
-    arrived = torch.zeros(channel_tiles, dtype=torch.int32, device=z.device)
+    arrived = counters(z.device, channel_tiles)
     x, w, _, y = problem.operands(tile)
     launch(
         conv_statistics_kernel, z.device, channel_tiles * programs,
