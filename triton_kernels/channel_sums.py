@@ -40,7 +40,7 @@ def reduce_kernel(
     eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, kept: tl.float64,
     slope_stride, rows, col_groups, channels, pixels, tiles, steps, shares,
     LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, DROPOUT: tl.constexpr,
-    GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """sums = (sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0)), (3, channels).
 
@@ -50,7 +50,7 @@ def reduce_kernel(
     AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
     cols = col_groups.to(OFFSET) * GROUP
     program = tl.program_id(0).to(OFFSET)
-    tile, step = program % tiles, program // tiles
+    tile, share = program % tiles, program // tiles
     channel = channels_of(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
     scale, shift, slope = load_channels(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
@@ -59,7 +59,7 @@ def reduce_kernel(
     mean = tl.expand_dims(load_vector(mean_ptr, 0.0, channel, channel < channels, DTYPE), AXIS)
     plain = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
     weighted, slopes = plain, plain
-    while step < steps:
+    for step in tl.range(share, steps, shares, num_stages=STAGES):
         row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
         mask = row_there[:, None] & col_there[None, :]
         z, dy, du, u = gradients(
@@ -73,9 +73,8 @@ def reduce_kernel(
             weighted = tl.fma(du, z - mean, weighted)
         if SLOPE_KIND == "tensor":
             slopes += tl.where(mask & ~(u > 0), dy * u, 0.0)
-        step += shares
     leave(
-        partial_ptr, plain, weighted, slopes, tile, program // tiles, tiles, shares,
+        partial_ptr, plain, weighted, slopes, tile, share, tiles, shares,
         channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False,
     )  # fmt: skip
     last, block, end = last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT, BLOCK_COLS)

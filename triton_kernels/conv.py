@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import configs
 from .configs import Conv
+from .counters import counters
 from .describe import Descriptors, Problem, describe, laid_out
 from .epilogue import FUSION, draw_slope, uniforms
 from .epilogue import epilogue as apply_epilogue
@@ -190,14 +191,11 @@ def conv_plan(
 
 
 class Workspace(NamedTuple):
-    """The sums of each split, and how many programs of a tile have stored theirs.
-
-    Made anew in each call: counters that were kept would be shared by the streams and graphs of a process.
-    """
+    """The sums of each split, and how many programs of a tile have stored theirs."""
 
     partial: int
     arrived: int
 
     def make(self, device: torch.device) -> tuple[Tensor, Tensor]:
         partial = torch.empty(self.partial, dtype=torch.float32, device=device)  # whatever torch's default dtype is
-        return partial, torch.zeros(self.arrived, dtype=torch.int32, device=device)
+        return partial, counters(device, self.arrived)

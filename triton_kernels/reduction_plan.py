@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from triton import cdiv
 
+from .counters import counters
 from .launch import Plan, chip
 from .pointwise import View, tiling
 from .pointwise_configs import (
@@ -52,12 +53,9 @@ def reduction_plan(kernel, z: View, device: torch.device, **constants) -> Plan:
 
 
 def workspace(plan: Plan, out: Tensor) -> tuple[Tensor, Tensor]:
-    """What the programs leave, three numbers a channel or slot, and how many of them have arrived.
-
-    Made anew in each call: counters that were kept would be shared by the streams and graphs of a process.
-    """
+    """What the programs leave, three numbers a channel or slot, and how many of them have arrived."""
     _, _, channels, pixels, tiles, _, shares = plan.sizes
     flat = plan.constants["LAYOUT"] == "flat"
     places = tiles * (plan.constants["BLOCK_COLS"] // pixels + 2) if flat else channels
     partial = torch.empty((3, shares, places), dtype=out.dtype, device=out.device)
-    return partial, torch.zeros(1 if flat else tiles, dtype=torch.int32, device=out.device)
+    return partial, counters(out.device, 1 if flat else tiles)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import configs
 from .configs import Conv
+from .counters import counters
 from .describe import Descriptors, Problem, describe, laid_out
 from .epilogue import FUSION
 from .launch import Plan, check_device, launch
@@ -105,7 +106,7 @@ def conv_statistics(
     check_device("input", x, conv_statistics_kernel)
     plan, descriptors, programs, channel_tiles = statistics_plan(conv_statistics_kernel, problem, config)
     sums = make(programs, 3, channels)
-    arrived = torch.zeros(channel_tiles, dtype=torch.int32, device=z.device)
+    arrived = counters(z.device, channel_tiles)
     tensors = None if bias is None else bias.contiguous(), sums, arrived, mean, var
     if descriptors is None:
         launch(plan, z.device, (x, w, z, *tensors))
