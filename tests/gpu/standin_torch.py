@@ -20,7 +20,7 @@ import torch.fx.experimental._config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ADDRESS = 1 << 44  # as standin_driver.c has it
-_place = torch._C.TensorBase.device.__get__
+_place, _is_meta = torch._C.TensorBase.device.__get__, torch._C.TensorBase.is_meta.__get__
 _data_ptr = torch._C.TensorBase.data_ptr
 aten = torch.ops.aten
 
@@ -36,10 +36,13 @@ class Values(TorchDispatchMode):
         if func.namespace == "atrous_triton":
             from atrous import ops_cuda
 
-            with self:
+            with self:  # torch leaves a mode while it runs
                 return getattr(ops_cuda, func._schema.name.partition("::")[2])(*args, **kwargs)
-        with mock.patch.object(self, "telling", False):
+        before, self.telling = self.telling, False
+        try:
             return self._on_cpu_or_meta(func, args, kwargs)
+        finally:
+            self.telling = before
 
     def _on_cpu_or_meta(self, func, args, kwargs):
         on_meta = any(isinstance(x, torch.Tensor) and x.is_meta for x in args)
@@ -150,9 +153,10 @@ def device(ordinal: int, capability: int, chip) -> Iterator[None]:
         "is_bf16_supported": lambda *_, **__: True, "current_blas_handle": lambda: 0,
     }  # fmt: skip
     tensor = {
-        "is_cuda": property(lambda x: values.telling and x.is_meta),
-        "device": property(lambda x: here if values.telling and x.is_meta else _place(x)),
-        "data_ptr": lambda x: ADDRESS + x.storage_offset() * x.element_size() if x.is_meta else _data_ptr(x),
+        "is_cuda": property(lambda x: values.telling and _is_meta(x)),
+        "is_meta": property(lambda x: not values.telling and _is_meta(x)),
+        "device": property(lambda x: here if values.telling and _is_meta(x) else _place(x)),
+        "data_ptr": lambda x: ADDRESS + x.storage_offset() * x.element_size() if _is_meta(x) else _data_ptr(x),
     }
     with warnings.catch_warnings():  # the runtime that torch brings finds our driver too old
         warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from atrous.triton_kernels import configs, conv  # noqa: E402
+from atrous.triton_kernels import configs, conv, gpus  # noqa: E402
 
 if not isinstance(conv.conv_epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)
@@ -32,9 +32,10 @@ LAYERS = conv_gate.LAYERS | conv_gate.DEPTHWISE
 def forgotten():
     """No kernel is known from another test of this process: each asks Triton's cache again."""
     modules = [module for name, module in sys.modules.items() if name.startswith("atrous.triton_kernels.")]
-    for kernel in [value for module in modules for value in vars(module).values()]:
-        if isinstance(kernel, triton.JITFunction):
-            kernel.device_caches.clear()
+    for value in [value for module in modules for value in vars(module).values()]:
+        if isinstance(value, triton.JITFunction):
+            value.device_caches.clear()
+        getattr(value, "cache_clear", lambda: None)()  # of a launcher's plans
 
 
 @pytest.fixture
@@ -84,6 +85,12 @@ def test_descriptors_compile_once_a_box(asked):
         for size in (7, 14, 28, 56):
             call(layer._replace(size=(size, size)), batch, config)
     assert 1 < asked.calls <= len(configs.BOXES[config.block_n])
+
+
+def test_chips_are_those_of_the_cost_models():
+    assert {chip: found.shared for chip, found in standin.CHIPS.items()} == {
+        chip: gpus.gpu(chip).shared << 10 for chip in standin.CHIPS
+    }
 
 
 # Everything, or a tenth of it
