@@ -8,6 +8,7 @@ test asserts of results.
 from __future__ import annotations
 
 import contextlib
+import threading
 import types
 import warnings
 from collections.abc import Iterator
@@ -27,9 +28,15 @@ aten = torch.ops.aten
 
 class Values(TorchDispatchMode):
     """Sends what is made on CUDA to the meta device, our operators to the functions that launch them, and answers for
-    values. telling: False while torch's own code runs, which must find the meta device that it computes shapes on."""
+    values. While torch's own code runs tensors do not tell of their GPU: it computes shapes on the meta device."""
 
-    telling = True
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.local()
+
+    @property
+    def telling(self) -> bool:
+        return getattr(self.thread, "telling", True)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -38,11 +45,11 @@ class Values(TorchDispatchMode):
 
             with self:  # torch leaves a mode while it runs
                 return getattr(ops_cuda, func._schema.name.partition("::")[2])(*args, **kwargs)
-        before, self.telling = self.telling, False
+        before, self.thread.telling = self.telling, False
         try:
             return self._on_cpu_or_meta(func, args, kwargs)
         finally:
-            self.telling = before
+            self.thread.telling = before
 
     def _on_cpu_or_meta(self, func, args, kwargs):
         on_meta = any(isinstance(x, torch.Tensor) and x.is_meta for x in args)
@@ -80,6 +87,17 @@ def _tensor(data, *, device=None, requires_grad=False, **options):
 def _compile(model=None, **_):
     """torch.compile as eager: the kernels of its own making are not ours, and ours are asked for by the same calls."""
     return model if model is not None else lambda found: found
+
+
+def _in_threads(values: Values):
+    """threading.Thread.run, under the mode, which belongs to a thread."""
+    run = threading.Thread.run
+
+    def under(thread: threading.Thread) -> None:
+        with values:
+            run(thread)
+
+    return under
 
 
 class Graph:
@@ -168,6 +186,7 @@ def device(ordinal: int, capability: int, chip) -> Iterator[None]:
             stack.enter_context(mock.patch.object(torch.Tensor, name, value, create=True))
         stack.enter_context(mock.patch.object(torch, "tensor", _tensor))
         stack.enter_context(mock.patch.object(torch, "compile", _compile))
+        stack.enter_context(mock.patch.object(threading.Thread, "run", _in_threads(values)))
         stack.enter_context(torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True))
         stack.enter_context(values)
         yield
