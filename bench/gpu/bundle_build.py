@@ -114,9 +114,8 @@ def ask(python: Path, target: Target, cache: Path, names: list[str] | None) -> d
         with ThreadPoolExecutor(PROCESSES) as pool:
             list(pool.map(one, wanted))
         found = [json.loads(path.read_text()) for path in asked.glob("*.json")]
-    return {
-        name: sorted({key for told in found for key in told[name]}) for name in ("kernels", "modules", "compiled")
-    }  # fmt: skip
+    every = {name: [key for told in found for key in told[name]] for name in ("kernels", "modules", "compiled")}
+    return {**every, **{name: sorted(set(every[name])) for name in ("kernels", "modules")}}
 
 
 def build(target: Target, named: Path | None, names: list[str] | None) -> int:
