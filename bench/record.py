@@ -22,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SAME = ("device", "driver", "commit", "versions")  # of two runs that may share a file
+RESULTS = ("bench/results", "pyops/tables")  # what a run writes: it does not change the sources
 MANIFESTS = ("bundle.json", "out/bundle.json")  # where a bundle leaves its own, from ROOT
 SENSORS = {
     "sm_mhz": "clocks.sm",
@@ -64,14 +65,17 @@ def commit() -> str:
     """ATROUS_COMMIT, git's HEAD ("-dirty" with changes), or a bundle's: a GPU machine may have no .git."""
     if os.environ.get("ATROUS_COMMIT"):
         return os.environ["ATROUS_COMMIT"]
-    git = ("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    found = _answer(*git) if (ROOT / ".git").exists() else ""
-    for name in () if found else MANIFESTS:
+    git = ("git", "-C", str(ROOT))
+    head = _answer(*git, "rev-parse", "HEAD") if (ROOT / ".git").exists() else ""
+    if head:
+        changes = _answer(*git, "diff", "--name-only", "HEAD", "--", ".", *(f":!{folder}" for folder in RESULTS))
+        return head + "-dirty" * bool(changes)
+    for name in MANIFESTS:
         try:
             return str(json.loads((ROOT / name).read_text())["commit"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return found or "unknown"
+    return "unknown"
 
 
 def sensors() -> dict[str, str]:
@@ -85,7 +89,7 @@ def sensors() -> dict[str, str]:
 def _answer(*command: str) -> str:
     """The first line that a command prints; empty where it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if done.returncode else done.stdout.split("\n")[0].strip()

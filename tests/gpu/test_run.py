@@ -39,7 +39,8 @@ path = folder / "results" / "{name}.json"
 seen = json.loads(path.read_text())
 child = subprocess.Popen(["sleep", "600"])
 states = [step["state"] for step in seen["phases"][os.environ["PHASE"]]["steps"]]
-note = {{"pids": [os.getpid(), child.pid], "states": states, "no_index": os.environ.get("PIP_NO_INDEX")}}
+given = [os.environ.get(name) for name in ("PIP_NO_INDEX", "ATROUS_COMMIT")]
+note = {{"pids": [os.getpid(), child.pid], "states": states, "given": given}}
 with (folder / "notes").open("a") as notes:
     notes.write(json.dumps(note) + "\n")
 print("hello from", words, flush=True)
@@ -155,7 +156,7 @@ def test_a_phase_with_a_failure_a_hang_and_a_crash_runs_every_step(machine, watc
     for index, note in enumerate(notes):  # what was done is in the file while the next step runs
         assert note["states"][index:] == ["running"] + ["not reached"] * (count - index - 1)
         assert note["states"][:index] == [entry["state"] for entry in found[:index]]
-        assert note["no_index"] == "1" and not any(map(alive, note["pids"]))
+        assert note["given"] == ["1", ABOUT["commit"]] and not any(map(alive, note["pids"]))
     if phase == "fast":
         assert machine.record()["tables"] == {"fused": {"sites": [{"ms": 1.0}]}}
 
