@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 GRACE = 5.0  # seconds before its limit, a command is interrupted: pytest then tells its failures
 
 
@@ -41,7 +43,14 @@ def end(process: subprocess.Popen, seconds: float = 2.0) -> None:
     """Kills what is left of the process's group and waits until it is gone; one that hangs in the driver never is."""
     until = time.monotonic() + seconds
     with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < until:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.poll()
-            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired, ChildProcessError):
+        process.wait(seconds)
+        while time.monotonic() < until:  # until no child of ours is in the group
+            if os.waitpid(-process.pid, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
+
+
+def adopt_orphans() -> None:
+    """From now on a process whose parent ends becomes a child of this one, which can then wait for it."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -22,6 +22,7 @@ from typing import Any
 
 import steps as plan
 from phase import SIGNALLED, Phase, record
+from process_group import adopt_orphans
 
 
 def probe(python: str) -> dict[str, Any] | None:
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return refused(f"{args.phase}: no NVIDIA GPU that the torch of {wanted} can use", 3)
     if args.limit:
         steps = [plan.replace(step, limit=min(step.limit, args.limit)) for step in steps]
+    adopt_orphans()
     path, whole = record.opened(results, about)
     record.write(path, whole)
     phase = Phase(args.phase, steps, path, about["commit"])
