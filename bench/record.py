@@ -16,6 +16,7 @@ import platform
 import re
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SAME = ("device", "driver", "commit", "versions")  # of two runs that may share a file
 RESULTS = ("bench/results", "pyops/tables")  # what a run writes: it does not change the sources
-MANIFESTS = ("bundle.json", "out/bundle.json")  # where a bundle leaves its own, from ROOT
 SENSORS = {
     "sm_mhz": "clocks.sm",
     "memory_mhz": "clocks.mem",
@@ -70,12 +70,19 @@ def commit() -> str:
     if head:
         changes = _answer(*git, "diff", "--name-only", "HEAD", "--", ".", *(f":!{folder}" for folder in RESULTS))
         return head + "-dirty" * bool(changes)
-    for name in MANIFESTS:
-        try:
-            return str(json.loads((ROOT / name).read_text())["commit"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return "unknown"
+    try:
+        with tarfile.open(bundle()) as archive:  # bundle.json comes first
+            return str(json.load(archive.extractfile(archive.next()))["commit"])
+    except Exception:  # without a bundle; a broken one is told of by its installation
+        return "unknown"
+
+
+def bundle() -> Path | None:
+    """The archive that .ci/gpu installs: ATROUS_BUNDLE, or the newest in out/."""
+    if os.environ.get("ATROUS_BUNDLE"):
+        return Path(os.environ["ATROUS_BUNDLE"]).absolute()
+    found = (ROOT / "out").glob("gpu-bundle-*.tar.*")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def sensors() -> dict[str, str]:

@@ -32,14 +32,6 @@ def probe(python: str) -> dict[str, Any] | None:
     return json.loads(lines[-1]) if done.returncode == 0 and lines else None
 
 
-def bundle() -> Path | None:
-    named = os.environ.get("ATROUS_BUNDLE")
-    if named:
-        return Path(named).absolute()
-    found = sorted((record.ROOT / "out").glob("gpu-bundle-*.tar.*"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
-
-
 def refused(text: str, status: int = 2) -> int:
     print(f".ci/gpu {text}", file=sys.stderr)
     return status
@@ -73,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     if python is None:
         return refused(f"{args.phase}: PYTHON: expected a Python, got {wanted!r}")
     results = (args.results or record.ROOT / ("out" if args.phase == "bundle" else "bench/results")).absolute()
-    steps = plan.steps(args.phase, str(Path(python).absolute()), results, bundle())
+    steps = plan.steps(args.phase, str(Path(python).absolute()), results, record.bundle())
     if args.dry_run:
         print(*(f"{step.limit:>5} s  {step.command}" for step in steps), sep="\n")
         print(f"{sum(step.limit for step in steps):>5} s  in all")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,14 @@ def test_without_git_the_commit_is_that_of_the_bundle_or_the_environment(tmp_pat
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.delenv("ATROUS_COMMIT", raising=False)
     assert record.commit() == "unknown"
-    (tmp_path / "bundle.json").write_text("no JSON")
-    assert record.commit() == "unknown"
+    archive = tmp_path / "out" / "gpu-bundle-sm90.tar.xz"
+    archive.parent.mkdir()
     (tmp_path / "bundle.json").write_text(json.dumps({"commit": "b" * 40}))
-    assert record.commit() == "b" * 40
+    with tarfile.open(archive, "w:xz") as made:
+        made.add(tmp_path / "bundle.json", "bundle.json")
+    assert record.bundle() == archive and record.commit() == "b" * 40
+    archive.write_bytes(archive.read_bytes()[:40])
+    assert record.commit() == "unknown"
     monkeypatch.setenv("ATROUS_COMMIT", "c" * 40)
     assert record.commit() == "c" * 40
 
