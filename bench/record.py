@@ -122,7 +122,7 @@ def read(path: Path) -> Record:
 
 def write(path: Path, record: Record) -> None:
     """Whole or not at all: the run may be cut off."""
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(record, indent=1) + "\n")
     part.replace(path)
 
