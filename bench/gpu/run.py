@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         print(*(f"{step.limit:>5} s  {step.command}" for step in steps), sep="\n")
         print(f"{sum(step.limit for step in steps):>5} s  in all")
         return 0
-    about = probe(python) if args.phase != "bundle" else record.about("bundle", {})
+    about = probe(python) if args.phase != "bundle" else record.about("no GPU", {})
     if about is None:
         return refused(f"{args.phase}: no NVIDIA GPU that the torch of {wanted} can use", 3)
     if args.limit:
@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     record.write(path, whole)
     phase = Phase(args.phase, steps, path, about["commit"])
     phase.log.unlink(missing_ok=True)
-    print(f".ci/gpu {args.phase}: {len(steps)} steps on {about['device']}; {phase.log}", flush=True)
+    most = sum(step.limit for step in steps)
+    print(f".ci/gpu {args.phase}: {about['device']}, at most {most:g} s; {phase.log}", flush=True)
     status = phase.run()
     print(f"written: {path}")
     return status
