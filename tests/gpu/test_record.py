@@ -54,6 +54,7 @@ def test_the_commit_is_that_of_git_and_says_when_the_sources_differ(checkout, tm
 def test_without_git_the_commit_is_that_of_the_bundle_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.delenv("ATROUS_COMMIT", raising=False)
+    monkeypatch.delenv("ATROUS_BUNDLE", raising=False)
     assert record.commit() == "unknown"
     archive = tmp_path / "out" / "gpu-bundle-sm90.tar.xz"
     archive.parent.mkdir()
