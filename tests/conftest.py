@@ -30,7 +30,7 @@ if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("trito
 
 
 def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu test says cuda")
+    parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu right says cuda")
     parser.addoption("--whole", action="store_true", help="the compile gates leave no combination out")
 
 

@@ -53,5 +53,6 @@ def main(tool: str, program: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] not in (["memcheck"], ["racecheck"], ["initcheck"]):
-        sys.exit(f"sanitize.py: expected memcheck, racecheck or initcheck, got {' '.join(sys.argv[1:2]) or 'nothing'}")
+        print(f"sanitize.py: expected memcheck, racecheck or initcheck, got {sys.argv[1:2]}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/launches.py"]))
