@@ -14,7 +14,7 @@ from .launch import check_device, launch
 from .moments import variance
 from .pointwise import accumulator, describe
 from .reduction import channels_of, collect, collected, first_of, last_arrives, leave, position
-from .reduction_plan import SIZES, plan, workspace
+from .reduction_plan import SIZES, reduction_plan, workspace
 
 
 @triton.jit
@@ -83,14 +83,11 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983); biased as torch.nn.BatchNorm2d
         normalises with it.
     """
-    key, channels, pixels = describe("z", z)
-    mean, var = (torch.empty(channels, dtype=accumulator(z), device=z.device) for _ in range(2))
+    view = describe("z", z)
+    mean, var = (torch.empty(view.channels, dtype=accumulator(z), device=z.device) for _ in range(2))
     if z.numel() == 0:
         return mean.zero_(), var.zero_()
     check_device("z", z, statistics_kernel)
-    programs, sizes, constants = plan(key, channels, pixels, z)
-    launch(
-        statistics_kernel, z.device, programs,
-        (z, mean, var, *workspace(sizes, constants, mean), *sizes), constants,
-    )  # fmt: skip
+    plan = reduction_plan(statistics_kernel, view, z.device)
+    launch(plan, z.device, (z, mean, var, *workspace(plan, mean)))
     return mean, var

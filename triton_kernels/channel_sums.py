@@ -10,7 +10,7 @@ from .epilogue import divide, square_root
 from .launch import check_device, launch
 from .pointwise import accumulator, describe, matching, operands, residual_before
 from .reduction import channels_of, collect, collected, last_arrives, leave, position
-from .reduction_plan import SIZES, plan, workspace
+from .reduction_plan import SIZES, reduction_plan, workspace
 from .vectors import load_channels, load_vector
 
 
@@ -116,20 +116,14 @@ def epilogue_reduce(
         kernel.
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; He et al. 2015 (arXiv:1502.01852), section 2.1.
     """
-    key, channels, pixels = describe("z", z)
+    view = describe("z", z)
     matching("grad", grad, z)
     residual = residual_before(residual, residual_after_act, z)
-    vectors, numbers, constants = operands(
-        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-    )
-    sums = torch.empty((3, channels), dtype=accumulator(z), device=z.device)
+    vectors, numbers = operands(mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout)
+    sums = torch.empty((3, view.channels), dtype=accumulator(z), device=z.device)
     if z.numel() == 0:
         return sums.zero_()
     check_device("z", z, reduce_kernel)
-    programs, sizes, walk = plan(key, channels, pixels, z)
-    launch(
-        reduce_kernel, z.device, programs,
-        (grad, z, residual, sums, *vectors, *workspace(sizes, walk, sums), *numbers, *sizes),
-        {**constants, **walk},
-    )  # fmt: skip
+    plan = reduction_plan(reduce_kernel, view, z.device, SLOPE_KIND=slope_kind, DROPOUT=dropout > 0)
+    launch(plan, z.device, (grad, z, residual, sums, *vectors, *workspace(plan, sums)), numbers)
     return sums
