@@ -37,6 +37,8 @@ def convolutions():
     halves = (2, 2), (1, 1), (1, 1), 1
     yield draw(2, 64, 10, 12, memory_format=NHWC), draw(72, 64, 3, 3), halves, NHWC, None
     yield draw(2, 3, 9, 11, memory_format=NHWC), draw(33, 3, 7, 7), ((2, 2), (3, 3), (1, 1), 1), NHWC, None
+    far = (1, 1), (8, 8), (8, 8), 1  # a halo wider than the map; the last channels do not fill a step
+    yield draw(2, 72, 9, 11, memory_format=NHWC), draw(72, 72, 3, 3), far, NHWC, None
     yield draw(2, 31, 9, 11), draw(33, 31, 1, 3), ((2, 1), (0, 5), (1, 5), 1), NCHW, None
     yield draw(2, 32, 9, 11, memory_format=NHWC), draw(32, 8, 3, 3), (*WHOLE[:3], 4), NHWC, None
     for layout in (NHWC, NCHW):
