@@ -1,6 +1,9 @@
 // _conv_epilogue: tensors -> ConvProblem -> plan -> launch; what our kernels do not take is torch's own convolution and
 // then the epilogue.
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdlib>
 
 #include "../convolution.h"
 #include "conv_problem.h"
@@ -59,6 +62,14 @@ Tensor prepare(const Tensor& tensor, const Padded& padded) {
   return torch::stable::contiguous(whole, torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
+// ATROUS_CONV_TILE, read once: a measurement names the tile that it is about.
+std::string_view tile_to_take() {
+  static const char* const name = std::getenv("ATROUS_CONV_TILE");
+  STD_TORCH_CHECK(!name || !*name || is_conv_tile(name), "ATROUS_CONV_TILE: expected one of ", conv_tiles(), ", got ",
+                  name);
+  return name ? name : "";
+}
+
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   const auto product = problem.type == ScalarType::Half       ? plan.tma ? conv_sm90_fp16 : conv_fp16
                        : problem.type == ScalarType::BFloat16 ? plan.tma ? conv_sm90_bf16 : conv_bf16
@@ -88,8 +99,9 @@ Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tens
   arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
   const Tensor x = prepare(input, padded), krsc = prepare(weight, {channels, 0}), y = empty_channels_last(input, sizes);
   problem.x = x.const_data_ptr(), problem.weight = krsc.const_data_ptr(), problem.y = y.mutable_data_ptr();
-  const bool sm90 = device.capability() == 90 && conv_sm90_built();
-  const ConvPlan plan = conv_plan(problem, device.multiprocessors(), sm90);
+  const int chip = device.capability();
+  const Target target{chip, device.multiprocessors(), chip == 90 && conv_sm90_built(), tile_to_take()};
+  const ConvPlan plan = conv_plan(problem, target);
   std::optional<Tensor> partial;
   if (plan.workspace_bytes)
     partial = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
