@@ -22,8 +22,6 @@ def most_registers(kernel: gate.Kernel) -> int:
     return 255 if name == "reduce_kernel" and arguments.endswith("true>") else MOST_REGISTERS.get(name, 255)
 
 
-
-
 @pytest.mark.parametrize("chip", CHIPS)
 def test_resources(chip):
     """Every kernel is there and spills nothing; what is aligned is read and written in 16 bytes."""

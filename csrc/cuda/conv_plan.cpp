@@ -59,34 +59,39 @@ const Gpu& gpu(int chip) {
   return *(after - 1);
 }
 
+// Guesses until they are fitted, as in triton_kernels/cost_model.py: clocks of a block's start and of another launch,
+// and by how much addresses slow the loads of a thread beside TMA's.
+constexpr double START = 2000, LAUNCH = 4000, POINTERS = 1.25;
+
 // What a tile of m pixels x n channels takes, in clocks of a multiprocessor.
 struct Cost {
   std::string_view name;
   Tile tile;
   bool tma;
   int64_t m, n, reads;  // reads: rows of a step that its warps read of both operands in shared memory
-  int blocks;           // that share a multiprocessor
+  int64_t blocks;       // that a multiprocessor has room for
   int sharers;          // blocks that read the weight from L2 once for all of them
 
   double step(const Gpu& gpu) const {
     const double products = m * n * STEP / 2 / (tma ? gpu.async : gpu.mma), shared = (m + n + reads) * STEP / 128.0;
-    return std::max({products, shared, (m + double(n) / sharers) * STEP / gpu.l2});
+    const double loads = (m + double(n) / sharers) * STEP * (tma ? 1 : POINTERS) / gpu.l2;
+    return std::max({products, loads, shared});
   }
   // Of a position: TMA's products take two at once.
   int64_t steps(const ConvProblem& problem) const {
     const int64_t together = tma ? 2 : 1;
     return together * divide_up(problem.c * bytes(problem.type), together * STEP);
   }
-  int64_t tiles(const ConvProblem& problem) const { return divide_up(problem.pixels(), m) * divide_up(problem.k, n); }
-
+  // Of the launch: those of the busiest multiprocessor, and of the second launch that sums splits.
   double clocks(const ConvProblem& problem, int64_t splits, const Gpu& gpu, int multiprocessors) const {
-    const double start = 2000, launch = 4000, sum = sizeof(float) / gpu.l2;
-    const double output = bytes(problem.type) * (problem.residual ? 2 : 1) / gpu.memory;
+    const int64_t tiles = divide_up(problem.pixels(), m) * divide_up(problem.k, n) * splits;
+    const int64_t turns = divide_up(tiles, multiprocessors), resident = std::min(turns, blocks);
+    const double sum = sizeof(float) / gpu.l2, output = bytes(problem.type) * (problem.residual ? 2 : 1) / gpu.memory;
     const double main = problem.r * problem.s * divide_up(steps(problem), splits) * step(gpu);
     const double ending = m * n * (splits > 1 ? sum : output);
-    const double tile = start + (blocks > 1 ? std::max(main, ending) : main + ending);
-    const double reduce = launch + problem.pixels() * problem.k * (splits * sum + output) / multiprocessors;
-    return divide_up(tiles(problem) * splits, multiprocessors) * tile + (splits > 1 ? reduce : 0);
+    const double tile = (resident > 1 ? std::max(main, ending) : main + ending) + START / resident;
+    const double reduce = LAUNCH + problem.pixels() * problem.k * (splits * sum + output) / multiprocessors;
+    return turns * tile + (splits > 1 ? reduce : 0);
   }
 };
 
@@ -153,11 +158,10 @@ ConvPlan conv_plan(const ConvProblem& problem, const Target& target) {
   ConvPlan best{};
   std::pair least(true, std::numeric_limits<double>::infinity());  // another tile than the one named, clocks
   for (const Cost& cost : COSTS) {
-    const bool other = cost.name != target.tile, twin = tma && !cost.tma && cost.m == 128;
+    const bool other = cost.name != target.tile;
     const int64_t steps = cost.steps(problem), most = cost.tma ? 1 : std::min(steps, MOST_SPLITS);
     if ((cost.tma && !tma) || (cost.n == 128 && !wide) || (other && cost.name == UNMEASURED)) continue;
-    // Of a tile that wgmma has too mma.sync, with 63 % of its rate, has the splits alone, unless it is named.
-    for (int64_t splits = twin && other ? 2 : 1; splits <= most; ++splits) {
+    for (int64_t splits = 1; splits <= most; ++splits) {
       const std::pair now(other, cost.clocks(problem, splits, gpu(target.chip), target.multiprocessors));
       if (shares(steps, splits) != splits || now >= least) continue;
       const size_t partial = splits > 1 ? size_t(splits) * problem.pixels() * problem.k * sizeof(float) : 0;

@@ -33,6 +33,15 @@ struct ConvProblem {
 // The tiles that are built, pixels x channels; `few` is 128x64 where a 16-bit dtype is read by 4 channels.
 enum class Tile { t256x128, t128x128, t128x64, t64x64, few };
 
+// A tensor of (n, c, h, w) with these strides in elements, to (n, h, w + 2 * around, channels) with zeros for what is
+// new; channels: a multiple of 4.
+struct ConvPad {
+  const void* from;
+  void* to;
+  ScalarType type;
+  int64_t n, c, h, w, strides[4], channels, around;
+};
+
 // Whether a kernel row is read as one position of s * c channels: in a dense x of few channels whose width needs no
 // padding and has no dilation they lie side by side, and 7 positions of 28 channels are fewer steps than 49 of 4.
 inline bool reads_rows(int64_t c, int64_t dilation_w) { return c <= FEW && dilation_w == 1; }
@@ -71,6 +80,7 @@ cudaError_t conv_bf16(const ConvProblem& problem, const ConvPlan& plan, void* wo
 cudaError_t conv_fp32(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_sm90_bf16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
+cudaError_t conv_pad(const ConvPad& pad, cudaStream_t stream);
 cudaError_t conv_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream);
 
 // Whether conv_sm90_* are built for the current card, which is of compute capability 9.0: they are for sm_90a alone.
