@@ -105,3 +105,21 @@ def test_a_measured_config_is_taken_where_it_fits():
     assert fitting.config(None) == conv_configs.conv_config(key)
     with pytest.raises(ValueError, match="config: expected aligned tensors"):
         other.config(measured)
+
+
+@pytest.mark.parametrize("channels, size", [(128, 28), (256, 14)])
+def test_l2_decides_between_tiles(channels, size):
+    """32 bytes a clock from L2: a step of 128 x 128 waits twice as long for its loads as for its products, one of 128 x
+    256 one and a half times. At batch 256 there are enough tiles for either."""
+    key = ConvKey(90, 132, 2, "tf32", "last", 256, channels, (size,) * 2, channels, (size,) * 2, (3, 3), (1, 1), 1)
+    wide, square = (Conv(128, n, 128, 8, 3, descriptors=True) for n in (256, 128))
+    assert conv_configs.conv_cycles(key, wide) < conv_configs.conv_cycles(key, square)
+    assert conv_configs.conv_config(key)._replace(waves=0) == wide
+
+
+def test_the_residency_is_that_of_the_chip():
+    """Two blocks of 72 KiB fit 227 KiB and not 99."""
+    key = ConvKey(90, 132, 2, "tf32", "last", 256, 64, (56, 56), 64, (56, 56), (3, 3), (1, 1), 1)
+    config = Conv(64, 128, 128, 4, 3, descriptors=True)
+    assert conv_configs.conv_work(key, config).resident == 3
+    assert conv_configs.conv_work(key._replace(chip=120), config).resident == 1
