@@ -1,21 +1,16 @@
-// The kernel layer of the 256-pixel tile on compute capability 9.0: two warp groups multiply, a third one loads for
-// them, and a block takes tile after tile. The main loop and the epilogue are CUTLASS's collectives as in
-// conv_sm90.cuh; its own kernel layers of this kind refuse convolutions. After: CUTLASS 4.2,
-// sm90_gemm_tma_warpspecialized_cooperative.hpp.
+// The kernel layer of the 256-pixel tile on compute capability 9.0: two warp groups multiply, a third loads for them,
+// and a block takes tile after tile. Main loop and epilogue are CUTLASS's collectives, as in conv_sm90.cuh; its own
+// layers of this kind refuse convolutions. After CUTLASS 4.2, sm90_gemm_tma_warpspecialized_cooperative.hpp.
 //
-// Barriers, all in shared memory but the last:
-//   stage full      TMA has written x (this block's copy) and both halves of the weight (one copied by each block of
-//   the
-//                   cluster to both); warp 0 arms it, the consumers wait for it.
-//   stage empty     one arrival of each consumer warp group of each block of the cluster, since a copy of the weight
-//                   writes to both; warp 0 waits for it, so it runs ahead of the consumers by as many stages as there
-//                   are: into the next tile while this one's epilogue runs.
-//   residual full, empty   the same between warp 1 and the 256 consumers of this block, for residuals.
-//   named barrier   the 256 consumers, before the epilogue's first read of the channels' values and around each store.
-// The values of a tile's channels need no other barrier: they are written before the main loop, and read behind the
-// barrier that begins the epilogue; each thread passes that of the last store between its last read and its next write.
-// The cluster meets once when the barriers are initialized. No block leaves while the other may still arrive at its
-// barriers: warp 0 waits at the end until all of its stages are empty again.
+// The barriers. A stage is full when TMA has written this block's x and both halves of the weight, one of which each
+// block of the cluster copies to both; the consumers wait for that. It is empty when each consumer warp group of both
+// blocks has arrived, since a copy of the weight writes to both; warp 0 waits for that, and so runs ahead of the
+// consumers by as many stages as there are, into the next tile while they are in this one's epilogue. Warp 1 and the
+// 256 consumers of a block have the same two barriers for residuals. A named barrier of the consumers is before the
+// epilogue and around each of its stores: the values of a tile's channels are written before the main loop and read
+// behind the first, and nobody writes the next tile's before all have passed the last. The cluster meets once the
+// barriers are initialized; no block leaves while the other may still arrive at its own: warp 0 waits until its stages
+// are empty.
 #pragma once
 
 #include "conv_sm90_output.cuh"
