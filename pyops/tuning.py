@@ -54,7 +54,7 @@ def key(
 
 def measured(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool = False) -> Entry | None:
     """The entry for a call in inference; None where nothing was measured for it, and where a size is symbolic."""
-    if not _plain((*input.shape, *weight.shape)):
+    if not tuned(input.device) or not _plain((*input.shape, *weight.shape)):
         return None
     layout = "channels_last" if memory_format(input, weight) == torch.channels_last else "NCHW"
     found = key(input, weight, spec, layout=layout, residual=residual, frozen=frozen)
@@ -80,6 +80,12 @@ def constant(function: T) -> T:
 def tf32() -> bool:
     """Whether torch allows it in cuDNN's convolutions."""
     return precision(torch.float32) == "tf32"
+
+
+@constant
+def tuned(device: torch.device) -> bool:
+    """Whether anything was measured on this device."""
+    return bool(_entries(device))
 
 
 @constant

@@ -99,7 +99,7 @@ def test_a_measured_config_is_taken_where_it_fits():
     """A table's entry is for a kind of calls; one that is misaligned, say, takes the rule's."""
     key = ConvKey(90, 132, 2, "tf32", "last", 8, 64, (28, 28), 64, (28, 28), (3, 3), (1, 1), 1)
     measured = Conv(64, 64, 128, 4, 4, descriptors=True)
-    fitting, other = (Problem(None, None, None, None, None, k) for k in (key, key._replace(aligned=False)))
+    fitting, other = (Problem(None, k, None, None, None) for k in (key, key._replace(aligned=False)))
     assert fitting.config(None, measured) == measured
     assert other.config(None, measured) == conv_configs.conv_config(other.key)
     assert fitting.config(None) == conv_configs.conv_config(key)
