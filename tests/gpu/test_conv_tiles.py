@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path += [str(ROOT / "bench"), str(ROOT / "bench/gpu")]
 
 import conv_tiles  # noqa: E402
+import launches  # noqa: E402
 import test_cuda_conv  # noqa: E402
 from layers import Site  # noqa: E402
 
@@ -48,4 +49,4 @@ def test_a_wrong_tile_is_named(monkeypatch):
 def test_the_tiles_are_those_of_the_plan():
     source = (ROOT / "csrc/cuda/conv_plan.cpp").read_text()
     assert re.findall(r'\{"((?:wg)?mma-\d+x\d+)"', source) == list(conv_tiles.TILES)
-    assert conv_tiles.TILES == test_cuda_conv.TILES
+    assert conv_tiles.TILES == test_cuda_conv.TILES == launches.TILES[1:]
