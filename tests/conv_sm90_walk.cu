@@ -209,8 +209,8 @@ int check(const char* name, const Case& c) {
   return !(good && !bad);
 }
 
-// The plan takes these products for what CUTLASS and the driver take, where the channels are whole steps, and for
-// nothing else: over corners and offsets around their bounds.
+// A plan that is asked for these products has them for what CUTLASS and the driver take, and for nothing else: over
+// corners and offsets around their bounds.
 int check_plans() {
   int wrong = 0, taken = 0, asked = 0;
   using Whole = sm90::Product<Half, 128, 64, Slope::tensor, Residual::before>;
@@ -240,19 +240,19 @@ int check_plans() {
             bool takes = Whole::Kernel::can_implement(arguments);
             if (takes) Whole::Kernel::to_underlying_arguments(arguments, nullptr);
             takes &= atrous::cuda::refused == CUDA_SUCCESS;
-            const ConvPlan plan = conv_plan(p, {90, 1, true, ""}), other = conv_plan(p, {90, 1, false, ""});
+            const ConvPlan plan = conv_plan(p, {90, 1, true, "wgmma-128x64"}),
+                           other = conv_plan(p, {90, 1, false, "wgmma-128x64"});
             ++asked, taken += plan.tma;
-            wrong += plan.tile == Tile::t256x128;  // nobody has measured it
-            const bool right = c % 64 ? takes || !plan.tma : plan.tma == takes;
-            if (right && !other.tma && (plan.splits == 1 || !plan.tma)) continue;
+            wrong += conv_plan(p, {90, 1, true, ""}).tile == Tile::t256x128;  // nobody has measured it
+            if (plan.tma == takes && !other.tma && (plan.splits == 1 || !plan.tma)) continue;
             ++wrong;
             std::printf("WRONG plan: %lld channels, kernel %lld, padding %lld, dilation %lld, stride %lld: %d\n",
                         (long long)c, (long long)kernel, (long long)padding, (long long)dilation, (long long)stride,
                         plan.tma);
           }
   ConvProblem p{};
-  p.n = 64, p.h = p.w = p.p = p.q = 56, p.c = p.k = 64, p.r = p.s = p.groups = 1;
-  for (int i = 0; i < 2; ++i) p.stride[i] = p.dilation[i] = 1;
+  p.n = 64, p.h = p.w = p.p = p.q = 56, p.c = p.k = 64, p.r = p.s = 3, p.groups = 1;
+  for (int i = 0; i < 2; ++i) p.stride[i] = p.dilation[i] = p.padding[i] = 1;
   const auto tma = [&](ScalarType type, int64_t c, int64_t n) {
     p.type = type, p.c = p.x_strides[0] = c, p.n = n;
     return conv_plan(p, {90, 132, true, ""}).tma;
