@@ -6,6 +6,7 @@ Values are what the tests check; here only that each launch ends and writes all 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from unittest import mock
@@ -95,8 +96,13 @@ def launches() -> int:
     return count + pointwise(ops_cuda.pointwise)
 
 
+# What ATROUS_CONV_TILE takes; without a name the predicted one.
+TILES = ("", "wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
+
+
 def native() -> int:
-    """The same of libatrous.so: convolutions in shares, in large tiles, of a stem, and one that it leaves to torch."""
+    """The same of libatrous.so: convolutions in splits, in large tiles and in each tile that can have them, of a stem,
+    and one that it leaves to torch."""
     calls = [
         (2, 64, 9, 72, 3, 1),
         (8, 64, 56, 64, 3, 1),
@@ -104,12 +110,13 @@ def native() -> int:
         (2, 3, 30, 64, 7, 1),
         (2, 32, 9, 32, 3, 4),
     ]
-    for images, channels, side, out, kernel, groups in calls:
+    for tile, (images, channels, side, out, kernel, groups) in itertools.product(TILES, calls):
         x, w = draw(images, channels, side, side, memory_format=NHWC), draw(out, channels // groups, kernel, kernel)
         geometry = (1, 1), (kernel // 2,) * 2, (1, 1), groups
         arguments = ending(out, torch.Size((images, out, side, side)), NHWC, "tensor")
-        assert torch.ops.atrous._conv_epilogue(x, w, None, *geometry, *arguments, 0.0).isfinite().all()
-    return len(calls) + pointwise(lambda name: getattr(torch.ops.atrous, name))
+        with mock.patch.dict(os.environ, ATROUS_CONV_TILE=tile):
+            assert torch.ops.atrous._conv_epilogue(x, w, None, *geometry, *arguments, 0.0).isfinite().all()
+    return len(TILES) * len(calls) + pointwise(lambda name: getattr(torch.ops.atrous, name))
 
 
 if __name__ == "__main__":
