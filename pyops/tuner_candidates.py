@@ -92,6 +92,7 @@ def check(y: Tensor, made: Made, images: int = 4) -> None:
     error, eagers = testing.largest_error(y[some], exact), testing.largest_error(plain, exact)
     summed = torch.finfo(torch.float64 if y.dtype == torch.float64 else torch.float32).eps
     roundings = 4 * torch.finfo(y.dtype).eps + made["weight"][0].numel() ** 0.5 * summed
+    roundings += testing.product_rounding(made["input"])
     budget = max(1.25 * eagers, roundings * float(exact.abs().max()))
     if not error <= budget:  # NaN is above every budget
         raise Wrong(f"error {error:.3g} against fp64, budget {budget:.3g}, plain torch {eagers:.3g}")
