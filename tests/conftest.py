@@ -39,8 +39,8 @@ def pytest_unconfigure(config):
 def pytest_configure(config):
     if config.getoption("--device") != "cpu":
         torch.set_default_device(config.getoption("--device"))
-        # Budgets of fp32 have no term for tf32, which a GPU's convolutions use unless told not to; tf32 has tests of its
-        # own (test_triton_conv.py, test_cuda_conv.py). `conv.fp32_precision` alone would make this name raise.
+        # Budgets of fp32 have no term for tf32, which convolutions on a GPU use unless told not to; tf32 has tests of
+        # its own (gpu/test_precision.py). `conv.fp32_precision` alone would make this name raise where it is read.
         torch.backends.cudnn.allow_tf32 = False
 
 
