@@ -1,7 +1,8 @@
 """Builds csrc/ into atrous/libatrous.so (the ops) and atrous._C (build information); pyproject.toml has the rest.
 
-Environment: ATROUS_SKIP_NATIVE=1 builds none of csrc. CXX, MAX_JOBS, NVCC_THREADS, TORCH_CUDA_ARCH_LIST and FORCE_CUDA
-mean what they mean to torch.utils.cpp_extension. Whatever is missing ends the build before it starts, in one sentence.
+Environment: ATROUS_SKIP_NATIVE=1 builds none of csrc. FORCE_CUDA=0 builds its CPU part alone beside a CUDA build of
+torch, FORCE_CUDA=1 refuses to do without the CUDA sources. CXX, MAX_JOBS, NVCC_THREADS and TORCH_CUDA_ARCH_LIST mean
+what they mean to torch.utils.cpp_extension. Whatever is missing ends the build before it starts, in one sentence.
 """
 
 import importlib.util
@@ -18,6 +19,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 MINIMUM_TORCH = (2, 11)
 SKIP = "or set ATROUS_SKIP_NATIVE=1 to install without the C++ library"
+CPU_ALONE = "set FORCE_CUDA=0 to build the CPU part alone"
 # The cards that kernels are made for, and the first nvcc that knows each; 9.0a is what the products of 9.0 need.
 CARDS = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0a": (12, 0), "10.0": (12, 8), "12.0": (12, 8)}
 # What both libraries need of the machine beside torch.
@@ -79,7 +81,7 @@ def with_cuda(torch_version: str, torch_cuda: str | None, nvcc: str | None, forc
     if torch_cuda and nvcc and torch_cuda.split(".")[0] != nvcc.split(".")[0]:
         raise SystemExit(
             f"atrous: torch {torch_version} was built with CUDA {torch_cuda} and nvcc is of CUDA {nvcc}: set CUDA_HOME "
-            f"to a CUDA {torch_cuda} toolkit, install a torch that was built for CUDA {nvcc}, {SKIP}."
+            f"to a CUDA {torch_cuda} toolkit, install a torch that was built for CUDA {nvcc}, {CPU_ALONE}, {SKIP}."
         )
     if force and not (torch_cuda and nvcc):
         lacks = f"nvcc is not found for its CUDA {torch_cuda}" if torch_cuda else "it is a CPU build"
@@ -91,8 +93,13 @@ def with_cuda(torch_version: str, torch_cuda: str | None, nvcc: str | None, forc
 
 
 def cuda_sources(torch, cuda_home: str | None) -> list[str]:
-    """The sources in csrc/cuda where they can be built, else nothing."""
-    force = os.environ.get("FORCE_CUDA") == "1"
+    """The sources in csrc/cuda where they can be built and FORCE_CUDA=0 does not leave them out, else nothing."""
+    asked = os.environ.get("FORCE_CUDA", "")
+    if asked not in ("", "0", "1"):
+        raise SystemExit(f"atrous: FORCE_CUDA: expected 0, 1 or nothing, got {asked!r}.")
+    if asked == "0":
+        return []
+    force = asked == "1"
     sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/*.c[pu]*") if path.suffix != ".cuh")
     if not (sources or force):
         return []
@@ -106,7 +113,7 @@ def cutlass_include() -> list[str]:
     if source is None or not (source / "include" / "cutlass" / "cutlass.h").exists():
         raise SystemExit(
             "atrous: the CUDA sources need the headers of CUTLASS, which are not found: run "
-            f"`pip install --no-deps {' '.join(lines('requirements-cuda.txt'))}`, {SKIP}."
+            f"`pip install --no-deps {' '.join(lines('requirements-cuda.txt'))}`, {CPU_ALONE}, {SKIP}."
         )
     return [str(source / "include"), str(source / "tools" / "util" / "include")]
 

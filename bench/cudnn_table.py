@@ -1,11 +1,11 @@
-"""The first table on a card: what the library reaches before anything of ours is tuned.
+"""What the library reaches on a GPU before anything of ours is tuned.
 
-    python bench/cudnn_table.py RESULTS_DIR
+    python bench/cudnn_table.py RESULTS_DIR [--part NAME] [--seconds S] [--continue]
 
 TFLOP/s of the library's forward, dgrad and wgrad for each convolution of ResNet34 at dilation 1, 2 and 4; images a
 second of eager and torch.compile, inference and training step; and the two ceilings of the same run: a large matrix
-product and a copy. Writes RESULTS_DIR/<gpu>-<date>.json. Each part has a budget; what does not fit into it is listed
-under "not_run", and `--continue` measures it in another call.
+product and a copy. Under tables.cudnn in RESULTS_DIR/<gpu>-<date>.json. Each part has a budget; what does not fit into
+it is listed under "not_run", and `--continue` measures it in another call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from measures import PASSES, convolution, network
 
 from atrous.timing import ceilings
 
-SECONDS = {"convolutions": 60.0, "models": 90.0}  # with the other tables' and their starts: within a phase
+SECONDS = {"convolutions": 60.0, "models": 90.0}
 
 
 def table(
@@ -54,13 +54,14 @@ def show(result: dict[str, Any]) -> str:
     """Ratios first: the share of the matrix ceiling that each convolution reaches."""
     top = result["ceilings"]["matmul_tflops"]
     lines = [f"{result['device']}: matmul {top:.0f} TFLOP/s, copy {result['ceilings']['copy_gb_s']:.0f} GB/s"]
-    known = {(r["dtype"], r["layer"], r["dilation"], r["pass"]): r["tflops"] for r in result["convolutions"]}
+    convolutions = result.get("convolutions", [])
+    known = {(r["dtype"], r["layer"], r["dilation"], r["pass"]): r["tflops"] for r in convolutions}
     lines.append(f"{'share of matmul':<22}{'dtype':<10}{'dilation':>8}" + "".join(f"{name:>9}" for name in PASSES))
     for dtype, layer, dilation in dict.fromkeys(key[:3] for key in known):
         found = [known.get((dtype, layer, dilation, name)) for name in PASSES]
         shares = "".join("        -" if t is None else f"{t / top:>9.0%}" for t in found)
         lines.append(f"{layer:<22}{dtype:<10}{dilation:>8}{shares}")
-    for row in result["models"]:
+    for row in result.get("models", []):
         lines.append(f"{row['mode']:<10}{row['variant']:<21}batch {row['batch']:<4}{row['images_s']:>9.0f} img/s")
     return "\n".join(lines + tables.missing(result))
 
@@ -68,14 +69,14 @@ def show(result: dict[str, Any]) -> str:
 def run(
     args: argparse.Namespace, device: torch.device, result: tables.Result, save: Callable[[], None]
 ) -> tuple[str, int]:
-    table(device, result, save, batch=args.batch)
+    table(device, result, save, batch=args.batch, seconds=args.seconds)
     return show(result), 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="What cuDNN and torch.compile reach on this card.")
+    parser = argparse.ArgumentParser(description="What cuDNN and torch.compile reach on this GPU.")
     parser.add_argument("--batch", type=int, default=32, help="of the convolutions (default 32)")
-    return tables.main(parser, argv, "cudnn", "", run)
+    return tables.main(parser, argv, "cudnn", SECONDS, run)
 
 
 if __name__ == "__main__":

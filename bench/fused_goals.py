@@ -37,7 +37,12 @@ def least(
 
 
 def found(result: Result, batch: int) -> list[dict[str, Any]]:
-    return [row for row in result["sites"] if row["batch"] == batch and row["dtype"] == DTYPE]
+    return [row for row in result.get("sites", []) if row["batch"] == batch and row["dtype"] == DTYPE]
+
+
+def network_rows(result: Result) -> list[dict[str, Any]]:
+    """Those of both parts: torch.compile's slowest mode has rows of its own, with ours and eager beside it."""
+    return [*result.get("networks", []), *result.get("max_autotune", [])]
 
 
 def named(row: dict[str, Any]) -> str:
@@ -89,7 +94,7 @@ def library_share(result: Result, sites: list[Site], batch: int) -> float | None
 def network(result: Result, text: str, batch: int, stride: int, needed: float, graphs: bool = False) -> dict:
     """The faster of our variants over PEER. graphs: only those under a CUDA graph count."""
     text = f"{text}, batch {batch}: at least {needed:g}x torch.compile(max-autotune)"
-    for row in result["networks"]:
+    for row in network_rows(result):
         ours = {name: ms for name, ms in row["ms"].items() if name.startswith("atrous" + "_" * graphs)}
         if (row["batch"], row["output_stride"], row["dtype"]) != (batch, stride, DTYPE) or PEER not in row["ms"]:
             continue

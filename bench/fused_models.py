@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,14 @@ from atrous.timing import copies
 
 BUDGET = 2.0  # of eager's own error against fp64
 SECONDS = 6.0  # of timing a network
-LABELS = {  # in the order of the table
+LABELS = {  # in the order of the table and of measuring: what compiles the longest comes last
     "eager_channels_last": "eager NHWC",
-    "compile": "torch.compile",
-    "compile_cudagraph": "torch.compile, CUDA graph",
-    "compile_max_autotune": "torch.compile, max-autotune (CUDA graph)",
     "atrous": "atrous",
     "atrous_cudagraph": "atrous, CUDA graph",
+    "compile": "torch.compile",
+    "compile_cudagraph": "torch.compile, CUDA graph",
     "atrous_compile_cudagraph": "atrous in torch.compile, CUDA graph",
+    "compile_max_autotune": "torch.compile, max-autotune (CUDA graph)",
 }
 COMPILED: dict[str, dict[str, Any]] = {
     "compile": {},
@@ -34,6 +34,8 @@ COMPILED: dict[str, dict[str, Any]] = {
     "atrous_compile_cudagraph": {"mode": "reduce-overhead"},
 }
 BATCH_1 = ("compile_cudagraph", "atrous_compile_cudagraph")  # max-autotune has its graphs at any batch, and so have we
+SLOW = "compile_max_autotune"  # 1 to 4 minutes a network: a row of its own, beside what it is compared with
+BESIDE_SLOW = ("eager_channels_last", "atrous", "atrous_cudagraph", SLOW)
 Run = Callable[[Tensor], Tensor]
 
 
@@ -49,7 +51,7 @@ class Network:
         return f"resnet34, output stride {self.output_stride}, {self.size}x{self.size}, batch {self.batch}"
 
 
-# max-autotune takes long: first what most goals hang on.
+# First what most goals hang on.
 NETWORKS = (Network(256), Network(1), Network(32), Network(8, 512, 8), Network(1, 512, 8))
 
 
@@ -67,7 +69,7 @@ def model(output_stride: int) -> nn.Module:
 
 
 def names(batch: int) -> tuple[str, ...]:
-    return tuple(name for name in LABELS if batch == 1 or name not in BATCH_1)
+    return tuple(name for name in LABELS if name != SLOW and (batch == 1 or name not in BATCH_1))
 
 
 def graphed(run: Run, x: Tensor) -> Run:
@@ -89,44 +91,61 @@ def ready(name: str, nhwc: nn.Module, fused: nn.Module, x: Tensor) -> Run:
     return graphed(subject, x) if name.endswith("_cudagraph") else subject
 
 
-def prepared(nhwc: nn.Module, fused: nn.Module, x: Tensor, exact: Tensor) -> tuple[dict[str, Run], dict[str, str]]:
-    """The variants that answer right, by name, and why the others are missing."""
-    runs: dict[str, Run] = {}
-    missing: dict[str, str] = {}
-    allowed = BUDGET * testing.largest_error(ends(nhwc(x)), exact)
-    for name in names(len(x)):
-        try:
-            run = ready(name, nhwc, fused, x)
-            for _ in range(3):  # torch.compile's graphs warm up, record, and replay from the third call on
-                y = run(x)
-            error = testing.largest_error(ends(y), exact)
-        except Exception as failure:
-            missing[name] = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
-            continue
-        if error <= allowed:  # False for NaN
-            runs[name] = run
-        else:
-            missing[name] = f"disagrees with fp64 by {error:.3g}, allowed {allowed:.3g}"
-    return runs, missing
+def prepared(name: str, nhwc: nn.Module, fused: nn.Module, x: Tensor, exact: Tensor, allowed: float) -> Run:
+    """A variant, warm and compiled. Raises Disagrees where its answer is not right."""
+    run = ready(name, nhwc, fused, x)
+    for _ in range(3):  # torch.compile's graphs warm up, record, and replay from the third call on
+        y = run(x)
+    error = testing.largest_error(ends(y), exact)
+    if not error <= allowed:  # NaN too
+        raise Disagrees(f"disagrees with fp64 by {error:.3g}, allowed {allowed:.3g}")
+    return run
+
+
+class Disagrees(Exception):
+    """Its text says by how much."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @torch.no_grad()
 def measure(
-    network: Network, dtype: torch.dtype, device: torch.device, backend: str = "auto", seconds: float = SECONDS
-) -> dict[str, Any]:
-    """One row of the table: images a second of every variant. backend: of the fused sites."""
+    network: Network, dtype: torch.dtype, device: torch.device, backend: str = "auto", seconds: float = SECONDS,
+    variants: tuple[str, ...] | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Yields one row of the table as it grows, before each variant: images a second of those that are done.
+
+    A new variant is timed in turns with eager; the last numbers are of all variants in turns. backend: of our own.
+    """
     size = (network.batch, 3, network.size, network.size)
     images = copies(lambda: (torch.randn(size, device=device).to(dtype, memory_format=NHWC),), device)
     plain, (x,) = model(network.output_stride).to(device), images[0]
     with heuristic():
         exact = copy.deepcopy(plain).double()(ends(x).double())
     nhwc = plain.to(dtype).to(memory_format=NHWC)  # type: ignore[call-overload]
-    runs, missing = prepared(nhwc, fusion.fuse(nhwc, backend=backend, freeze=True), x, exact)
+    fused = fusion.fuse(nhwc, backend=backend, freeze=True)
+    allowed = BUDGET * testing.largest_error(ends(nhwc(x)), exact)
     turns = itertools.cycle(images)
-    calls = {name: functools.partial(lambda run: run(*next(turns)), run) for name, run in runs.items()}
-    ms = medians(calls, device, seconds)
-    return {
+    calls: dict[str, Callable[[], Tensor]] = {}
+    row: dict[str, Any] = {
         "size": network.size, "output_stride": network.output_stride, "batch": network.batch,
-        "dtype": dtype_name(dtype), "ms": ms, "missing": missing,
-        "images_s": {name: network.batch / value * 1e3 for name, value in ms.items()},
+        "dtype": dtype_name(dtype), "ms": {}, "missing": {}, "images_s": {},
     }  # fmt: skip
+
+    def time(names: Iterable[str], *budget: float) -> None:
+        row["ms"].update(medians({name: calls[name] for name in names}, device, *budget))
+        row["images_s"].update({name: network.batch / ms * 1e3 for name, ms in row["ms"].items()})
+
+    for name in variants or names(network.batch):
+        yield row
+        try:
+            run = prepared(name, nhwc, fused, x, exact, allowed)
+            calls[name] = functools.partial(lambda run: run(*next(turns)), run)
+            time({next(iter(calls)), name})
+        except Exception as failure:
+            calls.pop(name, None)
+            told = str(failure) if isinstance(failure, Disagrees) else f"{type(failure).__name__}: {failure}"
+            row["missing"][name] = told.strip().splitlines()[0]
+    yield row
+    time(calls, seconds)

@@ -1,12 +1,13 @@
 """The table of the fused sites and networks: run it after the tests and the tuning.
 
-    python bench/fused_table.py RESULTS_DIR [--continue]
+    python bench/fused_table.py RESULTS_DIR [--part NAME] [--seconds S] [--continue]
 
 Sites: each convolution of ResNet34 at dilation 1, 2 and 4 with what the network puts behind it, by the library's
 convolution and one pass of ours, by triton, by native where it is built for the card, by plain eager, and the library's
-convolution alone. Networks: ResNet34 and its dilated form, plain, compiled and fused. Then the goals. Writes
-RESULTS_DIR/<gpu>-<date>-fused.json after each row. Each part has a budget; what does not fit into it is listed under
-"not_run", and `--continue` measures it in another call, which finds what was compiled before in the caches on the disk.
+convolution alone. Networks: ResNet34 and its dilated form, plain, compiled and fused; max_autotune: the same beside
+torch.compile's slowest mode, which takes minutes a network and so comes last. Then the goals. Under tables.fused in
+RESULTS_DIR/<gpu>-<date>.json, after each row and each variant of a network. Each part has a budget; what does not fit
+is listed under "not_run", and `--continue` measures it in another call.
 Exit status 1: a result of ours was wrong.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fused_goals
@@ -27,7 +28,7 @@ from layers import Site, dilated, sites
 
 from atrous.timing import ceilings
 
-SECONDS = {"sites": 100.0, "networks": 120.0}  # with the other tables' and their starts: within a phase
+SECONDS = {"sites": 100.0, "networks": 120.0, "max_autotune": 120.0}
 
 
 def table(
@@ -51,8 +52,11 @@ def table(
     def one_site(site: Site, batch: int, dtype: torch.dtype) -> dict[str, Any]:
         return fused_sites.measure(site, batch, dtype, device, result["ceilings"], rows)
 
-    def one_network(network: Network, dtype: torch.dtype) -> dict[str, Any]:
+    def one_network(network: Network, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
         return fused_models.measure(network, dtype, device, backend)
+
+    def slow_network(network: Network, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+        return fused_models.measure(network, dtype, device, backend, variants=fused_models.BESIDE_SLOW)
 
     def checked() -> None:
         result["goals"] = fused_goals.goals(result, every)
@@ -61,6 +65,7 @@ def table(
     parts = {
         "sites": ((one_site, site, batch, dtype) for dtype in dtypes for batch in batches for site in every),
         "networks": ((one_network, network, dtypes[0]) for network in networks),
+        "max_autotune": ((slow_network, network, dtypes[0]) for network in networks),
     }
     tables.fill(result, parts, seconds, checked)
 
@@ -68,7 +73,7 @@ def table(
 def show(result: tables.Result) -> str:
     top = result["ceilings"]
     lines = [f"{result['device']}: matmul {top['matmul_tflops']:.0f} TFLOP/s, copy {top['copy_gb_s']:.0f} GB/s"]
-    lines += _sites(result["sites"]) + _networks(result["networks"])
+    lines += _sites(result.get("sites", [])) + _networks(fused_goals.network_rows(result))
     return "\n".join(lines + fused_goals.show(result["goals"], result["device"]) + tables.missing(result))
 
 
@@ -107,7 +112,12 @@ def _networks(rows: list[dict[str, Any]]) -> list[str]:
 
 def wrong(result: tables.Result) -> bool:
     """Whether a result of ours was not the right one."""
-    networks = [reason for row in result["networks"] for name, reason in row["missing"].items() if "atrous" in name]
+    networks = [
+        reason
+        for row in fused_goals.network_rows(result)
+        for name, reason in row["missing"].items()
+        if "atrous" in name
+    ]
     sites = [entry["reason"] for entry in result["not_run"]]
     return any(reason.startswith(("AssertionError", "disagrees")) for reason in networks + sites)
 
@@ -115,13 +125,13 @@ def wrong(result: tables.Result) -> bool:
 def run(
     args: argparse.Namespace, device: torch.device, result: tables.Result, save: Callable[[], None]
 ) -> tuple[str, int]:
-    table(device, result, save)
+    table(device, result, save, seconds=args.seconds)
     return show(result), int(wrong(result))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Fused sites and networks beside cuDNN and torch.compile.")
-    return tables.main(parser, argv, "fused", "-fused", run)
+    return tables.main(parser, argv, "fused", SECONDS, run)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The table of the passes without a convolution, by each language, beside a copy that moves as many bytes.
 
-    python bench/pointwise_table.py RESULTS_DIR [--continue]
+    python bench/pointwise_table.py RESULTS_DIR [--seconds S] [--continue]
 
 Forward and backward over the maps of ResNet34's stages in both layouts. Each variant, the copy too, is one CUDA graph
 over sets of tensors that the L2 cache does not hold. A copy of a gigabyte is no peer: what writes a map of 12 MB writes
-into the cache. Every result is compared with plain torch in fp64 before it is timed. Writes
-RESULTS_DIR/<gpu>-<date>-pointwise.json after each row. Exit status 1: a result of ours was wrong.
+into the cache. Every result is compared with plain torch in fp64 before it is timed. Under tables.pointwise in
+RESULTS_DIR/<gpu>-<date>.json, after each row. Exit status 1: a result of ours was wrong.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ def goals(result: tables.Result, expected: int) -> list[dict[str, str]]:
 def table(
     device: torch.device, result: tables.Result, save: Callable[[], None], batch: int = 256,
     maps: tuple[tuple[int, int], ...] = MAPS, dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float32),
+    seconds: dict[str, float] = SECONDS,
 ) -> None:  # fmt: skip
     def one(name: str, channels: int, side: int, layout: str, dtype: torch.dtype) -> dict[str, Any]:
         return measure(name, channels, side, layout, batch, dtype, device)
@@ -157,7 +158,7 @@ def table(
         result["goals"] = goals(result, len(jobs) // len(dtypes))
         save()
 
-    tables.fill(result, {"passes": jobs}, SECONDS, checked)
+    tables.fill(result, {"passes": jobs}, seconds, checked)
 
 
 def show(result: tables.Result) -> str:
@@ -174,13 +175,13 @@ def show(result: tables.Result) -> str:
 def filled(
     args: argparse.Namespace, device: torch.device, result: tables.Result, save: Callable[[], None]
 ) -> tuple[str, int]:
-    table(device, result, save)
+    table(device, result, save, seconds=args.seconds)
     return show(result), int(any(entry["reason"].startswith("AssertionError") for entry in result["not_run"]))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Passes without a convolution beside a copy.")
-    return tables.main(parser, argv, "pointwise", "-pointwise", filled)
+    return tables.main(parser, argv, "pointwise", SECONDS, filled)
 
 
 if __name__ == "__main__":

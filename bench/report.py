@@ -1,6 +1,6 @@
 """Write the tables of what was measured into the README: python bench/report.py [README] [RESULTS_DIR]
 
-Every result of `python -m atrous demo --json` in the folder, and the newest of fused_table.py for each card, become
+Every result of `python -m atrous demo --json` in the folder, and the newest of fused_table.py for each GPU, become
 tables between the report's two markers, so that no number is typed by hand.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import report_fused
+import table as measured
 
 from atrous import demo_report
 
@@ -58,8 +59,8 @@ def report(text: str, folder: Path) -> str:
     """The README with its report renewed. Raises ValueError where the markers are missing."""
     results = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     tables = [table(result, name) for name, result in results.items() if result.get("inference")]
-    fused = {result["device"]: name for name, result in results.items() if result.get("kind") == "fused"}
-    tables += [report_fused.tables(results[name], name) for name in fused.values()]
+    fused = {result["device"]: name for name, result in results.items() if "fused" in result.get("tables", {})}
+    tables += [report_fused.tables(measured.of(results[name], "fused"), name) for name in fused.values()]
     if not BLOCK.search(text):
         raise ValueError("expected the lines <!-- report: begin --> and <!-- report: end -->, found none")
     middle = "\n\n".join(tables) + "\n" if tables else ""

@@ -1,45 +1,46 @@
-"""What the tables for a card share: jobs within a budget, where a result comes from, its file, the command line."""
+"""What the tables for a GPU share: jobs within a budget of time, their part of the day's file, the command line."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import re
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from measures import dtype_name
 
-from atrous import build_info
-
-SAME = ("kind", "device", "driver", "commit", "versions")  # of two runs that may share a file
 Result = dict[str, Any]
-Job = tuple[Any, ...]  # (measure, *arguments)
+Job = tuple[Any, ...]  # (measure, *arguments); measure returns a row, or yields one row as it grows
+TOP = ("device", "driver", "commit", "date", "versions", "ceilings")  # of the file, for all of its tables
 
 
 def fill(result: Result, parts: Mapping[str, Iterable[Job]], seconds: Mapping[str, float], save: Callable) -> None:
-    """Runs the jobs of each part into result[part], one after the other, until the part's time is up.
+    """Runs the jobs of each part that `seconds` names into result[part], one after the other, until its time is up.
 
-    Each job stands in result["not_run"] until it is done, so that a run that was cut off says what it lacks. A result
-    that comes with this list is continued: only what stands there runs.
+    Each job stands in result["not_run"] until it is done, so that a run that was cut off says what it lacks. A part
+    that the result holds already is continued: only what is listed there runs.
     """
-    listed = result.get("not_run")
-    wanted = None if listed is None else [(entry["part"], entry["arguments"]) for entry in listed]
-    waiting: dict[str, list[tuple[Job, dict]]] = {}
-    for part, jobs in parts.items():
-        result.setdefault(part, [])
-        entries = [(job, {"part": part, "arguments": _names(job), "reason": "not reached"}) for job in jobs]
-        waiting[part] = [pair for pair in entries if wanted is None or (part, pair[1]["arguments"]) in wanted]
-    result["not_run"] = [entry for pairs in waiting.values() for _, entry in pairs]
+    others = [entry for entry in result.get("not_run", []) if entry["part"] not in seconds]
+    waiting = {part: _waiting(result, part, parts[part]) for part in seconds}
+    result["not_run"] = others + [entry for pairs in waiting.values() for _, entry in pairs]
     for part, pairs in waiting.items():
+        result.setdefault(part, [])
         _run(pairs, result[part], result["not_run"], seconds[part], save)
     save()
+
+
+def _waiting(result: Result, part: str, jobs: Iterable[Job]) -> list[tuple[Job, dict]]:
+    """The jobs of a part that have to run, each with its entry; rows that were cut off are measured again."""
+    entries = [(job, {"part": part, "arguments": _names(job), "reason": "not reached"}) for job in jobs]
+    if part not in result:
+        return entries
+    result[part] = [row for row in result[part] if not (isinstance(row, dict) and row.get("partial"))]
+    listed = [entry["arguments"] for entry in result.get("not_run", []) if entry["part"] == part]
+    return [pair for pair in entries if pair[1]["arguments"] in listed]
 
 
 def _names(job: Job) -> list[str]:
@@ -54,8 +55,9 @@ def _run(waiting: list[tuple[Job, dict]], rows: list, not_run: list[dict], secon
         if begun - started + longest > seconds:
             entry["reason"] = f"the {seconds:g} s of this part were over, or would have been"
             continue
+        entry["reason"] = "begun and not finished"
         try:
-            rows.append(measure(*arguments))
+            _measure(measure(*arguments), rows, started + seconds, save)
             not_run.remove(entry)
         except Exception as error:
             entry["reason"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
@@ -64,72 +66,69 @@ def _run(waiting: list[tuple[Job, dict]], rows: list, not_run: list[dict], secon
         save()
 
 
-def described(device: torch.device) -> Result:
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "device": card,
-        "driver": _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "commit": _answer("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
-        "date": datetime.date.today().isoformat(),
-        "versions": build_info.versions(),
-    }
-
-
-def _answer(*command: str) -> str:
-    """The first line that a command prints, or "unknown"."""
-    try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return lines[0].strip() or "unknown"
+def _measure(found: Any, rows: list, until: float, save: Callable) -> None:
+    """Appends a job's row. One that grows is saved each time, and grows no further when the time is over."""
+    if not isinstance(found, Iterator):
+        rows.append(found)
+        return
+    row = None
+    for row in found:
+        if not row.get("partial"):
+            row["partial"] = True
+            rows.append(row)
+        save()
+        if time.monotonic() > until:
+            raise TimeoutError("the time of this part was over before the row was complete")
+    if row is not None:
+        del row["partial"]
 
 
 def missing(result: Result) -> list[str]:
     return [f"not run: {row['part']} {' '.join(row['arguments'])}: {row['reason']}" for row in result["not_run"]]
 
 
-def opened(folder: Path, about: Result, suffix: str, again: bool) -> tuple[Path, Result]:
-    """The file <gpu>-<date><suffix>.json, and the result that it holds if it is to be continued. Raises ValueError."""
-    card = re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-")
-    path = folder / f"{card}-{about['date']}{suffix}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not again or not path.exists():
-        return path, about
-    before = json.loads(path.read_text())
-    for name in SAME:
-        if before.get(name) != about[name]:
-            raise ValueError(f"--continue: {path} is of another {name}: {before.get(name)}, now {about[name]}")
-    return path, before
-
-
 def main(
     parser: argparse.ArgumentParser,
     argv: list[str] | None,
     kind: str,
-    suffix: str,
+    seconds: Mapping[str, float],
     run: Callable[[argparse.Namespace, torch.device, Result, Callable[[], None]], tuple[str, int]],
 ) -> int:
-    """run(arguments, device, result, save) fills the result; it returns what to print and the exit status."""
+    """run(arguments, device, result, save) fills the result, in arguments.seconds for each part; it returns what to
+    print and the exit status. seconds: the parts, and what each may take where --seconds does not say."""
     parser.add_argument("results", type=Path, metavar="RESULTS_DIR")
     parser.add_argument("--continue", dest="again", action="store_true", help="what today's file lists as not run")
+    if seconds:
+        parser.add_argument("--part", choices=list(seconds), action="append", help="of the table (default every one)")
+        parser.add_argument("--seconds", type=float, metavar="S", help="for each part, beside its last job's overrun")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        print("bench: no NVIDIA card that torch can use; the table is for one", file=sys.stderr)
+        print("bench: no NVIDIA GPU that torch can use; the table is for one", file=sys.stderr)
         return 3
+    if seconds:
+        args.seconds = {part: args.seconds or seconds[part] for part in args.part or seconds}
     torch.backends.cudnn.benchmark = True  # the library at its best
     device = torch.device("cuda", torch.cuda.current_device())
-    try:
-        path, result = opened(args.results, {"kind": kind, **described(device)}, suffix, args.again)
-    except ValueError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    text, status = run(args, device, result, lambda: write(path, result))
+    path, whole = record.opened(args.results, record.described(device))
+    result = _result(whole, kind, () if args.again else getattr(args, "seconds", None) or ())
+    text, status = run(args, device, result, lambda: _save(path, whole, kind, result))
     print(f"{text}\nwritten: {path}")
     return status
 
 
-def write(path: Path, result: Result) -> None:
-    """Whole or not at all: the run may be cut off."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.replace(path)
+def _result(whole: Result, kind: str, anew: Iterable[str]) -> Result:
+    """A table's own part of the file, with the top of the file in it; the parts to measure anew are left out."""
+    before = {name: value for name, value in whole["tables"].get(kind, {}).items() if name not in anew}
+    return {**before, **{name: whole[name] for name in TOP if name in whole}}
+
+
+def _save(path: Path, whole: Result, kind: str, result: Result) -> None:
+    if "ceilings" in result:
+        whole["ceilings"] = result["ceilings"]  # of the GPU: the first table measures them for all
+    whole["tables"][kind] = {name: value for name, value in result.items() if name not in TOP}
+    record.write(path, whole)
+
+
+def of(whole: Result, kind: str) -> Result | None:
+    """A table of a file as its own `run` had it, None where the file has none."""
+    return _result(whole, kind, ()) if kind in whole.get("tables", {}) else None

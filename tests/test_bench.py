@@ -1,8 +1,7 @@
-"""The benchmarks' arithmetic and shape, on sizes that a CPU measures in no time; .ci/gpu where there is no card."""
+"""The benchmarks' arithmetic and shape, on sizes that a CPU measures in no time."""
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +73,7 @@ def test_the_whole_table(measures, table, monkeypatch):
     monkeypatch.setattr(measures, "median", lambda call, device, seconds=0.3: [call(), 1.0][1])
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     saved, small = [], {"size": 64, "batch": 1, "batches": (1,), "dtypes": (torch.float32,), "side": 16, "mebi": 1}
-    result = loaded("table").described(DEVICE)
+    result = loaded("record").described(DEVICE)
     table.table(DEVICE, result, lambda: saved.append(json.dumps(result)), **small)
     assert {"device", "driver", "commit", "date", "versions", "ceilings", "convolutions", "models"} <= result.keys()
     assert json.loads(saved[-1]) == result and len(saved) > len(result["convolutions"])
@@ -106,7 +105,61 @@ def test_a_run_that_is_cut_off_lists_what_it_lacks(table):
         table.tables.fill(result, parts, {"a": 60.0, "b": 60.0}, lambda: None)
     assert result["a"] == ["one"]
     assert [entry["arguments"] for entry in result["not_run"]] == [["two", "float32"], ["three"]]
-    assert {entry["reason"] for entry in result["not_run"]} == {"not reached"}
+    assert [entry["reason"] for entry in result["not_run"]] == ["begun and not finished", "not reached"]
+
+
+def growing(names):
+    def measure(*arguments):
+        row = {"ms": {}}
+        for name in names:
+            yield row
+            if name == "cut":
+                raise KeyboardInterrupt
+            row["ms"][name] = 1.0
+
+    return measure
+
+
+def test_a_row_is_saved_as_it_grows(table):
+    saved, result = [], {}
+    table.tables.fill(result, {"a": [(growing(["x", "y"]), 1)]}, {"a": 60.0}, lambda: saved.append(json.dumps(result)))
+    assert [row["ms"] for row in json.loads(saved[1])["a"]] == [{"x": 1.0}] and json.loads(saved[1])["a"][0]["partial"]
+    assert result == {"a": [{"ms": {"x": 1.0, "y": 1.0}}], "not_run": []}
+
+
+def test_a_row_that_was_cut_off_is_kept_and_then_measured_again(table):
+    result = {}
+    with pytest.raises(KeyboardInterrupt):
+        table.tables.fill(result, {"a": [(growing(["x", "cut"]), 1)]}, {"a": 60.0}, lambda: None)
+    assert result["a"] == [{"ms": {"x": 1.0}, "partial": True}] and len(result["not_run"]) == 1
+    table.tables.fill(result, {"a": [(growing(["x", "y"]), 1)]}, {"a": 60.0}, lambda: None)
+    assert result == {"a": [{"ms": {"x": 1.0, "y": 1.0}}], "not_run": []}
+
+
+def test_the_budget_is_asked_inside_a_job(table, monkeypatch):
+    """Each variant takes 30 s of 50: the third is not begun, and what was measured is kept."""
+    now = [0.0]
+    monkeypatch.setattr(table.tables.time, "monotonic", lambda: now[0])
+
+    def measure():
+        row = {"ms": {}}
+        for name in "xyz":
+            yield row
+            now[0] += 30.0
+            row["ms"][name] = 30.0
+
+    result = {}
+    table.tables.fill(result, {"a": [(measure,)]}, {"a": 50.0}, lambda: None)
+    assert result["a"] == [{"ms": {"x": 30.0, "y": 30.0}, "partial": True}]
+    assert "before the row was complete" in result["not_run"][0]["reason"]
+
+
+def test_a_part_alone_leaves_the_others_as_they_are(table):
+    lists = {"part": "b", "arguments": ["1"], "reason": "not reached"}
+    result = {"b": ["kept"], "not_run": [lists]}
+    parts = {"a": [(job, "one")], "b": [(job, "two")]}
+    table.tables.fill(result, parts, {"a": 60.0}, lambda: None)
+    assert result == {"a": ["one"], "b": ["kept"], "not_run": [lists]}
 
 
 def test_only_what_was_not_run_is_continued(table):
@@ -141,6 +194,11 @@ def test_copies_rotate_through_more_than_the_cache(measures):
 
 
 @pytest.fixture
+def record(measures):
+    return loaded("record")
+
+
+@pytest.fixture
 def card(monkeypatch):
     known = {"is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda d: "NVIDIA H100 PCIe"}
     for name, answer in known.items():
@@ -148,48 +206,40 @@ def card(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
 
-def test_a_result_is_named_after_card_and_day(card, table, tmp_path, monkeypatch, capsys):
-    def made(device, result, save, batch):
+def test_a_result_is_named_after_gpu_and_day(card, table, record, tmp_path, monkeypatch, capsys):
+    def made(device, result, save, batch, seconds):
+        assert seconds == {"models": 7.0}
         ceilings = {"matmul_tflops": 1, "copy_gb_s": 1}
         result.update(ceilings=ceilings, convolutions=[], models=[], not_run=[])
         save()
 
     monkeypatch.setattr(table, "table", made)
-    assert table.main([str(tmp_path / "new")]) == 0
+    assert table.main([str(tmp_path / "new"), "--part", "models", "--seconds", "7"]) == 0
     (path,) = (tmp_path / "new").iterdir()
-    assert path.name == f"nvidia-h100-pcie-{table.tables.datetime.date.today().isoformat()}.json"
+    assert path.name == f"nvidia-h100-pcie-{record.datetime.date.today().isoformat()}.json"
     result = json.loads(path.read_text())
-    assert result["kind"] == "cudnn" and result["not_run"] == [] and str(path) in capsys.readouterr().out
+    assert result["tables"] == {"cudnn": {"convolutions": [], "models": [], "not_run": []}} and result["ceilings"]
+    assert {"device", "driver", "commit", "date", "versions"} <= result.keys() and str(path) in capsys.readouterr().out
 
 
-def test_only_a_file_of_the_same_card_and_commit_is_continued(card, table, tmp_path, monkeypatch, capsys):
+def test_only_a_file_of_the_same_gpu_and_commit_is_continued(card, table, record, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
         table, "run", lambda args, device, result, save: [seen.append(dict(result)), save(), ("", 0)][2]
     )
-    assert table.main([str(tmp_path), "--continue"]) == 0 and "rows" not in seen[0]  # there is no file yet
+    assert table.main([str(tmp_path), "--continue"]) == 0 and "models" not in seen[0]  # there is no file yet
     (path,) = tmp_path.iterdir()
-    path.write_text(json.dumps({**json.loads(path.read_text()), "rows": [1]}))
-    assert table.main([str(tmp_path), "--continue"]) == 0 and seen[1]["rows"] == [1]
-    assert table.main([str(tmp_path)]) == 0 and "rows" not in seen[2]
-    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": "another"}))
-    assert table.main([str(tmp_path), "--continue"]) == 2 and "another" in capsys.readouterr().err
-
-
-def gpu(*arguments):
-    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(ROOT / ".ci" / "gpu"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "told"),
-    [(["bench"], 3, "no NVIDIA card"), (["sanitize"], 3, "no NVIDIA card"), (["tune"], 3, "no NVIDIA card"),
-     (["paint"], 2, "usage"), ([], 2, "usage")],
-)  # fmt: skip
-def test_ci_gpu_says_in_one_line_why_it_does_not_run(arguments, status, told):
-    done = gpu(*arguments)
-    assert done.returncode == status and told in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
+    whole = json.loads(path.read_text())
+    whole["tables"] |= {"cudnn": {"models": [1], "convolutions": [2]}, "fused": {"sites": [3]}}
+    record.write(path, whole)
+    assert table.main([str(tmp_path), "--continue"]) == 0 and (seen[1]["models"], seen[1]["convolutions"]) == ([1], [2])
+    assert table.main([str(tmp_path), "--part", "models"]) == 0
+    assert "models" not in seen[2] and seen[2]["convolutions"] == [2]
+    assert table.main([str(tmp_path)]) == 0 and "models" not in seen[3] and "convolutions" not in seen[3]
+    assert json.loads(path.read_text())["tables"]["fused"] == {"sites": [3]}
+    record.write(path, {**json.loads(path.read_text()), "commit": "another"})
+    assert table.main([str(tmp_path), "--continue"]) == 0 and "models" not in seen[4]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.stem}-another.json"}
 
 
 def test_the_benchmarks_are_collected_and_correct():

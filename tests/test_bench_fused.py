@@ -15,17 +15,14 @@ from atrous import timing
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "bench"))  # no package: its files find one another as in a run of one of them
 
-import cudnn_table  # noqa: E402
 import fused_goals  # noqa: E402
 import fused_models  # noqa: E402
 import fused_sites  # noqa: E402
 import fused_table  # noqa: E402
 import layers  # noqa: E402
 import measures  # noqa: E402
-import pointwise_table  # noqa: E402
 import report  # noqa: E402
 import report_fused  # noqa: E402
-import training_table  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
@@ -133,14 +130,27 @@ def test_what_is_not_timed_is_not_searched_for(monkeypatch):
 
 @pytest.mark.parametrize("backend", ["auto", *ROWS])
 def test_a_network_is_measured(quick, backend):
-    row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, backend)
-    assert list(row["ms"]) == [name for name in fused_models.LABELS if name not in fused_models.BATCH_1]
+    *_, row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, backend)
+    left_out = (*fused_models.BATCH_1, fused_models.SLOW)
+    assert list(row["ms"]) == [name for name in fused_models.LABELS if name not in left_out]
     assert not row["missing"] and set(row["images_s"].values()) == {1000.0} and json.loads(json.dumps(row)) == row
 
 
 def test_graphs_of_torch_compile_are_for_batch_1(quick):
-    row = fused_models.measure(fused_models.Network(1, 32, 8), torch.float32, CPU)
-    assert list(row["ms"]) == list(fused_models.LABELS) and row["output_stride"] == 8
+    *_, row = fused_models.measure(fused_models.Network(1, 32, 8), torch.float32, CPU)
+    assert list(row["ms"]) == [name for name in fused_models.LABELS if name != fused_models.SLOW]
+    assert row["output_stride"] == 8
+
+
+def test_a_row_grows_by_a_variant_and_each_is_timed_beside_eager(quick, monkeypatch):
+    timed = []
+    monkeypatch.setattr(
+        fused_models, "medians", lambda calls, *_: timed.append(set(calls)) or dict.fromkeys(calls, 2.0)
+    )
+    variants = fused_models.BESIDE_SLOW
+    rows = fused_models.measure(fused_models.Network(1, 32), torch.float32, CPU, variants=variants)
+    assert [list(row["ms"]) for row in rows] == [list(variants[:count]) for count in range(len(variants) + 1)]
+    assert timed == [{variants[0], name} for name in variants] + [set(variants)]
 
 
 def test_a_variant_that_fails_or_disagrees_is_missing_with_its_reason(quick, monkeypatch):
@@ -150,9 +160,10 @@ def test_a_variant_that_fails_or_disagrees_is_missing_with_its_reason(quick, mon
         return lambda x: model(x) + 1
 
     monkeypatch.setattr(torch, "compile", compiled)
-    row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU)
-    assert list(row["ms"]) == ["eager_channels_last", "atrous", "atrous_cudagraph"]
-    assert row["missing"]["compile_max_autotune"] == "RuntimeError: no compiler"
+    variants = ("eager_channels_last", "atrous", "compile", fused_models.SLOW)
+    *_, row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, variants=variants)
+    assert list(row["ms"]) == ["eager_channels_last", "atrous"]
+    assert row["missing"][fused_models.SLOW] == "RuntimeError: no compiler"
     assert row["missing"]["compile"].startswith("disagrees with fp64 by 1")
 
 
@@ -167,6 +178,7 @@ def test_a_graph_reads_the_images_of_its_call():
 @pytest.fixture
 def result(quick, monkeypatch):
     """Of the whole table, with three of the sites."""
+    torch.manual_seed(0)  # in fp32 and with one image, twice eager's error is a near thing
     monkeypatch.setattr(fused_table, "sites", lambda size: layers.sites(size)[:3])
     saved, made = [], {"device": "a CPU", "kind": "fused"}
     small = {"size": 32, "batches": (2, 1), "dtypes": (torch.float32,), "rows": ROWS, "side": 16, "mebi": 1}
@@ -178,6 +190,7 @@ def result(quick, monkeypatch):
 
 def test_the_whole_table(result):
     assert len(result["sites"]) == 9 * 2 and len(result["networks"]) == 2 and not result["not_run"]
+    assert [list(row["ms"]) for row in result["max_autotune"]] == [list(fused_models.BESIDE_SLOW)] * 2
     assert [row["batch"] for row in result["sites"]] == [2] * 9 + [1] * 9
     text = fused_table.show(result)
     for told in ("layer1.0.conv2", "float32, batch 2", "output stride 8, 32x32", "atrous, CUDA graph", "not measured"):
@@ -192,8 +205,8 @@ def test_a_wrong_result_of_ours_is_the_exit_status(result, monkeypatch):
     assert fused_table.wrong(result) and "disagrees" in fused_table.show(result)
     entry = {"part": "sites", "arguments": ["x"], "reason": "AssertionError: triton: error 1, budget 0.1"}
     assert fused_table.wrong({"networks": [], "not_run": [entry]})
-    monkeypatch.setattr(fused_table, "table", lambda device, result, save: None)
-    assert fused_table.run(None, CPU, result, lambda: None)[1] == 1
+    monkeypatch.setattr(fused_table, "table", lambda device, result, save, seconds: None)
+    assert fused_table.run(SimpleNamespace(seconds={}), CPU, result, lambda: None)[1] == 1
 
 
 def test_the_file_is_named_after_card_and_day(result, monkeypatch, tmp_path, capsys):
@@ -202,19 +215,13 @@ def test_the_file_is_named_after_card_and_day(result, monkeypatch, tmp_path, cap
         monkeypatch.setattr(torch.cuda, name, answer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     rest = {key: value for key, value in result.items() if key not in ("device", "kind")}
-    monkeypatch.setattr(fused_table, "table", lambda device, made, save: [made.update(rest), save()])
+    monkeypatch.setattr(fused_table, "table", lambda device, made, save, seconds: [made.update(rest), save()])
     assert fused_table.main([str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     made = json.loads(path.read_text())
-    assert path.name == f"nvidia-h100-{made['date']}-fused.json" and made["kind"] == "fused"
-    assert {"device", "date", "versions", "commit", "goals", "ceilings"} <= made.keys()
+    assert path.name == f"nvidia-h100-{made['date']}.json"
+    assert {"device", "date", "versions", "commit", "ceilings"} <= made.keys() and made["tables"]["fused"]["goals"]
     assert str(path) in capsys.readouterr().out
-
-
-def test_the_tables_fit_into_a_phase():
-    """Ten minutes; the rest is for their starts, the ceilings, and a job that is longer than any before it."""
-    tables = (cudnn_table, pointwise_table, fused_table, training_table)
-    assert sum(seconds for table in tables for seconds in table.SECONDS.values()) <= 480
 
 
 # The goals
@@ -319,7 +326,7 @@ def test_the_faster_of_ours_counts_and_at_batch_1_only_graphs():
 
 def made_up(sites, networks, device="a card"):
     return {
-        "kind": "fused", "device": device, "driver": "1.2", "date": "2030-01-02", "commit": "c",
+        "device": device, "driver": "1.2", "date": "2030-01-02", "commit": "c",
         "versions": {"torch": "2.11.0", "triton": "3.6.0"}, "ceilings": {"matmul_tflops": 700.4, "copy_gb_s": 3000.0},
         "sites": sites, "networks": networks, "not_run": [], "goals": [],
     }  # fmt: skip
@@ -338,14 +345,24 @@ def test_the_report_has_the_sites_and_the_networks():
     assert "| atrous | 3.20x (1.25) | 2.00x (2) |" in text and "atrous, CUDA graph" not in text
 
 
+def test_the_slowest_mode_stands_in_the_column_of_its_network():
+    slow = {**network_row(256), "ms": {"eager_channels_last": 6.0, "atrous": 3.0, "compile_max_autotune": 2.0}}
+    plain = {**network_row(256), "ms": {"eager_channels_last": 4.0, "atrous": 2.0}}
+    text = report_fused.tables({**made_up([], [plain]), "max_autotune": [slow]}, "a.json")
+    assert "| | 224x224, batch 256 |\n" in text and "| atrous | 2.00x (2) |" in text
+    assert "| torch.compile, max-autotune (CUDA graph) | 3.00x (2) |" in text
+
+
 def test_a_part_that_was_not_run_is_no_table():
     text = report_fused.tables(made_up([], []), "a.json")
     assert "a card" in text and "|" not in text and not text.endswith("\n")
 
 
 def test_the_newest_file_of_a_card_is_reported(tmp_path):
-    for name, device in (("x-2030-01-01-fused", "x"), ("x-2030-01-02-fused", "x"), ("y-2029-01-01-fused", "y")):
-        (tmp_path / f"{name}.json").write_text(json.dumps(made_up([], [network_row(1)], device)))
+    for name, device in (("x-2030-01-01", "x"), ("x-2030-01-02", "x"), ("y-2029-01-01", "y")):
+        made = made_up([], [network_row(1)], device)
+        tables = {"fused": {key: made.pop(key) for key in ("sites", "networks", "not_run", "goals")}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**made, "tables": tables}))
     written = report.report("<!-- report: begin -->\n<!-- report: end -->\n", tmp_path)
     assert "x-2030-01-02" in written and "y-2029-01-01" in written and "x-2030-01-01" not in written
     assert report.report(written, tmp_path) == written
@@ -371,5 +388,5 @@ def test_a_site_on_the_card():
 def test_a_network_on_the_card(monkeypatch):
     uncompiled = ("eager_channels_last", "atrous", "atrous_cudagraph")
     monkeypatch.setattr(fused_models, "names", lambda batch: uncompiled)
-    row = fused_models.measure(fused_models.Network(2, 64), torch.bfloat16, DEVICE, seconds=0.3)
+    *_, row = fused_models.measure(fused_models.Network(2, 64), torch.bfloat16, DEVICE, seconds=0.3)
     assert tuple(row["ms"]) == uncompiled, row["missing"]

@@ -18,7 +18,7 @@ def two_ways(monkeypatch):
 
 def test_a_row_of_each_batch(two_ways):
     result = {"device": "cpu"}
-    training_table.table(torch.device("cpu"), result, lambda: None, batches=(2,), size=32, seconds=0.1)
+    training_table.table(torch.device("cpu"), result, lambda: None, batches=(2,), size=32, timing=0.1)
     (row,) = result["steps"]
     assert row["ms"].keys() == row["peak"].keys() == {"eager_channels_last", "atrous"} and not row["missing"]
     assert all(entry["state"] == "not measured" for entry in result["goals"])

@@ -271,7 +271,7 @@ def test_with_cuda():
     assert not setup.with_cuda("2.13.0+cu130", "13.0", None, False)
     assert not setup.with_cuda("2.13.0+cpu", None, "13.0", False)
     for torch_cuda, nvcc, said in (
-        ("13.0", "12.6", "set CUDA_HOME to a CUDA 13.0 toolkit"),
+        ("13.0", "12.6", "set CUDA_HOME to a CUDA 13.0 toolkit.* set FORCE_CUDA=0 to build the CPU part alone"),
         ("13.0", None, "nvcc is not found"),
         (None, "13.0", "it is a CPU build"),
     ):
@@ -303,6 +303,14 @@ def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
     assert "csrc/cuda/extra.cu" in ops.sources and "torch_cuda" in ops.libraries
     assert "-DUSE_CUDA" in ops.extra_compile_args["cxx"] and "-DUSE_CUDA" in ops.extra_compile_args["nvcc"]
     assert ("ATROUS_ARCH_LIST", '"9.0"') in info.define_macros
+    monkeypatch.setenv("FORCE_CUDA", "0")
+    ops, info = setup.extensions(torch)
+    assert ops.sources == setup.lines("csrc/sources.txt") and ops.libraries == ["torch_cpu"]
+    assert "headers of CUTLASS" not in ops.include_dirs and "-DUSE_CUDA" not in ops.extra_compile_args["cxx"]
+    assert ("ATROUS_CUDA", '""') in info.define_macros
+    monkeypatch.setenv("FORCE_CUDA", "yes")
+    with pytest.raises(SystemExit, match="FORCE_CUDA: expected 0, 1 or nothing, got 'yes'"):
+        setup.extensions(torch)
 
 
 def test_the_default_architectures_are_those_that_nvcc_knows(monkeypatch):
@@ -312,7 +320,8 @@ def test_the_default_architectures_are_those_that_nvcc_knows(monkeypatch):
 
 def test_without_cutlass(monkeypatch):
     monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"pip install --no-deps nvidia-cutlass==[\d.]+`, or set ATROUS_SKIP_NATIVE=1"):
+    remedies = r"nvidia-cutlass==[\d.]+`, set FORCE_CUDA=0 to build the CPU part alone, or set ATROUS_SKIP_NATIVE=1"
+    with pytest.raises(SystemExit, match=remedies):
         setup.cutlass_include()
 
 

@@ -1,0 +1,30 @@
+"""The two ceilings of a GPU, which every table is held against: a bf16 matrix product and a copy.
+
+python bench/gpu/ceilings.py RESULTS_DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import table as tables  # noqa: E402
+import torch  # noqa: E402
+
+from atrous.timing import ceilings  # noqa: E402
+
+
+def run(
+    args: argparse.Namespace, device: torch.device, result: tables.Result, save: Callable[[], None]
+) -> tuple[str, int]:
+    result["ceilings"] = ceilings(device)
+    save()
+    return "matmul {matmul_tflops:.0f} TFLOP/s, copy {copy_gb_s:.0f} GB/s".format(**result["ceilings"]), 0
+
+
+if __name__ == "__main__":
+    sys.exit(tables.main(argparse.ArgumentParser(description=__doc__.splitlines()[0]), None, "ceilings", {}, run))

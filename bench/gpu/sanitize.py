@@ -1,0 +1,56 @@
+"""Runs compute-sanitizer over a small launch of every kernel, or says why this machine cannot.
+
+    python bench/gpu/sanitize.py memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]     (default tests/launches.py)
+
+Exit status 77: the tool is not installed, or it does not work here, as on virtual machines that it refuses. That is
+found out before any kernel of ours runs, by the driver alone under the same tool, so that it hides no error of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from steps import NOT_AVAILABLE
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("/usr/local/cuda/bin", os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
+# A context and one allocation, by the driver alone: what the tool cannot follow fails here.
+PROBE = """
+import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+device, context, memory = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
+for name, *arguments in (
+    ("cuInit", 0), ("cuDeviceGet", ctypes.byref(device), 0),
+    ("cuDevicePrimaryCtxRetain", ctypes.byref(context), device), ("cuCtxSetCurrent", context),
+    ("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(1 << 20)), ("cuMemFree_v2", memory),
+):
+    status = getattr(cuda, name)(*arguments)
+    if status:
+        raise SystemExit(f"{name} answers {status}")
+"""
+
+
+def main(tool: str, program: list[str]) -> int:
+    sanitizer = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ["PATH"], *FOLDERS]))
+    if sanitizer is None:
+        print("compute-sanitizer is not on the PATH (it comes with the CUDA toolkit)")
+        return NOT_AVAILABLE
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", os.environ.get("PYTHON") or sys.executable]
+    probe = subprocess.run([*command, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if probe.returncode:
+        told = [line.strip("= ") for line in probe.stdout.splitlines() if line.strip("= ")]
+        print(f"compute-sanitizer does not work here: {'; '.join(told[:4]) or f'exit status {probe.returncode}'}")
+        return NOT_AVAILABLE
+    # Without torch's allocator each tensor is an allocation of its own, and each overrun leaves it.
+    alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return subprocess.run([*command, "-u", *program], cwd=ROOT, env=os.environ | alone).returncode
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] not in (["memcheck"], ["racecheck"], ["initcheck"]):
+        sys.exit(f"sanitize.py: expected memcheck, racecheck or initcheck, got {' '.join(sys.argv[1:2]) or 'nothing'}")
+    sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/launches.py"]))
