@@ -78,8 +78,8 @@ def triton_conv_epilogue(input, weight, bias, stride, padding, dilation, groups,
     from .triton_kernels.conv import conv_epilogue
 
     geometry, residual = (tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue(*arguments).residual
-    entry = tuning.measured(input, weight, Spec(*geometry), residual is not None)
-    measured, layout = entry.config if entry is not None else None, memory_format(input, weight)
+    measured = tuning.measured_config(input, weight, Spec(*geometry), residual is not None)
+    layout = memory_format(input, weight)
     return conv_epilogue(input, weight, bias, *geometry, *arguments, memory_format=layout, measured=measured)
 
 
