@@ -89,7 +89,7 @@ def arguments(case: Case, dtype=torch.float32, device="cpu", memory_format=torch
     slope = slopes[case.slope]() if case.slope in slopes else case.slope
     made |= {"slope": slope, "residual_after_act": case.residual == "after", **case.geometry()}
     if case.residual:
-        z = torch.conv2d(made["input"], made["weight"], None, **case.geometry())
+        z = torch.conv2d(made["input"].to("meta"), made["weight"].to("meta"), None, **case.geometry())  # its shape
         made["residual"] = draw(*z.shape)
     return convert(made, dtype, memory_format)
 

@@ -136,7 +136,7 @@ def _bar(results: Iterable[tuner.Result], total: int) -> Iterable[tuner.Result]:
 
 
 def _as_dict(result: tuner.Result) -> dict[str, Any]:
-    names = ("milliseconds", "wrong", "failed", "not_measured", "reason")
+    names = ("milliseconds", "wrong", "failed", "not_measured", "unlikely", "compiling", "reason")
     return {
         "site": result.site.name,
         "shape": describe(result.site),
