@@ -108,7 +108,7 @@ def test_a_network_tells_how_many_of_its_convolutions_are_tuned(monkeypatch):
     entry = Entry("library", None, {"library": 1.0})
     wide = lambda input, weight, *others: entry if weight.shape[0] == 512 else None  # noqa: E731
     monkeypatch.setattr(tuning, "measured", wide)
-    assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "6 of 36"
+    assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "7 of 36"
 
 
 def test_the_floor_is_the_slower_of_products_and_bytes():
