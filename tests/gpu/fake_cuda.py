@@ -164,8 +164,8 @@ def install() -> None:
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a Parameter cannot become one of a subclass
     torch.Generator, torch.tensor, Tensor.to, Tensor.cuda = Generator, tensor, to, lambda self, *device: to(self, CUDA)
     torch.autocast = torch.amp.autocast_mode.autocast = Autocast
-    for name in ("is_autocast_enabled", "get_autocast_dtype"):
-        setattr(torch, name, lambda device="cuda", known=getattr(torch, name): known("cpu"))
+    enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+    torch.is_autocast_enabled, torch.get_autocast_dtype = lambda *device: enabled("cpu"), lambda *device: dtype("cpu")
     ops_cuda.triton_found = False
     ops_build.lacks = lambda device: ()
     Dispatch().__enter__()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-# A subclass of Tensor is not for torch.compile, torch.export and FakeTensor; a CPU adds fp16 up in fp16 where it is asked.
+# torch.compile, torch.export and FakeTensor take no such tensors; a CPU adds up in fp16 what a GPU adds up in fp32.
 LEFT_OUT = "compile or export or opcheck or fakes or python_defines or (native and float16)"
 REFUSED = """
 import re, pytest, torch
