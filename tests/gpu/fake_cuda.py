@@ -154,7 +154,7 @@ def install() -> None:
         "device_count": 1, "get_device_name": "fake", "get_device_capability": (9, 0),
         "is_current_stream_capturing": False,
         "get_device_properties": SimpleNamespace(
-            major=9, minor=0, multi_processor_count=132, L2_cache_size=50 << 20, name="fake", total_memory=80 << 30
+            major=9, minor=0, multi_processor_count=132, L2_cache_size=1 << 14, name="fake", total_memory=80 << 30
         ),
     }  # fmt: skip
     for name, answer in answers.items():
