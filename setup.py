@@ -196,7 +196,7 @@ if __name__ == "__main__":
     setup(
         packages=["atrous", "atrous.backends", "atrous.fusion", "atrous.models", "atrous.triton_kernels"],
         package_dir={"atrous": "pyops", "atrous.triton_kernels": "triton_kernels"},
-        package_data={"atrous": ["schemas.def", "py.typed", "tables/*.json"]},
+        package_data={"atrous": ["schemas.def", "py.typed", "tables/*.json"], "atrous.triton_kernels": ["gpus.def"]},
         include_package_data=False,
         **native(),
     )

@@ -16,13 +16,14 @@ import platform
 import re
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SAME = ("device", "driver", "commit", "versions")  # of two runs that may share a file
-MANIFESTS = ("bundle.json", "out/bundle.json")  # where a bundle leaves its own, from ROOT
+RESULTS = ("bench/results", "pyops/tables")  # what a run writes: it does not change the sources
 SENSORS = {
     "sm_mhz": "clocks.sm",
     "memory_mhz": "clocks.mem",
@@ -64,14 +65,24 @@ def commit() -> str:
     """ATROUS_COMMIT, git's HEAD ("-dirty" with changes), or a bundle's: a GPU machine may have no .git."""
     if os.environ.get("ATROUS_COMMIT"):
         return os.environ["ATROUS_COMMIT"]
-    git = ("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    found = _answer(*git) if (ROOT / ".git").exists() else ""
-    for name in () if found else MANIFESTS:
-        try:
-            return str(json.loads((ROOT / name).read_text())["commit"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found or "unknown"
+    git = ("git", "-C", str(ROOT))
+    head = _answer(*git, "rev-parse", "HEAD") if (ROOT / ".git").exists() else ""
+    if head:
+        changes = _answer(*git, "diff", "--name-only", "HEAD", "--", ".", *(f":!{folder}" for folder in RESULTS))
+        return head + "-dirty" * bool(changes)
+    try:
+        with tarfile.open(bundle()) as archive:  # bundle.json comes first
+            return str(json.load(archive.extractfile(archive.next()))["commit"])
+    except Exception:  # without a bundle; a broken one is told of by its installation
+        return "unknown"
+
+
+def bundle() -> Path | None:
+    """The archive that .ci/gpu installs: ATROUS_BUNDLE, or the newest in out/."""
+    if os.environ.get("ATROUS_BUNDLE"):
+        return Path(os.environ["ATROUS_BUNDLE"]).absolute()
+    found = (ROOT / "out").glob("gpu-bundle-*.tar.*")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def sensors() -> dict[str, str]:
@@ -85,7 +96,7 @@ def sensors() -> dict[str, str]:
 def _answer(*command: str) -> str:
     """The first line that a command prints; empty where it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if done.returncode else done.stdout.split("\n")[0].strip()
@@ -111,7 +122,7 @@ def read(path: Path) -> Record:
 
 def write(path: Path, record: Record) -> None:
     """Whole or not at all: the run may be cut off."""
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(record, indent=1) + "\n")
     part.replace(path)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import lru_cache
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -13,6 +15,24 @@ from .layout import memory_format
 from .spec import Epilogue, Spec
 
 triton_found = importlib.util.find_spec("triton") is not None
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def observed(x: Tensor) -> bool:
+    """Whether anybody looks at operators: a compiler, a tracer, a dispatch mode, a transform of torch.func, a subclass.
+
+    Where nobody does a kernel is launched without the dispatcher, which takes 10 to 15 us of host time to hand as many
+    arguments as ours to Python and back.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(x) not in _PLAIN
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def capturing(x: Tensor) -> bool:
@@ -32,18 +52,14 @@ def atrous_runs(device: torch.device) -> bool:
     return not ops_build.arch_list() or not ops_build.lacks(device)
 
 
-def pointwise(name: str):
+def pointwise(name: str) -> Callable:
     """The primitive of this name, one of those without a convolution: launches the kernel, whatever the device."""
     from .triton_kernels import gradients
     from .triton_kernels import pointwise as forward
 
-    return {
-        "_epilogue": forward.epilogue,
-        "_epilogue_again": forward.epilogue,
-        "_epilogue_reduce": gradients.epilogue_reduce,
-        "_epilogue_backward": gradients.epilogue_backward,
-        "_statistics": gradients.statistics,
-    }[name]
+    if name in ("_epilogue", "_epilogue_again"):
+        return forward.epilogue
+    return getattr(gradients, name.removeprefix("_"))
 
 
 def _elsewhere(name: str, device: torch.device) -> Callable:
@@ -58,11 +74,13 @@ def _guarded(name: str):
         device = arguments[0].device
         if not triton_runs(device):
             return _elsewhere(name, device)(*arguments)
-        from .triton_kernels.launch import NotCompiled
-
         try:
             return pointwise(name)(*arguments)
-        except NotCompiled:
+        except RuntimeError as error:
+            from .triton_kernels.launch import NotCompiled  # here, so that a call does not pay for it
+
+            if not isinstance(error, NotCompiled):
+                raise
             return _elsewhere(name, device)(*arguments)
 
     return run
@@ -73,29 +91,45 @@ _epilogue, _epilogue_again, _epilogue_reduce, _epilogue_backward, _statistics = 
 )
 
 
-def triton_conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *arguments) -> Tensor:
+def triton_conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     """`_conv_epilogue` by Triton, in the config that was measured, or the predicted one. Raises NotCompiled."""
-    from .triton_kernels.conv import conv_epilogue
-
-    geometry, residual = (tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue(*arguments).residual
-    measured = tuning.measured_config(input, weight, Spec(*geometry), residual is not None)
-    layout = memory_format(input, weight)
-    return conv_epilogue(input, weight, bias, *geometry, *arguments, memory_format=layout, measured=measured)
+    measured = tuning.measured_config(input, weight, spec, arguments.residual is not None)
+    geometry, layout = (spec.stride, spec.padding, spec.dilation, spec.groups), memory_format(input, weight)
+    run = _convolutions().conv_epilogue
+    return run(input, weight, bias, *geometry, *arguments, memory_format=layout, measured=measured)
 
 
-def triton_conv_statistics(input, weight, bias, stride, padding, dilation, groups) -> tuple[Tensor, Tensor, Tensor]:
+def triton_conv_statistics(
+    input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
+) -> tuple[Tensor, Tensor, Tensor]:
     """`_conv_statistics` by Triton. Raises NotCompiled."""
+    geometry = spec.stride, spec.padding, spec.dilation, spec.groups
+    run = _convolutions().conv_statistics
+    return run(input, weight, bias, *geometry, memory_format=memory_format(input, weight))
+
+
+@lru_cache
+def _convolutions() -> SimpleNamespace:
+    from .triton_kernels.conv import conv_epilogue
     from .triton_kernels.statistics import conv_statistics
 
-    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    return conv_statistics(input, weight, bias, *geometry, memory_format=memory_format(input, weight))
+    return SimpleNamespace(conv_epilogue=conv_epilogue, conv_statistics=conv_statistics)
 
 
-def _conv_epilogue(input, weight, bias, *arguments) -> Tensor:
-    run = triton_conv_epilogue if triton_runs(input.device) else _elsewhere("_conv_epilogue", input.device)
-    return run(input, weight, bias, *arguments)
+def _spec(stride, padding, dilation, groups) -> Spec:
+    """An operator's lists as pairs."""
+    return Spec(tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
-def _conv_statistics(input, *arguments) -> tuple[Tensor, Tensor, Tensor]:
-    run = triton_conv_statistics if triton_runs(input.device) else _elsewhere("_conv_statistics", input.device)
-    return run(input, *arguments)
+def _conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *arguments) -> Tensor:
+    if triton_runs(input.device):
+        spec = _spec(stride, padding, dilation, groups)
+        return triton_conv_epilogue(input, weight, bias, spec, Epilogue(*arguments))
+    run = _elsewhere("_conv_epilogue", input.device)
+    return run(input, weight, bias, stride, padding, dilation, groups, *arguments)
+
+
+def _conv_statistics(input, weight, bias, *geometry) -> tuple[Tensor, Tensor, Tensor]:
+    if triton_runs(input.device):
+        return triton_conv_statistics(input, weight, bias, _spec(*geometry))
+    return _elsewhere("_conv_statistics", input.device)(input, weight, bias, *geometry)

@@ -66,7 +66,7 @@ def measured_config(input: Tensor, weight: Tensor, spec: Spec, residual: bool) -
 
 def _key_of(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool) -> tuple | None:
     """As a plain tuple: torch 2.13 hands a NamedTuple on to a constant function as another one."""
-    if not _plain((*input.shape, *weight.shape)):
+    if not tuned(input.device) or not _plain((*input.shape, *weight.shape)):
         return None
     layout = "channels_last" if memory_format(input, weight) == torch.channels_last else "NCHW"
     return tuple(key(input, weight, spec, layout=layout, residual=residual, frozen=frozen))
@@ -94,6 +94,12 @@ def tf32() -> bool:
 
 
 @constant
+def tuned(device: torch.device) -> bool:
+    """Whether anything was measured on this device."""
+    return bool(_entries(device))
+
+
+@constant
 def lookup(device: torch.device, key: tuple) -> Entry | None:
     """The entry for a Key on a device, or None."""
     return _entries(device).get(key)  # type: ignore[call-overload]
@@ -103,7 +109,12 @@ def lookup(device: torch.device, key: tuple) -> Entry | None:
 def lookup_config(device: torch.device, key: tuple) -> Conv | None:
     """The config of row triton for a Key on a device, or None."""
     entry = _entries(device).get(key)  # type: ignore[call-overload]
-    return entry.config if entry and entry.config else _configs(device).get(shape_of(Key(*key)))
+    return entry.config if entry and entry.config else _config(device, key)
+
+
+@lru_cache(maxsize=4096)  # a call of an eager model asks each time
+def _config(device: torch.device, key: tuple) -> Conv | None:
+    return _configs(device).get(shape_of(Key(*key)))
 
 
 def shape_of(key: Key) -> tuple:
@@ -148,6 +159,7 @@ def reload() -> None:
     """Forgets what was read: the next call reads the files again."""
     _entries.cache_clear()
     _configs.cache_clear()
+    _config.cache_clear()
     _tables.cache_clear()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 import zlib
+from unittest import mock
 
 # Nobody's tuning tables are read: a choice that was measured on this machine is none of the tests' own.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="atrous-tests-")
@@ -28,7 +30,7 @@ if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("trito
 
 
 def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu test says cuda")
+    parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu right says cuda")
     parser.addoption("--whole", action="store_true", help="the compile gates leave no combination out")
 
 
@@ -58,6 +60,29 @@ def seed(request):
     number = zlib.crc32(request.node.nodeid.encode())
     torch.manual_seed(number)
     return number
+
+
+@pytest.fixture(autouse=True, scope="session")
+def fresh_plans():
+    """The launchers' plans are made once for a kind of call, out of constants that tests patch: they are made again
+    wherever a patch begins or ends."""
+    patch = type(mock.patch("os.name"))
+
+    def forgetting(step):
+        def run(*arguments):
+            try:
+                return step(*arguments)
+            finally:
+                for name in [name for name in sys.modules if name.startswith("atrous.triton_kernels.")]:
+                    for value in list(vars(sys.modules[name]).values()):
+                        getattr(value, "cache_clear", lambda: None)()
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patches:
+        for step in ("__enter__", "__exit__"):
+            patches.setattr(patch, step, forgetting(getattr(patch, step)))
+        yield
 
 
 @pytest.fixture

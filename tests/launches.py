@@ -1,4 +1,4 @@
-"""A small launch of every CUDA kernel, of Triton in every config, for compute-sanitizer: `.ci/gpu sanitize` runs it.
+"""A small launch of every CUDA kernel, of Triton in every config, for compute-sanitizer: `.ci/gpu right` runs it.
 
 Those in C++ are left out where the library is not built for the card, and under Triton's interpreter.
 Values are what the tests check; here only that each launch ends and writes all of its output.

@@ -19,7 +19,7 @@ from atrous.spec import Epilogue, Spec
 pytest.importorskip("triton")
 
 from atrous.triton_kernels import launch as launching  # noqa: E402
-from atrous.triton_kernels.launch import NotCompiled, launch  # noqa: E402
+from atrous.triton_kernels.launch import NotCompiled, Plan, launch  # noqa: E402
 
 CARD = torch.device("cuda", 0)
 LACKS = ops_build.lacks(CARD) if torch.cuda.is_available() else ["no card"]
@@ -30,6 +30,7 @@ class Kernel:
     """Stands in for a compiled kernel and counts its launches."""
 
     __name__ = "kernel"
+    arg_names = ("x", "y", "size", "BLOCK")
 
     def __init__(self):
         self.launched = 0
@@ -55,32 +56,47 @@ def capturing():
 
 def test_under_capture_only_what_was_launched_before(capturing):
     kernel, x = Kernel(), torch.zeros(64)
-    launch(kernel, CARD, 1, (x, None, 3), {"BLOCK": 64})
+    launch(Plan(kernel, 1, (3,), {"BLOCK": 64}), CARD, (x, None))
     capturing.return_value = True
-    launch(kernel, CARD, 1, (torch.zeros(128), None, 4), {"BLOCK": 64})  # sizes do not matter
+    launch(Plan(kernel, 1, (4,), {"BLOCK": 64}), CARD, (torch.zeros(128), None))  # sizes do not matter
     assert kernel.launched == 2
-    for arguments, constants in [
-        ((x, None, 3), {"BLOCK": 128}),
-        ((x, x, 3), {"BLOCK": 64}),
-        ((x.half(), None, 3), {"BLOCK": 64}),
-        ((x[1:], None, 3), {"BLOCK": 64}),  # 16 bytes do not divide its address
-        ((x, None, 2**31), {"BLOCK": 64}),
+    for tensors, size, block in [
+        ((x, None), 3, 128),
+        ((x, x), 3, 64),
+        ((x.half(), None), 3, 64),
+        ((x[1:], None), 3, 64),  # 16 bytes do not divide its address
+        ((x, None), 2**31, 64),
     ]:
         with pytest.raises(NotCompiled, match="kernel: a CUDA graph is being captured .* call it once"):
-            launch(kernel, CARD, 1, arguments, constants)
+            launch(Plan(kernel, 1, (size,), {"BLOCK": block}), CARD, tensors)
     with pytest.raises(NotCompiled):
-        launch(kernel, torch.device("cuda", 1), 1, (x, None, 3), {"BLOCK": 64})
+        launch(Plan(kernel, 1, (3,), {"BLOCK": 64}), torch.device("cuda", 1), (x, None))
     assert kernel.launched == 2
 
 
 def test_a_launch_that_failed_is_not_remembered(capturing):
     kernel = mock.MagicMock(__name__="kernel")
     kernel.__getitem__.return_value.side_effect = RuntimeError("no image")
+    plan = Plan(kernel, 1, (), {})
     with pytest.raises(RuntimeError, match="no image"):
-        launch(kernel, CARD, 1, (), {})
+        launch(plan, CARD, ())
     capturing.return_value = True
     with pytest.raises(NotCompiled):
-        launch(kernel, CARD, 1, (), {})
+        launch(plan, CARD, ())
+
+
+def test_the_second_launch_of_a_plan_takes_its_code(capturing):
+    """With the arguments in the kernel's order, constants by their places; other tensors take their own code."""
+    kernel, code, wide = (mock.MagicMock(arg_names=("x", "y", "eps", "size", "BLOCK")) for _ in range(3))
+    kernel.__getitem__.return_value.side_effect = [code, wide]
+    plan, x = Plan(kernel, 7, (3,), {"BLOCK": 64, "num_warps": 4}), torch.zeros(64)
+    for tensors in ((x, None), (x, None), (x.double(), None), (x[4:], None)):
+        launch(plan, CARD, tensors, (0.5,))
+    calls = kernel.__getitem__.return_value.call_args_list
+    assert [c.kwargs for c in calls] == [{"BLOCK": 64, "num_warps": 4}] * 2
+    assert [c.args[2:] for c in calls] == [(0.5, 3)] * 2 and calls[1].args[0].dtype == torch.float64
+    assert [c.args for c in code.__getitem__.return_value.call_args_list] == [(x, None, 0.5, 3, 64), mock.ANY]
+    assert code.__getitem__.call_args.args == ((7, 1, 1),) and not wide.__getitem__.called
 
 
 def test_auto_takes_the_library_for_what_is_not_compiled():

@@ -85,7 +85,7 @@ def test_pure_wheel_holds_atrous_alone(pure_wheel):
     assert top_level(pure_wheel) == {"atrous", f"atrous-{atrous.__version__}.dist-info"}
     assert pure_wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(pure_wheel).namelist()
-    for needed in ("__init__.py", "schemas.def", "py.typed", "triton_kernels/epilogue.py", "models/__init__.py"):
+    for needed in ("__init__.py", "schemas.def", "py.typed", "triton_kernels/gpus.def", "models/__init__.py"):
         assert f"atrous/{needed}" in names
     assert not [name for name in names if name.endswith(".so")]
 
@@ -124,7 +124,7 @@ def test_sdist_carries_what_builds(tree, tmp_path):
     held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     csrc = {str(path.relative_to(tree)) for path in (tree / "csrc").rglob("*") if path.is_file()}
     assert csrc <= held
-    assert {"setup.py", "CMakeLists.txt", "LICENSE", "pyops/schemas.def", "triton_kernels/epilogue.py"} <= held
+    assert {"setup.py", "CMakeLists.txt", "LICENSE", "pyops/schemas.def", "triton_kernels/gpus.def"} <= held
     assert not [name for name in held if name.endswith(".so")]
 
 

@@ -1,4 +1,4 @@
-"""Every case of CASES.md over the row `triton`, under Triton's interpreter; `.ci/gpu test` runs them on a card.
+"""Every case of CASES.md over the row `triton`, under Triton's interpreter; `.ci/gpu right` runs them on a GPU.
 
 Left out, each because the interpreter cannot show it: bf16, which it computes wrong (autocast's default on a CPU too);
 fp64, which the row refuses to convolve; torch.compile and torch.export, which need the operator on a card; two threads,

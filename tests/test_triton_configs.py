@@ -99,9 +99,27 @@ def test_a_measured_config_is_taken_where_it_fits():
     """A table's entry is for a kind of calls; one that is misaligned, say, takes the rule's."""
     key = ConvKey(90, 132, 2, "tf32", "last", 8, 64, (28, 28), 64, (28, 28), (3, 3), (1, 1), 1)
     measured = Conv(64, 64, 128, 4, 4, descriptors=True)
-    fitting, other = (Problem(None, None, None, None, None, k) for k in (key, key._replace(aligned=False)))
+    fitting, other = (Problem(None, k, None, None, None) for k in (key, key._replace(aligned=False)))
     assert fitting.config(None, measured) == measured
     assert other.config(None, measured) == conv_configs.conv_config(other.key)
     assert fitting.config(None) == conv_configs.conv_config(key)
     with pytest.raises(ValueError, match="config: expected aligned tensors"):
         other.config(measured)
+
+
+@pytest.mark.parametrize("channels, size", [(128, 28), (256, 14)])
+def test_l2_decides_between_tiles(channels, size):
+    """32 bytes a clock from L2: a step of 128 x 128 waits twice as long for its loads as for its products, one of 128 x
+    256 one and a half times. At batch 256 there are enough tiles for either."""
+    key = ConvKey(90, 132, 2, "tf32", "last", 256, channels, (size,) * 2, channels, (size,) * 2, (3, 3), (1, 1), 1)
+    wide, square = (Conv(128, n, 128, 8, 3, descriptors=True) for n in (256, 128))
+    assert conv_configs.conv_cycles(key, wide) < conv_configs.conv_cycles(key, square)
+    assert conv_configs.conv_config(key)._replace(waves=0) == wide
+
+
+def test_the_residency_is_that_of_the_chip():
+    """Two blocks of 72 KiB fit 227 KiB and not 99."""
+    key = ConvKey(90, 132, 2, "tf32", "last", 256, 64, (56, 56), 64, (56, 56), (3, 3), (1, 1), 1)
+    config = Conv(64, 128, 128, 4, 3, descriptors=True)
+    assert conv_configs.conv_work(key, config).resident == 3
+    assert conv_configs.conv_work(key._replace(chip=120), config).resident == 1

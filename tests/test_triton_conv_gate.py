@@ -21,6 +21,7 @@ from conv_gate import BULK, CHIPS, DEPTHWISE, LAYERS, PRODUCT, statistics_varian
 
 from atrous.triton_kernels import configs, conv, launch  # noqa: E402
 from atrous.triton_kernels.configs import CONV, Conv  # noqa: E402
+from atrous.triton_kernels.gpus import gpu  # noqa: E402
 
 if not isinstance(conv.conv_epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)
@@ -134,7 +135,7 @@ def test_every_dtype_of_splits_statistics_and_depthwise(chip):
 
 def refused(config, chip=90, name="dilated", **more):
     """The gate's complaints about a config that somebody adds to the list, and that no constraint holds back."""
-    unheld = {"most_elements": lambda key, config: 1024, "SHARED_KIB": {chip: 1024}}
+    unheld = {"most_elements": lambda key, config: 1024, "gpu": lambda chip: gpu(chip)._replace(shared=1024)}
     with mock.patch.multiple(configs, CONV=(*CONV, config), **unheld):
         made = variant(name, LAYERS[name], config, chip, **more)
     return gate.check(made, chip, gate.build(made, chip))

@@ -205,7 +205,8 @@ def test_the_programs_of_a_reduction():
             assert all(len(range(share, steps, shares)) > 0 for share in range(shares))
             assert shares == 1 or tiles * shares <= configs.REDUCTION_PROGRAMS * 132
             constants = {"LAYOUT": layout, "BLOCK_COLS": config.block_cols}
-            partial, _ = reductions.workspace((rows, cols, channels, pixels, *grid), constants, torch.empty(1))
+            plan = launch.Plan(None, 1, (rows, cols, channels, pixels, *grid), constants)
+            partial, _ = reductions.workspace(plan, torch.empty(1))
             assert partial.numel() <= max(0.2 * rows * cols, 8 * channels)
 
 

@@ -48,8 +48,9 @@ def compiled():
     """compiled[i] is what the i-th launch compiled, in the order of the launches; one entry a distinct code."""
     found = []
 
-    def compile_only(kernel, device, programs, arguments, constants):
-        made = kernel.warmup(*arguments, grid=(programs,), **constants)
+    def compile_only(plan, device, tensors, numbers=(), descriptors=()):
+        arguments = (*descriptors, *tensors, *numbers, *plan.sizes)
+        made = plan.kernel.warmup(*arguments, grid=plan.grid, **plan.constants)
         found.extend([] if any(made is other for other in found) else [made])
 
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,9 @@
-"""Mean and variance of each channel of a tensor, in one launch and one read: for a BatchNorm that trains."""
+"""Mean and variance of each channel of a tensor, in one launch and one read: for a BatchNorm that trains.
+
+A program sums z - shift and its square, where shift is the first of its values of the channel: with a shift among the
+values what cancels is bounded, whatever their mean is, and a value takes three instructions and no division. Lanes and
+programs are joined by mean and M2 (moments.py). Source: Chan, Golub and LeVeque (1983), section 3, shifted data.
+"""
 
 import torch
 import triton
@@ -6,10 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import check_device, launch
-from .moments import combine, variance
+from .moments import variance
 from .pointwise import accumulator, describe
-from .reduction import collect, collected, last_arrives, leave, position
-from .reduction_plan import SIZES, plan, workspace
+from .reduction import channels_of, collect, collected, first_of, last_arrives, leave, position
+from .reduction_plan import SIZES, reduction_plan, workspace
 
 
 @triton.jit
@@ -30,27 +35,32 @@ def finish_statistics(
 def statistics_kernel(
     z_ptr, mean_ptr, var_ptr, partial_ptr, arrived_ptr, rows, col_groups, channels, pixels, tiles, steps, shares,
     LAYOUT: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """mean and var, (channels,). GROUP, OFFSET: as in pointwise.epilogue_kernel; the walk: see reduction.py."""
+    """mean and var, (channels,). GROUP, OFFSET: as in pointwise.epilogue_kernel; the walk, STAGES: see reduction.py."""
     DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
     AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
     cols = col_groups.to(OFFSET) * GROUP
     program = tl.program_id(0).to(OFFSET)
-    tile, step = program % tiles, program // tiles
-    mean = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
+    tile, share = program % tiles, program // tiles
+    first = tl.expand_dims(first_of(tile, share, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS), AXIS)
+    channel = tl.expand_dims(channels_of(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS), AXIS)
+    shift = tl.load(z_ptr + first, mask=channel < channels, other=0.0).to(DTYPE)
+    total = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
     # a lane has a value wherever its row (its column) exists: the channels that don't exist have any number of values
-    count, m2 = tl.full([1, BLOCK_COLS] if LAYOUT == "planes" else [BLOCK_ROWS, 1], 0.0, DTYPE), mean
-    while step < steps:
+    count, squares = tl.full([1, BLOCK_COLS] if LAYOUT == "planes" else [BLOCK_ROWS, 1], 0.0, DTYPE), total
+    for step in tl.range(share, steps, shares, num_stages=STAGES):
         row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
         mask = row_there[:, None] & col_there[None, :]
         z = tl.load(z_ptr + row[:, None] * cols + col[None, :], mask=mask, other=0.0).to(DTYPE)
-        there = tl.expand_dims(col_there if LAYOUT == "planes" else row_there, 1 - AXIS).to(DTYPE)
-        count, mean, m2 = combine(count, mean, m2, there, z, 0.0)
-        step += shares
+        z = tl.where(mask, z - shift, 0.0)
+        count += tl.expand_dims(col_there if LAYOUT == "planes" else row_there, 1 - AXIS).to(DTYPE)
+        total += z
+        squares = tl.fma(z, z, squares)
+    mean = total / tl.maximum(count, 1.0)
     leave(
-        partial_ptr, tl.broadcast_to(count, [BLOCK_ROWS, BLOCK_COLS]), mean, m2, tile, program // tiles, tiles, shares,
-        channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True,
+        partial_ptr, tl.broadcast_to(count, [BLOCK_ROWS, BLOCK_COLS]), shift + mean, tl.fma(total, -mean, squares),
+        tile, share, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, True,
     )  # fmt: skip
     last, block, end = last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT, BLOCK_COLS)
     if last:
@@ -71,14 +81,11 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983); biased as torch.nn.BatchNorm2d
         normalises with it.
     """
-    key, channels, pixels = describe("z", z)
-    mean, var = (torch.empty(channels, dtype=accumulator(z), device=z.device) for _ in range(2))
+    view = describe("z", z)
+    mean, var = (torch.empty(view.channels, dtype=accumulator(z), device=z.device) for _ in range(2))
     if z.numel() == 0:
         return mean.zero_(), var.zero_()
     check_device("z", z, statistics_kernel)
-    programs, sizes, constants = plan(key, channels, pixels, z)
-    launch(
-        statistics_kernel, z.device, programs,
-        (z, mean, var, *workspace(sizes, constants, mean), *sizes), constants,
-    )  # fmt: skip
+    plan = reduction_plan(statistics_kernel, view, z.device)
+    launch(plan, z.device, (z, mean, var, *workspace(plan, mean)))
     return mean, var

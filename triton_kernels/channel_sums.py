@@ -10,7 +10,7 @@ from .epilogue import divide, square_root
 from .launch import check_device, launch
 from .pointwise import accumulator, describe, matching, operands, residual_before
 from .reduction import channels_of, collect, collected, last_arrives, leave, position
-from .reduction_plan import SIZES, plan, workspace
+from .reduction_plan import SIZES, reduction_plan, workspace
 from .vectors import load_channels, load_vector
 
 
@@ -40,7 +40,7 @@ def reduce_kernel(
     eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, kept: tl.float64,
     slope_stride, rows, col_groups, channels, pixels, tiles, steps, shares,
     LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, DROPOUT: tl.constexpr,
-    GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """sums = (sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0)), (3, channels).
 
@@ -50,7 +50,7 @@ def reduce_kernel(
     AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
     cols = col_groups.to(OFFSET) * GROUP
     program = tl.program_id(0).to(OFFSET)
-    tile, step = program % tiles, program // tiles
+    tile, share = program % tiles, program // tiles
     channel = channels_of(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
     scale, shift, slope = load_channels(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
@@ -59,7 +59,7 @@ def reduce_kernel(
     mean = tl.expand_dims(load_vector(mean_ptr, 0.0, channel, channel < channels, DTYPE), AXIS)
     plain = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
     weighted, slopes = plain, plain
-    while step < steps:
+    for step in tl.range(share, steps, shares, num_stages=STAGES):
         row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
         mask = row_there[:, None] & col_there[None, :]
         z, dy, du, u = gradients(
@@ -73,9 +73,8 @@ def reduce_kernel(
             weighted = tl.fma(du, z - mean, weighted)
         if SLOPE_KIND == "tensor":
             slopes += tl.where(mask & ~(u > 0), dy * u, 0.0)
-        step += shares
     leave(
-        partial_ptr, plain, weighted, slopes, tile, program // tiles, tiles, shares,
+        partial_ptr, plain, weighted, slopes, tile, share, tiles, shares,
         channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False,
     )  # fmt: skip
     last, block, end = last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT, BLOCK_COLS)
@@ -115,20 +114,14 @@ def epilogue_reduce(
         kernel.
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; He et al. 2015 (arXiv:1502.01852), section 2.1.
     """
-    key, channels, pixels = describe("z", z)
+    view = describe("z", z)
     matching("grad", grad, z)
     residual = residual_before(residual, residual_after_act, z)
-    vectors, numbers, constants = operands(
-        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-    )
-    sums = torch.empty((3, channels), dtype=accumulator(z), device=z.device)
+    vectors, numbers = operands(mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout)
+    sums = torch.empty((3, view.channels), dtype=accumulator(z), device=z.device)
     if z.numel() == 0:
         return sums.zero_()
     check_device("z", z, reduce_kernel)
-    programs, sizes, walk = plan(key, channels, pixels, z)
-    launch(
-        reduce_kernel, z.device, programs,
-        (grad, z, residual, sums, *vectors, *workspace(sizes, walk, sums), *numbers, *sizes),
-        {**constants, **walk},
-    )  # fmt: skip
+    plan = reduction_plan(reduce_kernel, view, z.device, SLOPE_KIND=slope_kind, DROPOUT=dropout > 0)
+    launch(plan, z.device, (grad, z, residual, sums, *vectors, *workspace(plan, sums)), numbers)
     return sums

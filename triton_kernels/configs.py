@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .cost_model import Work, clocks, rates, rows_read
+from .gpus import REGISTERS, gpu
+
 Pair = tuple[int, int]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
@@ -103,6 +106,7 @@ CONV = (
     Conv(128, 128, 128, 8, 3, descriptors=True),
     Conv(128, 128, 128, 8, 4, descriptors=True),
     Conv(128, 256, 128, 8, 3, descriptors=True),
+    Conv(256, 128, 128, 8, 3, descriptors=True),
     Conv(64, 64, 64, 8, 4),
     Conv(64, 64, 64, 4, 4),
     Conv(64, 128, 64, 8, 4),
@@ -114,8 +118,6 @@ DEPTHWISE = {
     "last": (Conv(64, 32, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
     "planes": (Conv(4, 512, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
 }
-# KiB of shared memory that a block can have (CUDA C++ programming guide, technical specifications); others have 99.
-SHARED_KIB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227}
 SPLITS = (1, 2, 4, 8, 16)
 LEAST_STEPS = 4  # of a split: below it the pipeline does not fill
 WAVES = (0, 2)
@@ -194,7 +196,7 @@ def conv_reasons(key: ConvKey, config: Conv) -> list[str]:
     if not listed:
         return ["expected a tile, splits and waves of the lists"]
     block_k, steps, most = config.block_k(key.element_size), conv_grid(key, config)[2], most_elements(key, config)
-    limit = SHARED_KIB.get(key.chip, 99)
+    limit = gpu(key.chip).shared
     wanted = {
         f"at most {most} elements a thread": config.elements <= most,
         f"at most {limit} KiB of shared memory": config.shared <= limit << 10,
@@ -243,33 +245,30 @@ def conv_prune(key: ConvKey) -> list[Conv]:
     return sorted(fitting, key=lambda config: conv_cycles(key, config))
 
 
-# Of one multiprocessor, from the vendor's documents: multiply-adds a cycle with 2-byte operands, bytes a cycle from L2;
-# from memory what 3 TB/s give each of 132. Guesses: what a program's start costs, by how much addresses slow the loads
-# of pointers, and the registers that a thread needs beside its sums. None of it is measured yet.
-MACS_A_CYCLE = {80: 1024, 90: 2048, 100: 4096}
-L2_BYTES, MEMORY_BYTES = 64, 13
-PROGRAM_CYCLES, POINTERS, BESIDE = 2000, 1.25, {True: 60, False: 96}
+# Registers that a thread needs beside its sums, with descriptors and with pointers (README's table of the configs).
+BESIDE = {True: 60, False: 96}
+
+
+def conv_work(key: ConvKey, config: Conv) -> Work:
+    """A config's launch as the cost model sees it."""
+    channel_tiles, pixel_tiles, steps = conv_grid(key, config)
+    here = gpu(key.chip)
+    blocks = -(-channel_tiles * pixel_tiles * config.splits // key.multiprocessors)
+    registers = 32 * config.num_warps * (config.elements + BESIDE[config.descriptors])
+    resident = min(blocks, (here.shared << 10) // config.shared, REGISTERS // registers)
+    reads = rows_read(config.block_m, config.block_n, config.num_warps, here.asynchronous > here.mma)
+    return Work(
+        config.block_m, config.block_n, config.depth, key.element_size, -(-steps // config.splits), config.splits,
+        reads, blocks, resident, not config.descriptors,
+    )  # fmt: skip
 
 
 def conv_cycles(key: ConvKey, config: Conv) -> float:
-    """A prediction: for each program of a multiprocessor its products or its loads, whichever are slower, and its
-    output and residual (of every second site), which hide behind another program's products if two fit."""
-    channel_tiles, pixel_tiles, steps = conv_grid(key, config)
-    size, elements = key.element_size, config.block_m * config.block_n
+    """What the cost model predicts for a config, in clocks."""
     if key.depthwise:  # memory alone: the tile that wastes the fewest lanes
-        return channel_tiles * pixel_tiles * elements
-    rate = MACS_A_CYCLE[max(chip for chip in MACS_A_CYCLE if chip <= key.chip)] * 2 / size
-    products = elements * config.block_k(size) / rate
-    loads = (config.block_m + config.block_n) * config.depth / L2_BYTES * (1.0 if config.descriptors else POINTERS)
-    main = -(-steps // config.splits) * max(products, loads)
-    ending = 1.5 * elements * size / MEMORY_BYTES
-    if config.splits > 1:
-        ending += 4 * elements * (1 + config.splits) / L2_BYTES
-    programs = -(-channel_tiles * pixel_tiles * config.splits // key.multiprocessors)  # of a multiprocessor
-    registers = 32 * config.num_warps * (config.elements + BESIDE[config.descriptors])
-    resident = min(programs, (SHARED_KIB.get(key.chip, 99) << 10) // config.shared, 65536 // registers)
-    length = max(main, ending) if resident > 1 else main + ending
-    return programs * (length + PROGRAM_CYCLES / resident)
+        channel_tiles, pixel_tiles, _ = conv_grid(key, config)
+        return channel_tiles * pixel_tiles * config.block_m * config.block_n
+    return clocks(conv_work(key, config), rates(key.chip, key.element_size))
 
 
 def conv_config(key: ConvKey) -> Conv:

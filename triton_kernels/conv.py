@@ -1,5 +1,8 @@
 """The convolution with its whole epilogue in one launch: an implicit matrix product, the epilogue on its sums."""
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -7,10 +10,11 @@ from torch import Tensor
 
 from . import configs
 from .configs import Conv
-from .describe import describe
+from .counters import counters
+from .describe import Descriptors, Problem, describe, laid_out
 from .epilogue import FUSION, draw_slope, uniforms
 from .epilogue import epilogue as apply_epilogue
-from .launch import check_device, launch
+from .launch import Plan, check_device, launch
 from .products import convolve, steps_of
 from .tiles import arrive, load_tile, pixels, place, planes, store_tile
 from .vectors import load_channels, load_vector
@@ -141,41 +145,57 @@ def conv_epilogue(
     """
     if dropout:
         raise ValueError(f"dropout: expected 0 in one launch with a convolution, got {dropout}")
+    x, w = laid_out(input, memory_format), laid_out(weight, torch.channels_last)
     ending = "draws" if slope_kind == "random" else "epilogue"
-    problem = describe(input, weight, stride, padding, dilation, groups, memory_format, residual, ending)
-    if problem.y.numel() == 0:
-        return problem.y
-    check_device("input", problem.x, conv_epilogue_kernel)
+    problem = describe(x, w, stride, padding, dilation, groups, memory_format, residual, ending)
+    y = torch.empty_strided(problem.size, problem.strides, dtype=x.dtype, device=x.device)
+    if y.numel() == 0:
+        return y
+    check_device("input", x, conv_epilogue_kernel)
+    place = "none" if residual is None else "after" if residual_after_act else "before"
+    plan, descriptors, workspace = conv_plan(conv_epilogue_kernel, problem, config, measured, slope_kind, place)
+    slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
+    vectors = [None if v is None else v.contiguous() for v in (bias, mean, var, gamma, beta, slope, seed)]
+    if workspace is not None:
+        vectors += workspace.make(x.device)
+    else:
+        vectors += None, None
+    numbers = eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1)
+    if descriptors is None:
+        launch(plan, x.device, (x, w, residual, y, *vectors), numbers)
+    else:
+        launch(plan, x.device, vectors, numbers, descriptors.of(x, w, residual, y))
+    return y
+
+
+@lru_cache(maxsize=4096)
+def conv_plan(
+    kernel, problem: Problem, config: Conv | None, measured: Conv | None, slope_kind: str, residual: str
+) -> tuple[Plan, Descriptors | None, "Workspace | None"]:
+    """How a problem is launched. Raises ValueError on a config that does not fit it."""
     config = problem.config(config, measured)
     tile = problem.tile(config)
     channel_tiles, pixel_tiles, _ = configs.conv_grid(problem.key, config)
     pixel_programs = configs.pixel_programs(problem.key, config)
-    partial, arrived = workspace(problem.x.device, channel_tiles * pixel_tiles, config)
-    slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
-    vectors = (None if v is None else v.contiguous() for v in (bias, mean, var, gamma, beta, slope, seed))
-    launch(
-        conv_epilogue_kernel, problem.x.device, channel_tiles * config.splits * pixel_programs,
-        (
-            *problem.operands(tile), *vectors, partial, arrived,
-            eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1),
-            *problem.sizes, config.splits, pixel_tiles, pixel_programs,
-        ),
+    plan = Plan(
+        kernel, channel_tiles * config.splits * pixel_programs,
+        (*problem.sizes, config.splits, pixel_tiles, pixel_programs),
         {
-            "SLOPE_KIND": slope_kind, "L": problem.layer, "T": tile,
-            "RESIDUAL": "none" if residual is None else "after" if residual_after_act else "before",
+            "SLOPE_KIND": slope_kind, "RESIDUAL": residual, "L": problem.layer, "T": tile,
             **configs.conv_options(config), "enable_fp_fusion": FUSION,
         },
     )  # fmt: skip
-    return problem.y
+    tiles = channel_tiles * pixel_tiles
+    workspace = Workspace(tiles * config.splits * config.block_m * config.block_n, tiles) if config.splits > 1 else None
+    return plan, problem.descriptors(tile), workspace
 
 
-def workspace(device: torch.device, tiles: int, config: Conv) -> tuple[Tensor | None, Tensor | None]:
-    """The sums of each split, and how many programs of a tile have stored theirs.
+class Workspace(NamedTuple):
+    """The sums of each split, and how many programs of a tile have stored theirs."""
 
-    Made anew in each call: counters that were kept would be shared by the streams and graphs of a process.
-    """
-    if config.splits == 1:
-        return None, None
-    elements = tiles * config.splits * config.block_m * config.block_n
-    partial = torch.empty(elements, dtype=torch.float32, device=device)  # whatever torch's default dtype is
-    return partial, torch.zeros(tiles, dtype=torch.int32, device=device)
+    partial: int
+    arrived: int
+
+    def make(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        partial = torch.empty(self.partial, dtype=torch.float32, device=device)  # whatever torch's default dtype is
+        return partial, counters(device, self.arrived)

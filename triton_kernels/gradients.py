@@ -13,7 +13,7 @@ from .channel_sums import epilogue_reduce as epilogue_reduce
 from .elements import gradients, index_of
 from .epilogue import divide, square_root
 from .launch import check_device, launch
-from .pointwise import configure, describe, matching, operands, residual_before, tiling
+from .pointwise import describe, matching, operands, pointwise_plan, residual_before
 from .pointwise_configs import gradient_registers
 from .vectors import load_channels, load_vector
 
@@ -125,26 +125,20 @@ def epilogue_backward(
         without a kernel.
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3.
     """
-    key, channels, pixels = describe("z", z)
+    view = describe("z", z)
     matching("grad", grad, z)
     residual = residual_before(residual, residual_after_act, z)
-    if means is not None and (means.dim() != 2 or means.shape[0] < 2 or means.shape[1] != channels):
-        raise ValueError(f"means: expected (2, {channels}) or (3, {channels}), got {tuple(means.shape)}")
-    vectors, numbers, constants = operands(
-        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-    )
+    if means is not None and (means.dim() != 2 or means.shape[0] < 2 or means.shape[1] != view.channels):
+        expected = f"(2, {view.channels}) or (3, {view.channels})"
+        raise ValueError(f"means: expected {expected}, got {tuple(means.shape)}")
+    vectors, numbers = operands(mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout)
     dz, du = (torch.empty_like(z) if needed else z.new_empty(0) for needed in (need_z, need_residual))
     if z.numel() == 0 or not (need_z or need_residual):
         return dz, du
     check_device("z", z, backward_kernel)
-    config, row_programs, programs = configure(key, z.device)
-    walk, means = tiling(key, config, z), None if means is None or mean is None else means.contiguous()
-    launch(
-        backward_kernel, z.device, programs,
-        (
-            grad, z, residual, dz if need_z else None, du if need_residual else None, means, *vectors, *numbers,
-            key.rows, key.cols // walk["GROUP"], channels, pixels, row_programs,
-        ),
-        {**constants, **walk, "maxnreg": gradient_registers(z.element_size())},
-    )  # fmt: skip
+    means = None if means is None or mean is None else means.contiguous()
+    registers = gradient_registers(z.element_size())
+    plan = pointwise_plan(backward_kernel, view, z.device, registers, slope_kind, dropout > 0, None)
+    tensors = grad, z, residual, dz if need_z else None, du if need_residual else None, means, *vectors
+    launch(plan, z.device, tensors, numbers)
     return dz, du

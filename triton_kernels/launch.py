@@ -1,12 +1,13 @@
 """How every kernel is launched: on the device of its tensors, and under CUDA graph capture only if it is compiled."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .configs import INT32_ELEMENTS
 
@@ -46,23 +47,55 @@ def aligned(*tensors: Tensor | None) -> bool:
 _launched: set[tuple] = set()  # what is compiled and loaded
 
 
-def launch(kernel: Any, device: torch.device, programs: int, arguments: tuple, constants: dict[str, Any]) -> None:
-    """kernel[(programs,)](*arguments, **constants) on the device; raises NotCompiled."""
+@dataclass(eq=False)
+class Plan:
+    """A kernel, and all that does not change between launches of one kind, so that a call computes none of it again.
+
+    programs: the grid. sizes: the integers that end the kernel's arguments. constants: its constexprs and the
+    compiler's options. compiled: its code, by the key of `launch`; empty under the interpreter.
+    rest: what follows the numbers of a launch of compiled code.
+    """
+
+    kernel: Any
+    programs: int
+    sizes: tuple[int, ...]
+    constants: dict[str, Any]
+    compiled: dict[tuple, Any] = field(default_factory=dict)
+    rest: tuple = ()
+
+    def __post_init__(self) -> None:
+        self.grid = self.programs, 1, 1
+
+
+def launch(
+    plan: Plan,
+    device: torch.device,
+    tensors: Sequence[Tensor | None],
+    numbers: Sequence[float] = (),
+    descriptors: Sequence[Any] = (),
+) -> None:
+    """kernel[grid](*descriptors, *tensors, *numbers, *sizes, **constants) on the device; raises NotCompiled.
+
+    Triton's own path from arguments to code takes most of a call's host time, so only the first launch of a kind goes
+    by it. The code depends on the plan and on each tensor's dtype and alignment; descriptors are the plan's.
+    """
+    key = (device, *[None if t is None else (t.dtype, t.data_ptr() % ACCESS_BYTES == 0) for t in tensors])
     with torch.cuda.device(device if device.type == "cuda" else -1):
-        known = (kernel, device, *map(_code, arguments), *constants.items())
+        compiled = plan.compiled.get(key)
+        if compiled is not None:
+            compiled[plan.grid](*descriptors, *tensors, *numbers, *plan.rest)
+            return
+        types = (None if d is None else d.base.dtype for d in descriptors)
+        wide = (size >= 2**31 for size in plan.sizes)
+        known = (plan.kernel, *key, *types, *wide, *plan.constants.items())
         if known not in _launched and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise NotCompiled(
-                f"{kernel.__name__}: a CUDA graph is being captured and this kernel is not compiled yet: call it once "
-                "with tensors of these shapes and dtypes before the capture"
+                f"{plan.kernel.__name__}: a CUDA graph is being captured and this kernel is not compiled yet: call it "
+                "once with tensors of these shapes and dtypes before the capture"
             )
-        kernel[(programs,)](*arguments, **constants)
+        compiled = plan.kernel[plan.grid](*descriptors, *tensors, *numbers, *plan.sizes, **plan.constants)
+        if compiled is not None:  # code takes a kernel's constexprs too, by their places
+            constexprs = [plan.constants[name] for name in plan.kernel.arg_names if name in plan.constants]
+            plan.rest = *plan.sizes, *constexprs
+            plan.compiled[key] = compiled
         _launched.add(known)
-
-
-def _code(value: object) -> object:
-    """What the compiled code of a launch depends on in one of its arguments."""
-    if isinstance(value, Tensor):
-        return value.dtype, value.data_ptr() % ACCESS_BYTES == 0
-    if isinstance(value, TensorDescriptor):
-        return value.base.dtype, tuple(value.block_shape)
-    return value is None or (type(value), isinstance(value, int) and value >= 2**31)

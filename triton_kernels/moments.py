@@ -14,9 +14,9 @@ from .epilogue import divide
 def combine(count, mean, m2, other_count, other_mean, other_m2):
     """Number, mean and M2 of two parts together."""
     total = count + other_count
-    share = other_count / tl.maximum(total, 1.0)
-    step = (other_mean - mean) * share
-    return total, mean + step, m2 + other_m2 + step * count * (other_mean - mean)
+    difference = other_mean - mean
+    step = difference * (other_count / tl.maximum(total, 1.0))
+    return total, mean + step, tl.fma(step * count, difference, m2 + other_m2)
 
 
 @triton.jit

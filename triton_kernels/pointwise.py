@@ -1,6 +1,8 @@
 """The epilogue as a kernel of its own, after somebody else's convolution: one read of z, one write of y."""
 
+from functools import lru_cache
 from math import gcd, prod
+from typing import NamedTuple
 
 import torch
 import triton
@@ -10,7 +12,7 @@ from torch import Tensor
 from .elements import drawn, index_of
 from .epilogue import FUSION
 from .epilogue import epilogue as apply_epilogue
-from .launch import ACCESS_BYTES, check_device, chip, launch, wide
+from .launch import ACCESS_BYTES, Plan, check_device, chip, launch, wide
 from .pointwise_configs import (
     PLANE_LONG,
     POINTWISE_PROGRAMS,
@@ -74,35 +76,41 @@ def epilogue_kernel(
         tile += row_programs
 
 
-def describe(name: str, x: Tensor) -> tuple[PointwiseKey, int, int]:
-    """x as rows and columns, its channels, and the pixels of a plane."""
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
-    if x.dim() < 2:
-        raise ValueError(f"{name}: expected (N, C, ...), got shape {tuple(x.shape)}")
-    batch, channels, pixels = x.shape[0], x.shape[1], prod(x.shape[2:])
+class View(NamedTuple):
+    """A tensor as rows and columns, its channels, the pixels of a plane, and its dtype."""
+
+    key: PointwiseKey
+    channels: int
+    pixels: int
+    dtype: torch.dtype
+
+
+def describe(name: str, x: Tensor) -> View:
+    """Raises TypeError, ValueError on a tensor that the kernels do not read."""
+    return _describe(name, x.shape, x.stride(), x.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _describe(name: str, shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype) -> View:
+    if dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {dtype}")
+    if len(shape) < 2:
+        raise ValueError(f"{name}: expected (N, C, ...), got shape {tuple(shape)}")
+    x = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+    batch, channels, pixels = shape[0], shape[1], prod(shape[2:])
     if x.is_contiguous() and pixels != 1:
-        if pixels * x.element_size() % ACCESS_BYTES == 0 or pixels >= PLANE_LONG:
-            return PointwiseKey("planes", batch * channels, pixels), channels, pixels
-        return PointwiseKey("flat", batch, channels * pixels), channels, pixels
+        if pixels * dtype.itemsize % ACCESS_BYTES == 0 or pixels >= PLANE_LONG:
+            return View(PointwiseKey("planes", batch * channels, pixels), channels, pixels, dtype)
+        return View(PointwiseKey("flat", batch, channels * pixels), channels, pixels, dtype)
     if x.is_contiguous() or (x.dim() in CHANNELS_LAST and x.is_contiguous(memory_format=CHANNELS_LAST[x.dim()])):
-        return PointwiseKey("last", batch * pixels, channels), channels, pixels
-    got = f"got shape {tuple(x.shape)}, strides {x.stride()}"
+        return View(PointwiseKey("last", batch * pixels, channels), channels, pixels, dtype)
+    got = f"got shape {tuple(shape)}, strides {strides}"
     raise ValueError(f"{name}: expected a contiguous or channels_last tensor, {got}")
-
-
-def configure(key: PointwiseKey, device: torch.device) -> tuple[Pointwise, int, int]:
-    """The config, how many programs share a tile of columns, and the programs in all."""
-    config = pointwise_config(key)
-    row_tiles, col_tiles = triton.cdiv(key.rows, config.block_rows), triton.cdiv(key.cols, config.block_cols)
-    turns = triton.cdiv(row_tiles * col_tiles, POINTWISE_PROGRAMS * chip(device)[1])
-    row_programs = triton.cdiv(row_tiles, turns)
-    return config, row_programs, row_programs * col_tiles
 
 
 def matching(name: str, x: Tensor, z: Tensor) -> None:
     """Raises ValueError unless x is laid out as z is: the kernels read both at the same offsets."""
-    if (x.shape, x.dtype) != (z.shape, z.dtype) or describe(name, x)[0] != describe("z", z)[0]:
+    if (x.shape, x.dtype) != (z.shape, z.dtype) or describe(name, x).key != describe("z", z).key:
         raise ValueError(
             f"{name}: expected shape {tuple(z.shape)}, strides {z.stride()}, {z.dtype} as z has, "
             f"got {tuple(x.shape)}, {x.stride()}, {x.dtype}"
@@ -123,8 +131,8 @@ def accumulator(z: Tensor) -> torch.dtype:
 
 def operands(
     mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-) -> tuple[list[Tensor | None], tuple, dict]:
-    """What the pointwise kernels take of an epilogue: its vectors, its numbers, its constants."""
+) -> tuple[list[Tensor | None], tuple[float, ...]]:
+    """What the pointwise kernels take of an epilogue: its vectors and its numbers."""
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
     draws = slope_kind == "random" or dropout > 0
@@ -133,19 +141,32 @@ def operands(
     slope, seed = slope if slope_kind == "tensor" else None, seed if draws else None
     vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
     kept = 1 / (1 - dropout) if dropout < 1 else 0.0
-    slope_stride = int(slope is not None and slope.numel() > 1)
-    numbers = (eps, slope_value, slope_upper, float(dropout), kept, slope_stride)
-    return vectors, numbers, {"SLOPE_KIND": slope_kind, "DROPOUT": dropout > 0}
+    return vectors, (eps, slope_value, slope_upper, float(dropout), kept, int(slope is not None and slope.numel() > 1))
 
 
-def tiling(key: PointwiseKey, config: Pointwise, z: Tensor) -> dict:
-    """The constants of a launch that fix how the kernel walks over z, and how it is compiled."""
+def tiling(key: PointwiseKey, config: Pointwise, dtype: torch.dtype) -> dict:
+    """The constants of a launch that fix how the kernel goes over z, and how it is compiled."""
     return {
-        "LAYOUT": key.layout, "GROUP": gcd(key.cols, ACCESS_BYTES // z.element_size()),
-        "OFFSET": tl.int64 if wide(z.numel()) else tl.int32,
+        "LAYOUT": key.layout, "GROUP": gcd(key.cols, ACCESS_BYTES // dtype.itemsize),
+        "OFFSET": tl.int64 if wide(key.rows * key.cols) else tl.int32,
         "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols,
         "num_warps": config.num_warps, "enable_fp_fusion": FUSION,
     }  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def pointwise_plan(
+    kernel, z: View, device: torch.device, registers: int, slope_kind: str, dropout: bool, residual: str | None
+) -> Plan:
+    """How a kernel that sums nothing is launched. residual: of those that tell where it comes."""
+    key, config = z.key, pointwise_config(z.key)
+    row_tiles, col_tiles = triton.cdiv(key.rows, config.block_rows), triton.cdiv(key.cols, config.block_cols)
+    row_programs = triton.cdiv(row_tiles, triton.cdiv(row_tiles * col_tiles, POINTWISE_PROGRAMS * chip(device)[1]))
+    constants = {"SLOPE_KIND": slope_kind, "DROPOUT": dropout, **tiling(key, config, z.dtype), "maxnreg": registers}
+    if residual is not None:
+        constants["RESIDUAL"] = residual
+    sizes = key.rows, key.cols // constants["GROUP"], z.channels, z.pixels, row_programs
+    return Plan(kernel, row_programs * col_tiles, sizes, constants)
 
 
 def epilogue(
@@ -175,24 +196,16 @@ def epilogue(
         kernel.
     Source: docs of torch.nn.BatchNorm2d, PReLU, RReLU and Dropout.
     """
-    key, channels, pixels = describe("z", z)
+    view = describe("z", z)
     if residual is not None:
         matching("residual", residual, z)
-    vectors, numbers, constants = operands(
-        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-    )
+    vectors, numbers = operands(mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout)
     y = torch.empty_like(z)
     if z.numel() == 0:
         return y
     check_device("z", z, epilogue_kernel)
-    config, row_programs, programs = configure(key, z.device)
-    walk = tiling(key, config, z)
-    launch(
-        epilogue_kernel, z.device, programs,
-        (z, residual, y, *vectors, *numbers, key.rows, key.cols // walk["GROUP"], channels, pixels, row_programs),
-        {
-            **constants, **walk, "maxnreg": pointwise_registers(z.element_size()),
-            "RESIDUAL": "none" if residual is None else "after" if residual_after_act else "before",
-        },
-    )  # fmt: skip
+    place = "none" if residual is None else "after" if residual_after_act else "before"
+    registers = pointwise_registers(z.element_size())
+    plan = pointwise_plan(epilogue_kernel, view, z.device, registers, slope_kind, dropout > 0, place)
+    launch(plan, z.device, (z, residual, y, *vectors), numbers)
     return y

@@ -41,9 +41,10 @@ PLANE_LONG = 1024
 # Programs a multiprocessor that the launcher aims at, two waves of eight: beyond them a program goes over several row
 # tiles with the vectors in registers. Not measured yet.
 POINTWISE_PROGRAMS = 16
-# The same of a reduction, whose programs each leave three numbers a channel for one program to read: as few as still
-# keep the memory busy. And the tiles that a program has at least, so that what it leaves is little beside what it read.
-# Both are guesses, not measured on a card.
+# The same of a reduction, whose programs each leave three numbers a channel for one program to read: few of them, each
+# with eight warps and a pipeline of three tiles on their way to shared memory, 24 KiB a multiprocessor of one 2-byte
+# tensor, where a copy needs about 16. And the tiles that a program has at least, so that what it leaves is little
+# beside what it read. All are guesses, not measured yet.
 REDUCTION_PROGRAMS = 2
 REDUCTION_STEPS = 4
 
@@ -60,9 +61,12 @@ def gradient_registers(element_size: int) -> int:
 
 
 def reduction_options(config: Pointwise, element_size: int) -> dict[str, int]:
-    """Warps and the most that a thread may take: two programs fit a multiprocessor. In fp64 the sums and the tensors of
-    a tile take twice as many threads, and one program may have all registers."""
-    return {"num_warps": config.num_warps * (1 if element_size < 8 else 2), "maxnreg": 255}
+    """Warps, the most registers of a thread, so that two programs fit a multiprocessor, and the pipeline's stages. In
+    fp64 one program may have all registers, and its tiles are too large to wait in shared memory."""
+    num_warps = 2 * config.num_warps
+    if element_size == 8:
+        return {"num_warps": num_warps, "maxnreg": 255, "STAGES": 1}
+    return {"num_warps": num_warps, "maxnreg": 128, "STAGES": 4}
 
 
 def pointwise_prune(key: PointwiseKey) -> list[Pointwise]:

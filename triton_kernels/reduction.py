@@ -10,6 +10,7 @@ lanes at its end and leaves the result in a workspace; the last program to arriv
 
 In "flat" a channel's columns may lie in several tiles: a program leaves numbers for each channel that it touches, and
 the last program of all collects them. Numbers: sums, or number, mean and M2 (MOMENTS). Nothing is added atomically.
+STAGES: of the pipeline over the steps, of which all but one are on their way to shared memory; 1: none are.
 """
 
 import triton
@@ -64,6 +65,19 @@ def position(
     else:
         row, col = step * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
         return row, col, row < rows, col < cols
+
+
+@triton.jit
+def first_of(
+    tile, step, cols, channels, LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr
+):  # fmt: skip
+    """Where the first element of a step lies, of each of a tile's channels (in "flat": of its columns)."""
+    if LAYOUT == "planes":
+        across = tl.cdiv(cols, BLOCK_COLS)
+        row = step // across * channels + channels_of(tile, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+        return row * cols + step % across * BLOCK_COLS
+    else:
+        return step * BLOCK_ROWS * cols + tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
 
 
 @triton.jit

@@ -1,13 +1,15 @@
 """How a reduction is launched: its tiles, the programs that share one, the workspace for what they leave."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from triton import cdiv
 
-from .launch import chip
-from .pointwise import tiling
+from .counters import counters
+from .launch import Plan, chip
+from .pointwise import View, tiling
 from .pointwise_configs import (
     REDUCTION_PROGRAMS,
     REDUCTION_STEPS,
@@ -37,22 +39,23 @@ def grid(key: PointwiseKey, channels: int, config: Pointwise, multiprocessors: i
     return Grid(tiles, steps, cdiv(steps, cdiv(steps, shares)))
 
 
-def plan(key: PointwiseKey, channels: int, pixels: int, z: Tensor) -> tuple[int, tuple[int, ...], dict]:
-    """The programs, the sizes that the kernel takes, and its constants."""
+@lru_cache(maxsize=4096)
+def reduction_plan(kernel, z: View, device: torch.device, **constants) -> Plan:
+    """How a kernel that sums over all but the channels is launched. constants: those that say what it sums."""
+    key, channels = z.key, z.channels
     config = pointwise_config(key._replace(rows=channels) if key.layout == "planes" else key)
-    walk = tiling(key, config, z)
-    found = grid(key, channels, config, chip(z.device)[1])
-    sizes = (key.rows, key.cols // walk["GROUP"], channels, pixels, *found)
-    return found.tiles * found.shares, sizes, {**walk, **reduction_options(config, z.element_size())}
+    tiles = tiling(key, config, z.dtype)
+    found = grid(key, channels, config, chip(device)[1])
+    sizes = (key.rows, key.cols // tiles["GROUP"], channels, z.pixels, *found)
+    return Plan(
+        kernel, found.tiles * found.shares, sizes, {**constants, **tiles, **reduction_options(config, z.dtype.itemsize)}
+    )
 
 
-def workspace(sizes: tuple[int, ...], constants: dict, out: Tensor) -> tuple[Tensor, Tensor]:
-    """What the programs leave, three numbers a channel or slot, and how many of them have arrived.
-
-    Made anew in each call: counters that were kept would be shared by the streams and graphs of a process.
-    """
-    _, _, channels, pixels, tiles, _, shares = sizes
-    flat = constants["LAYOUT"] == "flat"
-    places = tiles * (constants["BLOCK_COLS"] // pixels + 2) if flat else channels
+def workspace(plan: Plan, out: Tensor) -> tuple[Tensor, Tensor]:
+    """What the programs leave, three numbers a channel or slot, and how many of them have arrived."""
+    _, _, channels, pixels, tiles, _, shares = plan.sizes
+    flat = plan.constants["LAYOUT"] == "flat"
+    places = tiles * (plan.constants["BLOCK_COLS"] // pixels + 2) if flat else channels
     partial = torch.empty((3, shares, places), dtype=out.dtype, device=out.device)
-    return partial, torch.zeros(1 if flat else tiles, dtype=torch.int32, device=out.device)
+    return partial, counters(out.device, 1 if flat else tiles)

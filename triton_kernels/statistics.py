@@ -4,7 +4,7 @@ Each program keeps mean and M2 (see moments.py) of its tiles, tile after tile; t
 combines those of all programs, always in their order. Nothing is added atomically: the same call gives the same bits.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import triton
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from . import configs
 from .configs import Conv
-from .describe import describe
+from .counters import counters
+from .describe import Descriptors, Problem, describe, laid_out
 from .epilogue import FUSION
-from .launch import check_device, launch
+from .launch import Plan, check_device, launch
 from .moments import combine, merge, variance
 from .products import convolve, steps_of
 from .tiles import arrive, pixels, place, store_tile
@@ -95,26 +96,35 @@ def conv_statistics(
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983); biased as torch.nn.BatchNorm2d
         normalises with it.
     """
-    problem = describe(input, weight, stride, padding, dilation, groups, memory_format, ending="statistics")
-    z, key = problem.y, problem.key
-    channels, make = z.shape[1], partial(torch.empty, dtype=torch.float32, device=z.device)
+    x, w = laid_out(input, memory_format), laid_out(weight, torch.channels_last)
+    problem = describe(x, w, stride, padding, dilation, groups, memory_format, ending="statistics")
+    z, channels = torch.empty_strided(problem.size, problem.strides, dtype=x.dtype, device=x.device), problem.size[1]
+    make = partial(torch.empty, dtype=torch.float32, device=z.device)
     mean, var = make(channels), make(channels)  # an operator's results share no memory
     if z.numel() == 0:
         return z, mean.zero_(), var.zero_()
-    check_device("input", input, conv_statistics_kernel)
+    check_device("input", x, conv_statistics_kernel)
+    plan, descriptors, programs, channel_tiles = statistics_plan(conv_statistics_kernel, problem, config)
+    sums = make(programs, 3, channels)
+    arrived = counters(z.device, channel_tiles)
+    tensors = None if bias is None else bias.contiguous(), sums, arrived, mean, var
+    if descriptors is None:
+        launch(plan, z.device, (x, w, z, *tensors))
+    else:
+        launch(plan, z.device, tensors, descriptors=descriptors.of(x, w, z))
+    return z, mean, var
+
+
+@lru_cache(maxsize=4096)
+def statistics_plan(kernel, problem: Problem, config: Conv | None) -> tuple[Plan, Descriptors | None, int, int]:
+    """How a problem is launched, the programs that share its tiles of pixels, and its tiles of channels.
+
+    Raises ValueError on a config that does not fit it.
+    """
     config = problem.config(config)
     tile = problem.tile(config)
-    channel_tiles, pixel_tiles, _ = configs.conv_grid(key, config)
-    programs = configs.pixel_programs(key, config)
-    sums = make(programs, 3, channels)
-    arrived = torch.zeros(channel_tiles, dtype=torch.int32, device=z.device)
-    x, w, _, y = problem.operands(tile)
-    launch(
-        conv_statistics_kernel, z.device, channel_tiles * programs,
-        (
-            x, w, y, None if bias is None else bias.contiguous(), sums, arrived, mean, var,
-            *problem.sizes, pixel_tiles, programs,
-        ),
-        {"L": problem.layer, "T": tile, **configs.conv_options(config), "enable_fp_fusion": FUSION},
-    )  # fmt: skip
-    return z, mean, var
+    channel_tiles, pixel_tiles, _ = configs.conv_grid(problem.key, config)
+    programs = configs.pixel_programs(problem.key, config)
+    constants = {"L": problem.layer, "T": tile, **configs.conv_options(config), "enable_fp_fusion": FUSION}
+    plan = Plan(kernel, channel_tiles * programs, (*problem.sizes, pixel_tiles, programs), constants)
+    return plan, problem.descriptors(tile), programs, channel_tiles

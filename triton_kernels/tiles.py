@@ -111,6 +111,10 @@ def store_tile(y, value, sizes, offset, there, first_m, tile, T: tl.constexpr):
 
 @triton.jit
 def arrive(arrived_ptr, programs):
-    """Whether this program is the last of so many to come here; what the others stored before is then visible."""
+    """Whether this program is the last of so many to come here; what the others stored before is then visible. The last
+    one sets the counter back to zero for the next launch (counters.py)."""
     tl.debug_barrier()  # the stores of all threads come before the one thread's atomic
-    return tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == programs - 1
+    last = tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == programs - 1
+    if last:
+        tl.store(arrived_ptr, 0)
+    return last

@@ -26,5 +26,9 @@ def run(
     return "matmul {matmul_tflops:.0f} TFLOP/s, copy {copy_gb_s:.0f} GB/s".format(**result["ceilings"]), 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    return tables.main(argparse.ArgumentParser(description="The two ceilings of this GPU."), argv, "ceilings", {}, run)
+
+
 if __name__ == "__main__":
-    sys.exit(tables.main(argparse.ArgumentParser(description=__doc__.splitlines()[0]), None, "ceilings", {}, run))
+    sys.exit(main())

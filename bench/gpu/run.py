@@ -11,151 +11,25 @@ slow and 128 + N for one that signal N killed; 2 for bad arguments, 3 where ther
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import record  # noqa: E402
-import steps as plan  # noqa: E402
-
-GRACE = 5.0  # seconds before its limit, a step is asked to stop: pytest then tells its failures
-TAIL = 25  # lines of a failed step's output to show
-TIMED_OUT, SIGNALLED = 124, 128  # exit statuses, as timeout(1) and the shell have them
-Entry = dict[str, Any]
+import steps as plan
+from phase import SIGNALLED, Phase, record
+from process_group import adopt_orphans
 
 
-class Phase:
-    """The steps of one run of a phase, in the file of the day."""
-
-    def __init__(self, name: str, steps: list[plan.Step], path: Path, log: Path):
-        self.name, self.steps, self.path, self.log = name, steps, path, log
-        self.entries: list[Entry] = [
-            {
-                "name": step.name,
-                "limit_s": step.limit,
-                "command": step.command,
-                "state": "not reached",
-                "exit_status": 0,
-            }
-            for step in steps
-        ]
-        self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-    def save(self) -> None:
-        """A step may have written its rows into the file, so it is read again."""
-        whole = record.read(self.path)
-        whole["phases"][self.name] = {"started": self.started, "exit_status": self.status(), "steps": self.entries}
-        record.write(self.path, whole)
-
-    def status(self) -> int:
-        pairs = zip(self.steps, self.entries)
-        return max((entry["exit_status"] for step, entry in pairs if not step.informative), default=0)
-
-    def run(self) -> int:
-        before = record.sensors()
-        for step, entry in zip(self.steps, self.entries):
-            entry.update(state="running", gpu_before=before)
-            self.save()
-            try:
-                entry.update(self.outcome(step))
-            except SystemExit as stop:  # a signal to this process: the step's group is killed by now
-                entry.update(state="interrupted", exit_status=stop.code)
-                self.save()
-                raise
-            before = entry["gpu_after"] = record.sensors()
-            self.save()
-            self.show(step, entry)
-            if step.required and entry["exit_status"]:
-                break
-        return self.status()
-
-    def outcome(self, step: plan.Step) -> Entry:
-        """Runs a step; how it ended, and the last line that it printed."""
-        begun = time.monotonic()
-        with self.log.open("ab") as log:
-            log.write(f"\n== {step.name}: {step.command}\n".encode())
-            log.flush()
-            start = log.tell()
-            status, late = command(step.command, step.limit, log, {"PIP_NO_INDEX": "1"} if self.offline else {})
-        found: Entry = {"seconds": round(time.monotonic() - begun, 2), "exit_status": status, "log_from": start}
-        told = self.output(start)
-        if late:
-            return {**found, "state": "timed out", "exit_status": TIMED_OUT, "reason": f"its {step.limit} s were over"}
-        if status < 0:
-            name = signal.Signals(-status).name
-            return {**found, "state": "killed", "exit_status": SIGNALLED - status, "reason": f"killed by {name}"}
-        if status == plan.NOT_AVAILABLE and step.optional:
-            return {**found, "state": "not available", "exit_status": 0, "reason": told[-1] if told else ""}
-        if status:
-            return {**found, "state": "failed", "reason": told[-1] if told else f"exit status {status}"}
-        return {**found, "state": "passed"}
-
-    @property
-    def offline(self) -> bool:
-        return self.name in plan.OFFLINE
-
-    def output(self, start: int) -> list[str]:
-        """What the log holds from there: its last lines that are not empty."""
-        with self.log.open("rb") as log:
-            log.seek(max(start, self.log.stat().st_size - 20_000))
-            return [line for line in log.read().decode(errors="replace").splitlines() if line.strip()][-TAIL:]
-
-    def show(self, step: plan.Step, entry: Entry) -> None:
-        reason = f": {entry['reason']}" if entry.get("reason") else ""
-        print(f"{entry['state']:<13} {entry['seconds']:>7.1f} of {step.limit} s  {step.name}{reason}", flush=True)
-        if entry["state"] in ("failed", "timed out", "killed"):
-            print(*(f"    {line[:200]}" for line in self.output(entry["log_from"])), sep="\n", flush=True)
-
-
-def command(line: str, limit: float, log: Any, variables: dict[str, str]) -> tuple[int, bool]:
-    """Runs a line of bash in a process group of its own: its exit status (-N for signal N), and whether it was late.
-
-    Whatever still runs of the group at the end of it is killed: no step may leave work on the GPU to the next one.
-    """
-    process = subprocess.Popen(
-        ["bash", "-c", line], cwd=record.ROOT, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=log,
-        stderr=subprocess.STDOUT, preexec_fn=os.setpgrp,
-    )  # fmt: skip
-    late = False
-    try:
-        process.wait(max(limit - GRACE, limit / 2))
-    except subprocess.TimeoutExpired:
-        late = True
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(limit - max(limit - GRACE, limit / 2))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the driver does not even die: go on
-        process.wait(GRACE)
-    return process.returncode or 0, late
-
-
-def probe(python: str) -> Entry | None:
+def probe(python: str) -> dict[str, Any] | None:
     """Where this runs, as the torch of `python` says; None where that has no GPU."""
     done = subprocess.run([python, str(record.ROOT / "bench" / "record.py")], capture_output=True, text=True)
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if done.returncode == 0 and lines else None
-
-
-def bundle() -> Path | None:
-    named = os.environ.get("ATROUS_BUNDLE")
-    if named:
-        return Path(named).absolute()
-    found = sorted((record.ROOT / "out").glob("gpu-bundle-*.tar.*"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
 
 
 def refused(text: str, status: int = 2) -> int:
@@ -191,21 +65,23 @@ def main(argv: list[str] | None = None) -> int:
     if python is None:
         return refused(f"{args.phase}: PYTHON: expected a Python, got {wanted!r}")
     results = (args.results or record.ROOT / ("out" if args.phase == "bundle" else "bench/results")).absolute()
-    steps = plan.steps(args.phase, str(Path(python).absolute()), results, bundle())
+    steps = plan.steps(args.phase, str(Path(python).absolute()), results, record.bundle())
     if args.dry_run:
         print(*(f"{step.limit:>5} s  {step.command}" for step in steps), sep="\n")
         print(f"{sum(step.limit for step in steps):>5} s  in all")
         return 0
-    about = probe(python) if args.phase != "bundle" else record.about("bundle", {})
+    about = probe(python) if args.phase != "bundle" else record.about("no GPU", {})
     if about is None:
         return refused(f"{args.phase}: no NVIDIA GPU that the torch of {wanted} can use", 3)
     if args.limit:
         steps = [plan.replace(step, limit=min(step.limit, args.limit)) for step in steps]
+    adopt_orphans()
     path, whole = record.opened(results, about)
     record.write(path, whole)
-    phase = Phase(args.phase, steps, path, path.with_name(f"{path.stem}-{args.phase}.log"))
+    phase = Phase(args.phase, steps, path, about["commit"])
     phase.log.unlink(missing_ok=True)
-    print(f".ci/gpu {args.phase}: {len(steps)} steps on {about['device']}; {phase.log}", flush=True)
+    most = sum(step.limit for step in steps)
+    print(f".ci/gpu {args.phase}: {about['device']}, at most {most:g} s; {phase.log}", flush=True)
     status = phase.run()
     print(f"written: {path}")
     return status

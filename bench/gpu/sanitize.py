@@ -47,10 +47,12 @@ def main(tool: str, program: list[str]) -> int:
         return NOT_AVAILABLE
     # Without torch's allocator each tensor is an allocation of its own, and each overrun leaves it.
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    return subprocess.run([*command, "-u", *program], cwd=ROOT, env=os.environ | alone).returncode
+    status = subprocess.run([*command, "-u", *program], cwd=ROOT, env=os.environ | alone).returncode
+    return 1 if status < 0 or status == NOT_AVAILABLE else status
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] not in (["memcheck"], ["racecheck"], ["initcheck"]):
-        sys.exit(f"sanitize.py: expected memcheck, racecheck or initcheck, got {' '.join(sys.argv[1:2]) or 'nothing'}")
+        print(f"sanitize.py: expected memcheck, racecheck or initcheck, got {sys.argv[1:2]}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/launches.py"]))

@@ -10,9 +10,16 @@ import torch
 
 from atrous import tuning, tuning_device
 
-if __name__ == "__main__":
-    folder = tuning.user_folder()
-    table = folder and folder / tuning_device.file_name(torch.device("cuda", torch.cuda.current_device()))
+
+def main(folder: str) -> int:
+    tables = tuning.user_folder()
+    table = tables and tables / tuning_device.file_name(torch.device("cuda", torch.cuda.current_device()))
     if table is None or not table.exists():
-        sys.exit(f"tuned.py: expected a table that tune wrote, found none: {table}")
-    print(shutil.copy(table, sys.argv[1]))
+        print(f"tuned.py: expected a table that tune wrote, found none: {table}", file=sys.stderr)
+        return 1
+    print(shutil.copy(table, folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -14,11 +14,12 @@ from .arithmetic import arithmetic_type
 
 
 def primitive(name: str, x: Tensor) -> Callable:
-    """Who computes a primitive without a convolution for tensors like x: on a card Triton; C++ without it, where the
-    library is built for the card; plain torch where neither is."""
+    """What computes a primitive without a convolution for tensors like x: on a GPU Triton; C++ without it, where the
+    library is built for the GPU; plain torch where neither is."""
     device = x.device
-    triton = x.is_cuda and (ops_cuda.triton_runs(device) or not ops_cuda.atrous_runs(device))
-    return getattr(torch.ops.atrous_triton if triton else torch.ops.atrous, name)
+    if not (x.is_cuda and (ops_cuda.triton_runs(device) or not ops_cuda.atrous_runs(device))):
+        return getattr(torch.ops.atrous, name)
+    return getattr(torch.ops.atrous_triton if ops_cuda.observed(x) else ops_cuda, name)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:

@@ -46,8 +46,8 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
 
 
 def primitive(name: str, x: Tensor) -> Callable:
-    """Who computes a primitive without a convolution for tensors like x."""
-    return getattr(torch.ops.atrous_triton, name) if _through_op(x) else ops_cuda.pointwise(name)
+    """What computes a primitive without a convolution for tensors like x."""
+    return getattr(torch.ops.atrous_triton, name) if _by_operator(x) else ops_cuda.pointwise(name)
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
@@ -55,9 +55,10 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
+    if not _by_operator(input):
+        return ops_cuda.triton_conv_epilogue(input, weight, bias, spec, arguments)
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-    run = torch.ops.atrous_triton._conv_epilogue if _through_op(input) else ops_cuda.triton_conv_epilogue
-    return run(input, weight, bias, *geometry, *arguments)
+    return torch.ops.atrous_triton._conv_epilogue(input, weight, bias, *geometry, *arguments)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
@@ -68,14 +69,16 @@ def convolution_statistics(
     input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z, and the mean and biased variance of its channels, in one launch."""
-    run = torch.ops.atrous_triton._conv_statistics if _through_op(input) else ops_cuda.triton_conv_statistics
-    return run(input, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
+    if not _by_operator(input):
+        return ops_cuda.triton_conv_statistics(input, weight, bias, spec)
+    geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
+    return torch.ops.atrous_triton._conv_statistics(input, weight, bias, *geometry)
 
 
-def _through_op(x: Tensor) -> bool:
-    """Whether the operator runs the kernel and nothing else: on CPU there is none, and under graph capture `_epilogue`
-    may not be the kernel."""
-    return x.device.type in ("cuda", "meta") and not ops_cuda.capturing(x)
+def _by_operator(x: Tensor) -> bool:
+    """Whether the kernel is called through its operator: on CPU there is none, and under graph capture `_epilogue` may
+    not be the kernel."""
+    return x.is_meta or (x.is_cuda and ops_cuda.observed(x) and not ops_cuda.capturing(x))
 
 
 # The frozen form: the weight is laid out once as the kernels read it.

@@ -1,0 +1,80 @@
+"""Where the programs of a launch count who is the last: integers that are zero before a launch and after it.
+
+The last program to arrive sets its counter back (tiles.arrive), so that no fill has to precede a launch: it would be a
+node of its own in a CUDA graph. A device has one array of zeros, of which every stream has a part: launches of one
+stream follow one another. A launch that a graph captures gets a part that nobody else ever has, since a graph is
+replayed on any stream: graphs may run beside one another and beside calls, and one graph does not overlap itself.
+"""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+COUNTERS = 1 << 20  # of a device, 4 MiB: 36 launches of 132 counters in each of 180 graphs
+GRANULE = 32  # counters of one 128-byte line: parts are aligned, and no two share a line
+
+
+class Zeros:
+    """The array of one device and its parts."""
+
+    def __init__(self, device: torch.device):
+        self.array = _allocate(device)
+        self.used = 0
+        self.streams: dict[int, Tensor] = {}
+
+    def part(self, count: int) -> Tensor | None:
+        """A part that nobody has; None where the array is used up."""
+        first, end = self.used, self.used + -(-count // GRANULE) * GRANULE
+        if end > self.array.numel():
+            return None
+        self.used = end
+        return self.array[first:end]
+
+    def of_stream(self, stream: int, count: int) -> Tensor | None:
+        """The stream's part; where it is too small a new one, of twice the size."""
+        found = self.streams.get(stream)
+        if found is None or found.numel() < count:
+            found = self.part(max(2 * count, 8 * GRANULE))
+            if found is not None:
+                self.streams[stream] = found
+        return found
+
+
+_devices: dict[torch.device, Zeros] = {}
+_lock = threading.Lock()
+
+
+def counters(device: torch.device, count: int) -> Tensor:
+    """At least `count` zeros, int32, for one launch on the current stream, which leaves them zero.
+
+    Filled for this launch where there are no others: in a capture before any call, or when the array is used up.
+    """
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    with _lock:
+        zeros = _devices.get(device)
+        if zeros is None and not capturing:
+            zeros = _devices[device] = Zeros(device)
+        found = None
+        if zeros is not None:
+            stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+            found = zeros.part(count) if capturing else zeros.of_stream(stream, count)
+    return torch.zeros(count, dtype=torch.int32, device=device) if found is None else found
+
+
+def _allocate(device: torch.device) -> Tensor:
+    """The zeros, ready for every stream. On a GPU by a thread and a stream of their own: the caller may be allocating
+    from the memory pool of a graph that is being warmed up, which must not own what outlives it."""
+    if device.type != "cuda":
+        return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+
+    def fill() -> Tensor:
+        stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(stream):
+            zeros = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+        stream.synchronize()
+        return zeros
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(fill).result()
