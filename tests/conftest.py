@@ -41,6 +41,9 @@ def pytest_unconfigure(config):
 def pytest_configure(config):
     if config.getoption("--device") != "cpu":
         torch.set_default_device(config.getoption("--device"))
+        # Budgets of fp32 have no term for tf32, which convolutions on a GPU use unless told not to; tf32 has tests of
+        # its own (gpu/test_precision.py). `conv.fp32_precision` alone would make this name raise where it is read.
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def _runs(request):
@@ -90,7 +93,8 @@ def whole(request):
 
 @pytest.fixture
 def generator(seed):
-    return torch.Generator().manual_seed(seed)
+    """Of the device of the tests: a CPU's generator fills no other tensor."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
 # The row `triton` convolves on a card, and on a CPU under the interpreter, where test_triton_cases.py runs the cases.
