@@ -127,5 +127,5 @@ def describe(
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    """The same strides where there is more than one element."""
-    return all(size == 1 or s == t for size, s, t in zip(a.shape, a.stride(), b.stride()))
+    """The same strides where there is more than one element; of nothing any strides are."""
+    return a.numel() == 0 or all(size == 1 or s == t for size, s, t in zip(a.shape, a.stride(), b.stride()))

@@ -68,9 +68,10 @@ def packed_conv_epilogue(
 
     def run(input, weights, arguments):
         activation, scalars = _onednn_activation(arguments)
+        bias = None if weights[0] is None else weights[0].contiguous()  # it reads a vector without its stride
         geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)
         z = torch.ops.mkldnn._convolution_pointwise(
-            input, packed, *weights, *geometry, activation or "none", scalars, ""
+            input, packed, bias, *geometry, activation or "none", scalars, ""
         )
         z = laid_out(z, z.dtype, layout)  # oneDNN has a layout of its own, whatever the input's
         return z if activation else epilogue(z, arguments)
