@@ -70,9 +70,7 @@ def packed_conv_epilogue(
         activation, scalars = _onednn_activation(arguments)
         bias = None if weights[0] is None else weights[0].contiguous()  # it reads a vector without its stride
         geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)
-        z = torch.ops.mkldnn._convolution_pointwise(
-            input, packed, bias, *geometry, activation or "none", scalars, ""
-        )
+        z = torch.ops.mkldnn._convolution_pointwise(input, packed, bias, *geometry, activation or "none", scalars, "")
         z = laid_out(z, z.dtype, layout)  # oneDNN has a layout of its own, whatever the input's
         return z if activation else epilogue(z, arguments)
 

@@ -127,7 +127,7 @@ def test_a_planted_fault_is_found(fault, tmp_path):
 EMULATED_FAULTS = {
     "a split left out": ("conv_reduce.cu", "split < sums.splits", "split + 1 < sums.splits"),
     "pixels left unwritten": ("conv_reduce.cu", "pixel < sums.pixels; pixel", "pixel + 1 < sums.pixels; pixel"),
-    "residual left out": ("epilogue.cu", "atrous::epilogue<T, SLOPE, RESIDUAL", "atrous::epilogue<T, SLOPE, Residual::none"),
+    "residual left out": ("epilogue.cu", "SLOPE, RESIDUAL, DROPOUT>(widen", "SLOPE, Residual::none, DROPOUT>(widen"),
 }  # fmt: skip
 
 
