@@ -1,5 +1,6 @@
 import copy
 import io
+import itertools
 import pickle
 
 import pytest
@@ -113,12 +114,13 @@ def test_frozen_packs_are_never_stale_copied_or_saved():
 @pytest.mark.parametrize("channels, kernel, groups", [(24, 3, 24), (16, 1, 1), (1, 3, 1), (16, 3, 1)])
 @torch.no_grad()
 def test_frozen_has_the_layout_of_eager(row, channels, kernel, groups, dtype):
-    """Of weights that are NCHW and NHWC at once the input decides, whatever the packed product's own layout is."""
+    """Of weights that are NCHW the input decides, whatever the packed product's own layout is."""
     conv = nn.Conv2d(channels, 48, kernel, padding=kernel // 2, groups=groups, dtype=dtype)
     frozen = FrozenConv2d(conv, backend=row)
-    conv.weight.data = frozen.weight
-    for layout in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(2, channels, 9, 8).to(dtype, memory_format=layout)
+    formats = (torch.channels_last, torch.contiguous_format)
+    for of_weight, of_input in itertools.product(formats, formats):
+        conv.weight.data = frozen.to(memory_format=of_weight).weight
+        x = torch.randn(2, channels, 9, 8).to(dtype, memory_format=of_input)
         r = torch.randn_like(conv(x))
         tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 16 * torch.finfo(dtype).eps}
         for y, eager in ((frozen(x, r), conv(x) + r), (frozen(x, None, 0.5), F.leaky_relu(conv(x), 0.5))):
