@@ -110,7 +110,7 @@ FAULTS = {
 @pytest.mark.gate
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault, tmp_path):
-    """In a copy of the package, within the number of cases that test_drawn has of a backend, or a few of these."""
+    """In a copy of the package, within five times the cases that test_drawn has of a backend."""
     backend, file, right, wrong = FAULTS[fault]
     package = tmp_path / "atrous"
     shutil.copytree(ROOT / "pyops", package)
