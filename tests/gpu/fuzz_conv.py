@@ -488,8 +488,10 @@ def check_values(case: Case, backend: str, device: str) -> list[str]:
             found, again = (once(ours, case, t, backend) for _ in range(2))
         truth, eager = (once(plain, case, eager_operands(values), backend) for values in (oracle.wide(t), t))
     assert found.keys() == truth.keys(), f"results: expected {list(truth)}, got {list(found)}"
+    # Eager's fp64 is the truth itself and tells nothing of what sums that cancel may lose: fp32's arithmetic has to do.
+    arithmetic = torch.float32 if (case.form, case.dtype) == ("training", "float64") else None
     for name, value in found.items():
-        oracle.close(value, eager[name], truth[name], name)
+        oracle.close(value, eager[name], truth[name], name, arithmetic)
         assert torch.equal(value, again[name]), f"{name}: the second call gives other bits"
     if case.form in ("forward", "training"):
         assert oracle.layout(found["y"]) == oracle.layout(eager["y"]), f"y: strides {found['y'].stride()}"
