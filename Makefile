@@ -6,6 +6,9 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv'
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/*.cu tests/*.h tests/host_cuda/*.cpp tests/host_cuda/*.h)
 OLD_TRITON := build/triton-3.6.0
+# Of `make fuzz`: how many convolutions are drawn, and from which seed.
+COUNT ?= 20000
+SEED ?= 0
 # Over the processors, four at the most since each holds a torch; PYTEST_ARGS="-n 0" runs the tests one by one.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 # A name for the tree as it is: whatever the gates read is in it.
@@ -13,7 +16,7 @@ TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cpp-example test gates bench bench-report kernel-table lint format clean
+.PHONY: help setup demo cpp-example test gates fuzz bench bench-report kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,6 +64,11 @@ $(OLD_TRITON)/complete: $(VENV)/packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLD_TRITON) \
 		triton==3.6.0 numpy==2.3.5
 	@touch $@
+
+fuzz: setup  ## COUNT=20000 drawn convolutions of every backend that a CPU runs, SEED=0; results in out/fuzz.json
+	@mkdir -p out
+	TRITON_INTERPRET=1 $(BIN)/python tests/gpu/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
+	$(BIN)/python tests/gpu/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
 
 bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out
