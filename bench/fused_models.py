@@ -14,6 +14,8 @@ from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor, nn
 
 from atrous import demo_subject, fusion, models, testing
+from atrous.explain import explain
+from atrous.target import Target
 from atrous.timing import copies
 
 BUDGET = 2.0  # of eager's own error against fp64
@@ -109,6 +111,12 @@ class Disagrees(Exception):
         return str(self.args[0])
 
 
+def tuned(fused: nn.Module, size: tuple[int, ...], backend: str, target: Target) -> str:
+    """For how many of its convolutions a table of `python -m atrous tune` decides: "24 of 36"."""
+    choices = explain(fused, size, backend, target).choices
+    return f"{sum(choice.tuned for choice in choices)} of {len(choices)}"
+
+
 @torch.no_grad()
 def measure(
     network: Network, dtype: torch.dtype, device: torch.device, backend: str = "auto", seconds: float = SECONDS,
@@ -130,7 +138,8 @@ def measure(
     calls: dict[str, Callable[[], Tensor]] = {}
     row: dict[str, Any] = {
         "size": network.size, "output_stride": network.output_stride, "batch": network.batch,
-        "dtype": dtype_name(dtype), "ms": {}, "missing": {}, "images_s": {},
+        "dtype": dtype_name(dtype), "tuned": tuned(fused, size, backend, Target(device, dtype, NHWC)),
+        "ms": {}, "missing": {}, "images_s": {},
     }  # fmt: skip
 
     def time(names: Iterable[str], *budget: float) -> None:

@@ -67,14 +67,15 @@ def timed(calls: dict[str, Callable[[Made], Tensor]], sets: list[Made], device: 
     return {name: ms / count for name, ms in times.items()}
 
 
-def chosen(made: Made) -> dict[str, str | None]:
-    """The row that backend="auto" takes for this call, and the config that was measured for it, if one was."""
+def chosen(made: Made) -> dict[str, Any]:
+    """The row that backend="auto" takes for this call, and whether that was measured ("tuned"), else it is the rule's;
+    the config that row triton takes from a table, which may be that of the same shape at another dilation."""
     x, w, residual = made["input"], made["weight"], "residual" in made
     spec, _ = checks.convolution(x, w, None, *(made[name] for name in ("stride", "padding", "dilation", "groups")))
-    entry = tuning.measured(x, w, spec, residual)
-    config = entry.config if entry is not None else None
+    config = tuning.measured_config(x, w, spec, residual)
     return {
         "auto": dispatch.choose("auto", x, w, spec, residual=residual).name,
+        "tuned": tuning.measured(x, w, spec, residual) is not None,
         "config": config.describe() if config is not None else None,
     }
 

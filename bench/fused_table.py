@@ -84,7 +84,10 @@ def _sites(rows: list[dict[str, Any]]) -> list[str]:
         found = [row for row in rows if (row["dtype"], row["batch"]) == (dtype, batch)]
         names = list(found[0]["ms"])
         base, ours = names[:2]
-        lines.append(f"{dtype}, batch {batch}: shares of matmul; then {ours}: share of the floor, over {base}, ms")
+        tuned = f"tuned: {sum(row['tuned'] for row in found)} of {len(found)}"
+        lines.append(
+            f"{dtype}, batch {batch}, {tuned}: shares of matmul; then {ours}: share of the floor, over {base}, ms"
+        )
         lines.append(
             f"{'':<22}{'dilation':>9}{'residual':>9}" + "".join(f"{name:>12}" for name in names)
             + f"{'floor':>8}{'ratio':>8}{'ms':>10}  auto"
@@ -101,6 +104,7 @@ def _networks(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         where = f"output stride {row['output_stride']}, {row['size']}x{row['size']}, batch {row['batch']}"
+        where += f", tuned: {row['tuned']}"
         lines.append(f"ResNet34, {row['dtype']}, {where}: over eager NHWC, milliseconds, images a second")
         eager = row["ms"].get("eager_channels_last")
         for name, ms in row["ms"].items():

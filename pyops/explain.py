@@ -50,7 +50,7 @@ def conv_key(site: Site, target: Target) -> ConvKey:
 
 
 def _choice(site: Site, frozen: bool, backend: str, target: Target) -> Choice:
-    entry = None
+    entry = config = None
     if target.here:
         input, weight = (
             torch.empty(shape, dtype=target.dtype, device=target.device, memory_format=target.layout)
@@ -59,9 +59,10 @@ def _choice(site: Site, frozen: bool, backend: str, target: Target) -> Choice:
         residual = site.residual != "none"
         backend = dispatch.choose(backend, input, weight, site.spec, frozen=frozen, residual=residual).name
         entry = tuning.measured(input, weight, site.spec, residual, frozen)
-    tuned, config = entry is not None and entry.backend == backend, None
+        config = tuning.measured_config(input, weight, site.spec, residual) if backend == "triton" else None
+    tuned = entry is not None and entry.backend == backend
     if backend == "triton":
-        config = entry.config if entry and tuned else conv_config(conv_key(site, target))
+        tuned, config = config is not None, config or conv_config(conv_key(site, target))
     moved = site.bytes(target.dtype.itemsize)
     return Choice(
         site, backend, config and config.describe(), tuned, moved,

@@ -93,9 +93,8 @@ _epilogue, _epilogue_again, _epilogue_reduce, _epilogue_backward, _statistics = 
 
 def triton_conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     """`_conv_epilogue` by Triton, in the config that was measured, or the predicted one. Raises NotCompiled."""
-    entry = tuning.measured(input, weight, spec, arguments.residual is not None)
-    measured, layout = entry.config if entry is not None else None, memory_format(input, weight)
-    geometry = spec.stride, spec.padding, spec.dilation, spec.groups
+    measured = tuning.measured_config(input, weight, spec, arguments.residual is not None)
+    geometry, layout = (spec.stride, spec.padding, spec.dilation, spec.groups), memory_format(input, weight)
     run = _convolutions().conv_epilogue
     return run(input, weight, bias, *geometry, *arguments, memory_format=layout, measured=measured)
 

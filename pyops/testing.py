@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import activation, reference
+from . import activation, reference, tuning
 
 SLOPES = ("relu", 0.01, "shared", "channel", (0.125, 1 / 3))
 
@@ -89,7 +89,7 @@ def arguments(case: Case, dtype=torch.float32, device="cpu", memory_format=torch
     slope = slopes[case.slope]() if case.slope in slopes else case.slope
     made |= {"slope": slope, "residual_after_act": case.residual == "after", **case.geometry()}
     if case.residual:
-        z = torch.conv2d(made["input"], made["weight"], None, **case.geometry())
+        z = torch.conv2d(made["input"].to("meta"), made["weight"].to("meta"), None, **case.geometry())  # its shape
         made["residual"] = draw(*z.shape)
     return convert(made, dtype, memory_format)
 
@@ -120,14 +120,22 @@ def truth(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
     return eager(convert(made, torch.float64), seed)
 
 
+def product_rounding(input: Tensor) -> float:
+    """By how much of itself a product of the convolution may be off: tf32 keeps 10 bits of each factor, cut or rounded,
+    so that the error of two libraries in tf32 differs by more than a ratio; other products are exact in their sum."""
+    return 2.0**-9 if input.is_cuda and input.dtype == torch.float32 and tuning.tf32() else 0.0
+
+
 def assert_close(y: Tensor, made: dict[str, Any], seed: Tensor | None = None) -> None:
-    """At most 1.25 times eager's largest error against fp64, or four roundings where eager is luckier."""
+    """At most 1.25 times eager's largest error against fp64, or four roundings (and those of tf32's products) where
+    eager is luckier."""
     exact, plain = truth(made, seed), eager(made, seed)
     assert y.shape == plain.shape and y.dtype == plain.dtype, (y.shape, y.dtype, plain.shape, plain.dtype)
     error, eagers = largest_error(y, exact), largest_error(plain, exact)
-    rounding = torch.finfo(y.dtype).eps * float(exact.abs().max()) if exact.numel() else 0.0
-    budget = max(1.25 * eagers, 4 * rounding)
-    assert error <= budget, f"error {error:.3g}, budget {budget:.3g} (eager {eagers:.3g}, one rounding {rounding:.3g})"
+    largest, rounding = float(exact.abs().max()) if exact.numel() else 0.0, torch.finfo(y.dtype).eps
+    budget = max(1.25 * eagers, (4 * rounding + product_rounding(made["input"])) * largest)
+    message = f"error {error:.3g}, budget {budget:.3g} (eager {eagers:.3g}, one rounding {rounding * largest:.3g})"
+    assert error <= budget, message
 
 
 def largest_error(y: Tensor, exact: Tensor) -> float:

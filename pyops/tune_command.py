@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Mo
     print(f"{args.model}: {len(jobs)} to measure, {dtype}, {layout}\n{device_name(device)}\n", flush=True)
     about = Table(device_name(device), versions(device), datetime.date.today().isoformat(), {}, commit=args.commit)
     if device.type == "cuda":
-        about = about._replace(ceilings=timing.ceilings(device))
+        about = about._replace(ceilings=tuning.ceilings(device) or timing.ceilings(device))
     results = []
     for result in _bar(tuner.tune(jobs, args.seconds), len(jobs)):
         results.append(result)
@@ -136,7 +136,7 @@ def _bar(results: Iterable[tuner.Result], total: int) -> Iterable[tuner.Result]:
 
 
 def _as_dict(result: tuner.Result) -> dict[str, Any]:
-    names = ("milliseconds", "wrong", "failed", "not_measured", "reason")
+    names = ("milliseconds", "wrong", "failed", "not_measured", "unlikely", "compiling", "reason")
     return {
         "site": result.site.name,
         "shape": describe(result.site),

@@ -15,7 +15,7 @@ from .arguments import NO_NORMALISATION, Ending, Normalisation
 from .layout import memory_format
 from .packs import Packs
 from .sites import Site
-from .triton_kernels.configs import Conv, conv_prune
+from .triton_kernels.configs import Conv, ConvKey, conv_cycles, conv_prune
 from .tuning_format import Key
 
 Made = dict[str, Any]  # arguments of conv_bn_act
@@ -76,25 +76,41 @@ def call(candidate: Candidate, form: Form, made: Made) -> Callable[[], Tensor]:
     return partial(functional.convolve, *given, packs=Packs(), backend=candidate)
 
 
-def check(y: Tensor, made: Made, images: int = 4) -> None:
-    """Against plain torch and fp64: the tests' budget, and what sums in another order may differ by, a rounding for the
-    square root of their length (Higham and Mary 2019, doi:10.1137/18M1226312). Raises Wrong.
+class Expected(NamedTuple):
+    """What a candidate has to give: `exact` in fp64, of a few images, and by how much it may differ from that."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    images: Tensor
+    exact: Tensor
+    eagers: float
+    budget: float
+
+
+def expected(made: Made, images: int = 4) -> Expected:
+    """By plain torch and fp64: the tests' budget, and what sums in another order may differ by, a rounding for the
+    square root of their length (Higham and Mary 2019, doi:10.1137/18M1226312).
 
     Of a large batch a few images are compared, the first and the last among them: each is a convolution of its own.
     """
-    batch = len(made["input"])
-    some = torch.linspace(0, batch - 1, min(batch, images), device=y.device).long()
-    made = {name: value[some] if name in ("input", "residual") else value for name, value in made.items()}
-    exact, plain = testing.truth(made), testing.eager(made)
-    expected = (batch, *plain.shape[1:]), plain.dtype
-    if (tuple(y.shape), y.dtype) != expected:
-        raise Wrong(f"expected {expected}, got {tuple(y.shape), y.dtype}")
-    error, eagers = testing.largest_error(y[some], exact), testing.largest_error(plain, exact)
-    summed = torch.finfo(torch.float64 if y.dtype == torch.float64 else torch.float32).eps
-    roundings = 4 * torch.finfo(y.dtype).eps + made["weight"][0].numel() ** 0.5 * summed
+    batch, device = len(made["input"]), made["input"].device
+    some = torch.linspace(0, batch - 1, min(batch, images), device=device).long()
+    few = {name: value[some] if name in ("input", "residual") else value for name, value in made.items()}
+    exact, plain = testing.truth(few), testing.eager(few)
+    eagers, storage = testing.largest_error(plain, exact), torch.finfo(plain.dtype)
+    summed = torch.finfo(torch.float64 if plain.dtype == torch.float64 else torch.float32).eps
+    roundings = 4 * storage.eps + made["weight"][0].numel() ** 0.5 * summed + testing.product_rounding(made["input"])
     budget = max(1.25 * eagers, roundings * float(exact.abs().max()))
-    if not error <= budget:  # NaN is above every budget
-        raise Wrong(f"error {error:.3g} against fp64, budget {budget:.3g}, plain torch {eagers:.3g}")
+    return Expected((batch, *plain.shape[1:]), plain.dtype, some, exact, eagers, budget)
+
+
+def check(y: Tensor, wanted: Expected) -> None:
+    """Raises Wrong."""
+    if (tuple(y.shape), y.dtype) != (wanted.shape, wanted.dtype):
+        raise Wrong(f"expected {wanted.shape, wanted.dtype}, got {tuple(y.shape), y.dtype}")
+    error = testing.largest_error(y[wanted.images], wanted.exact)
+    if not error <= wanted.budget:  # NaN is above every budget
+        raise Wrong(f"error {error:.3g} against fp64, budget {wanted.budget:.3g}, plain torch {wanted.eagers:.3g}")
 
 
 def at_once(runs: Sequence[Callable[[], object]], device: torch.device) -> Callable[[], object]:
@@ -137,10 +153,19 @@ def _ending(made: Made) -> Ending:
 
 
 def _configs(made: Made) -> list[Conv]:
+    return conv_prune(_conv_key(made))
+
+
+def predictions(configs: Sequence[Conv], made: Made) -> dict[Conv, float]:
+    """By the cost model; they mean something beside one another."""
+    return {config: conv_cycles(_conv_key(made), config) for config in configs}
+
+
+def _conv_key(made: Made) -> ConvKey:
     from .triton_kernels.describe import conv_key
 
     tensors = made["input"], made["weight"]
-    return conv_prune(conv_key(*tensors, *_geometry(made), memory_format(*tensors), made.get("residual")))
+    return conv_key(*tensors, *_geometry(made), memory_format(*tensors), made.get("residual"))
 
 
 def _in_config(config: Conv, made: Made) -> Callable[[], Tensor]:

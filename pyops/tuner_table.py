@@ -78,3 +78,6 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
         yield f"not measured: {count} of {len(results)}: {reason}"
     if configs := sum(len(result.not_measured) for result in results):
         yield f"not measured: {configs} configs, for which the time was over"
+    if configs := sum(len(result.unlikely) for result in results):
+        yield f"left out: {configs} configs that cannot win, by prediction and the times of others"
+    yield f"first calls, which compile: {sum(result.compiling for result in results):.1f} s"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .layout import memory_format
 from .spec import Spec
-from .triton_kernels.configs import precision
+from .triton_kernels.configs import Conv, precision
 from .tuning_device import device_name, versions
 from .tuning_format import MOST_BYTES, Entry, Key, Table, dump, parse
 
@@ -54,11 +54,22 @@ def key(
 
 def measured(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool = False) -> Entry | None:
     """The entry for a call in inference; None where nothing was measured for it, and where a size is symbolic."""
+    found = _key_of(input, weight, spec, residual, frozen)
+    return None if found is None else lookup(input.device, found)
+
+
+def measured_config(input: Tensor, weight: Tensor, spec: Spec, residual: bool) -> Conv | None:
+    """The config of row triton for a call in inference: what was measured for it, else for its shape (shape_of)."""
+    found = _key_of(input, weight, spec, residual, False)
+    return None if found is None else lookup_config(input.device, found)
+
+
+def _key_of(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool) -> tuple | None:
+    """As a plain tuple: torch 2.13 hands a NamedTuple on to a constant function as another one."""
     if not tuned(input.device) or not _plain((*input.shape, *weight.shape)):
         return None
     layout = "channels_last" if memory_format(input, weight) == torch.channels_last else "NCHW"
-    found = key(input, weight, spec, layout=layout, residual=residual, frozen=frozen)
-    return lookup(input.device, tuple(found))  # torch 2.13 hands a NamedTuple on as another one
+    return tuple(key(input, weight, spec, layout=layout, residual=residual, frozen=frozen))
 
 
 def _plain(sizes: tuple) -> bool:
@@ -94,6 +105,38 @@ def lookup(device: torch.device, key: tuple) -> Entry | None:
     return _entries(device).get(key)  # type: ignore[call-overload]
 
 
+@constant
+def lookup_config(device: torch.device, key: tuple) -> Conv | None:
+    """The config of row triton for a Key on a device, or None."""
+    entry = _entries(device).get(key)  # type: ignore[call-overload]
+    return entry.config if entry and entry.config else _config(device, key)
+
+
+@lru_cache(maxsize=4096)  # a call of an eager model asks each time
+def _config(device: torch.device, key: tuple) -> Conv | None:
+    return _configs(device).get(shape_of(Key(*key)))
+
+
+def shape_of(key: Key) -> tuple:
+    """A key without its dilation: of the padding it leaves what that makes of the size of the output.
+
+    A dilation moves the taps of a Triton kernel and changes neither its tiles nor their number: the config that was the
+    fastest for a shape is so at any dilation. A library has other algorithms for a dilated convolution, so that times
+    and the choice between rows are told apart by it.
+    """
+    reach = (d * (k - 1) for d, k in zip(key.dilation, key.kernel))
+    parts = zip(key.size, key.padding, reach, key.stride)
+    out_size = tuple((size + 2 * padding - reach - 1) // stride + 1 for size, padding, reach, stride in parts)
+    return out_size, *key._replace(padding=(0, 0), dilation=(1, 1))
+
+
+@lru_cache
+def _configs(device: torch.device) -> dict[tuple, Conv]:
+    """shape_of(key) -> config; of several dilations that of the smallest."""
+    found = sorted(_entries(device).items(), key=lambda item: item[0], reverse=True)
+    return {shape_of(key): entry.config for key, entry in found if entry.config}
+
+
 @lru_cache
 def _entries(device: torch.device) -> dict[Key, Entry]:
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
@@ -115,6 +158,8 @@ def _matching(device: torch.device) -> list[Table]:
 def reload() -> None:
     """Forgets what was read: the next call reads the files again."""
     _entries.cache_clear()
+    _configs.cache_clear()
+    _config.cache_clear()
     _tables.cache_clear()
 
 

@@ -8,10 +8,12 @@ this GPU, and under Triton's interpreter. Values are what the tests check; here 
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from unittest import mock
 
 import torch
 
@@ -42,6 +44,8 @@ def convolutions():
     halves = (2, 2), (1, 1), (1, 1), 1
     yield draw(2, 64, 10, 12, memory_format=NHWC), draw(72, 64, 3, 3), halves, NHWC, None
     yield draw(2, 3, 9, 11, memory_format=NHWC), draw(33, 3, 7, 7), ((2, 2), (3, 3), (1, 1), 1), NHWC, None
+    far = (1, 1), (8, 8), (8, 8), 1  # a halo wider than the map; the last channels do not fill a step
+    yield draw(2, 72, 9, 11, memory_format=NHWC), draw(72, 72, 3, 3), far, NHWC, None
     yield draw(2, 31, 9, 11), draw(33, 31, 1, 3), ((2, 1), (0, 5), (1, 5), 1), NCHW, None
     yield draw(2, 32, 9, 11, memory_format=NHWC), draw(32, 8, 3, 3), (*WHOLE[:3], 4), NHWC, None
     for layout in (NHWC, NCHW):
@@ -90,8 +94,13 @@ def triton() -> Iterator[Launch]:
     yield from pointwise("triton", ops_cuda.pointwise)
 
 
+# What ATROUS_CONV_TILE takes; without a name the predicted one.
+TILES = ("", "wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
+
+
 def native() -> Iterator[Launch]:
-    """libatrous.so: convolutions with splits, in large tiles, of a stem, and one that it leaves to torch."""
+    """libatrous.so: convolutions with splits, in large tiles and in each tile that can have them, of a stem, and one
+    that it leaves to torch."""
     calls = [
         (2, 64, 9, 72, 3, 1),
         (8, 64, 56, 64, 3, 1),
@@ -99,13 +108,18 @@ def native() -> Iterator[Launch]:
         (2, 3, 30, 64, 7, 1),
         (2, 32, 9, 32, 3, 4),
     ]
-    for images, channels, side, out, kernel, groups in calls:
+    for tile, (images, channels, side, out, kernel, groups) in itertools.product(TILES, calls):
         x, w = draw(images, channels, side, side, memory_format=NHWC), draw(out, channels // groups, kernel, kernel)
         geometry = (1, 1), (kernel // 2,) * 2, (1, 1), groups
         arguments = ending(out, torch.Size((images, out, side, side)), NHWC, "tensor")
-        run = partial(torch.ops.atrous._conv_epilogue, x, w, None, *geometry, *arguments, 0.0)
-        yield f"native conv_epilogue {tuple(x.shape)} * {tuple(w.shape)}", run
+        run = partial(in_tile, tile, torch.ops.atrous._conv_epilogue, x, w, None, *geometry, *arguments, 0.0)
+        yield f"native conv_epilogue {tuple(x.shape)} * {tuple(w.shape)} {tile or 'predicted tile'}", run
     yield from pointwise("native", lambda name: getattr(torch.ops.atrous, name))
+
+
+def in_tile(tile: str, run: Callable[..., Outputs], *arguments) -> Outputs:
+    with mock.patch.dict(os.environ, ATROUS_CONV_TILE=tile):
+        return run(*arguments)
 
 
 def failure(run: Callable[[], Outputs]) -> str:

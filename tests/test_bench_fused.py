@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import atrous
-from atrous import timing
+from atrous import timing, tuning
+from atrous.triton_kernels.configs import CONV
+from atrous.tuning_device import device_name, versions
+from atrous.tuning_format import Entry, Table
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "bench"))  # no package: its files find one another as in a run of one of them
@@ -75,12 +78,37 @@ def test_a_site_is_measured(rows):
     assert told == ["small", 2, 2, True, 2, "float32"] and json.loads(json.dumps(row)) == row
 
 
-def test_a_row_tells_what_was_tuned(quick, monkeypatch):
-    config = SimpleNamespace(describe=lambda: "64x64")
-    entry = SimpleNamespace(backend="library", config=config)
-    monkeypatch.setattr(atrous.tuning, "measured", lambda *arguments, **named: entry)
-    row = fused_sites.measure(SMALL, 20, torch.float32, CPU, CEILINGS, ROWS)
-    assert (row["auto"], row["config"]) == ("library", "64x64")
+def test_a_row_tells_what_was_tuned(quick, tuning_folder):
+    """An entry decides for its own dilation; its config serves the shape at any."""
+    rows = {}
+    for site in (SMALL, replace(SMALL, dilation=1)):
+        rows[site.dilation] = fused_sites.measure(site, 2, torch.float32, CPU, CEILINGS, ROWS)
+        assert not rows[site.dilation]["tuned"] and rows[site.dilation]["config"] is None
+    made = atrous.testing.arguments(fused_sites.case(SMALL, 2), torch.float32, CPU, torch.channels_last)
+    spec = atrous.spec.Spec(*SMALL.geometry)
+    key = tuning.key(made["input"], made["weight"], spec, layout="channels_last", residual=True)
+    entry = Entry("library", CONV[0], {"library": 1.0, "triton": 2.0})
+    tuning.save(tuning_folder / "a.json", Table(device_name(CPU), versions(CPU), "2026-11-28", {key: entry}))
+    rows = {
+        dilation: fused_sites.measure(replace(SMALL, dilation=dilation), 2, torch.float32, CPU, CEILINGS, ROWS)
+        for dilation in (1, 2)
+    }
+    assert [(row["tuned"], row["config"]) for row in rows.values()] == [
+        (False, CONV[0].describe()),
+        (True, CONV[0].describe()),
+    ]
+    assert rows[2]["auto"] == "library"
+    assert "tuned: 1 of 2: shares" in "\n".join(fused_table._sites(list(rows.values())))
+
+
+def test_a_network_tells_how_many_of_its_convolutions_are_tuned(monkeypatch):
+    fused = atrous.fuse(atrous.models.resnet34().eval(), freeze=True)
+    target = fused_models.Target(CPU, torch.float32, torch.channels_last)
+    assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "0 of 36"
+    entry = Entry("library", None, {"library": 1.0})
+    wide = lambda input, weight, *others: entry if weight.shape[0] == 512 else None  # noqa: E731
+    monkeypatch.setattr(tuning, "measured", wide)
+    assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "7 of 36"
 
 
 def test_the_floor_is_the_slower_of_products_and_bytes():

@@ -169,7 +169,7 @@ def test_autocast(row, act):
     """Low-precision output, fp32 vectors: the module's own tensors are never cast in place."""
     plain, x, residual = oracle.make_plain(act).eval(), torch.randn(2, 4, 9, 8), torch.randn(2, 6, 9, 8).bfloat16()
     ours = oracle.ours_of(plain, row)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         close(ours(x, residual), plain(x, residual), oracle.wide(plain)(x.double(), residual.double()))
         assert ours(x).dtype == plain(x).dtype == torch.bfloat16
     assert all(tensor.dtype == torch.float32 for name, tensor in ours.state_dict().items() if "num" not in name)
@@ -178,7 +178,7 @@ def test_autocast(row, act):
 def test_autocast_in_training(row):
     plain, x = oracle.make_plain(nn.LeakyReLU()).train(), torch.randn(2, 4, 9, 8)
     ours, truth = oracle.ours_of(plain, row), oracle.wide(plain)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         close(ours(x), plain(x), truth(x.double()))
     for name in ("running_mean", "running_var"):
         close(getattr(ours.bn, name), getattr(plain.bn, name), getattr(truth.bn, name), name)
@@ -188,7 +188,7 @@ def test_autocast_and_the_ops_without_a_convolution(row):
     """Autocast casts input, weight and conv bias; BatchNorm and add keep their own types, fp64 is left alone."""
     x, y, mean, var = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5), torch.zeros(4), torch.ones(4)
     site = make_site(dtype=torch.float64)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         agree("bn_act", row, dict(input=x, running_mean=mean, running_var=var, slope=0.1))
         agree("add_act", row, dict(input=x, other=y, slope="relu"))
         agree("conv_bn_act", row, site)

@@ -203,6 +203,7 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(targets, "_own_card", lambda: CARD)
     monkeypatch.setattr(tuning, "measured", lookup)
+    monkeypatch.setattr(tuning, "measured_config", lambda *call: entry.config if lookup(*call) else None)
     monkeypatch.setattr(dispatch.rows()["triton"], "reasons", lambda *arguments: [])
 
 

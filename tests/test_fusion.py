@@ -881,7 +881,7 @@ def test_dtypes(net, dtype):
 
 def test_autocast(net):
     fused, x = fuse(net), image()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
         ours, theirs = fused(x), net(x)
     assert ours.dtype is theirs.dtype
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05 * float(theirs.abs().max()))

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -123,11 +124,12 @@ def test_a_wrong_candidate_is_left_out(short, monkeypatch):
 def test_what_is_no_number_is_wrong(value):
     made = arguments(SMALL, Form(CPU, torch.float32, torch.contiguous_format))
     y = tuner_candidates.call("library", Form(CPU, torch.float32, torch.contiguous_format), made)()
-    tuner_candidates.check(y, made)
+    expected = tuner_candidates.expected(made)
+    tuner_candidates.check(y, expected)
     with pytest.raises(tuner_candidates.Wrong):
-        tuner_candidates.check(y.fill_(value), made)
+        tuner_candidates.check(y.fill_(value), expected)
     with pytest.raises(tuner_candidates.Wrong):
-        tuner_candidates.check(y[:, :, :-1], made)
+        tuner_candidates.check(y[:, :, :-1], expected)
 
 
 @needs_native
@@ -176,7 +178,8 @@ def configs(monkeypatch):
 
     monkeypatch.setattr(tuner, "candidates", lambda site, made: list(took))
     monkeypatch.setattr(tuner, "call", Run)
-    monkeypatch.setattr(tuner, "check", lambda y, made: None)
+    monkeypatch.setattr(tuner, "check", lambda y, expected: None)
+    monkeypatch.setattr(tuner, "predictions", lambda configs, made: {config: took[config] for config in configs})
     monkeypatch.setattr(tuner, "at_once", ready)
     monkeypatch.setattr(timing, "milliseconds", lambda call, device, calls=1: call())
     return called
@@ -205,9 +208,9 @@ def clock(monkeypatch):
 def test_nothing_begins_when_the_time_is_over(short, clock, monkeypatch):
     measure = tuner.measure
 
-    def slow(result, share, left):
+    def slow(result, share, left, fastest):
         shares.append((share, left))
-        measure(result, share, left)
+        measure(result, share, left, fastest)
         clock[0] += 4.0
 
     shares = []
@@ -225,7 +228,7 @@ def test_timing_that_does_not_fit_is_not_begun(short, monkeypatch):
 
 
 def test_configs_that_do_not_fit_are_listed(short, configs, clock, monkeypatch):
-    def check(y, made):
+    def check(y, expected):
         clock[0] += 10.0
 
     monkeypatch.setattr(tuner, "check", check)
@@ -234,6 +237,96 @@ def test_configs_that_do_not_fit_are_listed(short, configs, clock, monkeypatch):
     assert list(result.milliseconds) == ["library", *(f"triton {config.describe()}" for config in CONV[:2])]
     assert result.not_measured == [f"triton {config.describe()}" for config in CONV[2:5]]
     assert "not measured: 3 configs, for which the time was over" in table([result])
+
+
+# Configs: compiled many at a time, in the order of their predictions, until the next cannot win
+
+MANY = [tile._replace(splits=splits) for tile in CONV for splits in (1, 2)]
+
+
+@pytest.fixture
+def many(configs, monkeypatch):
+    """28 configs, each predicted to be slower than the one before; as_told[config] is how long it takes."""
+    as_told = {config: 1.0 + 0.1 * index for index, config in enumerate(MANY)}
+    predicted = dict(as_told)
+    monkeypatch.setattr(tuner, "candidates", lambda site, made: ["library", *MANY])
+    monkeypatch.setattr(tuner, "predictions", lambda configs, made: {config: predicted[config] for config in configs})
+    monkeypatch.setattr(tuner, "at_once", lambda runs, device: lambda: as_told.get(runs[0].candidate, 4.0))
+    return as_told
+
+
+def test_the_truth_is_computed_once_a_job(short, many, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tuner, "expected", lambda made: asked.append(made))
+    result = tuned(SMALL)[0]
+    assert len(asked) == 2 and len(result.milliseconds) > tuner.FIRST  # two forms
+
+
+def test_the_rest_is_left_out_when_it_cannot_win(short, many):
+    """Here times are as predicted: nothing behind 1 / DOUBT of the fastest can win."""
+    result = tuned(SMALL)[0]
+    measured = [config for config in MANY if f"triton {config.describe()}" in result.milliseconds]
+    assert measured == MANY[: max(tuner.FIRST, sum(many[config] <= 1 / tuner.DOUBT for config in MANY))]
+    assert result.unlikely == [f"triton {config.describe()}" for config in MANY[len(measured) :]]
+    assert f"left out: {2 * len(result.unlikely)} configs that cannot win" in " ".join(table([result, result]).split())
+
+
+def test_a_prediction_that_was_wrong_once_is_not_believed(short, many):
+    """One of the first takes half of what was predicted: so may the next."""
+    assert tuner.FIRST == 8  # the next is measured for the sake of the sixth
+    many[MANY[5]], many[MANY[8]] = 0.75, 0.5
+    result = tuned(SMALL)[0]
+    assert result.entry.config == MANY[8]
+    assert len(result.milliseconds) - 1 < len(MANY) and result.unlikely
+
+
+def test_another_dilation_of_a_shape_takes_the_fastest_configs_alone(short, many):
+    """The library is measured again: it has other algorithms there."""
+    other = Site("other", SMALL.input, SMALL.weight, Spec((1, 1), (1, 1), (1, 1)), SMALL.residual)
+    many[MANY[1]] = 0.5
+    first, _, second, _ = tuned(SMALL, other)
+    assert first.key != second.key and tuning.shape_of(first.key) == tuning.shape_of(second.key)
+    assert list(second.milliseconds) == ["library", *(f"triton {config.describe()}" for config in MANY[:2])]
+    assert second.entry.config == first.entry.config == MANY[1] and not second.unlikely
+
+
+def test_first_calls_are_made_at_the_same_time_and_are_no_part_of_the_share(clock):
+    """Each waits for the others, and one fails."""
+    card, result = torch.device("cuda", 0), tuner.Result(SMALL, Form(CPU, torch.float32, torch.contiguous_format))
+    batches = list(tuner._together(["library", *MANY, "native"], card))
+    assert batches[:3] == [["library"], ["native"], MANY[:1]] and sum(batches[2:], []) == MANY
+    assert {len(some) for some in batches[3:-1]} == {tuner.COMPILERS}
+    assert {len(some) for some in tuner._together(MANY, CPU)} == {1}
+    together = threading.Barrier(3, timeout=30)
+
+    def fails():
+        together.wait()
+        raise RuntimeError("no registers")
+
+    def compiles(value):
+        clock[0] += 4.0
+        together.wait()
+        assert not torch.is_grad_enabled()
+        return value
+
+    found = tuner._first_calls(result, [lambda: compiles(1), fails, lambda: compiles(2)])
+    assert [str(one) for one in found] == ["1", "no registers", "2"] and result.compiling == 8.0
+
+
+def test_compiling_does_not_eat_the_share(short, many, clock, monkeypatch):
+    """A share of 50 s: compiling each config takes 30 s, and measuring it 1 s."""
+    monkeypatch.setattr(tuner, "check", lambda y, expected: clock.__setitem__(0, clock[0] + 1.0))
+    monkeypatch.setattr(tuner, "_first_calls", lambda result, runs: compile_of(result, runs))
+
+    def compile_of(result, runs):
+        clock[0] += 30.0
+        result.compiling += 30.0
+        return [None for _ in runs]
+
+    result = tuned(SMALL, seconds=2000.0)[0]
+    assert len(result.milliseconds) - 1 >= tuner.FIRST and not result.not_measured
+    result = tuned(SMALL, seconds=200.0)[0]  # what is left of all counts too: half of it, until timing begins
+    assert len(result.milliseconds) == 4 and len(result.not_measured) == len(MANY) - 3
 
 
 # Row triton itself

@@ -345,6 +345,38 @@ def test_in_a_graph_the_choice_is_a_constant(folder, dynamic):
     torch.compiler.reset()
 
 
+# The same shape at another dilation
+
+
+def test_a_shape_is_a_key_without_its_dilation():
+    """A dilation whose padding keeps the size of the output is the same work for a Triton kernel."""
+    plain = KEY._replace(padding=(1, 1), dilation=(1, 1))
+    assert (
+        tuning.shape_of(KEY) == tuning.shape_of(plain) == tuning.shape_of(KEY._replace(padding=(4, 4), dilation=(4, 4)))
+    )
+    others = [
+        KEY._replace(padding=(1, 1)),
+        KEY._replace(stride=(2, 2)),
+        KEY._replace(size=(8, 7)),
+        KEY._replace(batch=8),
+    ]
+    others += [KEY._replace(kernel=(1, 1), padding=(0, 0)), KEY._replace(residual=True), KEY._replace(tf32=True)]
+    assert len({tuning.shape_of(key) for key in (KEY, *others)}) == 1 + len(others)
+
+
+def test_a_config_serves_its_shape_at_any_dilation_and_a_choice_its_own_alone(folder):
+    """A library has other algorithms for a dilated convolution: who is the fastest there was not measured."""
+    other, plain = TRITON._replace(config=CONV[0]), KEY._replace(padding=(1, 1), dilation=(1, 1))
+    four, far = Spec((1, 1), (4, 4), (4, 4)), Spec((1, 1), (5, 5), (4, 4))
+    tuning.save(folder / "a.json", table({KEY: TRITON, plain: NATIVE}))
+    assert tuning.measured_config(*call(), SPEC, False) == tuning.measured_config(*call(), four, False) == TRITON.config
+    assert tuning.measured(*call(), four, False) is None and tuning.measured(*call(), SPEC, False) == TRITON
+    assert tuning.measured_config(*call(), far, False) is None and tuning.measured_config(*call(), SPEC, True) is None
+    tuning.save(folder / "a.json", table({plain: other}))
+    assert tuning.measured_config(*call(), SPEC, False) == TRITON.config  # its own comes first
+    assert tuning.measured_config(*call(), four, False) == CONV[0]  # else that of the smallest dilation
+
+
 # Writing
 
 
