@@ -4,8 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/*.cu tests/*.h tests/host_cuda/*.cpp tests/host_cuda/*.h)
+FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/*.cu tests/*.h tests/host_cuda/*.cpp tests/host_cuda/*.h tests/gpu/*.c)
 OLD_TRITON := build/triton-3.6.0
+# Of `make fuzz`: how many convolutions are drawn.
+COUNT ?= 20000
+# What is drawn in `make fuzz`, and in `make gates` which tenth of all launches the stand-in driver takes; both print it,
+# so that a failure can be repeated.
+SEED ?= $(shell date +%s)
 # Over the processors, four at the most since each holds a torch; PYTEST_ARGS="-n 0" runs the tests one by one.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 # A name for the tree as it is: whatever the gates read is in it.
@@ -13,7 +18,16 @@ TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cpp-example test gates bench bench-report kernel-table lint format clean
+# What a bundle is for; GPU_PYTHON names a Python that has that torch and triton, else pip makes one.
+ARCH ?= 9.0a
+PY ?= 3.12
+TORCH ?= 2.11.0
+TRITON ?= 3.6.0
+BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
+	$(if $(STEPS),--steps $(STEPS))
+
+.PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-check bench bench-report kernel-table \
+	lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,16 +65,35 @@ test: setup  ## what a user runs
 gates: setup build/gates-$(TREE)  ## what takes longer: compile gates, wheels, CMake, a second triton; once for each state of the tree
 
 build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
-	$(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu" $(PYTEST_ARGS)
+	@echo "stand-in driver: the tenth of SEED=$(SEED)"
+	STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
-	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" $(wildcard tests/test_triton_*.py) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
+		$(wildcard tests/test_triton_*.py tests/gpu/test_triton_*.py) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate tests/gpu/test_triton_standin.py \
+		$(PYTEST_ARGS)
 	@touch $@
+
+standin-all: setup $(OLD_TRITON)/complete  ## every launcher in every config on three chips, under the stand-in driver and both tritons
+	$(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/gpu/test_triton_standin.py $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/gpu/test_triton_standin.py $(PYTEST_ARGS)
 
 # The oldest triton that we hold for, in a folder of its own that comes before .venv's; its interpreter needs numpy < 2.4.
 $(OLD_TRITON)/complete: $(VENV)/packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLD_TRITON) \
 		triton==3.6.0 numpy==2.3.5
 	@touch $@
+
+fuzz: setup  ## COUNT=20000 drawn convolutions of every backend that a CPU runs, SEED; results in out/fuzz.json
+	@mkdir -p out
+	TRITON_INTERPRET=1 $(BIN)/python tests/gpu/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
+	$(BIN)/python tests/gpu/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
+
+gpu-bundle:  ## wheel and compiled kernels for a GPU machine, built without one: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
+	$(PYTHON) bench/gpu/bundle.py build $(BUNDLE)
+
+gpu-bundle-check:  ## install it into a fresh Python: it loads, and right and fast compile nothing
+	$(PYTHON) bench/gpu/bundle.py check $(BUNDLE)
 
 bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out

@@ -155,6 +155,9 @@ def global_accesses(ptx: str) -> dict[int, Counter]:
             elif match := re.search(r"\b(?:ld|st)\.global\S*?(?:\.v(\d))?\.[a-z](\d+)\b.*\[\s*(%rd\d+)", line):
                 for parameter in origin.get(match[3], ()) if last else ():
                     found.setdefault(parameter, Counter())[int(match[1] or 1) * int(match[2]) // 8] += 1
+            elif match := re.search(r"\bcp\.async\.c[ag]\.shared\.global.*\], \[\s*(%rd\d+).*?\], (\w+)", line):
+                for parameter in origin.get(match[1], ()) if last else ():
+                    found.setdefault(parameter, Counter())[int(match[2], 0)] += 1
             elif (registers := re.findall(r"%rd\d+", line)) and not re.search(r"\b(ld|st|atom|red)\.", line):
                 sources = set().union(*(origin.get(register, ()) for register in registers[1:]))
                 origin[registers[0]] = origin.get(registers[0], set()) | sources

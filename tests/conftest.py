@@ -19,6 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+from oracle import Margins
 
 import atrous
 from atrous import cli
@@ -120,19 +121,9 @@ def tuning_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def poison():
     """poison(tensor): the same values and strides inside memory full of NaN, which no kernel may read or write."""
-    guards = []
-
-    def wrap(tensor, margin=67):  # odd: no alignment comes by luck
-        extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-        memory = torch.full((extent + 2 * margin,), float("nan"), dtype=tensor.dtype, device=tensor.device)
-        inside = memory.as_strided(tensor.shape, tensor.stride(), margin).copy_(tensor)
-        outside = torch.ones_like(memory, dtype=torch.bool)
-        outside.as_strided(tensor.shape, tensor.stride(), margin).fill_(False)
-        guards.append((memory, outside))
-        return inside
-
-    yield wrap
-    assert all(memory[outside].isnan().all() for memory, outside in guards), "memory outside a tensor was written"
+    margins = Margins()
+    yield margins.place
+    margins.check()
 
 
 @pytest.fixture

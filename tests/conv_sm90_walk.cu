@@ -1,7 +1,8 @@
 // The products of compute capability 9.0 on the host: a driver of our own keeps what CUTLASS asks TMA's descriptors
 // for, and what the kernel would gather, copy and store by them is done here, element by element, as the driver's
-// manual says; the products are summed, our node of the epilogue runs for each of the 128 threads. Against a
-// convolution in fp64. What it leaves to a card: TMA itself, wgmma, barriers. test_cuda_conv_gate.py runs it.
+// manual says; the products are summed, our node of the epilogue runs for each of the 128 or 256 threads. The
+// persistent kernel's blocks take their tiles in its own order. Against a convolution in fp64. What it leaves to a GPU:
+// TMA itself, wgmma, barriers. test_cuda_conv_gate.py runs it.
 #include <algorithm>
 #include <cstdio>
 
@@ -14,11 +15,11 @@ namespace {
 using cute::_, cute::_0;
 using Half = cutlass::half_t;
 
-// A tile of x: 128 pixels by 64 channels at (c, (w, h), n, (s, r)).
+// A tile of x: a box of pixels by 64 channels at (c, (w, h), n, (s, r)).
 template <class Coordinate>
 std::vector<Half> load_x(const Descriptor& d, const Coordinate& at) {
   const auto [c, w, h, n, s, r] = cute::flatten(at);
-  std::vector<Half> tile(128 * 64);
+  std::vector<Half> tile(d.box[1] * 64);
   const int64_t first = c, channels = d.sizes[0];
   gather(d, w, h, n, s, r, [&](int64_t pixel, const char* from) {
     for (int64_t i = 0; from && i < 64 && first + i < channels; ++i)
@@ -27,15 +28,30 @@ std::vector<Half> load_x(const Descriptor& d, const Coordinate& at) {
   return tile;
 }
 
-// A tile of the weight: N output channels by 64 input channels at (c, k, s, r).
+// A block's box of the weight at (c, k, s, r), into the rows of a tile of 64 input channels.
 template <class Coordinate>
-std::vector<Half> load_weight(const Descriptor& d, const Coordinate& at) {
+void load_weight(const Descriptor& d, const Coordinate& at, Half* rows) {
   const auto [c, k, s, r] = cute::flatten(at);
-  std::vector<Half> tile(d.box[1] * d.box[0]);
   for (int64_t i = 0; i < d.box[1] && k + i < d.sizes[1]; ++i)
     for (int64_t j = 0; j < d.box[0] && c + j < d.sizes[0]; ++j)
-      tile[i * d.box[0] + j] = *reinterpret_cast<const Half*>(d.data + (c + j) * d.strides[0] + (k + i) * d.strides[1] +
+      rows[i * d.box[0] + j] = *reinterpret_cast<const Half*>(d.data + (c + j) * d.strides[0] + (k + i) * d.strides[1] +
                                                               s * d.strides[2] + r * d.strides[3]);
+}
+
+// A step's N output channels by 64 input channels, of which each block of the cluster copies its part to all of them.
+template <class Whole, int N, class Main, class Global>
+std::vector<Half> load_weights(const Main& main, const Descriptor& d, const Global& step, bool& good) {
+  using Shared = typename Whole::Main::SmemLayoutB;
+  static std::vector<Half> memory(cute::cosize_v<Shared>);
+  const auto stages = cute::make_tensor(cute::make_smem_ptr(memory.data()), Shared{});
+  std::vector<Half> tile(N * 64);
+  for (int rank = 0; rank < Whole::GROUPS; ++rank) {
+    const int row = rank * (N / Whole::GROUPS);
+    const auto slice = main.tma_load_b.get_slice(rank);
+    const auto to = slice.partition_D(stages);
+    good &= cute::raw_pointer_cast(&to(_0{})) == cute::raw_pointer_cast(&stages(row, _0{}, _0{}));
+    load_weight(d, slice.partition_S(step)(_0{}), tile.data() + row * 64);
+  }
   return tile;
 }
 
@@ -48,17 +64,17 @@ struct Told {
   const Added& tCrC;
 };
 
-// The outputs of a block from its sums and residuals, both 128 x N, by our node.
-template <class Whole, int N>
+// The outputs of a block from its sums and residuals, both M x N, by our node.
+template <class Whole, int M, int N>
 void finish(const std::vector<float>& sums, const std::vector<Half>& added, TileChannels<N>& channels,
             std::vector<Half>& outputs) {
   using Epilogue = typename Whole::Epilogue;
   const typename Epilogue::EpilogueTile tile;
   const auto atom = cute::make_tiled_copy_C_atom(typename Epilogue::CopyAtomC{}, typename Whole::Main::TiledMma{});
   const auto copy = cute::make_tiled_copy_S(cute::Copy_Atom<typename Epilogue::CopyOpR2S, Half>{}, atom);
-  const auto block = cute::make_identity_tensor(cute::make_shape(cute::Int<128>{}, cute::Int<N>{}));
+  const auto block = cute::make_identity_tensor(cute::make_shape(cute::Int<M>{}, cute::Int<N>{}));
   constexpr int COUNT = Epilogue::DispatchPolicy::FragmentSize;
-  for (int thread = 0; thread < 128; ++thread) {
+  for (int thread = 0; thread < M; ++thread) {  // of consumers there are as many as pixels
     const auto at = copy.get_slice(thread).partition_S(cute::flat_divide(block, tile));  // (elements, m, n, tile m, n)
     for (int m = 0; m < cute::size<3>(at); ++m)
       for (int n = 0; n < cute::size<4>(at); ++n) {
@@ -85,14 +101,15 @@ void finish(const std::vector<float>& sums, const std::vector<Half>& added, Tile
   }
 }
 
-// Between memory and a tile of 128 x N, as the epilogue loads the residual and stores the output.
-template <class Whole, int N, class Map, class Sizes, class Move>
+// Between memory and a tile of M x N, as the epilogue loads the residual and stores the output.
+template <class Whole, int M, int N, class Map, class Sizes, class Move>
 void each_box(const Map& map, const Sizes& sizes, int tile_m, int tile_n, Move move) {
   const typename Whole::Epilogue::EpilogueTile box;
-  const auto [M, K, ignored, L] = sizes;
-  const auto whole =
-      cute::coalesce(map.get_tma_tensor(cute::make_shape(M, K, L)), cute::Shape<cute::_128, cute::Int<N>>{});
-  const auto block = cute::local_tile(whole, cute::Shape<cute::_128, cute::Int<N>>{}, cute::make_coord(tile_m, tile_n));
+  const auto [pixels, k, ignored, images] = sizes;
+  const auto whole = cute::coalesce(map.get_tma_tensor(cute::make_shape(pixels, k, images)),
+                                    cute::Shape<cute::Int<M>, cute::Int<N>>{});
+  const auto block =
+      cute::local_tile(whole, cute::Shape<cute::Int<M>, cute::Int<N>>{}, cute::make_coord(tile_m, tile_n));
   const auto boxes = cute::flat_divide(block, box);
   const Descriptor& d = descriptor(map.get_tma_descriptor());
   constexpr int ROWS = cute::size<0>(box), COLUMNS = cute::size<1>(box);
@@ -108,9 +125,28 @@ void each_box(const Map& map, const Sizes& sizes, int tile_m, int tile_n, Move m
     }
 }
 
-template <int N, Slope SLOPE = Slope::tensor, Residual RESIDUAL = Residual::before>
+// run(tile of pixels, tile of channels) for every tile, in the order of the kernel's blocks on a GPU of 6
+// multiprocessors.
+template <class Whole, class Run>
+bool each_tile(const typename Whole::Params& params, Run run) {
+  const dim3 grid = Whole::grid(params, 6);
+  bool good = grid.z == 1;
+  if constexpr (Whole::GROUPS == 1) {
+    for (int m = 0; m < int(grid.x); ++m)
+      for (int n = 0; n < int(grid.y); ++n) run(m, n);
+  } else {
+    const auto order = Whole::Kernel::order(params);
+    good &= grid.x % 2 == 0 && grid.x <= 6 && grid.y == 1 && int(grid.x) / 2 <= order.pairs();
+    for (int block = 0; block < int(grid.x); ++block)
+      for (int pair = block / 2; pair < order.pairs(); pair += grid.x / 2)
+        run(order.pixel(pair, block % 2), order.channel(pair));
+  }
+  return good;
+}
+
+template <int M, int N, Slope SLOPE = Slope::tensor, Residual RESIDUAL = Residual::before>
 int check(const char* name, const Case& c) {
-  using Whole = sm90::Product<Half, N, SLOPE, RESIDUAL>;
+  using Whole = sm90::Product<Half, M, N, SLOPE, RESIDUAL>;
   constexpr bool ADDS = RESIDUAL != Residual::none;
   const Filled<Half> filled(c, SLOPE, RESIDUAL);
   const ConvProblem p = filled.problem();
@@ -121,51 +157,45 @@ int check(const char* name, const Case& c) {
   bool good = conv_reasons(p).empty() && Whole::Kernel::can_implement(arguments) &&
               atrous::cuda::refused == CUDA_SUCCESS && descriptors.size() == 3 + ADDS;
   const auto sizes = params.problem_shape;
-  const dim3 grid = Whole::Kernel::get_grid_shape(params);
-  good &= cute::get<0>(sizes) == p.pixels() && cute::get<1>(sizes) == p.k && grid.z == 1;
+  good &= cute::get<0>(sizes) == p.pixels() && cute::get<1>(sizes) == p.k;
 
   const auto& main = params.mainloop;
+  using Tile = typename Whole::Tile;
   const auto x =
       cute::local_tile(main.tma_load_a.get_tma_tensor(cute::make_shape(cute::get<0>(sizes), cute::get<2>(sizes))),
-                       sm90::Tile<N>{}, cute::make_coord(_, _, _), cute::Step<cute::_1, cute::Underscore, cute::_1>{});
+                       Tile{}, cute::make_coord(_, _, _), cute::Step<cute::_1, cute::Underscore, cute::_1>{});
   const auto weight =
       cute::local_tile(main.tma_load_b.get_tma_tensor(cute::make_shape(cute::get<1>(sizes), cute::get<2>(sizes))),
-                       sm90::Tile<N>{}, cute::make_coord(_, _, _), cute::Step<cute::Underscore, cute::_1, cute::_1>{});
+                       Tile{}, cute::make_coord(_, _, _), cute::Step<cute::Underscore, cute::_1, cute::_1>{});
   const Descriptor &of_x = descriptor(main.tma_load_a.get_tma_descriptor()),
                    &of_weight = descriptor(main.tma_load_b.get_tma_descriptor());
-  good &= of_x.gathers && of_x.box[0] == 64 && of_x.box[1] == 128 && !of_weight.gathers && of_weight.box[0] == 64 &&
-          of_weight.box[1] == N && of_weight.box[2] == 1 && of_weight.box[3] == 1;
-  good &= int(grid.x) == cute::size<2>(x) && int(grid.y) == cute::size<2>(weight);
+  good &= of_x.gathers && of_x.box[0] == 64 && of_x.box[1] == M && !of_weight.gathers && of_weight.box[0] == 64 &&
+          of_weight.box[1] == N / Whole::GROUPS && of_weight.box[2] == 1 && of_weight.box[3] == 1;
 
   const auto steps = cute::shape<3>(x);  // which make_coord_iterator refers to
   std::vector<int> stored(p.pixels() * p.k);
-  for (int tile_m = 0; tile_m < int(grid.x); ++tile_m)
-    for (int tile_n = 0; tile_n < int(grid.y); ++tile_n) {
-      std::vector<float> sums(128 * N);
-      auto step = cute::make_coord_iterator(steps);
-      for (int i = 0; i < cute::size(steps); ++i, ++step) {
-        const auto a = load_x(of_x, x(_0{}, _0{}, tile_m, *step));
-        const auto b = load_weight(of_weight, weight(_0{}, _0{}, tile_n, *step));
-        for (int m = 0; m < 128; ++m)
-          for (int n = 0; n < N; ++n)
-            for (int d = 0; d < 64; ++d) sums[m * N + n] += float(a[m * 64 + d]) * float(b[n * 64 + d]);
-      }
-      TileChannels<N> channels;
-      for (int i = 0; i < N && tile_n * N + i < p.k; ++i) {
-        const Channel<float> channel = p.vectors.at<float>(tile_n * N + i);
-        channels.scale[i] = channel.affine.scale, channels.shift[i] = channel.affine.shift;
-        channels.slope[i] = channel.slope;
-      }
-      std::vector<Half> added(128 * N), outputs(128 * N);
-      if constexpr (ADDS)
-        each_box<Whole, N>(params.epilogue.tma_load_c, sizes, tile_m, tile_n,
-                           [&](int64_t at, Half* from) { added[at] = *from; });
-      finish<Whole, N>(sums, added, channels, outputs);
-      each_box<Whole, N>(params.epilogue.tma_store_d, sizes, tile_m, tile_n, [&](int64_t at, Half* to) {
-        *to = outputs[at];
-        ++stored.at(to - filled.y.data);
-      });
+  good &= each_tile<Whole>(params, [&](int tile_m, int tile_n) {
+    std::vector<float> sums(M * N);
+    auto step = cute::make_coord_iterator(steps);
+    for (int i = 0; i < cute::size(steps); ++i, ++step) {
+      const auto a = load_x(of_x, x(_0{}, _0{}, tile_m, *step));
+      const auto b = load_weights<Whole, N>(main, of_weight, weight(_, _, tile_n, *step), good);
+      for (int m = 0; m < M; ++m)
+        for (int n = 0; n < N; ++n)
+          for (int d = 0; d < 64; ++d) sums[m * N + n] += float(a[m * 64 + d]) * float(b[n * 64 + d]);
     }
+    TileChannels<N> channels;
+    for (int thread = 0; thread < 32; ++thread) channels.load(p.vectors, tile_n * N, p.k, thread, 32);
+    std::vector<Half> added(M * N), outputs(M * N);
+    if constexpr (ADDS)
+      each_box<Whole, M, N>(params.epilogue.tma_load_c, sizes, tile_m, tile_n,
+                            [&](int64_t at, Half* from) { added[at] = *from; });
+    finish<Whole, M, N>(sums, added, channels, outputs);
+    each_box<Whole, M, N>(params.epilogue.tma_store_d, sizes, tile_m, tile_n, [&](int64_t at, Half* to) {
+      *to = outputs[at];
+      ++stored.at(to - filled.y.data);
+    });
+  });
   double worst = 0;
   int64_t bad = 0;
   for (int64_t pixel = 0; pixel < p.pixels(); ++pixel)
@@ -174,16 +204,16 @@ int check(const char* name, const Case& c) {
       bad += !(off <= 2) || stored[pixel * p.k + k] != 1;  // NaN too
       worst = std::fmax(worst, off);
     }
-  std::printf("%s %s 128x%d: %zu elements, %lld of them wrong, worst %.2f\n", good && !bad ? "ok" : "WRONG", name, N,
+  std::printf("%s %s %dx%d: %zu elements, %lld of them wrong, worst %.2f\n", good && !bad ? "ok" : "WRONG", name, M, N,
               stored.size(), (long long)bad, worst);
   return !(good && !bad);
 }
 
-// The plan takes these products for what CUTLASS and the driver take, where the channels are whole steps, and for
-// nothing else: over corners and offsets around their bounds.
+// A plan that is asked for these products has them for what CUTLASS and the driver take, and for nothing else: over
+// corners and offsets around their bounds.
 int check_plans() {
   int wrong = 0, taken = 0, asked = 0;
-  using Whole = sm90::Product<Half, 64, Slope::tensor, Residual::before>;
+  using Whole = sm90::Product<Half, 128, 64, Slope::tensor, Residual::before>;
   for (int64_t c : {8, 40, 48, 64, 72, 88, 96, 136, 144})
     for (int64_t kernel : {1, 2, 3, 32})
       for (int64_t padding : {0, 1, 127, 128, 129, 200})
@@ -210,22 +240,30 @@ int check_plans() {
             bool takes = Whole::Kernel::can_implement(arguments);
             if (takes) Whole::Kernel::to_underlying_arguments(arguments, nullptr);
             takes &= atrous::cuda::refused == CUDA_SUCCESS;
-            const ConvPlan plan = conv_plan(p, 1, true), other = conv_plan(p, 1, false);
+            const ConvPlan plan = conv_plan(p, {90, 1, true, "wgmma-128x64"}),
+                           other = conv_plan(p, {90, 1, false, "wgmma-128x64"});
             ++asked, taken += plan.tma;
-            const bool right = c % 64 ? takes || !plan.tma : plan.tma == takes;
-            if (right && !other.tma && (plan.splits == 1 || !plan.tma)) continue;
+            wrong += conv_plan(p, {90, 1, true, ""}).tile == Tile::t256x128;  // nobody has measured it
+            if (plan.tma == takes && !other.tma && (plan.splits == 1 || !plan.tma)) continue;
             ++wrong;
             std::printf("WRONG plan: %lld channels, kernel %lld, padding %lld, dilation %lld, stride %lld: %d\n",
                         (long long)c, (long long)kernel, (long long)padding, (long long)dilation, (long long)stride,
                         plan.tma);
           }
   ConvProblem p{};
-  p.n = 64, p.h = p.w = p.p = p.q = 56, p.c = p.k = 64, p.r = p.s = p.groups = 1;
-  for (int i = 0; i < 2; ++i) p.stride[i] = p.dilation[i] = 1;
+  p.n = 64, p.h = p.w = p.p = p.q = 56, p.c = p.k = 64, p.r = p.s = 3, p.groups = 1;
+  for (int i = 0; i < 2; ++i) p.stride[i] = p.dilation[i] = p.padding[i] = 1;
   const auto tma = [&](ScalarType type, int64_t c, int64_t n) {
     p.type = type, p.c = p.x_strides[0] = c, p.n = n;
-    return conv_plan(p, 132, true).tma;
+    return conv_plan(p, {90, 132, true, ""}).tma;
   };
+  const auto named = [&](const char* name, Tile tile, bool tma) {
+    const ConvPlan plan = conv_plan(p, {90, 132, true, name});
+    return is_conv_tile(name) && plan.tile == tile && plan.tma == tma && plan.multiprocessors == 132;
+  };
+  wrong += !tma(ScalarType::Half, 256, 64) || !named("wgmma-256x128", Tile::t256x128, true) ||
+           !named("mma-128x128", Tile::t128x128, false) || is_conv_tile("256x128") || is_conv_tile("");
+  wrong += tma(ScalarType::Float, 256, 64) || named("wgmma-256x128", Tile::t256x128, true);  // what does not take it
   wrong += !tma(ScalarType::Half, 64, 64) || tma(ScalarType::Float, 64, 64) || tma(ScalarType::Half, 4, 64) ||
            tma(ScalarType::Half, 64, 1);  // fp32, a stem, too few blocks
   std::printf("%s plans: %d of %d by TMA\n", wrong ? "WRONG" : "ok", taken, asked);
@@ -236,7 +274,7 @@ int check_plans() {
 int check_refusal() {
   const Filled<Half> filled({1, 8, 8, 64, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 0});
   answer = CUDA_ERROR_NOT_PERMITTED;
-  const cudaError_t got = sm90::run<Half, 64>(filled.problem(), nullptr);
+  const cudaError_t got = sm90::run<Half, 128, 64>(filled.problem(), 1, nullptr);
   answer = CUDA_SUCCESS;
   if (got != cudaErrorNotPermitted) std::printf("WRONG: a refused descriptor gives %s\n", cudaGetErrorName(got));
   return got != cudaErrorNotPermitted;
@@ -252,11 +290,14 @@ int main() {
   const Case strided{2, 20, 19, 48, 64, 7, 5, {3, 2}, {3, 0}, {1, 2}, 0};
   const Case poisoned{1, 21, 21, 56, 64, 3, 3, {1, 1}, {6, 6}, {6, 6}, INFINITY};
   const Case farthest{1, 3, 2, 56, 8, 3, 2, {8, 8}, {127, 127}, {127, 254}, 0};
+  const Case many{5, 19, 17, 64, 264, 1, 3, {1, 1}, {0, 1}, {1, 1}, 0};  // 7 x 3 tiles: clusters come back, odd
   int wrong = check_plans() + check_refusal();
-  wrong += check<128>("plain", plain) + check<64>("plain", plain);
-  wrong += check<128, Slope::tensor, Residual::after>("dilated", dilated) + check<64>("dilated", dilated);
-  wrong += check<64, Slope::relu, Residual::none>("without a residual", dilated);
-  wrong += check<128>("pointwise", pointwise) + check<64>("strided", strided) + check<64>("poisoned", poisoned);
-  wrong += check<64>("farthest", farthest);
+  wrong += check<128, 128>("plain", plain) + check<128, 64>("plain", plain) + check<256, 128>("plain", plain);
+  wrong += check<128, 128, Slope::tensor, Residual::after>("dilated", dilated) + check<128, 64>("dilated", dilated);
+  wrong += check<128, 64, Slope::relu, Residual::none>("without a residual", dilated);
+  wrong += check<256, 128, Slope::relu, Residual::none>("without a residual", many);
+  wrong += check<128, 128>("pointwise", pointwise) + check<128, 64>("strided", strided);
+  wrong += check<128, 64>("poisoned", poisoned) + check<256, 128, Slope::tensor, Residual::after>("poisoned", poisoned);
+  wrong += check<128, 64>("farthest", farthest);
   return wrong;
 }

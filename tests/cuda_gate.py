@@ -27,7 +27,7 @@ class Kernel:
     """name: demangled, without its parameters. Sizes in bytes a thread; shared: a block's, what is known statically.
 
     opcodes: how often each instruction is in the code, by the name before its first dot; those that move 16 bytes once
-        more, as LDG.128, and those that gather, as UTMALDG.IM2COL.
+        more, as LDG.128, and those that gather or write to a cluster, as UTMALDG.IM2COL and UTMALDG.MULTICAST.
     threads: of a block at most, by its launch bounds. serial: whether ptxas makes every wgmma wait for the last one.
     """
 
@@ -142,7 +142,7 @@ def opcodes(sass: str) -> dict[str, Counter]:
         name, _, code = function.partition("\n")
         found[name.strip()] = Counter()
         for opcode, more in re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?([A-Z][A-Z0-9]*)([.\w]*)", code, re.M):
-            kinds = [f"{opcode}{kind}" for kind in (".128", ".IM2COL") if kind in more]
+            kinds = [f"{opcode}{kind}" for kind in (".128", ".IM2COL", ".MULTICAST") if kind in more]
             found[name.strip()].update([opcode, *kinds])
     return found
 

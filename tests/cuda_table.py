@@ -23,7 +23,7 @@ def label(kernel: gate.Kernel) -> str:
     name, _, arguments = kernel.name.partition("<")
     dtype = next((TYPES[word] for word in re.findall(r"\w+", arguments) if word in TYPES), "")
     if name == "conv_sm90_kernel":
-        return f"conv_sm90, {dtype}, 128x{arguments.split(', ')[1]}"
+        return f"conv_sm90, {dtype}, {'x'.join(arguments.split(', ')[1:3])}"
     tile = re.search(r"Shape<\w+, (\d+), (\d+), (?:\d+, ){4}(\d+)", arguments)
     few = " by 4 channels" if tile and tile[3] == "4" and dtype != "fp32" else ""
     return f"{name.removesuffix('_kernel')}, {dtype}" + (f", {tile[1]}x{tile[2]}{few}" if tile else "")

@@ -1,25 +1,32 @@
-"""A small launch of every CUDA kernel, of Triton in every config, for compute-sanitizer: `.ci/gpu right` runs it.
+"""A small launch of every CUDA kernel, of Triton in every config: the first thing to run on a GPU, and what the
+sanitizers see.
 
-Those in C++ are left out where the library is not built for the card, and under Triton's interpreter.
-Values are what the tests check; here only that each launch ends and writes all of its output.
+Each is named before it runs and waited for, so that the last line names the one that hangs or ends the process. One
+that fails does not end the run; the exit status is then 1. Those in C++ are left out where the library is not built for
+this GPU, and under Triton's interpreter. Values are what the tests check; here only that all of an output is written.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from unittest import mock
 
 import torch
 
 from atrous import ops_build, ops_cuda
-from atrous.triton_kernels import configs, conv, reduction_plan, statistics
+from atrous.triton_kernels import configs, conv, statistics
 from atrous.triton_kernels.describe import conv_key
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPE = torch.float16
 NHWC, NCHW = torch.channels_last, torch.contiguous_format
 WHOLE = (1, 1), (2, 2), (2, 2), 1  # stride, padding, dilation, groups
+Outputs = torch.Tensor | tuple[torch.Tensor, ...]
+Launch = tuple[str, Callable[[], Outputs]]  # what it is called, and the call
 
 
 def draw(*size: int, memory_format: torch.memory_format = NCHW) -> torch.Tensor:
@@ -37,6 +44,8 @@ def convolutions():
     halves = (2, 2), (1, 1), (1, 1), 1
     yield draw(2, 64, 10, 12, memory_format=NHWC), draw(72, 64, 3, 3), halves, NHWC, None
     yield draw(2, 3, 9, 11, memory_format=NHWC), draw(33, 3, 7, 7), ((2, 2), (3, 3), (1, 1), 1), NHWC, None
+    far = (1, 1), (8, 8), (8, 8), 1  # a halo wider than the map; the last channels do not fill a step
+    yield draw(2, 72, 9, 11, memory_format=NHWC), draw(72, 72, 3, 3), far, NHWC, None
     yield draw(2, 31, 9, 11), draw(33, 31, 1, 3), ((2, 1), (0, 5), (1, 5), 1), NCHW, None
     yield draw(2, 32, 9, 11, memory_format=NHWC), draw(32, 8, 3, 3), (*WHOLE[:3], 4), NHWC, None
     for layout in (NHWC, NCHW):
@@ -50,51 +59,48 @@ def ending(channels: int, size: torch.Size, layout: torch.memory_format, kind: s
     return *vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout), False
 
 
-def pointwise(primitive: Callable[[str], Callable]) -> int:
-    """The kernels without a convolution, of one language; returns how many launches."""
-    count = 0
-    for size, layout in (((9, 16, 9, 11), NHWC), ((2, 16, 4, 8), NCHW), ((29, 5, 7, 7), NCHW)):
+# Of each layout a batch whose reductions one program makes, and one that several share (reduction_plan.grid).
+MAPS = [((batch, 16, 9, 11), NHWC) for batch in (2, 9)]
+MAPS += [((batch, *rest), NCHW) for *batches, rest in ((2, 9, (16, 4, 8)), (29, 45, (5, 7, 7))) for batch in batches]
+
+
+def pointwise(language: str, primitive: Callable[[str], Callable]) -> Iterator[Launch]:
+    """The kernels without a convolution, forward and backward."""
+    for size, layout in MAPS:
         for kind in ("relu", "tensor", "random"):
             z = draw(*size, memory_format=layout)
-            arguments = ending(size[1], z.shape, layout, kind)
-            for dropout in (0.0, 0.5):
-                assert primitive("_epilogue")(z, *arguments, dropout).isfinite().all()
-            count += 2 + training(primitive, z, *arguments)
-    return count
+            label = f"{language} %s {size} {'NHWC' if layout == NHWC else 'NCHW'} {kind}"
+            call = z, *ending(size[1], z.shape, layout, kind)
+            backward, sums = (torch.randn_like(z), *call, 0.5), torch.randn(3, size[1], device=DEVICE)
+            yield label % "epilogue", partial(primitive("_epilogue"), *call, 0.0)
+            yield label % "epilogue with dropout", partial(primitive("_epilogue"), *call, 0.5)
+            yield label % "statistics", partial(primitive("_statistics"), z)
+            yield label % "epilogue_reduce", partial(primitive("_epilogue_reduce"), *backward)
+            run = partial(primitive("_epilogue_backward"), *backward[:2], sums, True, True, *backward[2:])
+            yield label % "epilogue_backward", run
 
 
-def training(primitive: Callable[[str], Callable], z: torch.Tensor, *arguments) -> int:
-    """The kernels of a backward pass, by one program and by several, with dropout."""
-    for least in (reduction_plan.REDUCTION_STEPS, 1):
-        with mock.patch.object(reduction_plan, "REDUCTION_STEPS", least):
-            mean, var = primitive("_statistics")(z)
-            call = torch.randn_like(z), z, mean, var, *arguments[2:], 0.5
-            sums = primitive("_epilogue_reduce")(*call)
-            found = primitive("_epilogue_backward")(*call[:2], sums, True, True, *call[2:])
-            assert all(t.isfinite().all() for t in (mean, var, sums, *found))
-    return 6
-
-
-def launches() -> int:
-    """Runs them all; returns how many."""
-    count = 0
+def triton() -> Iterator[Launch]:
     for x, w, geometry, layout, config in convolutions():
         size = torch.conv2d(x.to("meta"), w.to("meta"), None, *geometry).shape
         arguments = ending(w.shape[0], size, layout, "tensor" if config else "random")
-        assert conv.conv_epilogue(
-            x, w, None, *geometry, *arguments, memory_format=layout, config=config
-        ).isfinite().all()  # fmt: skip
-        count += 1
+        label = f"triton %s {tuple(x.shape)} * {tuple(w.shape)} {config.describe() if config else 'predicted config'}"
+        run = partial(conv.conv_epilogue, x, w, None, *geometry, *arguments, memory_format=layout, config=config)
+        yield label % "conv_epilogue", run
         if config is None or config.waves or w.shape[1] == 1:
             fits = config if config and config.waves and config.elements <= 64 else None
-            z, mean, var = statistics.conv_statistics(x, w, None, *geometry, memory_format=layout, config=fits)
-            assert all(t.isfinite().all() for t in (z, mean, var))
-            count += 1
-    return count + pointwise(ops_cuda.pointwise)
+            run = partial(statistics.conv_statistics, x, w, None, *geometry, memory_format=layout, config=fits)
+            yield label % "conv_statistics", run
+    yield from pointwise("triton", ops_cuda.pointwise)
 
 
-def native() -> int:
-    """The same of libatrous.so: convolutions in shares, in large tiles, of a stem, and one that it leaves to torch."""
+# What ATROUS_CONV_TILE takes; without a name the predicted one.
+TILES = ("", "wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
+
+
+def native() -> Iterator[Launch]:
+    """libatrous.so: convolutions with splits, in large tiles and in each tile that can have them, of a stem, and one
+    that it leaves to torch."""
     calls = [
         (2, 64, 9, 72, 3, 1),
         (8, 64, 56, 64, 3, 1),
@@ -102,12 +108,46 @@ def native() -> int:
         (2, 3, 30, 64, 7, 1),
         (2, 32, 9, 32, 3, 4),
     ]
-    for images, channels, side, out, kernel, groups in calls:
+    for tile, (images, channels, side, out, kernel, groups) in itertools.product(TILES, calls):
         x, w = draw(images, channels, side, side, memory_format=NHWC), draw(out, channels // groups, kernel, kernel)
         geometry = (1, 1), (kernel // 2,) * 2, (1, 1), groups
         arguments = ending(out, torch.Size((images, out, side, side)), NHWC, "tensor")
-        assert torch.ops.atrous._conv_epilogue(x, w, None, *geometry, *arguments, 0.0).isfinite().all()
-    return len(calls) + pointwise(lambda name: getattr(torch.ops.atrous, name))
+        run = partial(in_tile, tile, torch.ops.atrous._conv_epilogue, x, w, None, *geometry, *arguments, 0.0)
+        yield f"native conv_epilogue {tuple(x.shape)} * {tuple(w.shape)} {tile or 'predicted tile'}", run
+    yield from pointwise("native", lambda name: getattr(torch.ops.atrous, name))
+
+
+def in_tile(tile: str, run: Callable[..., Outputs], *arguments) -> Outputs:
+    with mock.patch.dict(os.environ, ATROUS_CONV_TILE=tile):
+        return run(*arguments)
+
+
+def failure(run: Callable[[], Outputs]) -> str:
+    """Why a launch failed; empty if it did not."""
+    try:
+        found = run()
+        outputs = found if isinstance(found, tuple) else (found,)
+        written = all(bool(output.isfinite().all()) for output in outputs)  # which waits for the kernel
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "" if written else "not all of its output is finite"
+
+
+def main(launches: Iterable[Launch]) -> int:
+    count = failed = 0
+    for label, run in launches:
+        print(label, end=": ", flush=True)
+        reason = failure(run)
+        print(f"FAILED, {reason}" if reason else "done", flush=True)
+        count, failed = count + 1, failed + bool(reason)
+    print(f"{count} launches, {failed} failed")
+    return int(failed > 0)
+
+
+def every() -> Iterator[Launch]:
+    yield from triton()
+    if DEVICE == "cuda" and not ops_build.lacks(torch.device("cuda", torch.cuda.current_device())):
+        yield from native()
 
 
 if __name__ == "__main__":
@@ -115,5 +155,4 @@ if __name__ == "__main__":
         import quick_interpreter
 
         quick_interpreter.quicken()
-    built = DEVICE == "cuda" and not ops_build.lacks(torch.device("cuda", torch.cuda.current_device()))
-    print(f"{launches() + (native() if built else 0)} launches")
+    sys.exit(main(every()))

@@ -59,6 +59,12 @@ def test_empty_batch_in_eval(row, changes):
     assert agree("conv_bn_act", row, make_site(**changes)).shape == (0, 6, 7, 6)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_empty_batch_with_a_residual_of_any_layout(row, layout):
+    site = make_site(batch=0, padding=1, slope="relu")
+    agree("conv_bn_act", row, site | dict(residual=torch.empty(0, 6, 9, 8, memory_format=layout)))
+
+
 def test_empty_batch_in_bn_act_and_add_act(row):
     empty = torch.zeros(0, 4, 5, 5)
     agree("bn_act", row, dict(input=empty, running_mean=torch.zeros(4), running_var=torch.ones(4), slope="relu"))

@@ -20,6 +20,9 @@ CASES = [
 ]
 
 
+TILES = ("wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_product(case, dtype, monkeypatch):
@@ -30,3 +33,11 @@ def test_a_product(case, dtype, monkeypatch):
     y = atrous.conv_bn_act(**made, backend="native")
     assert y.is_contiguous(memory_format=NHWC)
     testing.assert_close(y, made)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_named_tile(case, tile, monkeypatch):
+    """Every tile on every case, whatever is predicted; a case that it cannot take has another."""
+    monkeypatch.setenv("ATROUS_CONV_TILE", tile)
+    test_a_product(case, torch.bfloat16, monkeypatch)

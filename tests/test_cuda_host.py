@@ -118,6 +118,18 @@ def test_what_is_around_the_products_of_a_convolution(ops, convolution, dtype):
         test_native.assert_near(y, reference.epilogue(z, *map(test_native.wide, e)), eager)
 
 
+def test_the_name_of_a_tile(ops, monkeypatch):
+    """One that is built is taken where it can be; any other is one sentence."""
+    x, w = torch.randn(1, 64, 9, 9).to(memory_format=torch.channels_last), torch.randn(64, 64, 3, 3)
+    call = lambda: ops._conv_epilogue(x, w, None, (1, 1), (1, 1), (1, 1), 1, *Epilogue())  # noqa: E731
+    y = call()
+    monkeypatch.setenv("ATROUS_CONV_TILE", "mma-128x64")
+    torch.testing.assert_close(call(), y)  # whose reduction was in other splits
+    monkeypatch.setenv("ATROUS_CONV_TILE", "512x512")
+    with pytest.raises(RuntimeError, match="ATROUS_CONV_TILE: expected one of wgmma-256x128, .*64x64, got 512x512"):
+        call()
+
+
 def test_a_convolution_that_no_kernel_takes(ops):
     """Groups, contiguous tensors, fp64, what is drawn: torch's own, then the epilogue."""
     for kind, place in test_native.CASES:

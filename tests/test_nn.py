@@ -1,9 +1,11 @@
 import copy
 import io
+import itertools
 import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, FrozenConv2d
@@ -106,6 +108,32 @@ def test_frozen_packs_are_never_stale_copied_or_saved():
     frozen.weight = torch.zeros_like(frozen.weight)
     assert torch.equal(frozen(x), frozen.bias[None, :, None, None].expand_as(before))
     assert torch.equal(frozen.double()(x.double()).float(), frozen.bias.float()[None, :, None, None].expand_as(before))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+@pytest.mark.parametrize("channels, kernel, groups", [(24, 3, 24), (16, 1, 1), (1, 3, 1), (16, 3, 1)])
+@torch.no_grad()
+def test_frozen_has_the_layout_of_eager(row, channels, kernel, groups, dtype):
+    """Of weights that are NCHW the input decides, whatever the packed product's own layout is."""
+    conv = nn.Conv2d(channels, 48, kernel, padding=kernel // 2, groups=groups, dtype=dtype)
+    frozen = FrozenConv2d(conv, backend=row)
+    formats = (torch.channels_last, torch.contiguous_format)
+    for of_weight, of_input in itertools.product(formats, formats):
+        conv.weight.data = frozen.to(memory_format=of_weight).weight
+        x = torch.randn(2, channels, 9, 8).to(dtype, memory_format=of_input)
+        r = torch.randn_like(conv(x))
+        tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 16 * torch.finfo(dtype).eps}
+        for y, eager in ((frozen(x, r), conv(x) + r), (frozen(x, None, 0.5), F.leaky_relu(conv(x), 0.5))):
+            torch.testing.assert_close(y, eager, **tolerance)
+            assert y.stride() == eager.stride()
+
+
+@torch.no_grad()
+def test_frozen_takes_a_bias_of_any_stride(row):
+    frozen, x = FrozenConv2d(nn.Conv2d(8, 16, 5), backend=row), torch.randn(1, 8, 9, 8)
+    dense = frozen(x)
+    frozen.bias = torch.stack([frozen.bias, torch.full_like(frozen.bias, float("nan"))], 1)[:, 0]
+    assert torch.equal(frozen(x), dense)
 
 
 @torch.no_grad()

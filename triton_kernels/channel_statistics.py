@@ -45,12 +45,14 @@ def statistics_kernel(
     tile, share = program % tiles, program // tiles
     first = tl.expand_dims(first_of(tile, share, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS), AXIS)
     channel = tl.expand_dims(channels_of(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS), AXIS)
-    shift = tl.load(z_ptr + first, mask=channel < channels, other=0.0).to(DTYPE)
+    shift = tl.load(z_ptr + tl.where(channel < channels, first, 0), mask=channel < channels, other=0.0).to(DTYPE)
     total = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
     # a lane has a value wherever its row (its column) exists: the channels that don't exist have any number of values
     count, squares = tl.full([1, BLOCK_COLS] if LAYOUT == "planes" else [BLOCK_ROWS, 1], 0.0, DTYPE), total
     for step in tl.range(share, steps, shares, num_stages=STAGES):
-        row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+        row, col, row_there, col_there = position(
+            tile, step, rows, cols, channels, LAYOUT, GROUP, BLOCK_ROWS, BLOCK_COLS
+        )  # fmt: skip
         mask = row_there[:, None] & col_there[None, :]
         z = tl.load(z_ptr + row[:, None] * cols + col[None, :], mask=mask, other=0.0).to(DTYPE)
         z = tl.where(mask, z - shift, 0.0)

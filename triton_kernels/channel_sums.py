@@ -60,7 +60,9 @@ def reduce_kernel(
     plain = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
     weighted, slopes = plain, plain
     for step in tl.range(share, steps, shares, num_stages=STAGES):
-        row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+        row, col, row_there, col_there = position(
+            tile, step, rows, cols, channels, LAYOUT, GROUP, BLOCK_ROWS, BLOCK_COLS
+        )  # fmt: skip
         mask = row_there[:, None] & col_there[None, :]
         z, dy, du, u = gradients(
             grad_ptr, z_ptr, residual_ptr, seed_ptr, row[:, None] * cols + col[None, :],

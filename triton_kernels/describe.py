@@ -183,8 +183,8 @@ def _describe(
 
 
 def _check_residual(residual: Like, y: Like) -> None:
-    """Raises ValueError unless it is laid out as y is; strides of sizes of 1 mean nothing."""
-    same = all(size == 1 or s == t for size, s, t in zip(y[0], residual[1], y[1]))
+    """Raises ValueError unless it is laid out as y is; strides of sizes of 1, and of nothing, mean nothing."""
+    same = 0 in y[0] or all(size == 1 or s == t for size, s, t in zip(y[0], residual[1], y[1]))
     if residual[0] != y[0] or residual[2] != y[2] or not same:
         expected, got = (f"{tuple(shape)}, {strides}, {dtype}" for shape, strides, dtype in (y, residual))
         raise ValueError(f"residual: expected shape, strides, dtype {expected}, got {got}")

@@ -60,13 +60,12 @@ def gradient_registers(element_size: int) -> int:
     return 168 if element_size < 8 else 255
 
 
-def reduction_options(config: Pointwise, element_size: int) -> dict[str, int]:
-    """Warps, the most registers of a thread, so that two programs fit a multiprocessor, and the pipeline's stages. In
-    fp64 one program may have all registers, and its tiles are too large to wait in shared memory."""
-    num_warps = 2 * config.num_warps
-    if element_size == 8:
-        return {"num_warps": num_warps, "maxnreg": 255, "STAGES": 1}
-    return {"num_warps": num_warps, "maxnreg": 128, "STAGES": 4}
+def reduction_options(config: Pointwise, element_size: int, wide: bool) -> dict[str, int]:
+    """Warps, the most registers of a thread, so that two programs fit a multiprocessor, and the pipeline's stages. With
+    64-bit offsets or in fp64 one program may have all registers; tiles of fp64 are too large to wait in shared memory.
+    """
+    most = 255 if wide or element_size == 8 else 128
+    return {"num_warps": 2 * config.num_warps, "maxnreg": most, "STAGES": 1 if element_size == 8 else 4}
 
 
 def pointwise_prune(key: PointwiseKey) -> list[Pointwise]:

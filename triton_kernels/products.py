@@ -32,13 +32,31 @@ def load_box(x, image, row, column, tap, channel, L: tl.constexpr, T: tl.constex
 
 @triton.jit
 def load_run(x, sizes, image, row, column, there, group, tap, channel, valid, L: tl.constexpr, T: tl.constexpr):
-    """(n, k) of x through its pointer; tap is one number, or one for each of the k places."""
+    """(n, k) of x through its pointer; tap is one number, or one for each of the k places.
+
+    A place outside of x has the address of the first pixel: the compilers make an asynchronous copy of a masked load,
+    and that may look at its address all the same (pytorch/pytorch#187081).
+    """
     row = row[:, None] * L.stride[0] - L.padding[0] + tap // L.kernel[1] * L.dilation[0]
     column = column[:, None] * L.stride[1] - L.padding[1] + tap % L.kernel[1] * L.dilation[1]
-    inside = (row >= 0) & (row < sizes[1]) & (column >= 0) & (column < sizes[2])
-    channel = group * L.in_channels + channel[None, :]
-    offset = place(image[:, None], row, column, channel, sizes[1], sizes[2], L.groups * L.in_channels, T)
-    return tl.load(x + offset, mask=inside & there[:, None] & valid[None, :], other=0.0)
+    inside = (row >= 0) & (row < sizes[1]) & (column >= 0) & (column < sizes[2]) & there[:, None]
+    channel, channels = group * L.in_channels + channel[None, :], L.groups * L.in_channels
+    pixel = tl.where(inside, place(image[:, None], row, column, 0, sizes[1], sizes[2], channels, T), 0)
+    offset = pixel + place(0, 0, 0, channel, sizes[1], sizes[2], channels, T)
+    return tl.load(x + offset, mask=inside & valid[None, :], other=0.0)
+
+
+@triton.jit
+def channels_of_step(step, L: tl.constexpr, T: tl.constexpr):
+    """The tap of a step, its channels, and which of them exist; the others are the first one, for their address."""
+    channel_steps: tl.constexpr = (L.in_channels + T.k - 1) // T.k
+    tap, channel = step // channel_steps, step % channel_steps * T.k + tl.arange(0, T.k)
+    valid = channel < L.in_channels
+    if L.in_channels % T.k != 0:
+        channel = tl.where(valid, channel, 0)
+        if L.in_channels % 8 == 0:  # what the compiler knows no more: vectors stay whole
+            channel = tl.max_contiguous(tl.multiple_of(channel, 8), 8)
+    return tap, channel, valid
 
 
 @triton.jit
@@ -75,6 +93,8 @@ def multiply(x, w, sizes, group, first_m, tile, first, last, L: tl.constexpr, T:
     channel_steps: tl.constexpr = (L.in_channels + T.k - 1) // T.k
     depth: tl.constexpr = L.kernel[0] * L.kernel[1] * L.in_channels
     m = first_m + tl.arange(0, T.m)
+    exists = m < L.out_channels
+    weights = (group * L.out_channels + tl.where(exists, m, 0)).to(T.offset)[:, None] * depth
     image, row, column, there = pixels(tile, sizes, T)
     acc = tl.full([T.m, T.n], 0.0, tl.float32)
     for step in range(first, last):
@@ -86,12 +106,13 @@ def multiply(x, w, sizes, group, first_m, tile, first, last, L: tl.constexpr, T:
         else:
             if T.flat:
                 k = step * T.k + tl.arange(0, T.k)
-                tap, channel, valid = (k // L.in_channels)[None, :], k % L.in_channels, k < depth
+                valid = k < depth
+                k = tl.where(valid, k, 0)
+                tap, channel = (k // L.in_channels)[None, :], k % L.in_channels
             else:
-                tap, channel = step // channel_steps, step % channel_steps * T.k + tl.arange(0, T.k)
-                k, valid = tap * L.in_channels + channel, channel < L.in_channels
-            offset = (group * L.out_channels + m).to(T.offset)[:, None] * depth + k[None, :]
-            a = tl.load(w + offset, mask=(m < L.out_channels)[:, None] & valid[None, :], other=0.0)
+                tap, channel, valid = channels_of_step(step, L, T)
+                k = tap * L.in_channels + channel
+            a = tl.load(w + weights + k[None, :], mask=exists[:, None] & valid[None, :], other=0.0)
             b = load_run(x, sizes, image, row, column, there, group, tap, channel, valid, L, T)
         acc = tl.dot(a, tl.trans(b), acc, input_precision=T.precision)
     return acc

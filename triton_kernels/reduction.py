@@ -54,17 +54,20 @@ def channels_of(tile, pixels, LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BL
 @triton.jit
 def position(
     tile, step, rows, cols, channels,
-    LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    LAYOUT: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """The rows and columns of a tile at one of its steps, and which of each exist."""
+    """The rows and columns of a tile at one of its steps, and which of each exist. The others are 0: an asynchronous
+    copy may look at an address that its mask leaves out (products.load_run)."""
     if LAYOUT == "planes":
         across = tl.cdiv(cols, BLOCK_COLS)
         channel = channels_of(tile, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
         row, col = step // across * channels + channel, step % across * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-        return row, col, channel < channels, col < cols
+        row_there, col_there = (channel < channels) & (row < rows), col < cols
     else:
         row, col = step * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-        return row, col, row < rows, col < cols
+        row_there, col_there = row < rows, col < cols
+    col = tl.max_contiguous(tl.multiple_of(tl.where(col_there, col, 0), GROUP), GROUP)  # cols has whole groups
+    return tl.where(row_there, row, 0), col, row_there, col_there
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from torch import Tensor
 from triton import cdiv
 
 from .counters import counters
-from .launch import Plan, chip
+from .launch import Plan, chip, wide
 from .pointwise import View, tiling
 from .pointwise_configs import (
     REDUCTION_PROGRAMS,
@@ -47,9 +47,8 @@ def reduction_plan(kernel, z: View, device: torch.device, **constants) -> Plan:
     tiles = tiling(key, config, z.dtype)
     found = grid(key, channels, config, chip(device)[1])
     sizes = (key.rows, key.cols // tiles["GROUP"], channels, z.pixels, *found)
-    return Plan(
-        kernel, found.tiles * found.shares, sizes, {**constants, **tiles, **reduction_options(config, z.dtype.itemsize)}
-    )
+    options = reduction_options(config, z.dtype.itemsize, wide(key.rows * key.cols))
+    return Plan(kernel, found.tiles * found.shares, sizes, {**constants, **tiles, **options})
 
 
 def workspace(plan: Plan, out: Tensor) -> tuple[Tensor, Tensor]:

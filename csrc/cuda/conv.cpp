@@ -1,6 +1,9 @@
 // _conv_epilogue: tensors -> ConvProblem -> plan -> launch; what our kernels do not take is torch's own convolution and
 // then the epilogue.
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdlib>
 
 #include "../convolution.h"
 #include "conv_problem.h"
@@ -53,10 +56,32 @@ Tensor empty_channels_last(const Tensor& like, const Sizes& sizes) {
 }
 
 // Channels last, with its zeros: a copy where it is not so already.
-Tensor prepare(const Tensor& tensor, const Padded& padded) {
-  const int64_t more = padded.channels - tensor.size(1), around = padded.around;
-  const Tensor whole = more || around ? torch::stable::pad(tensor, Sizes{around, around, 0, 0, 0, more}) : tensor;
-  return torch::stable::contiguous(whole, torch::headeronly::MemoryFormat::ChannelsLast);
+Tensor prepare(const Tensor& tensor, const Padded& padded, cudaStream_t stream) {
+  const int64_t n = tensor.size(0), c = tensor.size(1), h = tensor.size(2), w = tensor.size(3);
+  if (padded.channels == c && !padded.around)
+    return torch::stable::contiguous(tensor, torch::headeronly::MemoryFormat::ChannelsLast);
+  const Tensor whole = empty_channels_last(tensor, Sizes{n, padded.channels, h, w + 2 * padded.around});
+  const ConvPad pad{tensor.const_data_ptr(),
+                    whole.mutable_data_ptr(),
+                    tensor.scalar_type(),
+                    n,
+                    c,
+                    h,
+                    w,
+                    {tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)},
+                    padded.channels,
+                    padded.around};
+  if (whole.numel()) check(conv_pad(pad, stream), "_conv_epilogue");
+  return whole;
+}
+
+// Read in each call, so that one process can measure tiles side by side and test them one by one.
+std::string_view tile_to_take() {
+  const char* const value = std::getenv("ATROUS_CONV_TILE");
+  const std::string_view name = value ? value : "";
+  STD_TORCH_CHECK(name.empty() || is_conv_tile(name), "ATROUS_CONV_TILE: expected one of ", conv_tiles(), ", got ",
+                  std::string(name));
+  return name;
 }
 
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
@@ -86,10 +111,12 @@ Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tens
   if (!suggests_channels_last(input) || !conv_reasons(problem).empty())
     return epilogue(arguments, convolution(input, weight, bias, stride, padding, dilation, groups));
   arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
-  const Tensor x = prepare(input, padded), krsc = prepare(weight, {channels, 0}), y = empty_channels_last(input, sizes);
+  const Tensor x = prepare(input, padded, device.stream()), krsc = prepare(weight, {channels, 0}, device.stream()),
+               y = empty_channels_last(input, sizes);
   problem.x = x.const_data_ptr(), problem.weight = krsc.const_data_ptr(), problem.y = y.mutable_data_ptr();
-  const bool sm90 = device.capability() == 90 && conv_sm90_built();
-  const ConvPlan plan = conv_plan(problem, device.multiprocessors(), sm90);
+  const int chip = device.capability();
+  const Target target{chip, device.multiprocessors(), chip == 90 && conv_sm90_built(), tile_to_take()};
+  const ConvPlan plan = conv_plan(problem, target);
   std::optional<Tensor> partial;
   if (plan.workspace_bytes)
     partial = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);

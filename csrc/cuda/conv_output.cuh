@@ -19,14 +19,18 @@ struct TileChannels {
     return reinterpret_cast<TileChannels&>(memory);
   }
 
-  // By all threads of the block, each a channel; channels from `end` on are not read.
-  __device__ void load(const Vectors& vectors, int first, int end) {
-    for (int i = threadIdx.x; i < CHANNELS && first + i < end; i += blockDim.x) {
+  // By `threads` threads, each a channel; channels from `end` on are not read. A barrier follows.
+  ATROUS_HD void load(const Vectors& vectors, int first, int end, int thread, int threads) {
+    for (int i = thread; i < CHANNELS && first + i < end; i += threads) {
       const Channel<float> channel = vectors.at<float>(first + i);
       scale[i] = channel.affine.scale;
       shift[i] = channel.affine.shift;
       slope[i] = channel.slope;
     }
+  }
+  // By all threads of the block.
+  __device__ void load(const Vectors& vectors, int first, int end) {
+    load(vectors, first, end, threadIdx.x, blockDim.x);
     __syncthreads();
   }
 };

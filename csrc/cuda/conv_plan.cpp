@@ -1,6 +1,8 @@
 // What the card's kernels take, and with which tile they take it.
 #include <algorithm>
+#include <iterator>
 #include <limits>
+#include <utility>
 
 #include "conv_problem.h"
 
@@ -38,35 +40,69 @@ bool gathers(const ConvProblem& problem) {
   return problem.type != ScalarType::Float && side(0, problem.r) && side(1, problem.s);
 }
 
-// What a tile of m pixels x n channels takes: a prediction, not measured yet. Its rates are of an H100, in clocks of a
-// multiprocessor.
+// The chips' constants, and the formula that Cost follows: see the table.
+struct Gpu {
+  int chip;
+  double mma, async, l2, memory;
+  int shared;
+};
+constexpr Gpu GPUS[] = {
+#define GPU(...) {__VA_ARGS__},
+#include "../../triton_kernels/gpus.def"
+#undef GPU
+};
+
+// That of the chip; of one that the table does not have, the newest that is not newer.
+const Gpu& gpu(int chip) {
+  const auto after =
+      std::find_if(std::begin(GPUS) + 1, std::end(GPUS), [&](const Gpu& gpu) { return gpu.chip > chip; });
+  return *(after - 1);
+}
+
+// Guesses until they are fitted, as in triton_kernels/cost_model.py: clocks of a block's start and of another launch,
+// and by how much addresses slow the loads of a thread beside TMA's.
+constexpr double START = 2000, LAUNCH = 4000, POINTERS = 1.25;
+
+// What a tile of m pixels x n channels takes, in clocks of a multiprocessor.
 struct Cost {
+  std::string_view name;
   Tile tile;
   bool tma;
   int64_t m, n, reads;  // reads: rows of a step that its warps read of both operands in shared memory
-  double products;      // a clock
+  int64_t blocks;       // that a multiprocessor has room for
+  int sharers;          // blocks that read the weight from L2 once for all of them
 
-  double step() const { return std::max(m * n * 32 / products, (m + n + reads) * STEP / 128.0); }
+  double step(const Gpu& gpu) const {
+    const double products = m * n * STEP / 2 / (tma ? gpu.async : gpu.mma), shared = (m + n + reads) * STEP / 128.0;
+    const double loads = (m + double(n) / sharers) * STEP * (tma ? 1 : POINTERS) / gpu.l2;
+    return std::max({products, loads, shared});
+  }
   // Of a position: TMA's products take two at once.
   int64_t steps(const ConvProblem& problem) const {
     const int64_t together = tma ? 2 : 1;
     return together * divide_up(problem.c * bytes(problem.type), together * STEP);
   }
-  double clocks(const ConvProblem& problem, int64_t splits, int multiprocessors) const {
-    const int64_t blocks = divide_up(problem.pixels(), m) * divide_up(problem.k, n) * splits;
-    const double start = 2000, launch = 4000, bytes_a_clock = 20.0 * multiprocessors;
-    const double product = problem.r * problem.s * divide_up(steps(problem), splits) * step() + start;
-    const double sums = launch + 2.0 * splits * problem.pixels() * problem.k * sizeof(float) / bytes_a_clock;
-    return divide_up(blocks, multiprocessors) * product + (splits > 1 ? sums : 0);
+  // Of the launch: those of the busiest multiprocessor, and of the second launch that sums splits.
+  double clocks(const ConvProblem& problem, int64_t splits, const Gpu& gpu, int multiprocessors) const {
+    const int64_t tiles = divide_up(problem.pixels(), m) * divide_up(problem.k, n) * splits;
+    const int64_t turns = divide_up(tiles, multiprocessors), resident = std::min(turns, blocks);
+    const double sum = sizeof(float) / gpu.l2, output = bytes(problem.type) * (problem.residual ? 2 : 1) / gpu.memory;
+    const double main = problem.r * problem.s * divide_up(steps(problem), splits) * step(gpu);
+    const double ending = m * n * (splits > 1 ? sum : output);
+    const double tile = (resident > 1 ? std::max(main, ending) : main + ending) + START / resident;
+    const double reduce = LAUNCH + problem.pixels() * problem.k * (splits * sum + output) / multiprocessors;
+    return turns * tile + (splits > 1 ? reduce : 0);
   }
 };
 
-constexpr double MMA = 1300, WGMMA = 1740;
-constexpr Cost COSTS[] = {{Tile::t128x128, true, 128, 128, 384, WGMMA},
-                          {Tile::t128x64, true, 128, 64, 256, WGMMA},
-                          {Tile::t128x128, false, 128, 128, 512, MMA},
-                          {Tile::t128x64, false, 128, 64, 384, MMA},
-                          {Tile::t64x64, false, 64, 64, 256, MMA}};
+constexpr Cost COSTS[] = {{"wgmma-256x128", Tile::t256x128, true, 256, 128, 512, 1, 2},
+                          {"wgmma-128x128", Tile::t128x128, true, 128, 128, 384, 1, 1},
+                          {"wgmma-128x64", Tile::t128x64, true, 128, 64, 256, 2, 1},
+                          {"mma-128x128", Tile::t128x128, false, 128, 128, 512, 2, 1},
+                          {"mma-128x64", Tile::t128x64, false, 128, 64, 384, 3, 1},
+                          {"mma-64x64", Tile::t64x64, false, 64, 64, 256, 4, 1}};
+// What no GPU has run yet is taken where it is named, and nowhere else.
+constexpr std::string_view UNMEASURED = "wgmma-256x128";
 
 }  // namespace
 
@@ -106,19 +142,30 @@ std::string conv_reasons(const ConvProblem& problem) {
   return all;
 }
 
-ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors, bool sm90) {
+std::string conv_tiles() {
+  std::string all;
+  for (const Cost& cost : COSTS) all += std::string(all.empty() ? "" : ", ") + std::string(cost.name);
+  return all;
+}
+
+bool is_conv_tile(std::string_view name) {
+  return std::any_of(std::begin(COSTS), std::end(COSTS), [&](const Cost& cost) { return cost.name == name; });
+}
+
+ConvPlan conv_plan(const ConvProblem& problem, const Target& target) {
   if (problem.c % vector(problem.type) || problem.x_strides[0] % vector(problem.type)) return {Tile::few, 1, 0};
-  const bool tma = sm90 && gathers(problem), wide = problem.type != ScalarType::Float;
+  const bool tma = target.wgmma && gathers(problem), wide = problem.type != ScalarType::Float;
   ConvPlan best{};
-  double least = std::numeric_limits<double>::infinity();
+  std::pair least(true, std::numeric_limits<double>::infinity());  // another tile than the one named, clocks
   for (const Cost& cost : COSTS) {
+    const bool other = cost.name != target.tile;
     const int64_t steps = cost.steps(problem), most = cost.tma ? 1 : std::min(steps, MOST_SPLITS);
-    if ((cost.tma && !tma) || (cost.n == 128 && !wide)) continue;
+    if ((cost.tma && !tma) || (cost.n == 128 && !wide) || (other && cost.name == UNMEASURED)) continue;
     for (int64_t splits = 1; splits <= most; ++splits) {
-      const double clocks = cost.clocks(problem, splits, multiprocessors);
-      if (shares(steps, splits) != splits || clocks >= least) continue;
+      const std::pair now(other, cost.clocks(problem, splits, gpu(target.chip), target.multiprocessors));
+      if (shares(steps, splits) != splits || now >= least) continue;
       const size_t partial = splits > 1 ? size_t(splits) * problem.pixels() * problem.k * sizeof(float) : 0;
-      least = clocks, best = {cost.tile, int(splits), partial, cost.tma};
+      least = now, best = {cost.tile, int(splits), partial, cost.tma, target.multiprocessors};
     }
   }
   return best;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 #include "channels.cuh"
 
@@ -30,7 +31,16 @@ struct ConvProblem {
 };
 
 // The tiles that are built, pixels x channels; `few` is 128x64 where a 16-bit dtype is read by 4 channels.
-enum class Tile { t128x128, t128x64, t64x64, few };
+enum class Tile { t256x128, t128x128, t128x64, t64x64, few };
+
+// A tensor of (n, c, h, w) with these strides in elements, to (n, h, w + 2 * around, channels) with zeros for what is
+// new; channels: a multiple of 4.
+struct ConvPad {
+  const void* from;
+  void* to;
+  ScalarType type;
+  int64_t n, c, h, w, strides[4], channels, around;
+};
 
 // Whether a kernel row is read as one position of s * c channels: in a dense x of few channels whose width needs no
 // padding and has no dilation they lie side by side, and 7 positions of 28 channels are fewer steps than 49 of 4.
@@ -41,19 +51,28 @@ int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w);
 void merge_rows(ConvProblem& problem);
 
 // How it is computed: the reduction is cut into `splits` shares, whose sums go through a workspace; or, where `tma`, by
-// the products of compute capability 9.0 (conv_sm90.cuh), which have the two large tiles and no shares.
+// the products of compute capability 9.0 (conv_sm90.cuh), which have the three large tiles and no shares.
 struct ConvPlan {
   Tile tile;
   int splits;
   size_t workspace_bytes;
   bool tma = false;
+  int multiprocessors = 1;  // of the GPU: as many blocks of the persistent kernel run at once
 };
 
 // Why there is no kernel for it; empty where there is one.
 std::string conv_reasons(const ConvProblem& problem);
-// The tile and the shares that are predicted to take the least time. sm90: the card is of compute capability 9.0, and
-// this build has its products.
-ConvPlan conv_plan(const ConvProblem& problem, int multiprocessors, bool sm90);
+// What it is computed on, and the name of the tile to take wherever that is possible; empty for the predicted one.
+struct Target {
+  int chip, multiprocessors;  // chip: 90 for compute capability 9.0
+  bool wgmma;                 // the chip is 9.0, and this build has code for it
+  std::string_view tile;
+};
+// The names of the tiles, those of wgmma before those of mma.sync; whether this is one of them.
+std::string conv_tiles();
+bool is_conv_tile(std::string_view name);
+// The tile and the splits that are predicted to take the least time.
+ConvPlan conv_plan(const ConvProblem& problem, const Target& target);
 // The product of each dtype, with the epilogue unless it is in shares, and what follows it then.
 // workspace: plan.workspace_bytes, aligned to 16 bytes.
 cudaError_t conv_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
@@ -61,6 +80,7 @@ cudaError_t conv_bf16(const ConvProblem& problem, const ConvPlan& plan, void* wo
 cudaError_t conv_fp32(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_sm90_bf16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
+cudaError_t conv_pad(const ConvPad& pad, cudaStream_t stream);
 cudaError_t conv_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream);
 
 // Whether conv_sm90_* are built for the current card, which is of compute capability 9.0: they are for sm_90a alone.

@@ -2,7 +2,7 @@
 // (TMA's im2col mode), a warp group multiplies from shared memory (wgmma). Types and launch; conv_plan.cpp says when.
 #pragma once
 
-#include "conv_sm90_output.cuh"
+#include "conv_sm90_persistent.cuh"
 
 #include "conv_problem.h"
 #include "variants.h"
@@ -15,46 +15,67 @@ constexpr bool BUILT = false;
 constexpr bool BUILT = true;
 #endif
 
-// 128 pixels x N channels, 64 channels of x a step. STAGES fill shared memory for as many BLOCKS as registers have room
-// for: 128 x 128 sums are 128 registers of each of 128 threads.
-template <int N>
-using Tile = cute::Shape<_128, Int<N>, cute::Shape<_64>>;
-template <int N>
-constexpr int BLOCKS = N == 64 ? 2 : 1;
-template <int N>
-constexpr int STAGES = N == 64 ? 4 : 6;
 using Sizes = cutlass::conv::ConvProblemShape<cutlass::conv::Operator::kFprop, 2>;
 
-// CUTLASS's kernel.
-template <class Element, int N, Slope SLOPE, Residual RESIDUAL>
+// M pixels x N channels, 64 channels of x a step; 128 pixels are a warp group's. STAGES fill shared memory for as many
+// BLOCKS as registers have room for: 128 x 128 sums are 128 registers of each of 128 threads.
+template <class Element, int M, int N, Slope SLOPE, Residual RESIDUAL>
 struct Product {
+  static constexpr int GROUPS = M / 128, BLOCKS = M * N == 128 * 64 ? 2 : 1, STAGES = M * N == 128 * 128 ? 6 : 4;
+  using Tile = cute::Shape<Int<M>, Int<N>, cute::Shape<_64>>;
   using Layout = cutlass::layout::TensorNHWC;
-  using Cluster = cute::Shape<_1, _1, _1>;
+  using Cluster = cute::Shape<Int<GROUPS>, _1, _1>;  // of blocks that share the weight
   using Added = std::conditional_t<RESIDUAL == Residual::none, void, Element>;
+  using Schedule = std::conditional_t<GROUPS == 1, cutlass::epilogue::TmaWarpSpecialized,
+                                      cutlass::epilogue::TmaWarpSpecializedCooperative>;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile<N>, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, Added, Layout, 8, Element, Layout, 8,
-      cutlass::epilogue::TmaWarpSpecialized, Ending<Element, N, SLOPE, RESIDUAL>>::CollectiveOp;
-  using Main = typename cutlass::conv::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
+      cutlass::epilogue::collective::EpilogueTileAuto, float, float, Added, Layout, 8, Element, Layout, 8, Schedule,
+      Ending<Element, M, N, SLOPE, RESIDUAL>>::CollectiveOp;
+  // CUTLASS builds it for one warp group; with the instruction's layout over several it is theirs.
+  using Built = typename cutlass::conv::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, cutlass::conv::Operator::kFprop, Element, Layout, 8, Element,
-      Layout, 8, float, Tile<N>, Cluster, cutlass::conv::collective::StageCount<STAGES<N>>,
+      Layout, 8, float, Tile, Cluster, cutlass::conv::collective::StageCount<STAGES>,
       cutlass::conv::KernelImplicitTmaWarpSpecializedSm90>::CollectiveOp;
-  using Kernel = cutlass::conv::kernel::ConvUniversal<Sizes, Main, Epilogue>;
+  using Instruction = decltype(cute::GMMA::ss_op_selector<Element, Element, float, Tile>());
+  using Mma = decltype(cute::make_tiled_mma(Instruction(), cute::Layout<cute::Shape<Int<GROUPS>, _1, _1>>()));
+  template <class Copy, class Shared>
+  using Traits = cutlass::conv::collective::detail::Sm90ImplicitGemmTileTraits<Copy, Shared>;
+  using Main =
+      cutlass::conv::collective::CollectiveConv<typename Built::DispatchPolicy, Tile, Element, Element, Mma,
+                                                Traits<typename Built::GmemTiledCopyA, typename Built::SmemLayoutA>,
+                                                Traits<typename Built::GmemTiledCopyB, typename Built::SmemLayoutB>>;
+  using Single = cutlass::conv::kernel::ConvUniversal<Sizes, Main, Epilogue>;  // a block of which has one tile
+  using Kernel = std::conditional_t<GROUPS == 1, Single, Persistent<Single, N>>;
   using Params = typename Kernel::Params;
   static constexpr int THREADS = Kernel::MaxThreadsPerBlock;
   static constexpr int BYTES = sizeof(Values<N>) + Kernel::SharedStorageSize;
   // A multiprocessor has 228 KiB, of which each block costs 1 beside its own.
-  static_assert(BLOCKS<N> * (BYTES + 1024) <= 228 << 10);
+  static_assert(BLOCKS * (BYTES + 1024) <= 228 << 10);
+
+  static dim3 grid(const Params& params, int multiprocessors) {
+    if constexpr (GROUPS > 1)
+      return Kernel::grid(params, multiprocessors);
+    else
+      return Kernel::get_grid_shape(params);
+  }
 };
 
 // Nothing where it is not compiled for sm_90a; nobody can launch it there, with these bounds.
-template <class Element, int N, Slope SLOPE, Residual RESIDUAL>
-__global__ void __launch_bounds__(BUILT ? 256 : 32, BUILT ? BLOCKS<N> : 1)
-    conv_sm90_kernel(const __grid_constant__ typename Product<Element, N, SLOPE, RESIDUAL>::Params params,
+template <class Element, int M, int N, Slope SLOPE, Residual RESIDUAL>
+__global__ void __launch_bounds__(BUILT ? Product<Element, M, N, SLOPE, RESIDUAL>::THREADS : 32,
+                                  BUILT ? Product<Element, M, N, SLOPE, RESIDUAL>::BLOCKS : 1)
+    conv_sm90_kernel(const __grid_constant__ typename Product<Element, M, N, SLOPE, RESIDUAL>::Params params,
                      const __grid_constant__ Vectors vectors) {
   if constexpr (BUILT) {
-    values<N>().load(vectors, int(blockIdx.y) * N, cute::get<1>(params.problem_shape));
-    typename Product<Element, N, SLOPE, RESIDUAL>::Kernel()(params, reinterpret_cast<char*>(&values<N>() + 1));
+    using Whole = Product<Element, M, N, SLOPE, RESIDUAL>;
+    char* const memory = reinterpret_cast<char*>(&values<N>() + 1);
+    if constexpr (Whole::GROUPS > 1) {
+      typename Whole::Kernel(params, vectors, memory)();
+    } else {
+      values<N>().load(vectors, int(blockIdx.y) * N, cute::get<1>(params.problem_shape));
+      typename Whole::Kernel()(params, memory);
+    }
   }
 }
 
@@ -80,11 +101,11 @@ typename Product::Kernel::Arguments arguments(const ConvProblem& p) {
           {{}, static_cast<const Element*>(p.residual), dense, static_cast<Element*>(p.y), dense}};
 }
 
-template <class Element, int N>
-cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
+template <class Element, int M, int N>
+cudaError_t run(const ConvProblem& problem, int multiprocessors, cudaStream_t stream) {
   return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
-    using Whole = Product<Element, N, slope, place>;
-    const auto kernel = conv_sm90_kernel<Element, N, slope, place>;
+    using Whole = Product<Element, M, N, slope, place>;
+    const auto kernel = conv_sm90_kernel<Element, M, N, slope, place>;
     const auto values = arguments<Whole>(problem);
     if (!Whole::Kernel::can_implement(values)) return cudaErrorNotSupported;
     refused = CUDA_SUCCESS;
@@ -92,11 +113,16 @@ cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
     if (refused != CUDA_SUCCESS) return cudaError_t(refused);  // their numbers agree
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Whole::BYTES);
     if (allowed != cudaSuccess) return allowed;
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {Whole::GROUPS, 1, 1};
     cudaLaunchConfig_t config{};
-    config.gridDim = Whole::Kernel::get_grid_shape(params);
+    config.gridDim = Whole::grid(params, multiprocessors);
     config.blockDim = dim3(Whole::THREADS);
     config.dynamicSmemBytes = Whole::BYTES;
     config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
     return cudaLaunchKernelEx(&config, kernel, params, problem.vectors);
   });
 }
@@ -105,7 +131,7 @@ cudaError_t run(const ConvProblem& problem, cudaStream_t stream) {
 template <class Element>
 bool built() {
   cudaFuncAttributes attributes{};
-  const auto kernel = conv_sm90_kernel<Element, 64, Slope::relu, Residual::none>;
+  const auto kernel = conv_sm90_kernel<Element, 128, 64, Slope::relu, Residual::none>;
   const bool found = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
   if (!found) cudaGetLastError();  // no code for the card at all: the launch of any other kernel says so
   return found && attributes.maxThreadsPerBlock >= 256;
@@ -113,7 +139,14 @@ bool built() {
 
 template <class Element>
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, cudaStream_t stream) {
-  return plan.tile == cuda::Tile::t128x64 ? run<Element, 64>(problem, stream) : run<Element, 128>(problem, stream);
+  switch (plan.tile) {
+    case cuda::Tile::t256x128:
+      return run<Element, 256, 128>(problem, plan.multiprocessors, stream);
+    case cuda::Tile::t128x64:
+      return run<Element, 128, 64>(problem, plan.multiprocessors, stream);
+    default:
+      return run<Element, 128, 128>(problem, plan.multiprocessors, stream);
+  }
 }
 
 }  // namespace atrous::cuda::sm90

@@ -7,7 +7,7 @@
 
 namespace atrous::cuda::sm90 {
 
-using cute::_0, cute::_1, cute::_64, cute::_128, cute::Int;
+using cute::_0, cute::_1, cute::_64, cute::Int;
 
 // At the start of dynamic shared memory; what follows it is aligned as TMA's swizzle wants.
 template <int N>
@@ -19,7 +19,7 @@ CUTLASS_DEVICE Values<N>& values() {
 }
 
 // A node of CUTLASS's epilogue visitors: the sums and the residual of a fragment to the output.
-template <class Element, int N, Slope SLOPE, Residual RESIDUAL>
+template <class Element, int M, int N, Slope SLOPE, Residual RESIDUAL>
 struct Ending : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
   using Sm90VisitorImpl<>::Sm90VisitorImpl;
   static constexpr bool ADDS = RESIDUAL != Residual::none;
@@ -34,7 +34,8 @@ struct Ending : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
     CUTLASS_HOST_DEVICE Store(Row scale, Row shift, Row slope, const Added& added)
         : scale(scale), shift(shift), slope(slope), added(added) {}
 
-    // The output takes the memory of x and the weight: when the whole warp group is through with them.
+    // The output of a block's only tile takes the memory of x and the weight: when its consumers are through with them.
+    // A persistent block's values are written by its consumers: when all of them are.
     CUTLASS_DEVICE bool begin_sync_needed() const { return true; }
 
     template <int COUNT>
@@ -57,7 +58,7 @@ struct Ending : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
   template <bool SOURCE, class Arguments>
   CUTLASS_HOST_DEVICE static auto store(const Arguments& arguments, TileChannels<N>& channels) {
     const auto row = [&](float* values) {
-      const auto tile = cute::make_tensor(cute::make_smem_ptr(values), cute::make_shape(_128{}, Int<N>{}),
+      const auto tile = cute::make_tensor(cute::make_smem_ptr(values), cute::make_shape(Int<M>{}, Int<N>{}),
                                           cute::make_stride(_0{}, _1{}));
       return cutlass::epilogue::fusion::sm90_partition_for_epilogue<SOURCE>(tile, arguments.epi_tile,
                                                                             arguments.tiled_copy, arguments.thread_idx);

@@ -29,8 +29,13 @@ struct CentredChannel {
   T mean;
 };
 
+// Two blocks' threads with two packs of each map in flight hide the memory's latency, and leave 128 registers for the
+// channels' values. What is drawn is bound by the generator: one pack, and the registers that it wants.
+template <bool DROPOUT>
+constexpr int TOGETHER = DROPOUT ? 1 : 2;
+
 template <class S, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, DROPOUT ? 1 : 2)
     reduce_kernel(const S* __restrict__ grad, const S* __restrict__ z, const S* __restrict__ residual,
                   Sums<Wide<S>>* __restrict__ partial, Reduction reduction, Vectors vectors) {
   using T = Wide<S>;
@@ -43,20 +48,26 @@ __global__ void __launch_bounds__(THREADS, 1)
   });
   const Draw<T> draw = vectors.draw<T>();
   Sums<T> own[SIZE] = {};
-  reduction.walk<SIZE>([&](int64_t at, int count, auto whole) {
-    const Pack<S> dy = load(grad + at, count, whole), values = load(z + at, count, whole);
-    Pack<S> others{};
-    if (RESIDUAL != Residual::none) others = load(residual + at, count, whole);
-    const uint64_t index = DROPOUT ? reduction.layout.index(at) : 0;
+  struct Packs {
+    Pack<S> dy, z, residual;
+  };
+  const auto load_packs = [&](const Place& place, auto whole) {
+    const auto pack = [&](const S* of) { return load(of + place.at, place.count, whole); };
+    Packs packs{pack(grad), pack(z), {}};
+    if (RESIDUAL != Residual::none) packs.residual = pack(residual);
+    return packs;
+  };
+  reduction.walk<SIZE, TOGETHER<DROPOUT>>(load_packs, [&](const Packs& packs, const Place& place, auto whole) {
+    const uint64_t index = DROPOUT ? reduction.layout.index(place.at) : 0;
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
-      if (i >= count) continue;
+      if (!whole.value && i >= place.count) continue;
       Channel<T> channel = channels[i].channel;
       const T keep =
           drawn<SLOPE, DROPOUT>(draw, vectors.draws_slope, index + i * reduction.layout.index_step(), channel.slope);
-      const T value = widen(values.at[i]), residual_value = widen(others.at[i]);
+      const T value = widen(packs.z.at[i]), residual_value = widen(packs.residual.at[i]);
       const Gradient<T> of =
-          gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(dy.at[i]), value, channel, residual_value, keep);
+          gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(packs.dy.at[i]), value, channel, residual_value, keep);
       own[i].combine({of.du, multiply(of.du, value - channels[i].mean), of.of_slope});
     }
   });

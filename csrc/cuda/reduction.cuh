@@ -13,7 +13,13 @@ namespace atrous::cuda {
 
 constexpr int COLUMNS = 32;          // lanes of a block that lie side by side, at most
 constexpr int64_t FEWEST_ITEMS = 4;  // of a thread: parts are not cut smaller
-constexpr int64_t REDUCERS = 768;    // blocks: two or three for each multiprocessor, the same on every card as sums are
+constexpr int64_t REDUCERS = 528;    // blocks: four for each of 132 multiprocessors; the same everywhere, as sums are
+
+// A pack of the tensor: where it begins, and how many of its elements exist.
+struct Place {
+  int64_t at;
+  int count;
+};
 
 struct Reduction {
   Layout layout;
@@ -55,38 +61,71 @@ struct Reduction {
     for (int i = 0; i < SIZE; ++i) own[i] = table[min(int(threadIdx.x) % lanes * SIZE + i, number - 1)];
   }
 
-  // run(at, count, whole) for this thread's packs: where each lies, how many of its elements exist, and whether all
-  // packs are Whole or Parted.
-  template <int SIZE, class Run>
-  __device__ void walk(Run&& run) const {
-    if (aligned)
-      walk<SIZE>(run, Whole{});
-    else
-      walk<SIZE>(run, Parted{});
+  // The first item of this block and of this thread; it may be none of theirs.
+  __device__ int64_t block_item() const { return blockIdx.y * cuda::parts(items, parts); }
+  __device__ int64_t item() const { return block_item() + int(threadIdx.x) / lanes; }
+
+  // Where an item's pack of this thread's channels lies. Channels first, an item is a pack of an image's plane.
+  template <int SIZE>
+  __device__ Place place(int64_t item) const {
+    if (!last()) return place<SIZE>(item / packs, item % packs);
+    const int64_t channel = this->channel(SIZE);
+    return {item * layout.channels + channel, int(min(layout.channels - channel, int64_t(SIZE)))};
+  }
+  template <int SIZE>
+  __device__ Place place(int64_t image, int64_t pack) const {
+    const int64_t pixel = pack * SIZE;
+    return {(image * layout.channels + blockIdx.x) * layout.spatial + pixel,
+            int(min(layout.spatial - pixel, int64_t(SIZE)))};
   }
 
-  template <int SIZE, class Run, class Kind>
-  __device__ void walk(Run&& run, Kind whole) const {
-    const int64_t share = cuda::parts(items, parts), begin = blockIdx.y * share, end = min(begin + share, items);
-    const int64_t first = begin + int(threadIdx.x) / lanes, channel = this->channel(SIZE);
-    if (last()) {
-      const int count = int(min(layout.channels - channel, int64_t(SIZE))), step = members();
-      if (count <= 0) return;
-      for (int64_t pixel = first; pixel < end; pixel += step) run(pixel * layout.channels + channel, count, whole);
-      return;
-    }
+  // use(load(place, whole), place, whole) for this thread's packs in their order; whole: Whole if all of them are, or
+  // Parted. TOGETHER of them are loaded before the first is used: so many loads of a thread are in flight.
+  template <int SIZE, int TOGETHER, class Load, class Use>
+  __device__ void walk(Load&& load, Use&& use) const {
+    if (channel(SIZE) >= layout.channels) return;
+    if (aligned)
+      walk<SIZE, TOGETHER>(load, use, Whole{});
+    else
+      walk<SIZE, TOGETHER>(load, use, Parted{});
+  }
+
+ private:
+  template <int SIZE, int TOGETHER, class Load, class Use, class Kind>
+  __device__ void walk(Load& load, Use& use, Kind whole) const {
+    int64_t at = item();
+    if (last())
+      return in_turns<TOGETHER>(load, use, whole, [&] {
+        const Place place = this->place<SIZE>(at);
+        at += members();
+        return place;
+      });
     // an item's image and pack, without dividing again
     const int64_t images_on = THREADS / packs, packs_on = THREADS % packs;
-    int64_t image = first / packs, pack = first % packs;
-    for (int64_t item = first; item < end; item += THREADS) {
-      const int64_t pixel = pack * SIZE;
-      run((image * layout.channels + channel) * layout.spatial + pixel, int(min(layout.spatial - pixel, int64_t(SIZE))),
-          whole);
-      image += images_on;
-      pack += packs_on;
-      if (pack < packs) continue;
-      pack -= packs;
-      ++image;
+    int64_t image = at / packs, pack = at % packs;
+    in_turns<TOGETHER>(load, use, whole, [&] {
+      const Place place = this->place<SIZE>(image, pack);
+      image += images_on, pack += packs_on;
+      if (pack >= packs) pack -= packs, ++image;
+      return place;
+    });
+  }
+
+  template <int TOGETHER, class Load, class Use, class Kind, class Next>
+  __device__ void in_turns(Load& load, Use& use, Kind whole, Next&& next) const {
+    const int64_t end = min(block_item() + cuda::parts(items, parts), items);
+    int64_t left = item() < end ? cuda::parts(end - item(), members()) : 0;
+    for (; left >= TOGETHER; left -= TOGETHER) {
+      Place places[TOGETHER];
+      decltype(load(Place(), whole)) values[TOGETHER];
+#pragma unroll
+      for (int i = 0; i < TOGETHER; ++i) values[i] = load(places[i] = next(), whole);
+#pragma unroll
+      for (int i = 0; i < TOGETHER; ++i) use(values[i], places[i], whole);
+    }
+    for (; left > 0; --left) {
+      const Place place = next();
+      use(load(place, whole), place, whole);
     }
   }
 };

@@ -1,9 +1,9 @@
 // _statistics: mean and biased variance of each channel.
 //
-// All values are taken relative to the first of their channel, so that large means cost no digits. A thread adds up
-// what deviates from the first value that it met, and the squares of that, so that no square of a mean is ever taken;
-// threads are put together by Chan's formula.
-// Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
+// A thread adds up what deviates from the first value that it meets, and the squares of that, so that no square of a
+// mean is ever taken. Means are kept relative to the first value of their channel, so that large ones cost no digits;
+// threads are put together by Chan's formula. Source: Chan, Golub, LeVeque: Algorithms for computing the sample
+// variance (The American Statistician 37, 1983).
 #include <torch/csrc/stable/ops.h>
 
 #include "device.h"
@@ -33,15 +33,15 @@ struct Deviations {
   int count;
 
   __device__ void add(T value) {
-    if (count++ == 0) pivot = value;
     const T deviation = value - pivot;
     sum += deviation;
     squares = std::fma(deviation, deviation, squares);
+    ++count;
   }
-  __device__ Moments<T> moments() const {
+  __device__ Moments<T> moments(T origin) const {
     if (count == 0) return {};
     const T rest = squares - multiply(sum, sum / count);
-    return {T(count), pivot + sum / count, rest < 0 ? T(0) : rest};
+    return {T(count), pivot - origin + sum / count, rest < 0 ? T(0) : rest};
   }
 };
 
@@ -51,25 +51,36 @@ __device__ Wide<S> origin(const S* z, const Layout& layout, int64_t channel) {
   return widen(z[layout.channels_last ? channel : channel * layout.spatial]);
 }
 
+// Bytes in flight hide the memory's latency: of four blocks' threads TOGETHER packs each.
+constexpr int BLOCKS_AT_ONCE = 4, TOGETHER = 2;
+
 template <class S>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
     statistics_kernel(const S* __restrict__ z, Moments<Wide<S>>* __restrict__ partial, Reduction reduction) {
   using T = Wide<S>;
   constexpr int SIZE = Pack<S>::SIZE;
   __shared__ Moments<T> table[THREADS * SIZE];
-  __shared__ T read[COLUMNS * SIZE];
-  T origins[SIZE];
-  reduction.read_channels<SIZE>(read, origins, [&](int64_t channel) { return origin(z, reduction.layout, channel); });
+  const int64_t channel = reduction.channel(SIZE), channels = reduction.layout.channels;
   Deviations<T> own[SIZE] = {};
-  reduction.walk<SIZE>([&](int64_t at, int count, auto whole) {
-    const Pack<S> values = load(z + at, count, whole);
+  // What the first pack lacks at a plane's end has its neighbour's, which is of the same channel.
+  if (channel < channels && reduction.item() < reduction.items) {
+    const Place first = reduction.place<SIZE>(reduction.item());
+    const Pack<S> pivots = load(z + first.at, first.count, Parted{});
+#pragma unroll
+    for (int i = 0; i < SIZE; ++i) own[i].pivot = widen(i < first.count ? pivots.at[i] : pivots.at[0]);
+  }
+  const auto load_pack = [&](const Place& place, auto whole) { return load(z + place.at, place.count, whole); };
+  reduction.walk<SIZE, TOGETHER>(load_pack, [&](const Pack<S>& values, const Place& place, auto whole) {
 #pragma unroll
     for (int i = 0; i < SIZE; ++i)
-      if (i < count) own[i].add(widen(values.at[i]) - origins[i]);
+      if (whole.value || i < place.count) own[i].add(widen(values.at[i]));
   });
-  Moments<T> moments[SIZE];
+  Moments<T> moments[SIZE] = {};
 #pragma unroll
-  for (int i = 0; i < SIZE; ++i) moments[i] = own[i].moments();
+  for (int i = 0; i < SIZE; ++i) {
+    const int64_t of = reduction.last() ? channel + i : channel;
+    if (of < channels) moments[i] = own[i].moments(origin(z, reduction.layout, of));
+  }
   leave(reduction, moments, table, partial);
 }
 

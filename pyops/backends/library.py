@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..layout import laid_out, memory_format
 from ..spec import Epilogue, Spec
 from .arithmetic import MKLDNN, arithmetic_type, in_arithmetic_type
 from .training import convolution, convolution_backward, convolution_statistics, primitive  # noqa: F401
@@ -63,13 +64,14 @@ def packed_conv_epilogue(
     """conv_epilogue with the weight in both forms."""
     if not packed.is_mkldnn:
         return conv_epilogue(input, weight, bias, spec, arguments)
+    layout = memory_format(input, weight)
 
     def run(input, weights, arguments):
         activation, scalars = _onednn_activation(arguments)
+        bias = None if weights[0] is None else weights[0].contiguous()  # it reads a vector without its stride
         geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)
-        z = torch.ops.mkldnn._convolution_pointwise(
-            input, packed, *weights, *geometry, activation or "none", scalars, ""
-        )
+        z = torch.ops.mkldnn._convolution_pointwise(input, packed, bias, *geometry, activation or "none", scalars, "")
+        z = laid_out(z, z.dtype, layout)  # oneDNN has a layout of its own, whatever the input's
         return z if activation else epilogue(z, arguments)
 
     return in_arithmetic_type(run, input, (bias,), arguments)

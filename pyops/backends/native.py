@@ -92,10 +92,12 @@ def packed_conv_epilogue(
     """conv_epilogue with the weight in both forms."""
     if packed.shape == weight.shape:
         return conv_epilogue(input, packed, bias, spec, arguments)
-    input = input.contiguous(memory_format=torch.channels_last)
-    return torch.ops.atrous._winograd_epilogue(
-        input, packed, weight.shape[0], bias, spec.padding, spec.dilation, *arguments
-    )
+    layout, last, residual = memory_format(input, weight), torch.channels_last, arguments.residual
+    if residual is not None:
+        arguments = arguments._replace(residual=residual.contiguous(memory_format=last))
+    geometry = weight.shape[0], bias, spec.padding, spec.dilation
+    y = torch.ops.atrous._winograd_epilogue(input.contiguous(memory_format=last), packed, *geometry, *arguments)
+    return y.contiguous(memory_format=layout)
 
 
 # Training: 3x3 convolutions of stride 1 are Winograd convolutions here too, and so are their input gradients.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import ops_build, ops_cuda
+from ..layout import memory_format
 from ..spec import Epilogue, Spec
 from ..triton_kernels.configs import DTYPES
 from .training import convolution_backward  # noqa: F401
@@ -89,11 +90,13 @@ def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
 
 
 def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
-    return ()
+    """What a pack depends on besides the weight."""
+    return (memory_format(input, weight),)
 
 
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-    return weight.contiguous(memory_format=torch.channels_last)
+    """The weight in y's layout, which is that of either: a channels_last one would make an NCHW y channels_last."""
+    return weight.contiguous(memory_format=memory_format(input, weight))
 
 
 def packed_conv_epilogue(

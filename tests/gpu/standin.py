@@ -1,0 +1,122 @@
+"""A stand-in for the CUDA driver, so that Triton's own path from a launch to the driver runs without a GPU.
+
+Triton's driver module, its launchers and its compiler are the real ones; only libcuda.so.1 is ours (standin_driver.c).
+A kernel is compiled, or found in Triton's cache, its cubin is loaded, its descriptors are encoded and its arguments are
+packed; the driver refuses what CUDA's refuses, and runs nothing. Tensors on the GPU have no values: standin_torch.py.
+
+    with standin.gpu(90) as asked: ...     in this process
+    standin_site/                          in a whole process and those that it starts
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import standin_torch
+import triton
+from triton import knobs
+from triton.runtime import build, driver
+
+
+class Chip(NamedTuple):
+    """What of a GPU decides which code is compiled. shared: bytes of shared memory that a block may have."""
+
+    name: str
+    multiprocessors: int
+    shared: int
+
+
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; multiprocessors: A100, H100, B200.
+CHIPS = {80: Chip("A100", 108, 163 << 10), 90: Chip("H100", 132, 227 << 10), 100: Chip("B200", 148, 227 << 10)}
+ORDINALS = {90: 0, 80: 1, 100: 2}  # a device each, since a process keeps compiled kernels by device
+
+_build, _cache_manager = build._build, build.get_cache_manager
+
+
+@dataclass
+class Asked:
+    """What launches asked for. kernels, modules: keys of Triton's cache, modules being its own in C (cuda_utils, the
+    launchers); compiled: names of the kernels and modules that it did not hold; calls: of triton.compile, one for each
+    entry of the cache in memory."""
+
+    kernels: set[str] = field(default_factory=set)
+    modules: set[str] = field(default_factory=set)
+    compiled: list[str] = field(default_factory=list)
+    calls: int = 0
+
+    def listen(self, *, src, metadata, metadata_group, times, cache_hit) -> None:
+        self.calls += 1
+        self.kernels.add(metadata["hash"])
+        if not cache_hit:
+            self.compiled.append(metadata["name"])
+
+    def module(self, key: str):
+        self.modules.add(key)
+        return _cache_manager(key)
+
+    def build(self, name: str, *arguments):
+        self.compiled.append(name)
+        return _build(name, *arguments)
+
+    def as_json(self) -> str:
+        told = {"kernels": sorted(self.kernels), "modules": sorted(self.modules), "compiled": self.compiled}
+        return json.dumps({**told, **library().counts})
+
+
+class Library:
+    """Our libcuda.so.1, built once for a process, in a folder that Triton links its modules against."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="standin-")
+        path = Path(self.folder.name, "libcuda.so.1")
+        headers = Path(triton.__file__).parent / "backends/nvidia/include"
+        command = [*shlex.split(os.environ.get("CC", "cc")), "-O1", "-shared", "-fPIC", "-fvisibility=hidden"]
+        source = Path(__file__).with_name("standin_driver.c")
+        subprocess.run([*command, f"-I{headers}", f"-Wl,-soname,{path.name}", str(source), "-o", str(path)], check=True)
+        knobs.nvidia.libcuda_path = self.folder.name
+        self.calls = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+    def use(self, capability: int) -> None:
+        self.calls.standin_chip(capability, CHIPS[capability].multiprocessors, CHIPS[capability].shared)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """So far in this process: cubins loaded, kernels launched, descriptors encoded."""
+        return {name: getattr(self.calls, f"standin_{name}")() for name in ("loaded", "launched", "encoded")}
+
+
+_library: Library | None = None
+
+
+def library() -> Library:
+    global _library
+    _library = _library or Library()
+    return _library
+
+
+@contextlib.contextmanager
+def gpu(capability: int) -> Iterator[Asked]:
+    """In this block torch and Triton find one GPU of that compute capability; yields what launches ask for."""
+    library().use(capability)
+    asked, before = Asked(), (driver._active, knobs.compilation.listener)
+    here = standin_torch.device(ORDINALS[capability], capability, CHIPS[capability])
+    modules = mock.patch.multiple(build, _build=asked.build, get_cache_manager=asked.module)
+    with here, modules:
+        from triton.backends.nvidia.driver import CudaDriver
+
+        driver._active, knobs.compilation.listener = CudaDriver(), asked.listen
+        try:
+            yield asked
+        finally:
+            driver._active, knobs.compilation.listener = before

@@ -1,0 +1,267 @@
+"""The bundle for a GPU machine: what it refuses, what it holds, and that Triton finds its kernels in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "bench" / "gpu"))
+
+import bundle  # noqa: E402
+import bundle_archive  # noqa: E402
+import bundle_build  # noqa: E402
+import bundle_facts  # noqa: E402
+import steps as plan  # noqa: E402
+from bundle_facts import Mistake, Target  # noqa: E402
+
+TARGET = Target("9.0a", "3.12", "2.11.0", "3.6.0")
+FOUND = {"python": "3.12", "torch": "2.11.0", "triton": "3.6.0", "cuda": "13.0", "packages": "/nowhere"}
+KEYS = ("0123" * 16, "4567" * 16)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Triton's cache, empty."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def filled(folder: Path) -> Path:
+    """A cache with a kernel and a module, as Triton leaves them."""
+    kernel, module = (folder / bundle_archive.entry_name(key) for key in KEYS)
+    for entry in (kernel, module):
+        entry.mkdir(parents=True)
+    for name in ("k.cubin", "k.json", "k.ptx", "k.ttir"):
+        (kernel / name).write_text(name)
+    children = {name: str(kernel / name) for name in ("k.cubin", "k.json", "k.ptx", "k.ttir")}
+    (kernel / "__grp__k.json").write_text(json.dumps({"child_paths": children}))
+    (module / "launcher.cpython-312.so").write_bytes(b"\0")
+    return folder
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A bundle for TARGET; its wheel is none. This machine is what it is for."""
+    content = tmp_path / "content"
+    assert bundle_archive.take(filled(tmp_path / "made"), KEYS, content / "triton") == 2
+    about = bundle_facts.manifest(TARGET, "13.0", {"nvcc": "13.0", "c++": "12.2"})
+    about |= {"wheel": "atrous.whl", "kernels": 1, "modules": 1}
+    (content / "bundle.json").write_text(json.dumps(about))
+    (content / "atrous.whl").write_text("none")
+    bundle_archive.pack(content, tmp_path / "bundle.tar.xz")
+    here(monkeypatch)
+    return tmp_path / "bundle.tar.xz"
+
+
+def here(monkeypatch, capability=(9, 0), **found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(bundle_facts, "probe", lambda interpreter: FOUND | found)
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """The wheels that pip was asked to install; it answers 0."""
+    asked, run = [], subprocess.run
+
+    def fake(command, **options):
+        if "pip" not in command:
+            return run(command, **options)
+        assert "--no-index" in command and options["env"]["PIP_NO_INDEX"] == "1"
+        asked.append(Path(command[-1]).name)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    return asked
+
+
+def test_install(archive, cache, pip, capsys):
+    assert bundle.main(["install", str(archive)]) == 0 and pip == ["atrous.whl"]
+    assert "1 kernels in" in capsys.readouterr().out
+    kernel = cache / bundle_archive.entry_name(KEYS[0])
+    group = json.loads((kernel / "__grp__k.json").read_text())["child_paths"]
+    assert group == {name: str(kernel / name) for name in ("k.cubin", "k.json")}
+    assert {path.name for path in kernel.iterdir()} == {"k.cubin", "k.json", "__grp__k.json"}
+    assert (cache / bundle_archive.entry_name(KEYS[1]) / "launcher.cpython-312.so").exists()
+    assert bundle.main(["installed"]) == 0
+
+
+def refused(capsys, cache, pip, *arguments) -> str:
+    """The sentence; nothing is installed."""
+    assert bundle.main(list(map(str, arguments))) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("bundle: ") and told.count("\n") == 1 and not pip and not cache.exists()
+    return told
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"capability": (8, 0)}, "chip: the bundle is for 9.0, here is 8.0"),
+        ({"capability": None}, "GPU: expected one of compute capability 9.0a, found none"),
+        ({"python": "3.11"}, "python: the bundle is for 3.12, here is 3.11"),
+        ({"torch": "2.12.0"}, "torch: the bundle is for 2.11.0, here is 2.12.0"),
+        ({"triton": "3.7.1"}, "triton: the bundle is for 3.6.0, here is 3.7.1"),
+        ({"cuda": "12.8"}, "cuda: the bundle is for 13.0, here is 12.8"),
+    ],
+)
+def test_a_bundle_for_something_else(archive, cache, pip, capsys, monkeypatch, change, told):
+    here(monkeypatch, **change)
+    assert told in refused(capsys, cache, pip, "install", archive)
+
+
+def test_a_bundle_of_another_commit(archive, cache, pip, capsys, monkeypatch):
+    monkeypatch.setattr(bundle_facts, "source", lambda: "other")
+    monkeypatch.setenv("ATROUS_COMMIT", "a1b2c3")
+    assert "here is a1b2c3 (sources other)" in refused(capsys, cache, pip, "install", archive)
+
+
+@pytest.mark.parametrize("share", (0.0, 0.3, 0.99))
+def test_a_truncated_archive(archive, cache, pip, capsys, share):
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(share * len(whole))])
+    assert "archive: expected a whole bundle" in refused(capsys, cache, pip, "install", archive)
+
+
+def test_an_archive_that_is_none(tmp_path, cache, pip, capsys):
+    assert "expected a whole bundle" in refused(capsys, cache, pip, "install", tmp_path / "none.tar.xz")
+
+
+def test_a_wheel_that_pip_refuses(archive, cache, capfd):
+    assert bundle.main(["install", str(archive)]) == 2
+    assert "wheel: expected pip to install atrous.whl" in capfd.readouterr().err and not cache.exists()
+
+
+def test_a_moved_or_damaged_cache(archive, cache, pip, capsys, monkeypatch, tmp_path):
+    assert "expected an installed bundle" in refused(capsys, cache, pip, "installed")
+    bundle.main(["install", str(archive)])
+    cache.rename(tmp_path / "moved")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "moved"))
+    assert bundle.main(["installed"]) == 2
+    assert f"expected it in {cache}" in capsys.readouterr().err
+    bundle.main(["install", str(archive)])  # over what is there: its paths are new
+    (tmp_path / "moved" / bundle_archive.entry_name(KEYS[1])).rename(tmp_path / "elsewhere")
+    assert bundle.main(["installed"]) == 2
+    assert "expected 2 entries" in capsys.readouterr().err
+
+
+def test_the_same_content_gives_the_same_archive(archive, tmp_path):
+    bundle_archive.pack(tmp_path / "content", tmp_path / "again.tar.xz")
+    assert archive.read_bytes() == (tmp_path / "again.tar.xz").read_bytes()
+
+
+def test_an_archive_that_is_too_large(tmp_path, monkeypatch):
+    (tmp_path / "bundle.json").write_text("{}")
+    monkeypatch.setattr(bundle_archive, "MOST", 10)
+    with pytest.raises(Mistake, match="expected at most 10 bytes, got"):
+        bundle_archive.pack(tmp_path, tmp_path / "out" / "bundle.tar.xz")
+    assert not list((tmp_path / "out").iterdir())
+
+
+# What cannot be built
+
+
+def toolkit(folder: Path, release: str) -> str:
+    (folder / "bin").mkdir()
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho Cuda compilation tools, release {release}, V{release}\n")
+    nvcc.chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "target, found, told",
+    [
+        (TARGET._replace(arch="9.9"), {}, "arch: expected one of 8.0, .*9.0a, .* got '9.9'"),
+        (TARGET, {"python": "3.11"}, "python: expected 3.12, got 3.11"),
+        (TARGET, {"torch": "2.13.0"}, "torch: expected 2.11.0, got 2.13.0"),
+        (TARGET, {"triton": "3.7.1"}, "triton: expected 3.6.0, got 3.7.1"),
+        (TARGET, {"cuda": None}, "torch: expected a CUDA build of 2.11.0, got a CPU build"),
+        (TARGET, {"cuda": "12.8"}, "nvcc: expected CUDA 12.8 as torch 2.11.0 has it, got CUDA 13.0"),
+    ],
+)
+def test_what_cannot_be_built(target, found, told, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", toolkit(tmp_path, "13.0"))
+    monkeypatch.setattr(bundle_facts, "probe", lambda interpreter: FOUND | found)
+    with pytest.raises(Mistake, match=told):
+        bundle_build.build(target, Path("python"), None)
+
+
+def test_without_nvcc(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(Mistake, match="nvcc: expected CUDA's compiler in CUDA_HOME"):
+        bundle_facts.toolchain(TARGET, FOUND)
+
+
+@pytest.mark.parametrize("program", ("no-such-python", "false"))
+def test_an_interpreter_that_is_none(program):
+    with pytest.raises(Mistake, match="interpreter: expected a Python"):
+        bundle_facts.probe(program)
+
+
+def test_the_key(monkeypatch):
+    """Over the target, the versions and the sources; a commit that changes none of them has the same."""
+    tools = {"nvcc": "13.0", "c++": "12.2"}
+    keys = [bundle_facts.manifest(TARGET, "13.0", tools)["key"]]
+    monkeypatch.setenv("ATROUS_COMMIT", "a1b2c3")
+    assert bundle_facts.manifest(TARGET, "13.0", tools)["key"] == keys[0]
+    keys += [bundle_facts.manifest(TARGET, "13.0", tools | {"nvcc": "13.1"})["key"]]
+    keys += [bundle_facts.manifest(TARGET._replace(arch="8.0"), "13.0", tools)["key"]]
+    monkeypatch.setattr(bundle_facts, "source", lambda: "other")
+    keys += [bundle_facts.manifest(TARGET, "13.0", tools)["key"]]
+    assert len(set(keys)) == 4
+
+
+def test_every_step_that_is_asked_is_in_the_plan(tmp_path):
+    names = {step.name for phase in ("right", "fast") for step in plan.steps(phase, "python", tmp_path, None)}
+    assert set(bundle_build.ASK) <= names
+
+
+# Triton finds what it asks for
+
+PROGRAM = """
+import torch, triton
+import triton.language as tl
+
+@triton.jit
+def kernel(x_ptr, SIZE: tl.constexpr):
+    tl.store(x_ptr + tl.arange(0, SIZE), 0.0)
+
+kernel[(1,)](torch.empty(64, device="cuda"), SIZE=64)
+"""
+
+
+def asked(tmp_path: Path, cache: Path) -> dict:
+    """What a process under the stand-in asks for."""
+    (program := tmp_path / "program.py").write_text(PROGRAM)
+    told = tmp_path / "asked"
+    told.mkdir()
+    variables = {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/gpu/standin_site"), os.environ.get("PYTHONPATH", "")]),
+        "STANDIN_CHIP": "90", "STANDIN_ASKED": str(told), "TRITON_CACHE_DIR": str(cache),
+    }  # fmt: skip
+    subprocess.run([sys.executable, program], check=True, env=os.environ | variables)
+    (path,) = told.iterdir()
+    found = json.loads(path.read_text())
+    path.unlink(), told.rmdir()
+    return found
+
+
+def test_triton_finds_its_kernels_at_another_place(tmp_path):
+    pytest.importorskip("triton")
+    first = asked(tmp_path, tmp_path / "first")
+    assert "kernel" in first["compiled"] and first["launched"] == 1
+    bundle_archive.take(tmp_path / "first", {*first["kernels"], *first["modules"]}, tmp_path / "content")
+    (tmp_path / "first").rename(tmp_path / "gone")
+    assert "kernel" in asked(tmp_path, tmp_path / "gone")["compiled"]  # a moved cache is none
+    bundle_archive.place(tmp_path / "content", tmp_path / "second")
+    second = asked(tmp_path, tmp_path / "second")
+    assert second["compiled"] == [] and second["kernels"] == first["kernels"] and second["launched"] == 1

@@ -1,0 +1,52 @@
+"""The table of the CUDA convolution's tiles: a tile is named while its call runs, and is one that csrc/cuda has."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "bench"), str(ROOT / "bench/gpu")]
+
+import conv_tiles  # noqa: E402
+import launches  # noqa: E402
+import test_cuda_conv  # noqa: E402
+from layers import Site  # noqa: E402
+
+import atrous  # noqa: E402
+
+SITE = Site("layer", 1, 8, 16, 3, 1, 6, residual=True)
+
+
+def test_a_row_has_every_tile(monkeypatch):
+    asked, real = [], atrous.conv_bn_act
+
+    def conv_bn_act(**arguments):
+        asked.append((arguments["backend"], os.environ.get("ATROUS_CONV_TILE")))
+        return real(**arguments | {"backend": "library"})
+
+    monkeypatch.setattr(atrous, "conv_bn_act", conv_bn_act)
+    row = conv_tiles.measure(SITE, 2, torch.device("cpu"), torch.float32)
+    assert list(row["ms"]) == [*conv_tiles.TILES, "predicted", "library"] and min(row["ms"].values()) > 0
+    assert set(asked) == {*(("native", tile) for tile in conv_tiles.TILES), ("native", None), ("library", None)}
+
+
+def test_a_wrong_tile_is_named(monkeypatch):
+    real = atrous.conv_bn_act
+
+    def conv_bn_act(**arguments):
+        y = real(**arguments | {"backend": "library"})
+        return y + (os.environ.get("ATROUS_CONV_TILE") == "mma-64x64")
+
+    monkeypatch.setattr(atrous, "conv_bn_act", conv_bn_act)
+    with pytest.raises(AssertionError, match="^mma-64x64: "):
+        conv_tiles.measure(SITE, 2, torch.device("cpu"), torch.float32)
+
+
+def test_the_tiles_are_those_of_the_plan():
+    source = (ROOT / "csrc/cuda/conv_plan.cpp").read_text()
+    assert re.findall(r'\{"((?:wg)?mma-\d+x\d+)"', source) == list(conv_tiles.TILES)
+    assert conv_tiles.TILES == test_cuda_conv.TILES == launches.TILES[1:]
