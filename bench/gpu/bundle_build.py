@@ -37,6 +37,15 @@ found = pathlib.Path(atrous.__file__).parent
 ctypes.CDLL(str(found / "libatrous.so"), mode=os.RTLD_NOW)
 print("libatrous.so is loaded from", found)
 """
+# Under the stand-in a CUDA build of torch does not survive the interpreter's last collection.
+INSTALLS = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import bundle
+status = bundle.main(["install", sys.argv[2]])
+sys.stdout.flush(), sys.stderr.flush()
+os._exit(status)
+"""
 
 
 def run(command: list[Any], what: str, **more: str) -> None:
@@ -154,7 +163,7 @@ def check(target: Target, named: Path | None, names: list[str] | None, archive: 
     archive = archive or OUT / f"{target.name}.tar.xz"
     with tempfile.TemporaryDirectory() as scratch:
         gpu = {**under, "STANDIN_ASKED": scratch}
-        run([python, ROOT / "bench/gpu/bundle.py", "install", archive], "install", **alone, **gpu)
+        run([python, "-c", INSTALLS, ROOT / "bench/gpu", archive], "install", **alone, **gpu)
     run([python, "-c", LOADS], "libatrous.so", **alone)
     asked = ask(python, target, cache, names)
     compiled = asked["compiled"]
