@@ -8,10 +8,13 @@ from torch import Tensor
 
 def channels_last(x: Tensor) -> bool:
     """Whether the strides of x are ordered as NHWC and not as NCHW, as x.suggest_memory_format() decides in C++."""
-    if x.dim() != 4 or x.stride(1) == 0 or 0 in x.shape:
+    if x.dim() != 4:
         return False
-    if x.is_contiguous(memory_format=torch.channels_last) != x.is_contiguous():  # the usual: it is one of them
-        return not x.is_contiguous()
+    nhwc = x.is_contiguous(memory_format=torch.channels_last)
+    if nhwc != x.is_contiguous():  # the usual: it is one of them
+        return nhwc
+    if x.stride(1) == 0 or 0 in x.shape:
+        return False
     least = 0
     for axis in (1, 3, 2, 0):
         if x.stride(axis) < least or (axis == 0 and least == x.stride(1)):

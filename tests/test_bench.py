@@ -200,7 +200,11 @@ def record(measures):
 
 @pytest.fixture
 def card(monkeypatch):
-    known = {"is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda d: "NVIDIA H100 PCIe"}
+    known = {
+        "is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda d: "NVIDIA H100 PCIe",
+        # What a CUDA build of torch asks for the version of cuDNN.
+        "device_count": lambda: 1, "get_device_capability": lambda *device: (9, 0),
+    }  # fmt: skip
     for name, answer in known.items():
         monkeypatch.setattr(torch.cuda, name, answer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)

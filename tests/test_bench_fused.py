@@ -238,7 +238,11 @@ def test_a_wrong_result_of_ours_is_the_exit_status(result, monkeypatch):
 
 
 def test_the_file_is_named_after_card_and_day(result, monkeypatch, tmp_path, capsys):
-    known = {"is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda device: "NVIDIA H100"}
+    known = {
+        "is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda device: "NVIDIA H100",
+        # What a CUDA build of torch asks for the version of cuDNN.
+        "device_count": lambda: 1, "get_device_capability": lambda *device: (9, 0),
+    }  # fmt: skip
     for name, answer in known.items():
         monkeypatch.setattr(torch.cuda, name, answer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)

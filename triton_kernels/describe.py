@@ -76,7 +76,7 @@ class Descriptors:
 
 def _at(descriptor: TensorDescriptor, base: Tensor) -> TensorDescriptor:
     """The same of another tensor, whose address 16 bytes divide (ConvKey.aligned)."""
-    made = object.__new__(TensorDescriptor)
+    made = object.__new__(TensorDescriptor)  # without the checks of its __init__
     made.__dict__.update(descriptor.__dict__)
     made.base = base
     return made

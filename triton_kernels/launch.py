@@ -1,6 +1,6 @@
 """How every kernel is launched: on the device of its tensors, and under CUDA graph capture only if it is compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -52,7 +52,7 @@ class Plan:
     """A kernel, and all that does not change between launches of one kind, so that a call computes none of it again.
 
     programs: the grid. sizes: the integers that end the kernel's arguments. constants: its constexprs and the
-    compiler's options. compiled: its code, by the key of `launch`; empty under the interpreter.
+    compiler's options. compiled: what launches its code, by the key of `launch`; empty under the interpreter.
     rest: what follows the numbers of a launch of compiled code.
     """
 
@@ -60,7 +60,7 @@ class Plan:
     programs: int
     sizes: tuple[int, ...]
     constants: dict[str, Any]
-    compiled: dict[tuple, Any] = field(default_factory=dict)
+    compiled: dict[tuple, Callable] = field(default_factory=dict)
     rest: tuple = ()
 
     def __post_init__(self) -> None:
@@ -81,9 +81,9 @@ def launch(
     """
     key = (device, *[None if t is None else (t.dtype, t.data_ptr() % ACCESS_BYTES == 0) for t in tensors])
     with torch.cuda.device(device if device.type == "cuda" else -1):
-        compiled = plan.compiled.get(key)
-        if compiled is not None:
-            compiled[plan.grid](*descriptors, *tensors, *numbers, *plan.rest)
+        run = plan.compiled.get(key)
+        if run is not None:
+            run(*descriptors, *tensors, *numbers, *plan.rest)
             return
         types = (None if d is None else d.base.dtype for d in descriptors)
         wide = (size >= 2**31 for size in plan.sizes)
@@ -97,5 +97,5 @@ def launch(
         if compiled is not None:  # code takes a kernel's constexprs too, by their places
             constexprs = [plan.constants[name] for name in plan.kernel.arg_names if name in plan.constants]
             plan.rest = *plan.sizes, *constexprs
-            plan.compiled[key] = compiled
+            plan.compiled[key] = compiled[plan.grid]
         _launched.add(known)

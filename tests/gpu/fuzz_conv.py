@@ -168,8 +168,10 @@ def draw_geometry(rng: random.Random, on_gpu: bool, paired: bool) -> tuple:
         return rng.randint(low, high), rng.randint(low, high)
 
     groups, each, out = 1, pick(CHANNELS), pick(CHANNELS)
-    kind = pick(("one", "one", "one", "groups", "depthwise"))
-    if kind == "groups":
+    kind = pick(("any", "any", "wide", "groups", "depthwise"))
+    if kind == "wide":  # as descriptors and split reductions want them
+        each, out = pick((64, 64, 128)), pick((8, 24, 64, 128))
+    elif kind == "groups":
         groups, each, out = pick((2, 3, 4)), pick((1, 3, 8, 16, 17)), pick((1, 3, 8, 16, 17))
     elif kind == "depthwise":
         groups, each, out = pick(CHANNELS), 1, pick((1, 1, 2, 3))
@@ -439,9 +441,13 @@ def drawn_config(case: Case, backend: str) -> Iterator[list[str]]:
             tile._replace(splits=splits, waves=waves)
             for tile in configs.tiles(key) for splits in configs.SPLITS for waves in configs.WAVES
         )  # fmt: skip
-        fitting = [config for config in listed if not configs.conv_reasons(key, config)]
-        chosen.append(fitting[case.config % len(fitting)].describe())
-        return fitting[case.config % len(fitting)]
+        ways: dict[tuple, list[configs.Conv]] = {}  # through the kernels: each is as likely, however few configs it has
+        for fitting in (config for config in listed if not configs.conv_reasons(key, config)):
+            ways.setdefault((fitting.descriptors, fitting.splits > 1, fitting.waves > 0), []).append(fitting)
+        number, way = divmod(case.config, len(ways))
+        found = list(ways.values())[way]
+        chosen.append(found[number % len(found)].describe())
+        return found[number % len(found)]
 
     with cases.precision(case.precision), contextlib.ExitStack() as stack:
         if backend == "triton":

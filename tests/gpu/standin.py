@@ -37,9 +37,12 @@ class Chip(NamedTuple):
     shared: int
 
 
-# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; multiprocessors: A100, H100, B200.
-CHIPS = {80: Chip("A100", 108, 163 << 10), 90: Chip("H100", 132, 227 << 10), 100: Chip("B200", 148, 227 << 10)}
-ORDINALS = {90: 0, 80: 1, 100: 2}  # a device each, since a process keeps compiled kernels by device
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability", and the data sheets.
+CHIPS = {
+    90: Chip("H100", 132, 227 << 10), 80: Chip("A100", 108, 163 << 10), 100: Chip("B200", 148, 227 << 10),
+    86: Chip("A40", 84, 99 << 10), 89: Chip("L40S", 142, 99 << 10), 120: Chip("RTX PRO 6000", 188, 99 << 10),
+}  # fmt: skip
+ORDINALS = {capability: ordinal for ordinal, capability in enumerate(CHIPS)}  # a process keeps kernels by device
 
 _build, _cache_manager = build._build, build.get_cache_manager
 

@@ -31,10 +31,16 @@ static CUresult refuse(CUresult code, const char* format, ...) {
 #define REQUIRE(condition, ...) \
   if (!(condition)) return refuse(CUDA_ERROR_INVALID_VALUE, __VA_ARGS__)
 
+// Tensors of the stand-in have addresses from 1 << 44 on, where no memory of a process lies.
+static int any_memory;
+static int on_gpu(uintptr_t address) { return any_memory || address >> 44 == 1; }
+
 // For Python: the chip at hand, and what was asked so far.
 EXPORT void standin_chip(int capability, int multiprocessors, int shared) {
   chip.capability = capability, chip.multiprocessors = multiprocessors, chip.shared = shared;
 }
+// Whether memory of this process passes for a GPU's, for who measures with tensors that plain torch computes too.
+EXPORT void standin_any_memory(int any) { any_memory = any; }
 EXPORT int standin_loaded(void) { return loaded; }
 EXPORT int standin_launched(void) { return launched; }
 EXPORT int standin_encoded(void) { return encoded; }
@@ -99,9 +105,8 @@ EXPORT CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute att
 }
 EXPORT CUresult cuFuncSetCacheConfig(CUfunction function, CUfunc_cache config) { return CUDA_SUCCESS; }
 
-// Tensors of the stand-in have addresses from 1 << 44 on, where no memory of a process lies.
 EXPORT CUresult cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdeviceptr pointer) {
-  REQUIRE(pointer >> 44 == 1, "pointer: expected one into GPU memory, got %#llx", (unsigned long long)pointer);
+  REQUIRE(on_gpu(pointer), "pointer: expected one into GPU memory, got %#llx", (unsigned long long)pointer);
   memcpy(value, &pointer, sizeof pointer);
   return CUDA_SUCCESS;
 }
@@ -151,7 +156,7 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType typ
   REQUIRE((uintptr_t)map % 64 == 0, "descriptor: expected it at a multiple of 64 bytes");
   REQUIRE(chip.capability >= 90, "descriptor: expected sm_90 or newer, got sm_%d", chip.capability);
   REQUIRE(rank >= 1 && rank <= 5, "descriptor: expected 1 to 5 dimensions, got %u", rank);
-  REQUIRE((uintptr_t)data % 16 == 0 && (uintptr_t)data >> 44 == 1,
+  REQUIRE((uintptr_t)data % 16 == 0 && on_gpu((uintptr_t)data),
           "descriptor: expected GPU memory at a multiple of "
           "16 bytes, got %p",
           data);

@@ -239,16 +239,19 @@ kernel[(1,)](torch.empty(64, device="cuda"), SIZE=64)
 """
 
 
+def under_standin(told: Path, cache: Path) -> dict[str, str]:
+    """The environment of a process that leaves what it asks for in `told`."""
+    path = os.pathsep.join([str(ROOT / "tests/gpu/standin_site"), os.environ.get("PYTHONPATH", "")])
+    chip = {"STANDIN_CHIP": "90", "STANDIN_ASKED": str(told)}
+    return os.environ | chip | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(cache)}
+
+
 def asked(tmp_path: Path, cache: Path) -> dict:
     """What a process under the stand-in asks for."""
     (program := tmp_path / "program.py").write_text(PROGRAM)
     told = tmp_path / "asked"
     told.mkdir()
-    variables = {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/gpu/standin_site"), os.environ.get("PYTHONPATH", "")]),
-        "STANDIN_CHIP": "90", "STANDIN_ASKED": str(told), "TRITON_CACHE_DIR": str(cache),
-    }  # fmt: skip
-    subprocess.run([sys.executable, program], check=True, env=os.environ | variables)
+    subprocess.run([sys.executable, program], check=True, env=under_standin(told, cache))
     (path,) = told.iterdir()
     found = json.loads(path.read_text())
     path.unlink(), told.rmdir()
@@ -265,3 +268,21 @@ def test_triton_finds_its_kernels_at_another_place(tmp_path):
     bundle_archive.place(tmp_path / "content", tmp_path / "second")
     second = asked(tmp_path, tmp_path / "second")
     assert second["compiled"] == [] and second["kernels"] == first["kernels"] and second["launched"] == 1
+
+
+TESTS = """
+import pytest, torch
+
+def test_on_the_gpu():
+    x = torch.full((3,), 2.0, device="cuda")
+    assert x.is_cuda and x.sum().item() == 6.0, "the stand-in has no values"
+    raise SystemError("the test went on")
+"""
+
+
+def test_what_a_test_asserts_does_not_end_it_under_the_stand_in(tmp_path):
+    pytest.importorskip("triton")
+    (tmp_path / "test_it.py").write_text(TESTS)
+    command = [sys.executable, "-m", "pytest", "-p", "standin_pytest", "-p", "no:cacheprovider", "test_it.py"]
+    run = subprocess.run(command, cwd=tmp_path, env=under_standin(tmp_path, tmp_path), capture_output=True, text=True)
+    assert "SystemError: the test went on" in run.stdout and "AssertionError" not in run.stdout

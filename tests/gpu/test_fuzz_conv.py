@@ -90,7 +90,7 @@ FAULTS = {
     "slope of another channel": ("triton", "triton_kernels/vectors.py",
         "channel * slope_stride, mask", "channel // 2 * slope_stride, mask"),
     "no mask at odd channels": ("triton", "triton_kernels/products.py",
-        "channel < L.in_channels\n            offset", "channel < L.in_channels + 1\n            offset"),
+        "    valid = channel < L.in_channels\n", "    valid = channel < L.in_channels + 1\n"),
     "no eps": ("triton", "triton_kernels/epilogue.py", "square_root(var + eps)", "square_root(var)"),
     "tiles left unwritten": ("triton", "triton_kernels/conv.py",
         "        tile += pixel_programs", "        tile += pixel_tiles"),

@@ -58,8 +58,8 @@ def test_it_reaches_the_kernels(name, value, expected):
             mock.patch.object(module, "check_device"),
         ):
             call()
-        tiles = [one.args[4]["T"] for one in launch.call_args_list if "T" in one.args[4]]
-        assert [tile.precision for tile in tiles] == [expected]
+        (plan,) = {one.args[0] for one in launch.call_args_list}
+        assert plan.constants["T"].precision == expected
 
 
 TOLD = """
