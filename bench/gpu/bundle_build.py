@@ -32,9 +32,9 @@ ASK = (
 )  # fmt: skip
 NEEDS = ("numpy", "hypothesis", "pytest", "pytest-xdist", "ninja", "setuptools==81.0.0", "wheel")
 LOADS = """
-import ctypes, pathlib, atrous
+import ctypes, os, pathlib, atrous
 found = pathlib.Path(atrous.__file__).parent
-ctypes.CDLL(str(found / "libatrous.so"), mode=ctypes.RTLD_NOW)
+ctypes.CDLL(str(found / "libatrous.so"), mode=os.RTLD_NOW)
 print("libatrous.so is loaded from", found)
 """
 
