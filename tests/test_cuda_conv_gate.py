@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gate
 CHIPS = (80, "90a", 100)
 PRODUCTS = {"csrc/cuda/conv_fp16.cu": 27, "csrc/cuda/conv_bf16.cu": 27, "csrc/cuda/conv_fp32.cu": 14}
 SM90 = {"csrc/cuda/conv_sm90_fp16.cu": 18, "csrc/cuda/conv_sm90_bf16.cu": 18}
-REDUCE = {"csrc/cuda/conv_reduce.cu": 18}
+AROUND = {"csrc/cuda/conv_reduce.cu": 18, "csrc/cuda/conv_pad.cu": 2}
 HOST = ["csrc/cuda/conv.cpp", "csrc/cuda/conv_plan.cpp", "csrc/cuda/device.cpp", "csrc/cuda/ops.cpp"]
 # A multiprocessor has 65536 registers: two blocks of 128 threads of the largest tile, three of the next, four.
 MOST_REGISTERS = {"128, 128": 255, "128, 64": 168, "64, 64": 128}
@@ -84,9 +84,9 @@ def test_no_driver_is_linked(tmp_path):
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_reduction(chip):
-    kernels = gate.compile(list(REDUCE), chip)
-    assert len(kernels) == REDUCE["csrc/cuda/conv_reduce.cu"]
+def test_what_is_around_the_products(chip):
+    kernels = gate.compile(list(AROUND), chip)
+    assert {source: sum(kernel.source == source for kernel in kernels) for source in AROUND} == AROUND
     assert complaints(kernels, lambda kernel: 128) == []
 
 

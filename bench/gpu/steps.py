@@ -55,7 +55,8 @@ FAST = (
     Step("passes", 40, "{python} bench/pointwise_table.py {results} --seconds 28"),
     Step("networks", 60, "{python} bench/fused_table.py {results} --part networks --seconds 42"),
     Step("training", 45, "{python} bench/training_table.py {results} --part steps --seconds 30"),
-    Step("max-autotune", 55, "{python} bench/fused_table.py {results} --part max_autotune --seconds 45"),
+    Step("tiles of csrc/cuda", 25, "{python} bench/gpu/conv_tiles.py {results} --seconds 15"),
+    Step("max-autotune", 30, "{python} bench/fused_table.py {results} --part max_autotune --seconds 20"),
 )
 
 HEADERS = Step("headers of CUTLASS", 300, "{python} -m pip install --quiet --no-deps -r requirements-cuda.txt")
@@ -87,6 +88,7 @@ FULL = (
     Step("sites", 1300, "{python} bench/fused_table.py {results} --part sites --seconds 1200"),
     Step("networks", 1300, "{python} bench/fused_table.py {results} --part networks --seconds 1200"),
     Step("training", 1300, "{python} bench/training_table.py {results} --seconds 600"),
+    Step("tiles of csrc/cuda", 700, "{python} bench/gpu/conv_tiles.py {results} --seconds 600"),
     Step("max-autotune", 1900, "{python} bench/fused_table.py {results} --part max_autotune --seconds 1800"),
     Step("fuzzer", 7300, "{python} tests/gpu/fuzz_conv.py --device cuda --seconds 7200 --seed $(date +%Y%m%d)"),
 )

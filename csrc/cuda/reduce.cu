@@ -29,10 +29,11 @@ struct CentredChannel {
   T mean;
 };
 
-// Two blocks' threads with two packs of each map in flight hide the memory's latency, and leave 128 registers for the
-// channels' values. What is drawn is bound by the generator: one pack, and the registers that it wants.
-template <bool DROPOUT>
-constexpr int TOGETHER = DROPOUT ? 1 : 2;
+// Two blocks' threads with a pack of three maps or two packs of two in flight hide the memory's latency, in 128
+// registers beside the channels' values. What is drawn is bound by the generator: one pack, and the registers that it
+// wants.
+template <Residual RESIDUAL, bool DROPOUT>
+constexpr int TOGETHER = DROPOUT || RESIDUAL != Residual::none ? 1 : 2;
 
 template <class S, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS, DROPOUT ? 1 : 2)
@@ -57,20 +58,21 @@ __global__ void __launch_bounds__(THREADS, DROPOUT ? 1 : 2)
     if (RESIDUAL != Residual::none) packs.residual = pack(residual);
     return packs;
   };
-  reduction.walk<SIZE, TOGETHER<DROPOUT>>(load_packs, [&](const Packs& packs, const Place& place, auto whole) {
-    const uint64_t index = DROPOUT ? reduction.layout.index(place.at) : 0;
+  reduction.walk<SIZE, TOGETHER<RESIDUAL, DROPOUT>>(
+      load_packs, [&](const Packs& packs, const Place& place, auto whole) {
+        const uint64_t index = DROPOUT ? reduction.layout.index(place.at) : 0;
 #pragma unroll
-    for (int i = 0; i < SIZE; ++i) {
-      if (!whole.value && i >= place.count) continue;
-      Channel<T> channel = channels[i].channel;
-      const T keep =
-          drawn<SLOPE, DROPOUT>(draw, vectors.draws_slope, index + i * reduction.layout.index_step(), channel.slope);
-      const T value = widen(packs.z.at[i]), residual_value = widen(packs.residual.at[i]);
-      const Gradient<T> of =
-          gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(packs.dy.at[i]), value, channel, residual_value, keep);
-      own[i].combine({of.du, multiply(of.du, value - channels[i].mean), of.of_slope});
-    }
-  });
+        for (int i = 0; i < SIZE; ++i) {
+          if (!whole.value && i >= place.count) continue;
+          Channel<T> channel = channels[i].channel;
+          const T keep = drawn<SLOPE, DROPOUT>(draw, vectors.draws_slope, index + i * reduction.layout.index_step(),
+                                               channel.slope);
+          const T value = widen(packs.z.at[i]), residual_value = widen(packs.residual.at[i]);
+          const Gradient<T> of =
+              gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(packs.dy.at[i]), value, channel, residual_value, keep);
+          own[i].combine({of.du, multiply(of.du, value - channels[i].mean), of.of_slope});
+        }
+      });
   leave(reduction, own, table, partial);
 }
 
