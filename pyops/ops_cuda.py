@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
-from functools import lru_cache
 from types import SimpleNamespace
 
 import torch
@@ -17,22 +17,36 @@ from .spec import Epilogue, Spec
 triton_found = importlib.util.find_spec("triton") is not None
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = {Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list}
+# Where the dispatcher goes on every call, in inference mode and under autocast too: to nobody who looks at operators.
+_USUAL = functools.reduce(
+    torch._C.DispatchKeySet.__or__,
+    (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in
+     ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")),
+).raw_repr()  # fmt: skip
 
 
-def observed(x: Tensor) -> bool:
-    """Whether anybody looks at operators: a compiler, a tracer, a dispatch mode, a transform of torch.func, a subclass.
+def observed(*arguments) -> bool:
+    """Whether anybody looks at operators: a compiler, a tracer, a mode, a transform, the profiler, a tensor's subclass.
 
     Where nobody does a kernel is launched without the dispatcher, which takes 10 to 15 us of host time to hand as many
     arguments as ours to Python and back.
     """
     return (
         torch.compiler.is_compiling()
-        or type(x) not in _PLAIN
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
+        or not _PLAIN.issuperset(map(type, arguments))
+        or bool(torch._C._dispatch_tls_local_include_set().raw_repr() & ~_USUAL)
+        or torch.autograd._profiler_enabled()
     )
+
+
+def primitive(name: str) -> Callable:
+    """The operator of this name where anybody observes, else the function below that is behind it."""
+
+    def run(*arguments):
+        return (getattr(torch.ops.atrous_triton, name) if observed(*arguments) else globals()[name])(*arguments)
+
+    return run
 
 
 def capturing(x: Tensor) -> bool:
@@ -108,7 +122,7 @@ def triton_conv_statistics(
     return run(input, weight, bias, *geometry, memory_format=memory_format(input, weight))
 
 
-@lru_cache
+@functools.lru_cache
 def _convolutions() -> SimpleNamespace:
     from .triton_kernels.conv import conv_epilogue
     from .triton_kernels.statistics import conv_statistics

@@ -109,7 +109,7 @@ def lookup(device: torch.device, key: tuple) -> Entry | None:
 def lookup_config(device: torch.device, key: tuple) -> Conv | None:
     """The config of row triton for a Key on a device, or None."""
     entry = _entries(device).get(key)  # type: ignore[call-overload]
-    return entry.config if entry and entry.config else _config(device, key)
+    return entry.config if entry else _config(device, key)
 
 
 @lru_cache(maxsize=4096)  # a call of an eager model asks each time

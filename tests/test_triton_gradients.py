@@ -331,6 +331,19 @@ def test_statistics(dtype, layout, multiprocessors):
 
 
 @on_device
+def test_an_outlier_among_the_first_values():
+    """With that value as the shift, the variance would be off by percents over as many values."""
+    z = torch.full((64, 4, 16, 16), 0.3, dtype=torch.float32, device=DEVICE)
+    z = z.contiguous(memory_format=torch.channels_last)
+    z[0, :, 0, 0] = 1000.0
+    with programs(1):
+        mean, var = gradients.statistics(z)
+    true_mean, true_var = reference.statistics(z.double())
+    torch.testing.assert_close(mean.double(), true_mean, rtol=1e-3, atol=0)
+    torch.testing.assert_close(var.double(), true_var, rtol=1e-3, atol=0)
+
+
+@on_device
 @pytest.mark.parametrize("layout", SHAPES)
 def test_a_mean_that_dwarfs_the_deviation(layout):
     """E[z^2] - E[z]^2 in fp32 would be off by several. The same of z - mean in the sums and in dz."""

@@ -1,8 +1,9 @@
 """Mean and variance of each channel of a tensor, in one launch and one read: for a BatchNorm that trains.
 
-A program sums z - shift and its square, where shift is the first of its values of the channel: with a shift among the
-values what cancels is bounded, whatever their mean is, and a value takes three instructions and no division. Lanes and
-programs are joined by mean and M2 (moments.py). Source: Chan, Golub and LeVeque (1983), section 3, shifted data.
+A program sums z - shift and its square, where shift is the mean of its first step's values of the channel: what cancels
+stays small whatever the mean of all is, one outlier among the first values does little, and a value takes three
+instructions and no division. Lanes and programs are joined by mean and M2 (moments.py).
+Source: Chan, Golub and LeVeque (1983), section 3, shifted data.
 """
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from .launch import check_device, launch
 from .moments import variance
 from .pointwise import accumulator, describe
-from .reduction import channels_of, collect, collected, first_of, last_arrives, leave, position
+from .reduction import collect, collected, last_arrives, leave, position
 from .reduction_plan import SIZES, reduction_plan, workspace
 
 
@@ -31,6 +32,19 @@ def finish_statistics(
     tl.store(var_ptr + channel, variance(count, m2), mask=channel < channels)
 
 
+@triton.jit
+def load_step(
+    z_ptr, tile, step, rows, cols, channels, LAYOUT: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The values of a step, 0 where there is none; where there are; and 1 for each row (column) that exists."""
+    row, col, row_there, col_there = position(tile, step, rows, cols, channels, LAYOUT, GROUP, BLOCK_ROWS, BLOCK_COLS)
+    mask = row_there[:, None] & col_there[None, :]
+    z = tl.load(z_ptr + row[:, None] * cols + col[None, :], mask=mask, other=0.0).to(DTYPE)
+    AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
+    return z, mask, tl.expand_dims(col_there if LAYOUT == "planes" else row_there, 1 - AXIS).to(DTYPE)
+
+
 @triton.jit(do_not_specialize=SIZES)
 def statistics_kernel(
     z_ptr, mean_ptr, var_ptr, partial_ptr, arrived_ptr, rows, col_groups, channels, pixels, tiles, steps, shares,
@@ -43,20 +57,18 @@ def statistics_kernel(
     cols = col_groups.to(OFFSET) * GROUP
     program = tl.program_id(0).to(OFFSET)
     tile, share = program % tiles, program // tiles
-    first = tl.expand_dims(first_of(tile, share, cols, channels, LAYOUT, BLOCK_ROWS, BLOCK_COLS), AXIS)
-    channel = tl.expand_dims(channels_of(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS), AXIS)
-    shift = tl.load(z_ptr + tl.where(channel < channels, first, 0), mask=channel < channels, other=0.0).to(DTYPE)
-    total = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
+    z, mask, there = load_step(z_ptr, tile, share, rows, cols, channels, LAYOUT, GROUP, BLOCK_ROWS, BLOCK_COLS, DTYPE)
     # a lane has a value wherever its row (its column) exists: the channels that don't exist have any number of values
-    count, squares = tl.full([1, BLOCK_COLS] if LAYOUT == "planes" else [BLOCK_ROWS, 1], 0.0, DTYPE), total
-    for step in tl.range(share, steps, shares, num_stages=STAGES):
-        row, col, row_there, col_there = position(
-            tile, step, rows, cols, channels, LAYOUT, GROUP, BLOCK_ROWS, BLOCK_COLS
+    count = there
+    shift = tl.sum(z / tl.maximum(tl.sum(there, AXIS), 1.0), AXIS, keep_dims=True)
+    total = tl.where(mask, z - shift, 0.0)
+    squares = total * total
+    for step in tl.range(share + shares, steps, shares, num_stages=STAGES):
+        z, mask, there = load_step(
+            z_ptr, tile, step, rows, cols, channels, LAYOUT, GROUP, BLOCK_ROWS, BLOCK_COLS, DTYPE
         )  # fmt: skip
-        mask = row_there[:, None] & col_there[None, :]
-        z = tl.load(z_ptr + row[:, None] * cols + col[None, :], mask=mask, other=0.0).to(DTYPE)
         z = tl.where(mask, z - shift, 0.0)
-        count += tl.expand_dims(col_there if LAYOUT == "planes" else row_there, 1 - AXIS).to(DTYPE)
+        count += there
         total += z
         squares = tl.fma(z, z, squares)
     mean = total / tl.maximum(count, 1.0)

@@ -3,7 +3,8 @@
 The last program to arrive sets its counter back (tiles.arrive), so that no fill has to precede a launch: it would be a
 node of its own in a CUDA graph. A device has one array of zeros, of which every stream has a part: launches of one
 stream follow one another. A launch that a graph captures gets a part that nobody else ever has, since a graph is
-replayed on any stream: graphs may run beside one another and beside calls, and one graph does not overlap itself.
+replayed on any stream: graphs may run beside one another and beside calls, and CUDA runs one graph's replays one after
+another. A graph that is instantiated twice, or that is a node of two others, must not run beside itself.
 """
 
 import threading
@@ -36,7 +37,8 @@ class Zeros:
         """The stream's part; where it is too small a new one, of twice the size."""
         found = self.streams.get(stream)
         if found is None or found.numel() < count:
-            found = self.part(max(2 * count, 8 * GRANULE))
+            larger = self.part(max(2 * count, 8 * GRANULE))
+            found = larger if larger is not None else self.part(count)
             if found is not None:
                 self.streams[stream] = found
         return found
@@ -51,7 +53,7 @@ def counters(device: torch.device, count: int) -> Tensor:
 
     Filled for this launch where there are no others: in a capture before any call, or when the array is used up.
     """
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    capturing = _capturing(device)
     with _lock:
         zeros = _devices.get(device)
         if zeros is None and not capturing:
@@ -61,6 +63,13 @@ def counters(device: torch.device, count: int) -> Tensor:
             stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
             found = zeros.part(count) if capturing else zeros.of_stream(stream, count)
     return torch.zeros(count, dtype=torch.int32, device=device) if found is None else found
+
+
+def _capturing(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # the question is about the current device's stream
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _allocate(device: torch.device) -> Tensor:

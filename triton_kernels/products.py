@@ -40,7 +40,7 @@ def load_run(x, sizes, image, row, column, there, group, tap, channel, valid, L:
     row = row[:, None] * L.stride[0] - L.padding[0] + tap // L.kernel[1] * L.dilation[0]
     column = column[:, None] * L.stride[1] - L.padding[1] + tap % L.kernel[1] * L.dilation[1]
     inside = (row >= 0) & (row < sizes[1]) & (column >= 0) & (column < sizes[2]) & there[:, None]
-    channel, channels = group * L.in_channels + channel[None, :], L.groups * L.in_channels
+    channel, channels = (group * L.in_channels + channel[None, :]).to(T.offset), L.groups * L.in_channels
     pixel = tl.where(inside, place(image[:, None], row, column, 0, sizes[1], sizes[2], channels, T), 0)
     offset = pixel + place(0, 0, 0, channel, sizes[1], sizes[2], channels, T)
     return tl.load(x + offset, mask=inside & valid[None, :], other=0.0)

@@ -71,19 +71,6 @@ def position(
 
 
 @triton.jit
-def first_of(
-    tile, step, cols, channels, LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr
-):  # fmt: skip
-    """Where the first element of a step lies, of each of a tile's channels (in "flat": of its columns)."""
-    if LAYOUT == "planes":
-        across = tl.cdiv(cols, BLOCK_COLS)
-        row = step // across * channels + channels_of(tile, 1, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
-        return row * cols + step % across * BLOCK_COLS
-    else:
-        return step * BLOCK_ROWS * cols + tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-
-
-@triton.jit
 def leave(
     partial_ptr, a, b, c, tile, share, tiles, shares, channels, pixels,
     LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, MOMENTS: tl.constexpr,

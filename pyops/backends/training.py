@@ -19,7 +19,7 @@ def primitive(name: str, x: Tensor) -> Callable:
     device = x.device
     if not (x.is_cuda and (ops_cuda.triton_runs(device) or not ops_cuda.atrous_runs(device))):
         return getattr(torch.ops.atrous, name)
-    return getattr(torch.ops.atrous_triton if ops_cuda.observed(x) else ops_cuda, name)
+    return ops_cuda.primitive(name)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:

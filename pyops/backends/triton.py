@@ -48,7 +48,12 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
 
 def primitive(name: str, x: Tensor) -> Callable:
     """What computes a primitive without a convolution for tensors like x."""
-    return getattr(torch.ops.atrous_triton, name) if _by_operator(x) else ops_cuda.pointwise(name)
+
+    def run(*arguments):
+        by_operator = _by_operator(*arguments)
+        return (getattr(torch.ops.atrous_triton, name) if by_operator else ops_cuda.pointwise(name))(*arguments)
+
+    return run
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
@@ -56,7 +61,7 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
-    if not _by_operator(input):
+    if not _by_operator(input, weight, bias, *arguments):
         return ops_cuda.triton_conv_epilogue(input, weight, bias, spec, arguments)
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
     return torch.ops.atrous_triton._conv_epilogue(input, weight, bias, *geometry, *arguments)
@@ -70,16 +75,16 @@ def convolution_statistics(
     input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z, and the mean and biased variance of its channels, in one launch."""
-    if not _by_operator(input):
+    if not _by_operator(input, weight, bias):
         return ops_cuda.triton_conv_statistics(input, weight, bias, spec)
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
     return torch.ops.atrous_triton._conv_statistics(input, weight, bias, *geometry)
 
 
-def _by_operator(x: Tensor) -> bool:
+def _by_operator(x: Tensor, *others) -> bool:
     """Whether the kernel is called through its operator: on CPU there is none, and under graph capture `_epilogue` may
     not be the kernel."""
-    return x.is_meta or (x.is_cuda and ops_cuda.observed(x) and not ops_cuda.capturing(x))
+    return x.is_meta or (x.is_cuda and ops_cuda.observed(x, *others) and not ops_cuda.capturing(x))
 
 
 # The frozen form: the weight is laid out once as the kernels read it.
