@@ -5,10 +5,10 @@
 Sites: each convolution of ResNet34 at dilation 1, 2 and 4 with what the network puts behind it, by the library's
 convolution and one pass of ours, by triton, by native where it is built for the card, by plain eager, and the library's
 convolution alone. Networks: ResNet34 and its dilated form, plain and fused; compiled: by torch.compile beside eager;
-max_autotune: in its slowest mode, which takes minutes a network and so comes last. Then the goals. All is written under
-tables.fused in
-RESULTS_DIR/<gpu>-<date>.json, after each row and each variant of a network. Each part has a budget; what does not fit
-is listed under "not_run", and `--continue` measures it in another call.
+max_autotune: in its slowest mode, which takes minutes a network and so comes last. Then the goals.
+
+Under tables.fused in RESULTS_DIR/<gpu>-<date>.json, after each row and each variant of a network. Each part has a
+budget; what does not fit is listed under "not_run", and `--continue` measures it in another call.
 Exit status 1: a result of ours was wrong.
 """
 
