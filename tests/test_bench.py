@@ -224,6 +224,7 @@ def record(measures):
 
 @pytest.fixture
 def card(monkeypatch):
+    monkeypatch.delenv("ATROUS_DATE", raising=False)
     known = {
         "is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda d: "NVIDIA H100 PCIe",
         # What a CUDA build of torch asks for the version of cuDNN.

@@ -27,13 +27,16 @@ Entry = dict[str, Any]
 @contextlib.contextmanager
 def at_work(entry: Entry, seconds: float) -> Iterator[None]:
     """Notes clocks, temperature and power as they are so many seconds into a step, if it is still running then."""
-    timer = threading.Timer(seconds, lambda: entry.update(gpu_during=record.sensors()))
+    found: dict[str, str] = {}
+    timer = threading.Timer(seconds, lambda: found.update(record.sensors()))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        if found:
+            entry["gpu_during"] = dict(found)
 
 
 class Phase:
