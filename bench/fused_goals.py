@@ -41,8 +41,8 @@ def found(result: Result, batch: int) -> list[dict[str, Any]]:
 
 
 def network_rows(result: Result) -> list[dict[str, Any]]:
-    """Those of both parts: torch.compile's slowest mode has rows of its own, with ours and eager beside it."""
-    return [*result.get("networks", []), *result.get("max_autotune", [])]
+    """Those of the three parts: what torch.compile makes has rows of its own, with eager beside it."""
+    return [row for part in ("networks", "compiled", "max_autotune") for row in result.get(part, [])]
 
 
 def named(row: dict[str, Any]) -> str:

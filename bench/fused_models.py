@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import table as tables
 import torch
 from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor, nn
@@ -36,8 +37,11 @@ COMPILED: dict[str, dict[str, Any]] = {
     "atrous_compile_cudagraph": {"mode": "reduce-overhead"},
 }
 BATCH_1 = ("compile_cudagraph", "atrous_compile_cudagraph")  # max-autotune has its graphs at any batch, and so have we
-SLOW = "compile_max_autotune"  # 1 to 4 minutes a network: a row of its own, beside what it is compared with
-BESIDE_SLOW = ("eager_channels_last", "atrous", "atrous_cudagraph", SLOW)
+SLOW = "compile_max_autotune"  # 1 to 4 minutes a network
+# The variants of a network in three rows: what compiles comes after all networks without.
+PLAIN = ("eager_channels_last", "atrous", "atrous_cudagraph")
+BESIDE_SLOW = (*PLAIN, SLOW)
+COMPILING, COMPILING_SLOW = 30.0, 240.0  # seconds that torch.compile may take
 Run = Callable[[Tensor], Tensor]
 
 
@@ -70,8 +74,11 @@ def model(output_stride: int) -> nn.Module:
     return network
 
 
-def names(batch: int) -> tuple[str, ...]:
-    return tuple(name for name in LABELS if name != SLOW and (batch == 1 or name not in BATCH_1))
+def compiled(batch: int) -> tuple[str, ...]:
+    """torch.compile's modes but the slowest, beside eager."""
+    return PLAIN[0], *(
+        name for name in LABELS if name in COMPILED and name != SLOW and (batch == 1 or name not in BATCH_1)
+    )
 
 
 def graphed(run: Run, x: Tensor) -> Run:
@@ -120,8 +127,8 @@ def tuned(fused: nn.Module, size: tuple[int, ...], backend: str, target: Target)
 @torch.no_grad()
 def measure(
     network: Network, dtype: torch.dtype, device: torch.device, backend: str = "auto", seconds: float = SECONDS,
-    variants: tuple[str, ...] | None = None,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    variants: tuple[str, ...] = PLAIN,
+) -> tables.Growing:  # fmt: skip
     """Yields one row of the table as it grows, before each variant: images a second of those that are done.
 
     A new variant is timed in turns with eager; the last numbers are of all variants in turns. backend: of our own.
@@ -146,8 +153,11 @@ def measure(
         row["ms"].update(medians({name: calls[name] for name in names}, device, *budget))
         row["images_s"].update({name: network.batch / ms * 1e3 for name, ms in row["ms"].items()})
 
-    for name in variants or names(network.batch):
-        yield row
+    for name in variants:
+        left = yield row
+        if name in COMPILED and (reason := tables.too_long(COMPILING_SLOW if name == SLOW else COMPILING, left)):
+            row["missing"][name] = reason
+            continue
         try:
             run = prepared(name, nhwc, fused, x, exact, allowed)
             calls[name] = functools.partial(lambda run: run(*next(turns)), run)
@@ -156,5 +166,5 @@ def measure(
             calls.pop(name, None)
             told = str(failure) if isinstance(failure, Disagrees) else f"{type(failure).__name__}: {failure}"
             row["missing"][name] = told.strip().splitlines()[0]
-    yield row
-    time(calls, seconds)
+    left = yield row
+    time(calls, seconds if left is None else min(seconds, left))

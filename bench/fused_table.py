@@ -4,10 +4,11 @@
 
 Sites: each convolution of ResNet34 at dilation 1, 2 and 4 with what the network puts behind it, by the library's
 convolution and one pass of ours, by triton, by native where it is built for the card, by plain eager, and the library's
-convolution alone. Networks: ResNet34 and its dilated form, plain, compiled and fused; max_autotune: the same beside
-torch.compile's slowest mode, which takes minutes a network and so comes last. Then the goals. Under tables.fused in
-RESULTS_DIR/<gpu>-<date>.json, after each row and each variant of a network. Each part has a budget; what does not fit
-is listed under "not_run", and `--continue` measures it in another call.
+convolution alone. Networks: ResNet34 and its dilated form, plain and fused; compiled: by torch.compile beside eager;
+max_autotune: in its slowest mode, which takes minutes a network and so comes last. Then the goals.
+
+Under tables.fused in RESULTS_DIR/<gpu>-<date>.json, after each row and each variant of a network. Each part has a
+budget; what does not fit is listed under "not_run", and `--continue` measures it in another call.
 Exit status 1: a result of ours was wrong.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import fused_goals
@@ -28,7 +29,7 @@ from layers import Site, dilated, sites
 
 from atrous.timing import ceilings
 
-SECONDS = {"sites": 100.0, "networks": 120.0, "max_autotune": 120.0}
+SECONDS = {"sites": 100.0, "networks": 60.0, "compiled": 120.0, "max_autotune": 300.0}
 
 
 def table(
@@ -52,10 +53,14 @@ def table(
     def one_site(site: Site, batch: int, dtype: torch.dtype) -> dict[str, Any]:
         return fused_sites.measure(site, batch, dtype, device, result["ceilings"], rows)
 
-    def one_network(network: Network, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    def one_network(network: Network, dtype: torch.dtype) -> tables.Growing:
         return fused_models.measure(network, dtype, device, backend)
 
-    def slow_network(network: Network, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    def compiled_network(network: Network, dtype: torch.dtype) -> tables.Growing:
+        variants = fused_models.compiled(network.batch)
+        return fused_models.measure(network, dtype, device, backend, variants=variants)
+
+    def slow_network(network: Network, dtype: torch.dtype) -> tables.Growing:
         return fused_models.measure(network, dtype, device, backend, variants=fused_models.BESIDE_SLOW)
 
     def checked() -> None:
@@ -65,6 +70,7 @@ def table(
     parts = {
         "sites": ((one_site, site, batch, dtype) for dtype in dtypes for batch in batches for site in every),
         "networks": ((one_network, network, dtypes[0]) for network in networks),
+        "compiled": ((compiled_network, network, dtypes[0]) for network in networks),
         "max_autotune": ((slow_network, network, dtypes[0]) for network in networks),
     }
     tables.fill(result, parts, seconds, checked)

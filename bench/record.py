@@ -10,6 +10,7 @@ table its rows. It is written whole after every step and row: a run that is cut 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SAME = ("device", "driver", "commit", "versions")  # of two runs that may share a file
+UNKNOWN = "unknown"  # the driver where nvidia-smi does not answer, which it may do later
 RESULTS = ("bench/results", "pyops/tables")  # what a run writes: it does not change the sources
 SENSORS = {
     "sm_mhz": "clocks.sm",
@@ -50,7 +52,9 @@ def described(device: Any = None) -> Record:
 
 
 def about(device: str, versions: Record) -> Record:
-    driver, date = sensors().get("driver", "unknown"), datetime.date.today().isoformat()
+    """ATROUS_DATE is the day on which a phase began: its steps fill one file, past midnight too."""
+    driver = sensors().get("driver", UNKNOWN)
+    date = os.environ.get("ATROUS_DATE") or datetime.date.today().isoformat()
     return {"device": device, "driver": driver, "commit": commit(), "date": date, "versions": versions}
 
 
@@ -103,16 +107,24 @@ def _answer(*command: str) -> str:
 
 
 def opened(folder: Path, about: Record) -> tuple[Path, Record]:
-    """Today's file of this GPU and what it holds. One of another commit, driver or torch is kept, renamed."""
+    """Today's file of this GPU and what it holds. One of another commit, driver or torch is kept, under a free name."""
     gpu = re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-")
     path = folder / f"{gpu}-{about['date']}.json"
     folder.mkdir(parents=True, exist_ok=True)
     before = read(path)
-    if before and all(before.get(name) == about[name] for name in SAME):
-        return path, before
+    if before and same(before, about):
+        return path, before if before["driver"] != UNKNOWN else before | {"driver": about["driver"]}
     if before:
-        path.rename(path.with_name(f"{path.stem}-{str(before.get('commit', 'unknown'))[:8]}.json"))
+        stem = f"{path.stem}-{str(before.get('commit', 'unknown'))[:8]}"
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        path.rename(next(kept for name in names if not (kept := path.with_name(f"{name}.json")).exists()))
     return path, {**about, "phases": {}, "tables": {}}
+
+
+def same(before: Record, about: Record) -> bool:
+    """Whether two runs may share a file."""
+    driver = UNKNOWN in (before.get("driver"), about["driver"])
+    return all(before.get(name) == about[name] or (name == "driver" and driver) for name in SAME)
 
 
 def read(path: Path) -> Record:

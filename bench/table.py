@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import record
 import torch
 from measures import dtype_name
 
+from atrous import testing
+
 Result = dict[str, Any]
 Job = tuple[Any, ...]  # (measure, *arguments); measure returns a row, or yields one row as it grows
+Growing = Generator[dict[str, Any], float | None, None]  # it is sent the seconds that are left
+NO_TIME = "no time to"
 TOP = ("device", "driver", "commit", "date", "versions", "ceilings")  # of the file, for all of its tables
 
 
@@ -48,7 +53,8 @@ def _names(job: Job) -> list[str]:
 
 
 def _run(waiting: list[tuple[Job, dict]], rows: list, not_run: list[dict], seconds: float, save: Callable) -> None:
-    """A failure is a line, not an end. No job begins where the longest one before it would not fit any more."""
+    """A failure is a line, not an end, unless it took the GPU with it. No job begins where the longest one before it
+    would not fit any more."""
     started, longest = time.monotonic(), 0.0
     for (measure, *arguments), entry in waiting:
         begun = time.monotonic()
@@ -61,6 +67,9 @@ def _run(waiting: list[tuple[Job, dict]], rows: list, not_run: list[dict], secon
             not_run.remove(entry)
         except Exception as error:
             entry["reason"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            if testing.gpu_lost():
+                save()
+                raise
         torch.compiler.reset()
         longest = max(longest, time.monotonic() - begun)
         save()
@@ -68,19 +77,26 @@ def _run(waiting: list[tuple[Job, dict]], rows: list, not_run: list[dict], secon
 
 def _measure(found: Any, rows: list, until: float, save: Callable) -> None:
     """Appends a job's row. One that grows is saved each time, and grows no further when the time is over."""
-    if not isinstance(found, Iterator):
+    if not isinstance(found, Generator):
         rows.append(found)
         return
-    row = None
-    for row in found:
-        if not row.get("partial"):
-            row["partial"] = True
-            rows.append(row)
-        save()
-        if time.monotonic() > until:
-            raise TimeoutError("the time of this part was over before the row was complete")
-    if row is not None:
-        del row["partial"]
+    row = next(found)
+    row["partial"] = True
+    rows.append(row)
+    with contextlib.suppress(StopIteration):
+        while True:
+            save()
+            if (left := until - time.monotonic()) < 0:
+                raise TimeoutError("the time of this part was over before the row was complete")
+            found.send(left)
+    del row["partial"]
+
+
+def too_long(seconds: float, left: float | None) -> str:
+    """Why a compilation does not begin: nothing interrupts one. Empty where it does."""
+    if left is None or seconds <= left:
+        return ""
+    return f"{NO_TIME} compile: it may take {seconds:g} s, {left:.0f} s were left"
 
 
 def missing(result: Result) -> list[str]:

@@ -10,6 +10,7 @@ import importlib
 import platform
 import re
 import textwrap
+from collections.abc import Iterable
 
 import torch
 
@@ -63,6 +64,14 @@ def collect() -> dict:
     """What `info` tells, ready for JSON: versions, library, machine, rows (name -> why not here; [] = it runs)."""
     rows = {name: dispatch.available(name) for name in dispatch.rows()}
     return {"versions": versions(), "library": library(), "machine": machine(), "rows": rows}
+
+
+def missing(info: dict, names: Iterable[str]) -> list[str]:
+    """Which of these rows do not run here, on the cards where there are any, and why."""
+    reasons = {name: list(info["rows"][name]) for name in names}
+    if reasons.get("native") == []:
+        reasons["native"] = [reason for card in info["machine"]["devices"] for reason in card["native"]]
+    return [f"{name} does not run here: {', '.join(found)}" for name, found in reasons.items() if found]
 
 
 def _line(name: str, value) -> str:

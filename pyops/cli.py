@@ -51,6 +51,7 @@ def _parser() -> Parser:
     parser = Parser(prog="atrous", description="Fused (dilated) conv2d + BatchNorm + activation + residual for torch.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     info = _command(commands, "info", _info, "versions, how the library was built, which rows run here and why not")
+    info.add_argument("--require", type=_rows, default=(), metavar="ROW,ROW", help="exit status 1 unless they run here")
     demo = _command(commands, "demo", _demo, "an ordinary ResNet34 and its fused twin on photographs, side by side")
     explain = _command(commands, "explain", _explain, "a model layer by layer: sizes, who convolves, the least time")
     tune = _command(commands, "tune", _tune, "measures who convolves a model the fastest, and keeps the choices")
@@ -107,7 +108,10 @@ def _info(args) -> int:
     info = build_info.collect()
     print(build_info.render(info))
     _write_json(args.json, info)
-    return 0
+    missing = build_info.missing(info, args.require)
+    if missing:
+        print(f"atrous info: --require: {'; '.join(missing)}", file=sys.stderr)
+    return int(bool(missing))
 
 
 def _demo(args) -> int:
@@ -133,9 +137,7 @@ def _explain(args) -> int:
 def _tune(args) -> int:
     from . import tune_command
 
-    result, status = tune_command.run(args, _model)
-    _write_json(args.json, result)
-    return status
+    return tune_command.run(args, _model, lambda result: _write_json(args.json, result))
 
 
 def _export(args) -> int:
@@ -188,6 +190,14 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(_count(part.strip()) for part in text.split(","))
 
 
+def _rows(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in dispatch.rows():
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(dispatch.rows())}, got {name!r}")
+    return names
+
+
 def _size(text: str) -> tuple[int, int]:
     height, x, width = text.partition("x")
     return _count(height), _count(width if x else height)
@@ -196,7 +206,13 @@ def _size(text: str) -> tuple[int, int]:
 def _write_json(path: Path | None, result: dict) -> None:
     if path is None:
         return
+    text = json.dumps(result, indent=2) + "\n"
     try:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        if path.exists() and not path.is_file():  # as /dev/stdout
+            path.write_text(text)
+            return
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")  # whole or not at all: tune writes site by site
+        part.write_text(text)
+        part.replace(path)
     except OSError as error:
         raise Mistake(f"--json: {error}") from error

@@ -140,3 +140,14 @@ def assert_close(y: Tensor, made: dict[str, Any], seed: Tensor | None = None) ->
 
 def largest_error(y: Tensor, exact: Tensor) -> float:
     return float((y.double() - exact).abs().max()) if exact.numel() else 0.0
+
+
+def gpu_lost() -> bool:
+    """Whether an error of the GPU stays with this process, as after an illegal access: each later call would fail."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

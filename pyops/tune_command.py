@@ -40,8 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--commit", metavar="ID", help="of the sources, kept in the table")
 
 
-def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Module]) -> tuple[dict[str, Any], int]:
-    """Measures, prints and keeps the choices. Returns them for JSON, and 1 if a result was wrong or there is none."""
+def run(
+    args: argparse.Namespace,
+    model_of: Callable[[argparse.Namespace], nn.Module],
+    tell: Callable[[dict[str, Any]], None],
+) -> int:
+    """Measures, prints and keeps the choices, and tells what is measured after each site, ready for JSON.
+
+    Returns 1 if a result was wrong or there is none.
+    """
     device = _device(args.device)
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     layout = args.layout or ("channels_last" if device.type == "cuda" else "NCHW")
@@ -53,18 +60,19 @@ def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Mo
     about = Table(device_name(device), versions(device), datetime.date.today().isoformat(), {}, commit=args.commit)
     if device.type == "cuda":
         about = about._replace(ceilings=tuning.ceilings(device) or timing.ceilings(device))
+    told = {**about._asdict(), "dtype": dtype, "layout": layout, "table": None, "entries": []}
     results = []
     for result in _bar(tuner.tune(jobs, args.seconds), len(jobs)):
         results.append(result)
         if result.key and result.entry:
             _save(path, about._replace(entries={result.key: result.entry}))
+            told["table"] = str(path)
+        told["entries"].append(_as_dict(result))
+        tell(told)
     print(table(results))
-    kept = any(result.entry for result in results)
-    if kept:
+    if told["table"]:
         print(f"written: {path}\nto undo: delete that file")
-    told = {**about._asdict(), "dtype": dtype, "layout": layout, "table": str(path) if kept else None}
-    told["entries"] = [_as_dict(result) for result in results]
-    return told, int(not kept or any(result.wrong for result in results))
+    return int(not told["table"] or any(result.wrong for result in results))
 
 
 def _device(name: str | None) -> torch.device:

@@ -19,6 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+from lost_gpu import pytest_runtest_logreport  # noqa: F401  # a hook
 from oracle import Margins
 
 import atrous

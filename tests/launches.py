@@ -1,15 +1,20 @@
 """A small launch of every CUDA kernel, of Triton in every config: the first thing to run on a GPU, and what the
 sanitizers see.
 
+    python launches.py [--one]      --one: of each kernel and way to address the first launch, for memcheck
+
 Each is named before it runs and waited for, so that the last line names the one that hangs or ends the process. One
-that fails does not end the run; the exit status is then 1. Those in C++ are left out where the library is not built for
+that fails does not end the run; the exit status is then 1. After an illegal access nothing runs in the process any
+more: the launches behind it run in a new one. Those in C++ are left out where the library is not built for
 this GPU, and under Triton's interpreter. Values are what the tests check; here only that all of an output is written.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,7 +22,7 @@ from unittest import mock
 
 import torch
 
-from atrous import ops_build, ops_cuda
+from atrous import ops_build, ops_cuda, testing
 from atrous.triton_kernels import configs, conv, statistics
 from atrous.triton_kernels.describe import conv_key
 
@@ -133,15 +138,39 @@ def failure(run: Callable[[], Outputs]) -> str:
     return "" if written else "not all of its output is finite"
 
 
-def main(launches: Iterable[Launch]) -> int:
-    count = failed = 0
-    for label, run in launches:
+def main(launches: Iterable[Launch], done: int = 0, failed: int = 0) -> int:
+    """done, failed: of an earlier process, which did so many launches."""
+    for label, run in itertools.islice(launches, done, None):
         print(label, end=": ", flush=True)
         reason = failure(run)
         print(f"FAILED, {reason}" if reason else "done", flush=True)
-        count, failed = count + 1, failed + bool(reason)
-    print(f"{count} launches, {failed} failed")
+        done, failed = done + 1, failed + bool(reason)
+        if reason and testing.gpu_lost():
+            go_on(done, failed)
+    print(f"{done} launches, {failed} failed")
     return int(failed > 0)
+
+
+def go_on(done: int, failed: int) -> None:
+    """Becomes a new process that begins with the next launch."""
+    options = [word for word in sys.argv[1:] if word == "--one"]
+    counts = ["--done", str(done), "--failed", str(failed)]
+    os.execv(sys.executable, [sys.executable, "-u", __file__, *options, *counts])
+
+
+# Of a label: a convolution's tile, and a pass's map and activation.
+TILE, MAP = re.compile(r"\d+x\d+x\d+B w\d+ s\d+|(?<=mma-)\d+x\d+"), re.compile(r"\(.*?\)|relu|tensor|random")
+
+
+def one(launches: Iterable[Launch]) -> Iterator[Launch]:
+    """The first of those whose labels differ in a tile, a map or an activation alone. Of a convolution each map stays:
+    how it is addressed hangs on that, and the first ones are dilated, at an edge."""
+    seen = set()
+    for label, run in launches:
+        kernel = TILE.sub("", label) if "*" in label else MAP.sub("", label)
+        if kernel not in seen:
+            seen.add(kernel)
+            yield label, run
 
 
 def every() -> Iterator[Launch]:
@@ -155,4 +184,9 @@ if __name__ == "__main__":
         import quick_interpreter
 
         quick_interpreter.quicken()
-    sys.exit(main(every()))
+    parser = argparse.ArgumentParser(description="A small launch of every CUDA kernel.")
+    parser.add_argument("--one", action="store_true", help="of each kernel and way to address the first launch")
+    parser.add_argument("--done", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--failed", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    sys.exit(main(one(every()) if args.one else every(), args.done, args.failed))

@@ -159,15 +159,27 @@ def test_what_is_not_timed_is_not_searched_for(monkeypatch):
 @pytest.mark.parametrize("backend", ["auto", *ROWS])
 def test_a_network_is_measured(quick, backend):
     *_, row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, backend)
-    left_out = (*fused_models.BATCH_1, fused_models.SLOW)
-    assert list(row["ms"]) == [name for name in fused_models.LABELS if name not in left_out]
+    assert tuple(row["ms"]) == fused_models.PLAIN
     assert not row["missing"] and set(row["images_s"].values()) == {1000.0} and json.loads(json.dumps(row)) == row
 
 
 def test_graphs_of_torch_compile_are_for_batch_1(quick):
-    *_, row = fused_models.measure(fused_models.Network(1, 32, 8), torch.float32, CPU)
-    assert list(row["ms"]) == [name for name in fused_models.LABELS if name != fused_models.SLOW]
-    assert row["output_stride"] == 8
+    variants = fused_models.compiled(1)
+    *_, row = fused_models.measure(fused_models.Network(1, 32, 8), torch.float32, CPU, variants=variants)
+    assert tuple(row["ms"]) == variants and row["output_stride"] == 8
+    assert variants == ("eager_channels_last", "compile", "compile_cudagraph", "atrous_compile_cudagraph")
+    assert fused_models.compiled(2) == variants[:2]
+
+
+def test_a_compilation_begins_only_where_it_may_end(quick):
+    """Nothing interrupts torch.compile; what was measured until then is a whole row."""
+    network, variants = fused_models.Network(1, 32), ("eager_channels_last", "compile", fused_models.SLOW)
+    rows = fused_models.measure(network, torch.float32, CPU, variants=variants)
+    row = next(rows)
+    for left in (200.0, 200.0, 200.0):
+        rows.send(left)
+    assert next(rows, None) is None and list(row["ms"]) == ["eager_channels_last", "compile"]
+    assert row["missing"] == {fused_models.SLOW: "no time to compile: it may take 240 s, 200 s were left"}
 
 
 def test_a_row_grows_by_a_variant_and_each_is_timed_beside_eager(quick, monkeypatch):
@@ -218,6 +230,7 @@ def result(quick, monkeypatch):
 
 def test_the_whole_table(result):
     assert len(result["sites"]) == 9 * 2 and len(result["networks"]) == 2 and not result["not_run"]
+    assert [tuple(row["ms"]) for row in result["compiled"]] == [fused_models.compiled(1)] * 2
     assert [list(row["ms"]) for row in result["max_autotune"]] == [list(fused_models.BESIDE_SLOW)] * 2
     assert [row["batch"] for row in result["sites"]] == [2] * 9 + [1] * 9
     text = fused_table.show(result)
@@ -417,8 +430,6 @@ def test_a_site_on_the_card():
 
 
 @pytest.mark.gpu
-def test_a_network_on_the_card(monkeypatch):
-    uncompiled = ("eager_channels_last", "atrous", "atrous_cudagraph")
-    monkeypatch.setattr(fused_models, "names", lambda batch: uncompiled)
+def test_a_network_on_the_card():
     *_, row = fused_models.measure(fused_models.Network(2, 64), torch.bfloat16, DEVICE, seconds=0.3)
-    assert tuple(row["ms"]) == uncompiled, row["missing"]
+    assert tuple(row["ms"]) == fused_models.PLAIN, row["missing"]

@@ -181,6 +181,17 @@ def test_info(run, tmp_path):
     assert set(kept["rows"]) == set(atrous.dispatch.rows())
 
 
+def test_info_fails_where_a_row_is_required_that_does_not_run(run, monkeypatch):
+    assert run("info", "--require", "library")[0] == 0
+    monkeypatch.setattr(atrous.dispatch._ROWS["triton"], "available", lambda: ["no GPU"])
+    status, out, err = run("info", "--require", "library,triton")
+    assert status == 1 and "rows (who convolves)" in out
+    assert err == "atrous info: --require: triton does not run here: no GPU\n"
+    assert "--require: expected some of library, native, triton, got 'cuda'" in mistake(
+        run("info", "--require", "cuda")
+    )
+
+
 def test_demo_is_handed_its_arguments(run, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(demo, "main", lambda args: seen.append(args) or 7)

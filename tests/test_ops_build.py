@@ -74,5 +74,8 @@ def test_info_says_that_the_library_has_nothing_for_a_card(card, monkeypatch):
     info = build_info.collect()
     assert "TORCH_CUDA_ARCH_LIST=8.7" in info["machine"]["devices"][0]["native"][0]
     assert "Orin, sm_87, 8.0 GiB; row native not there:" in " ".join(build_info.render(info).split())
+    (reason,) = build_info.missing({**info, "rows": {"native": [], "library": []}}, ("native", "library"))
+    assert reason.startswith("native does not run here: ") and "TORCH_CUDA_ARCH_LIST=8.7" in reason
     card((9, 0), "9.0")
+    assert build_info.missing({**build_info.collect(), "rows": {"native": []}}, ("native",)) == []
     assert build_info.machine()["devices"][0]["native"] == []

@@ -1,5 +1,6 @@
 """The tuner: what it compares, what it leaves out, its budget, and `python -m atrous tune`."""
 
+import itertools
 import json
 import os
 import re
@@ -419,6 +420,22 @@ def test_the_command_measures_tells_and_keeps(short, run, shapes, cache, tmp_pat
         and [entry["site"] for entry in told["entries"]] == ["shapes[0]"] * 2 + ["shapes[1]"] * 2
     )
     assert all(set(ROWS) <= entry["milliseconds"].keys() for entry in told["entries"])
+
+
+def test_what_was_measured_is_told_site_by_site(short, run, shapes, cache, tmp_path, monkeypatch):
+    """A run that is cut off leaves the times of all configs of the sites before."""
+    made, tune = tmp_path / "told.json", tuner.tune
+
+    def cut_off(jobs, seconds):
+        yield from itertools.islice(tune(jobs, seconds), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuner, "tune", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run(shapes, "--device", "cpu", "--seconds", 60, "--commit", "abc", "--json", made)
+    told = json.loads(made.read_text())
+    assert len(told["entries"]) == 2 and all(entry["milliseconds"] for entry in told["entries"])
+    assert told["commit"] == "abc" and [path.name for path in tmp_path.glob("told*")] == ["told.json"]
 
 
 def test_another_run_adds_to_the_table(short, run, shapes, tmp_path):

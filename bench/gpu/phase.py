@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,36 @@ import record  # noqa: E402
 import steps as plan  # noqa: E402
 
 TAIL = 25  # lines of a failed step's output to show
+MIDDLE = 30.0  # seconds into a step, or half its limit: the GPU is at work, as it is not between steps
 TIMED_OUT, SIGNALLED = 124, 128  # exit statuses, as timeout(1) and the shell have them
 Entry = dict[str, Any]
+
+
+@contextlib.contextmanager
+def at_work(entry: Entry, seconds: float) -> Iterator[None]:
+    """Notes clocks, temperature and power as they are so many seconds into a step, if it is still running then."""
+    found: dict[str, str] = {}
+    timer = threading.Timer(seconds, lambda: found.update(record.sensors()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if found:
+            entry["gpu_during"] = dict(found)
 
 
 class Phase:
     """The steps of one run of a phase, in the file of the day."""
 
-    def __init__(self, name: str, steps: list[plan.Step], path: Path, commit: str):
+    def __init__(self, name: str, steps: list[plan.Step], path: Path, commit: str, date: str):
         self.name, self.steps, self.path = name, steps, path
         self.log = path.with_name(f"{path.stem}-{name}.log")
-        self.variables = {"ATROUS_COMMIT": commit, **({"PIP_NO_INDEX": "1"} if name in plan.OFFLINE else {})}
+        # A distribution's own Python refuses pip otherwise; nothing of the distribution's is replaced.
+        self.variables = {"ATROUS_COMMIT": commit, "ATROUS_DATE": date, "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+        if name in plan.OFFLINE:
+            self.variables["PIP_NO_INDEX"] = "1"
         self.entries: list[Entry] = [
             {
                 "name": step.name,
@@ -55,7 +77,8 @@ class Phase:
             entry.update(state="running", gpu_before=before)
             self.save()
             try:
-                entry.update(self.outcome(step))
+                with at_work(entry, min(step.limit / 2, MIDDLE)):
+                    entry.update(self.outcome(step))
             except SystemExit as stop:  # a signal to this process: the step's group is killed by now
                 entry.update(state="interrupted", exit_status=stop.code)
                 self.save()

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-GRACE = 5.0  # seconds before its limit, a command is interrupted: pytest then tells its failures
+GRACE = 5.0  # seconds before its limit, a command is interrupted (SIGINT): pytest then tells its failures
 
 
 def run(line: str, limit: float, log: BinaryIO, variables: dict[str, str]) -> tuple[int, bool]:

@@ -3,9 +3,11 @@
     .ci/gpu bundle|right|fast|full [RESULTS_DIR] [--dry-run] [--limit SECONDS]
 
 RESULTS_DIR is bench/results by default, out for `bundle`. --dry-run prints each step's limit and command, with a GPU or
-without. --limit: no step gets more than so many seconds. ATROUS_BUNDLE names the bundle to install (default: the newest
-in out/), ATROUS_COMMIT the commit where there is no .git. Exit status: the worst of all steps, 124 for one that was too
-slow and 128 + N for one that signal N killed; 2 for bad arguments, 3 where there is no GPU.
+without. --limit: no step gets more than so many seconds. A step is interrupted (SIGINT) 5 seconds before its limit, and
+killed with all that it started at the limit. ATROUS_BUNDLE names the bundle that `right` and `fast` install (default:
+the newest in out/; "none": they take the checkout instead), ATROUS_COMMIT the commit where there is no .git. Exit
+status: the worst of all steps, 124 for one that was too slow and 128 + N for one that signal N killed; 2 for bad
+arguments or no bundle, 3 where there is no GPU.
 """
 
 from __future__ import annotations
@@ -24,12 +26,35 @@ import steps as plan
 from phase import SIGNALLED, Phase, record
 from process_group import adopt_orphans
 
+PROBE_SECONDS = 60.0
+NO_GPU = 3  # exit status, of record.py too
+NO_BUNDLE = record.ROOT / "out" / "gpu-bundle-*.tar.xz"  # what a dry run shows where there is none
+USAGE = "usage: .ci/gpu bundle|right|fast|full [RESULTS_DIR] [--dry-run] [--limit SECONDS]"
 
-def probe(python: str) -> dict[str, Any] | None:
-    """Where this runs, as the torch of `python` says; None where that has no GPU."""
-    done = subprocess.run([python, str(record.ROOT / "bench" / "record.py")], capture_output=True, text=True)
-    lines = done.stdout.strip().splitlines()
-    return json.loads(lines[-1]) if done.returncode == 0 and lines else None
+
+def probe(python: str) -> dict[str, Any] | str:
+    """Where this runs, as the torch of `python` says; a sentence where it has no GPU, or does not say."""
+    command = [python, str(record.ROOT / "bench" / "record.py")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, told = process.communicate(timeout=PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # and not waited for: one that hangs in the driver may never end
+        return f"the torch of {python} did not answer within {PROBE_SECONDS:g} s"
+    if process.returncode == 0:
+        return json.loads(out.strip().splitlines()[-1])
+    if process.returncode == NO_GPU:
+        return f"no NVIDIA GPU that the torch of {python} can use"
+    lines = told.strip().splitlines() or [f"exit status {process.returncode}"]
+    return f"expected {python} to tell of its GPU, got {lines[-1]}"
+
+
+def bundle(phase: str) -> Path | None:
+    """The archive to install; None for the checkout, which `right` and `fast` take only when told to: where csrc is not
+    built, half of their tests would be left out."""
+    if os.environ.get("ATROUS_BUNDLE") == "none":
+        return None
+    return record.bundle() or (NO_BUNDLE if phase in plan.OFFLINE else None)
 
 
 def refused(text: str, status: int = 2) -> int:
@@ -39,7 +64,8 @@ def refused(text: str, status: int = 2) -> int:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise SystemExit(refused(f"bundle|right|fast|full [RESULTS_DIR] [--dry-run] [--limit SECONDS]: {message}"))
+        print(f"{USAGE}: {message}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -65,20 +91,23 @@ def main(argv: list[str] | None = None) -> int:
     if python is None:
         return refused(f"{args.phase}: PYTHON: expected a Python, got {wanted!r}")
     results = (args.results or record.ROOT / ("out" if args.phase == "bundle" else "bench/results")).absolute()
-    steps = plan.steps(args.phase, str(Path(python).absolute()), results, record.bundle())
+    archive = bundle(args.phase)
+    steps = plan.steps(args.phase, str(Path(python).absolute()), results, archive)
     if args.dry_run:
         print(*(f"{step.limit:>5} s  {step.command}" for step in steps), sep="\n")
         print(f"{sum(step.limit for step in steps):>5} s  in all")
         return 0
     about = probe(python) if args.phase != "bundle" else record.about("no GPU", {})
-    if about is None:
-        return refused(f"{args.phase}: no NVIDIA GPU that the torch of {wanted} can use", 3)
+    if isinstance(about, str):
+        return refused(f"{args.phase}: {about}", NO_GPU)
+    if archive == NO_BUNDLE:
+        return refused(f"{args.phase}: expected a bundle in out/ or in ATROUS_BUNDLE (none: the checkout), found none")
     if args.limit:
         steps = [plan.replace(step, limit=min(step.limit, args.limit)) for step in steps]
     adopt_orphans()
     path, whole = record.opened(results, about)
     record.write(path, whole)
-    phase = Phase(args.phase, steps, path, about["commit"])
+    phase = Phase(args.phase, steps, path, about["commit"], about["date"])
     phase.log.unlink(missing_ok=True)
     most = sum(step.limit for step in steps)
     print(f".ci/gpu {args.phase}: {about['device']}, at most {most:g} s; {phase.log}", flush=True)

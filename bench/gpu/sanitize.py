@@ -1,4 +1,4 @@
-"""Runs compute-sanitizer over a small launch of every kernel, or says why this machine cannot.
+"""Runs compute-sanitizer over small launches of the kernels, or says why this machine cannot.
 
     python bench/gpu/sanitize.py memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]     (default tests/launches.py)
 

@@ -70,8 +70,8 @@ def compared(here: Times, before: Times) -> Iterator[list[str]]:
 def steps(run: dict[str, Any]) -> Iterator[list[str]]:
     for phase, held in run["phases"].items():
         for step in held["steps"]:
-            around = [step.get("gpu_before") or {}, step.get("gpu_after") or {}]
-            sensors = (" to ".join(gpu.get(key, "-") for gpu in around) for key in ("sm_mhz", "celsius"))
+            told = [step.get(f"gpu_{when}") or {} for when in ("before", "during", "after")]
+            sensors = (", ".join(gpu.get(key, "-") for gpu in told) for key in ("sm_mhz", "celsius"))
             spent = f"{step.get('seconds', 0):.1f} of {step['limit_s']}"
             yield [phase, step["name"], step["state"], spent, *sensors, step.get("reason", "")]
 
@@ -90,7 +90,7 @@ def summary(run: dict[str, Any], before: dict[str, Any] | None) -> str:
     lines = [f"## {run['device']}", "", source(run), ""]
     lines += [f"Beside the last committed file of this GPU: {source(before)}" if before else "No file of this GPU is "
               "committed yet.", ""]  # fmt: skip
-    head = ["phase", "step", "state", "seconds", "SM MHz", "degrees C", ""]
+    head = ["phase", "step", "state", "seconds", "SM MHz before, during, after", "degrees C", ""]
     lines += markdown(head, steps(run))
     ceilings, known = run.get("ceilings", {}), (before or {}).get("ceilings", {})
     rows = ([key, f"{value:.4g}", f"{known[key]:.4g}" if key in known else "-"] for key, value in ceilings.items())

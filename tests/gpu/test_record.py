@@ -83,6 +83,33 @@ def test_a_file_of_the_same_run_is_opened_again_and_another_is_kept(tmp_path):
         kept.rename(path)
 
 
+def test_what_was_kept_once_is_kept_again(tmp_path):
+    """One commit, another, the first again: three files, and a fourth for what comes then."""
+    first, second = ABOUT, {**ABOUT, "commit": "a" * 40 + "-dirty"}
+    for number, about in enumerate((first, second, first, second)):
+        path, held = record.opened(tmp_path, about)
+        assert not held["tables"]
+        record.write(path, {**held, "tables": {"number": number}})
+    kept = {held.stem.removeprefix(path.stem): record.read(held)["tables"]["number"] for held in tmp_path.iterdir()}
+    assert kept == {"": 3, "-aaaaaaaa": 0, "-aaaaaaaa-2": 1, "-aaaaaaaa-3": 2}
+
+
+def test_a_driver_that_did_not_answer_once_is_no_other_driver(tmp_path):
+    path, held = record.opened(tmp_path, {**ABOUT, "driver": record.UNKNOWN})
+    record.write(path, {**held, "tables": {"fused": 1}})
+    path, held = record.opened(tmp_path, ABOUT)
+    assert held == {**ABOUT, "phases": {}, "tables": {"fused": 1}}
+    record.write(path, held)
+    assert record.opened(tmp_path, {**ABOUT, "driver": record.UNKNOWN})[1] == held
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_phase_fills_the_file_of_the_day_on_which_it_began(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATROUS_DATE", "2030-01-02")
+    path, _ = record.opened(tmp_path, record.about("NVIDIA H100", {}))
+    assert path.name == "nvidia-h100-2030-01-02.json"
+
+
 def test_where_nvidia_smi_does_not_answer_nothing_is_made_up(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert record.sensors() == {}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GPU = {"sm_mhz": "1980", "celsius": "45"}
+GPU, BUSY = {"sm_mhz": "1980", "celsius": "45"}, {"sm_mhz": "1755", "celsius": "60"}
 
 
 def made(folder, date, ms, device="H100", **more):
@@ -15,7 +15,8 @@ def made(folder, date, ms, device="H100", **more):
         {"layer": "a", "batch": 1, "auto": "triton", "ms": {"library": 1.0, "triton": ms}, "tflops": {"triton": 9.0}},
         {"layer": "b", "batch": 1, "auto": "library", "ms": {"library": 1.0, "triton": 2 * ms}},
     ]
-    step = {"name": "sites", "state": "failed", "limit_s": 95, "seconds": 12.34, "reason": "a | b", "gpu_before": GPU}
+    step = {"name": "sites", "state": "failed", "limit_s": 95, "seconds": 12.34, "reason": "a | b"}
+    step |= {"gpu_before": GPU, "gpu_during": BUSY}
     cudnn = {"convolutions": [{"layer": "a", "pass": "dgrad", "ms": 3.0}], "not_run": [{"part": "models"}]}
     held = {
         "device": device, "date": date, "driver": "580.1", "commit": f"commit-{date}", "versions": {"torch": "2.11.0"},
@@ -41,7 +42,7 @@ def test_a_run_beside_the_last_committed_file(tmp_path):
     assert done.returncode == 0 and not done.stderr
     assert "commit commit-2030-02-01" in done.stdout and "commit commit-2030-01-02" in done.stdout
     assert "commit-2030-01-01" not in done.stdout and "commit-2030-01-03" not in done.stdout
-    assert "| fast | sites | failed | 12.3 of 95 | 1980 to - | 45 to - | a / b |" in done.stdout
+    assert "| fast | sites | failed | 12.3 of 95 | 1980, 1755, - | 45, 60, - | a / b |" in done.stdout
     assert "| copy_gb_s | 6001 | 1.2e+04 |" in done.stdout
     assert "| fused, sites | triton | 2 of 2 | 1.5 | 0.75 | 0.50x | 0.50x: layer a, batch 1 |" in done.stdout
     assert "| fused, sites | library | 2 of 2 | 2 | 2 | 1.00x |" in done.stdout
