@@ -240,34 +240,55 @@ int check_plans() {
             bool takes = Whole::Kernel::can_implement(arguments);
             if (takes) Whole::Kernel::to_underlying_arguments(arguments, nullptr);
             takes &= atrous::cuda::refused == CUDA_SUCCESS;
-            const ConvPlan plan = conv_plan(p, {90, 1, true, "wgmma-128x64"}),
-                           other = conv_plan(p, {90, 1, false, "wgmma-128x64"});
-            ++asked, taken += plan.tma;
+            const bool planned = refusal(p, {90, 1, true, "wgmma-128x64"}).empty();
+            ++asked, taken += planned;
             wrong += conv_plan(p, {90, 1, true, ""}).tile == Tile::t256x128;  // nobody has measured it
-            if (plan.tma == takes && !other.tma && (plan.splits == 1 || !plan.tma)) continue;
+            wrong +=
+                refusal(p, {90, 1, false, "wgmma-128x64"}).empty() || (!takes && conv_plan(p, {90, 1, true, ""}).tma);
+            if (planned == takes) continue;
             ++wrong;
             std::printf("WRONG plan: %lld channels, kernel %lld, padding %lld, dilation %lld, stride %lld: %d\n",
                         (long long)c, (long long)kernel, (long long)padding, (long long)dilation, (long long)stride,
-                        plan.tma);
+                        planned);
           }
   ConvProblem p{};
   p.n = 64, p.h = p.w = p.p = p.q = 56, p.c = p.k = 64, p.r = p.s = 3, p.groups = 1;
   for (int i = 0; i < 2; ++i) p.stride[i] = p.dilation[i] = p.padding[i] = 1;
   const auto tma = [&](ScalarType type, int64_t c, int64_t n) {
     p.type = type, p.c = p.x_strides[0] = c, p.n = n;
+    p.x_strides[1] = p.w * c, p.x_strides[2] = p.h * p.w * c;
     return conv_plan(p, {90, 132, true, ""}).tma;
   };
   const auto named = [&](const char* name, Tile tile, bool tma) {
     const ConvPlan plan = conv_plan(p, {90, 132, true, name});
-    return is_conv_tile(name) && plan.tile == tile && plan.tma == tma && plan.multiprocessors == 132;
+    return plan.tile == tile && plan.tma == tma && plan.multiprocessors == 132 && (plan.splits == 1 || !tma);
   };
   wrong += !tma(ScalarType::Half, 256, 64) || !named("wgmma-256x128", Tile::t256x128, true) ||
-           !named("mma-128x128", Tile::t128x128, false) || is_conv_tile("256x128") || is_conv_tile("");
-  wrong += tma(ScalarType::Float, 256, 64) || named("wgmma-256x128", Tile::t256x128, true);  // what does not take it
+           !named("wgmma-128x128", Tile::t128x128, true) || !named("mma-128x128", Tile::t128x128, false);
   wrong += !tma(ScalarType::Half, 64, 64) || tma(ScalarType::Float, 64, 64) || tma(ScalarType::Half, 4, 64) ||
            tma(ScalarType::Half, 64, 1);  // fp32, a stem, too few blocks
   std::printf("%s plans: %d of %d by TMA\n", wrong ? "WRONG" : "ok", taken, asked);
   return wrong;
+}
+
+// Of few channels the rows of a kernel are read as one position: TMA does so where they meet, as in patches, and
+// nowhere else, whether a tile is named or predicted.
+int check_rows() {
+  int wrong = 0, taken = 0;
+  for (int64_t kernel = 1; kernel <= 16; ++kernel)
+    for (int64_t stride = 1; stride <= 16; ++stride)
+      for (int64_t padding : {int64_t(0), kernel / 2})
+        for (int64_t rest : {0, 2}) {  // columns behind the last patch
+          const Case c{1, 16, 16 * kernel + rest, 4, 384, 1, kernel, {1, stride}, {0, padding}, {1, 1}, 0};
+          const ConvProblem p = Filled<Half>(c).problem();
+          const bool meet = stride == kernel && kernel % 2 == 0 && c.width() == p.q * kernel;
+          taken += meet;
+          for (const char* name : {"wgmma-256x128", "wgmma-128x128", "wgmma-128x64"})
+            wrong += refusal(p, {90, 132, true, name}).empty() != meet;
+          wrong += !meet && conv_plan(p, {90, 132, true, ""}).tma;
+        }
+  std::printf("%s rows: %d by TMA, %d wrong\n", wrong || !taken ? "WRONG" : "ok", taken, wrong);
+  return wrong + !taken;
 }
 
 // What the driver refuses is an error, and nothing is launched.
@@ -290,14 +311,15 @@ int main() {
   const Case strided{2, 20, 19, 48, 64, 7, 5, {3, 2}, {3, 0}, {1, 2}, 0};
   const Case poisoned{1, 21, 21, 56, 64, 3, 3, {1, 1}, {6, 6}, {6, 6}, INFINITY};
   const Case farthest{1, 3, 2, 56, 8, 3, 2, {8, 8}, {127, 127}, {127, 254}, 0};
+  const Case patches{2, 8, 24, 4, 72, 4, 4, {4, 4}, {0, 0}, {1, 1}, 0};
   const Case many{5, 19, 17, 64, 264, 1, 3, {1, 1}, {0, 1}, {1, 1}, 0};  // 7 x 3 tiles: clusters come back, odd
-  int wrong = check_plans() + check_refusal();
+  int wrong = check_plans() + check_rows() + check_refusal();
   wrong += check<128, 128>("plain", plain) + check<128, 64>("plain", plain) + check<256, 128>("plain", plain);
   wrong += check<128, 128, Slope::tensor, Residual::after>("dilated", dilated) + check<128, 64>("dilated", dilated);
   wrong += check<128, 64, Slope::relu, Residual::none>("without a residual", dilated);
   wrong += check<256, 128, Slope::relu, Residual::none>("without a residual", many);
   wrong += check<128, 128>("pointwise", pointwise) + check<128, 64>("strided", strided);
   wrong += check<128, 64>("poisoned", poisoned) + check<256, 128, Slope::tensor, Residual::after>("poisoned", poisoned);
-  wrong += check<128, 64>("farthest", farthest);
+  wrong += check<128, 64>("farthest", farthest) + check<128, 128>("patches", patches);
   return wrong;
 }
