@@ -11,7 +11,7 @@
 
 namespace atrous::cuda {
 
-// What fixes a product's code: M pixels x N channels x DEPTH of the reduction, a warp's share of it, and how many
+// What fixes a kernel's code: M pixels x N channels x DEPTH of the reduction, the part of a warp, and how many
 // elements of x and the weight one access has.
 template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_,
           int ACCESS_ = 16 / sizeof(Element_)>
@@ -52,10 +52,10 @@ struct Ending
                    RESIDUAL>::EpilogueOp;
 };
 
-// The sums of a share of the reduction, as they are.
+// The fp32 sums of one split, as they are.
 using Sums = cutlass::epilogue::thread::Convert<float, 4, float>;
 
-// A share of the reduction: its sums into the workspace.
+// One split of the reduction: its sums into the workspace.
 template <class Shape>
 __global__ void __launch_bounds__(Product<Shape, Sums>::THREADS, Shape::BLOCKS)
     conv_partial_kernel(const __grid_constant__ typename Product<Shape, Sums>::Params params) {
@@ -86,7 +86,7 @@ inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int split
           splits};
 }
 
-// y: what the kernel writes, the output or the sums of every share.
+// y: what the kernel writes, the output or the sums of every split.
 template <class Product>
 typename Product::Params parameters(const ConvProblem& problem, int splits, void* y) {
   using Input = typename Product::Kernel::ElementA;
@@ -114,7 +114,7 @@ template <class Product, class Kernel, class... Vectors>
 cudaError_t launch(Kernel kernel, const typename Product::Params& params, cudaStream_t stream,
                    const Vectors&... vectors) {
   constexpr int BYTES = sizeof(typename Product::Storage);
-  static_assert(BYTES + 2048 <= 99 << 10, "what every card from sm_80 on gives a block, less the tile's channels");
+  static_assert(BYTES + 2048 <= 99 << 10, "what every GPU from sm_80 on gives a block, less the tile's channels");
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
   if (allowed != cudaSuccess) return allowed;
   cudaLaunchConfig_t config{};
@@ -134,7 +134,7 @@ cudaError_t run_whole(const ConvProblem& problem, cudaStream_t stream) {
   });
 }
 
-// Of a reduction in shares conv_reduce has the epilogue.
+// Where the reduction is split conv_reduce has the epilogue.
 template <class Shape>
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   if (plan.splits == 1) return run_whole<Shape>(problem, stream);
@@ -142,7 +142,7 @@ cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspac
   return launch<Part>(conv_partial_kernel<Shape>, parameters<Part>(problem, plan.splits, workspace), stream);
 }
 
-// The stages of a tile fill 40 to 64 KiB of shared memory: every card from sm_80 on has room for one.
+// The stages of a tile fill 40 to 64 KiB of shared memory: every GPU from sm_80 on has room for one.
 template <class Element>
 cudaError_t run_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   switch (plan.tile) {

@@ -127,13 +127,13 @@ cudaError_t run(const ConvProblem& problem, int multiprocessors, cudaStream_t st
   });
 }
 
-// Whether the code of the current card is that for sm_90a: it tells by the bounds of a kernel.
+// Whether the code of the current GPU is that for sm_90a: it tells by the bounds of a kernel.
 template <class Element>
 bool built() {
   cudaFuncAttributes attributes{};
   const auto kernel = conv_sm90_kernel<Element, 128, 64, Slope::relu, Residual::none>;
   const bool found = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-  if (!found) cudaGetLastError();  // no code for the card at all: the launch of any other kernel says so
+  if (!found) cudaGetLastError();  // no code for the GPU at all: the launch of any other kernel says so
   return found && attributes.maxThreadsPerBlock >= 256;
 }
 
