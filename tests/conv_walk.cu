@@ -32,13 +32,13 @@ void step(std::vector<Iterator>& threads, std::vector<Element>& tile) {
 }
 
 // One block's sums, as the kernel's main loop makes them.
-template <class Shape, class Whole>
-std::vector<float> block(const typename Whole::Params& params, int tile_m, int tile_n, int tile_k) {
+template <class Shape, class KernelTypes>
+std::vector<float> block(const typename KernelTypes::Params& params, int tile_m, int tile_n, int tile_k) {
   using Element = typename Shape::Element;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, DEPTH = Shape::Block::kK;
-  std::vector<typename Whole::Kernel::Mma::IteratorA> a;
-  std::vector<typename Whole::Kernel::Mma::IteratorB> b;
-  for (int thread = 0; thread < Whole::THREADS; ++thread) {
+  std::vector<typename KernelTypes::Kernel::Mma::IteratorA> a;
+  std::vector<typename KernelTypes::Kernel::Mma::IteratorB> b;
+  for (int thread = 0; thread < KernelTypes::THREADS; ++thread) {
     a.emplace_back(params.iterator_A, params.problem_size, params.ptr_A, thread,
                    cutlass::MatrixCoord(tile_m * M, tile_k * DEPTH));
     b.emplace_back(params.iterator_B, params.problem_size, params.ptr_B, thread,
@@ -47,8 +47,8 @@ std::vector<float> block(const typename Whole::Params& params, int tile_m, int t
   std::vector<Element> x(M * DEPTH), w(N * DEPTH);
   std::vector<float> sums(M * N);
   for (int i = 0; i < params.gemm_k_iterations; ++i) {
-    step<typename Whole::Kernel::Mma::IteratorA, Element, DEPTH>(a, x);
-    step<typename Whole::Kernel::Mma::IteratorB, Element, DEPTH>(b, w);
+    step<typename KernelTypes::Kernel::Mma::IteratorA, Element, DEPTH>(a, x);
+    step<typename KernelTypes::Kernel::Mma::IteratorB, Element, DEPTH>(b, w);
     for (int m = 0; m < M; ++m)
       for (int n = 0; n < N; ++n)
         for (int d = 0; d < DEPTH; ++d) sums[m * N + n] += float(x[m * DEPTH + d]) * float(w[n * DEPTH + d]);
@@ -59,7 +59,7 @@ std::vector<float> block(const typename Whole::Params& params, int tile_m, int t
 template <class Shape>
 int check(const char* name, const Case& c, int splits) {
   using Element = typename Shape::Element;
-  using Whole = Product<Shape, Ending<Shape, Slope::tensor, Residual::before>>;
+  using KernelTypes = ImplicitGemm<Shape, EpilogueOutput<Shape, Slope::tensor, Residual::before>>;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, COUNT = Shape::VECTOR;
   const Filled<Element> filled(c);
   const ConvProblem p = filled.problem();
@@ -67,15 +67,15 @@ int check(const char* name, const Case& c, int splits) {
     std::printf("%s: refused: %s\n", name, reasons.c_str());
     return 1;
   }
-  const typename Whole::Params params = parameters<Whole>(p, splits, nullptr);
+  const typename KernelTypes::Params params = parameters<KernelTypes>(p, splits, nullptr);
   const cutlass::gemm::GemmCoord tiles = params.grid_tiled_shape;
   double worst = 0;
   int64_t seen = 0, bad = 0;
   for (int tile_m = 0; tile_m < tiles.m(); ++tile_m)
     for (int tile_n = 0; tile_n < tiles.n(); ++tile_n) {
-      std::vector<float> sums = block<Shape, Whole>(params, tile_m, tile_n, 0);
+      std::vector<float> sums = block<Shape, KernelTypes>(params, tile_m, tile_n, 0);
       for (int split = 1; split < tiles.k(); ++split) {
-        const std::vector<float> more = block<Shape, Whole>(params, tile_m, tile_n, split);
+        const std::vector<float> more = block<Shape, KernelTypes>(params, tile_m, tile_n, split);
         for (size_t i = 0; i < sums.size(); ++i) sums[i] += more[i];
       }
       for (int64_t m = 0; m < M && tile_m * M + m < p.pixels(); ++m)
