@@ -4,13 +4,25 @@
 
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "conv_problem.h"
 
 using namespace atrous;
 using namespace atrous::cuda;
+
+// Why conv_plan refuses the tile that is named; empty if it does not.
+inline std::string refusal(const ConvProblem& problem, const Target& target) {
+  try {
+    conv_plan(problem, target);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
 
 struct Case {
   int64_t n, h, w, c, k, r, s, stride[2], padding[2], dilation[2];

@@ -1,6 +1,6 @@
 // The CUDA convolution on the host: every block walks through x and weight by the iterators that the kernels load with,
 // the products are summed here, and the kernels' own functions do the epilogue; against a convolution in fp64.
-// What it leaves to a card: the copies to shared memory, the tensor cores and the stores. test_cuda_conv_gate.py runs
+// What it leaves to a GPU: the copies to shared memory, the tensor cores and the stores. test_cuda_conv_gate.py runs
 // it.
 #include <cmath>
 #include <cstdio>
@@ -32,13 +32,13 @@ void step(std::vector<Iterator>& threads, std::vector<Element>& tile) {
 }
 
 // One block's sums, as the kernel's main loop makes them.
-template <class Shape, class Whole>
-std::vector<float> block(const typename Whole::Params& params, int tile_m, int tile_n, int tile_k) {
+template <class Shape, class KernelTypes>
+std::vector<float> block(const typename KernelTypes::Params& params, int tile_m, int tile_n, int tile_k) {
   using Element = typename Shape::Element;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, DEPTH = Shape::Block::kK;
-  std::vector<typename Whole::Kernel::Mma::IteratorA> a;
-  std::vector<typename Whole::Kernel::Mma::IteratorB> b;
-  for (int thread = 0; thread < Whole::THREADS; ++thread) {
+  std::vector<typename KernelTypes::Kernel::Mma::IteratorA> a;
+  std::vector<typename KernelTypes::Kernel::Mma::IteratorB> b;
+  for (int thread = 0; thread < KernelTypes::THREADS; ++thread) {
     a.emplace_back(params.iterator_A, params.problem_size, params.ptr_A, thread,
                    cutlass::MatrixCoord(tile_m * M, tile_k * DEPTH));
     b.emplace_back(params.iterator_B, params.problem_size, params.ptr_B, thread,
@@ -47,8 +47,8 @@ std::vector<float> block(const typename Whole::Params& params, int tile_m, int t
   std::vector<Element> x(M * DEPTH), w(N * DEPTH);
   std::vector<float> sums(M * N);
   for (int i = 0; i < params.gemm_k_iterations; ++i) {
-    step<typename Whole::Kernel::Mma::IteratorA, Element, DEPTH>(a, x);
-    step<typename Whole::Kernel::Mma::IteratorB, Element, DEPTH>(b, w);
+    step<typename KernelTypes::Kernel::Mma::IteratorA, Element, DEPTH>(a, x);
+    step<typename KernelTypes::Kernel::Mma::IteratorB, Element, DEPTH>(b, w);
     for (int m = 0; m < M; ++m)
       for (int n = 0; n < N; ++n)
         for (int d = 0; d < DEPTH; ++d) sums[m * N + n] += float(x[m * DEPTH + d]) * float(w[n * DEPTH + d]);
@@ -59,7 +59,7 @@ std::vector<float> block(const typename Whole::Params& params, int tile_m, int t
 template <class Shape>
 int check(const char* name, const Case& c, int splits) {
   using Element = typename Shape::Element;
-  using Whole = Product<Shape, Ending<Shape, Slope::tensor, Residual::before>>;
+  using KernelTypes = ImplicitGemm<Shape, EpilogueOutput<Shape, Slope::tensor, Residual::before>>;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, COUNT = Shape::VECTOR;
   const Filled<Element> filled(c);
   const ConvProblem p = filled.problem();
@@ -67,15 +67,15 @@ int check(const char* name, const Case& c, int splits) {
     std::printf("%s: refused: %s\n", name, reasons.c_str());
     return 1;
   }
-  const typename Whole::Params params = parameters<Whole>(p, splits, nullptr);
+  const typename KernelTypes::Params params = parameters<KernelTypes>(p, splits, nullptr);
   const cutlass::gemm::GemmCoord tiles = params.grid_tiled_shape;
   double worst = 0;
   int64_t seen = 0, bad = 0;
   for (int tile_m = 0; tile_m < tiles.m(); ++tile_m)
     for (int tile_n = 0; tile_n < tiles.n(); ++tile_n) {
-      std::vector<float> sums = block<Shape, Whole>(params, tile_m, tile_n, 0);
+      std::vector<float> sums = block<Shape, KernelTypes>(params, tile_m, tile_n, 0);
       for (int split = 1; split < tiles.k(); ++split) {
-        const std::vector<float> more = block<Shape, Whole>(params, tile_m, tile_n, split);
+        const std::vector<float> more = block<Shape, KernelTypes>(params, tile_m, tile_n, split);
         for (size_t i = 0; i < sums.size(); ++i) sums[i] += more[i];
       }
       for (int64_t m = 0; m < M && tile_m * M + m < p.pixels(); ++m)
@@ -100,12 +100,12 @@ int check(const char* name, const Case& c, int splits) {
         }
     }
   const bool good = bad == 0 && seen == p.pixels() * p.k && tiles.k() == splits;
-  std::printf("%s %s: %d shares, %lld elements, worst %.2f\n", good ? "ok" : "WRONG", name, splits, (long long)seen,
+  std::printf("%s %s: %d splits, %lld elements, worst %.2f\n", good ? "ok" : "WRONG", name, splits, (long long)seen,
               worst);
   return good ? 0 : 1;
 }
 
-// The tile and the shares of a 3x3 convolution in fp16 on a card of 132 multiprocessors.
+// The tile and the splits of a 3x3 convolution in fp16 on a GPU of 132 multiprocessors.
 int plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
   ConvProblem p{};
   p.type = ScalarType::Half;
@@ -114,7 +114,7 @@ int plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
   const size_t bytes = splits > 1 ? size_t(splits) * p.pixels() * k * 4 : 0;
   const bool good = got.tile == tile && got.splits == splits && got.workspace_bytes == bytes && !got.tma;
   if (!good)
-    std::printf("WRONG plan %lld x %lld: tile %d, %d shares\n", (long long)n, (long long)size, int(got.tile),
+    std::printf("WRONG plan %lld x %lld: tile %d, %d splits\n", (long long)n, (long long)size, int(got.tile),
                 got.splits);
   return !good;
 }
@@ -129,6 +129,36 @@ int refused(const char* words, void (*change)(ConvProblem&)) {
   const bool good = conv_reasons(p).find(words) != std::string::npos;
   if (!good) std::printf("WRONG: expected '%s' among the reasons, got '%s'\n", words, conv_reasons(p).c_str());
   return !good;
+}
+
+// A tile that is named is taken, or refused with these words; never another.
+int named(const char* name, ScalarType type, int64_t c, Tile tile, const char* words) {
+  ConvProblem p{};
+  p.type = type;
+  p.n = 8, p.h = p.w = p.p = p.q = 14, p.c = p.x_strides[0] = c, p.k = 64, p.r = p.s = 3;
+  const Target target{90, 132, false, name};
+  const std::string said = refusal(p, target);
+  const std::string expected = std::string(name) + " cannot compute this convolution: " + words;
+  const bool good =
+      *words ? said.find(expected) != std::string::npos : said.empty() && conv_plan(p, target).tile == tile;
+  if (!good) std::printf("WRONG tile %s of %lld channels: '%s'\n", name, (long long)c, said.c_str());
+  return !good;
+}
+
+int check_named() {
+  int wrong = 0;
+  for (ScalarType type : {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float}) {
+    const char* const wide = type == ScalarType::Float ? "float32 has the tiles" : "";
+    wrong += named("mma-128x128", type, 64, Tile::t128x128, wide) + named("mma-64x64", type, 64, Tile::t64x64, "") +
+             named("mma-128x64", type, 64, Tile::t128x64, "");
+  }
+  for (const char* name : {"wgmma-256x128", "wgmma-128x128", "wgmma-128x64"})
+    wrong += named(name, ScalarType::Half, 64, Tile::few, "wgmma is in libraries built for 9.0a");
+  wrong += named("wgmma-128x64", ScalarType::Float, 64, Tile::few, "wgmma is used for float16 and bfloat16");
+  wrong += named("mma-128x64", ScalarType::Half, 28, Tile::few, "its input is read by 4 channels");
+  const char* const name = conv_tile_name("mma-64x64");
+  wrong += !name || std::string(name) != "mma-64x64" || *conv_tile_name("") || conv_tile_name("64x64");
+  return wrong;
 }
 
 int check_host() {
@@ -165,7 +195,7 @@ int main() {
   Case poisoned = stem, wide = stem;
   poisoned.poison = NAN;
   wide.dilation[0] = 2, wide.r = 3, wide.s = 5, wide.padding[1] = 4, wide.stride[1] = 3;
-  int wrong = check_host();
+  int wrong = check_host() + check_named();
   using Small = Shape<Half, 64, 64, 32, 32, 32, 5>;
   for (const Case& c : {plain, dilated, pointwise, far}) {
     wrong += check<Shape<Half, 128, 128, 32, 64, 64, 4>>("fp16 128x128", c, 1);

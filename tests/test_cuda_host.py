@@ -118,16 +118,25 @@ def test_what_is_around_the_products_of_a_convolution(ops, convolution, dtype):
         test_native.assert_near(y, reference.epilogue(z, *map(test_native.wide, e)), eager)
 
 
-def test_the_name_of_a_tile(ops, monkeypatch):
-    """One that is built is taken where it can be; any other is one sentence."""
+def test_the_name_of_a_tile(ops):
+    """One that is named is taken, or the reason is one sentence; a name that is refused changes nothing."""
     x, w = torch.randn(1, 64, 9, 9).to(memory_format=torch.channels_last), torch.randn(64, 64, 3, 3)
-    call = lambda: ops._conv_epilogue(x, w, None, (1, 1), (1, 1), (1, 1), 1, *Epilogue())  # noqa: E731
-    y = call()
-    monkeypatch.setenv("ATROUS_CONV_TILE", "mma-128x64")
-    torch.testing.assert_close(call(), y)  # whose reduction was in other splits
-    monkeypatch.setenv("ATROUS_CONV_TILE", "512x512")
-    with pytest.raises(RuntimeError, match="ATROUS_CONV_TILE: expected one of wgmma-256x128, .*64x64, got 512x512"):
-        call()
+    call = lambda x: ops._conv_epilogue(x, w, None, (1, 1), (1, 1), (1, 1), 1, *Epilogue())  # noqa: E731
+    y = call(x)
+    with pytest.raises(RuntimeError, match="_conv_tile: expected one of wgmma-256x128, .*64x64, or nothing, got 512x5"):
+        ops._conv_tile("512x512")
+    torch.testing.assert_close(call(x), y, rtol=0, atol=0)
+    try:
+        ops._conv_tile("mma-128x64")
+        torch.testing.assert_close(call(x), y)  # whose reduction was in other splits
+        with pytest.raises(RuntimeError, match="mma-128x64 cannot compute this convolution: input: expected chan"):
+            call(x.contiguous())
+        ops._conv_tile("wgmma-128x64")
+        with pytest.raises(RuntimeError, match="wgmma-128x64 cannot compute this convolution: wgmma is used for"):
+            call(x)
+    finally:
+        ops._conv_tile("")
+    torch.testing.assert_close(call(x.contiguous()), y, rtol=1e-4, atol=1e-4)
 
 
 def test_a_convolution_that_no_kernel_takes(ops):

@@ -2,15 +2,15 @@
 
     python bench/gpu/conv_tiles.py RESULTS_DIR [--seconds S] [--continue]
 
-Each 3x3 convolution of ResNet34 at batch 256 and 32 in bf16, with each tile that csrc/cuda has (ATROUS_CONV_TILE names
-it), "predicted" for the plan's own choice and "library" for cuDNN with one pass of ours. Under tables.conv_tiles in
-RESULTS_DIR/<gpu>-<date>.json. Exit status 1: a result was wrong.
+Each 3x3 convolution of ResNet34 at batch 256 and 32 in bf16, with each tile that csrc/cuda has, "predicted" for the
+plan's own choice and "library" for cuDNN with one pass of ours; "refused" says why a row lacks a tile. Under
+tables.conv_tiles in RESULTS_DIR/<gpu>-<date>.json. Exit status 1: a result was wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,19 +29,20 @@ from atrous import testing  # noqa: E402
 from atrous.timing import copies  # noqa: E402
 
 TILES = ("wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
+REFUSED = "cannot compute this convolution"  # what csrc/cuda says of a tile that is named
 SECONDS = {"tiles": 25.0}
 Made = dict[str, Any]
 
 
 def by_tile(name: str) -> Callable[[Made], torch.Tensor]:
-    """The convolution by the backend native with this tile, where it can have it."""
+    """The convolution by the backend native with this tile; RuntimeError with the reason where it cannot compute it."""
 
     def call(made: Made) -> torch.Tensor:
-        os.environ["ATROUS_CONV_TILE"] = name
+        torch.ops.atrous._conv_tile(name)
         try:
             return atrous.conv_bn_act(**made, backend="native")
         finally:
-            del os.environ["ATROUS_CONV_TILE"]
+            torch.ops.atrous._conv_tile("")
 
     return call
 
@@ -54,16 +55,22 @@ def measure(site: Site, batch: int, device: torch.device, dtype: torch.dtype = t
     calls["predicted"] = lambda made: atrous.conv_bn_act(**made, backend="native")
     calls["library"] = lambda made: atrous.conv_bn_act(**made, backend="library")
     few = {name: ends(value) if name in ("input", "residual") else value for name, value in sets[0].items()}
-    for name, call in calls.items():
+    refused = {}
+    for name in list(calls):
         try:
-            testing.assert_close(ends(call(sets[0])), few)
+            testing.assert_close(ends(calls[name](sets[0])), few)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
+        except RuntimeError as error:
+            if REFUSED not in str(error):
+                raise
+            refused[name] = str(error).splitlines()[0]
+            del calls[name]
     ms = fused_sites.timed(calls, sets, device)
     return {
         "layer": site.name, "in_channels": site.in_channels, "out_channels": site.out_channels, "size": site.size,
         "stride": site.stride, "residual": site.residual, "batch": batch, "dtype": dtype_name(dtype), "ms": ms,
-        "tflops": {name: site.flop(batch) / value / 1e9 for name, value in ms.items()},
+        "tflops": {name: site.flop(batch) / value / 1e9 for name, value in ms.items()}, "refused": refused,
     }  # fmt: skip
 
 
@@ -75,10 +82,12 @@ def run(
     tables.fill(
         result, {"tiles": [(measure, s, batch, device) for batch in (256, 32) for s in every]}, args.seconds, save
     )
-    lines = [f"{'TFLOP/s':<24}" + "".join(f"{name:>15}" for name in (*TILES, "predicted", "library"))]
+    columns = (*TILES, "predicted", "library")
+    lines = [f"{'TFLOP/s':<24}" + "".join(f"{name:>15}" for name in columns)]
     for row in result["tiles"]:
         label = f"{row['layer']} batch {row['batch']}"
-        lines.append(f"{label:<24}" + "".join(f"{value:>15.0f}" for value in row["tflops"].values()))
+        lines.append(f"{label:<24}" + "".join(f"{row['tflops'].get(name, math.nan):>15.0f}" for name in columns))
+    lines += sorted({reason for row in result["tiles"] for reason in row["refused"].values()})
     wrong = any(entry["reason"].startswith("AssertionError") for entry in result["not_run"])
     return "\n".join(lines + tables.missing(result)), int(wrong)
 

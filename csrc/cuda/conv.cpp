@@ -3,7 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <cstdlib>
+#include <atomic>
 
 #include "../convolution.h"
 #include "conv_problem.h"
@@ -75,13 +75,12 @@ Tensor prepare(const Tensor& tensor, const Padded& padded, cudaStream_t stream) 
   return whole;
 }
 
-// Read in each call, so that one process can measure tiles side by side and test them one by one.
-std::string_view tile_to_take() {
-  const char* const value = std::getenv("ATROUS_CONV_TILE");
-  const std::string_view name = value ? value : "";
-  STD_TORCH_CHECK(name.empty() || is_conv_tile(name), "ATROUS_CONV_TILE: expected one of ", conv_tiles(), ", got ",
-                  std::string(name));
-  return name;
+// The tile of every convolution, as conv_tile names it; empty for the predicted one.
+std::atomic<const char*> named_tile{""};
+
+// Why this library's kernels do not compute it; empty where they do.
+std::string reasons(const Tensor& input, const ConvProblem& problem) {
+  return suggests_channels_last(input) ? conv_reasons(problem) : "input: expected channels_last";
 }
 
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
@@ -94,6 +93,12 @@ cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspac
 }
 
 }  // namespace
+
+void conv_tile(std::string name) {
+  const char* const known = conv_tile_name(name);
+  STD_TORCH_CHECK(known, "_conv_tile: expected one of ", conv_tiles(), ", or nothing, got ", name);
+  named_tile = known;
+}
 
 Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
@@ -108,15 +113,17 @@ Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tens
   const Padded padded{channels, rows ? padding[1] : 0};
   ConvProblem problem = describe(arguments, input, padded, weight, bias, sizes, stride, padding, dilation, groups);
   if (rows) merge_rows(problem);
-  if (!suggests_channels_last(input) || !conv_reasons(problem).empty())
+  const std::string_view tile = named_tile.load();
+  if (const std::string no_kernel = reasons(input, problem); !no_kernel.empty()) {
+    STD_TORCH_CHECK(tile.empty(), tile, " cannot compute this convolution: ", no_kernel);
     return epilogue(arguments, convolution(input, weight, bias, stride, padding, dilation, groups));
+  }
   arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
+  const int chip = device.capability();
+  const ConvPlan plan = conv_plan(problem, {chip, device.multiprocessors(), chip == 90 && conv_sm90_built(), tile});
   const Tensor x = prepare(input, padded, device.stream()), krsc = prepare(weight, {channels, 0}, device.stream()),
                y = empty_channels_last(input, sizes);
   problem.x = x.const_data_ptr(), problem.weight = krsc.const_data_ptr(), problem.y = y.mutable_data_ptr();
-  const int chip = device.capability();
-  const Target target{chip, device.multiprocessors(), chip == 90 && conv_sm90_built(), tile_to_take()};
-  const ConvPlan plan = conv_plan(problem, target);
   std::optional<Tensor> partial;
   if (plan.workspace_bytes)
     partial = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);

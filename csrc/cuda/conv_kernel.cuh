@@ -11,7 +11,7 @@
 
 namespace atrous::cuda {
 
-// What fixes a product's code: M pixels x N channels x DEPTH of the reduction, a warp's share of it, and how many
+// What fixes a kernel's code: M pixels x N channels x DEPTH of the reduction, the part of a warp, and how many
 // elements of x and the weight one access has.
 template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_,
           int ACCESS_ = 16 / sizeof(Element_)>
@@ -27,7 +27,7 @@ struct Shape {
 
 // CUTLASS's kernel with this output operator. "Unity" is the stride of y, which is dense, not that of the convolution.
 template <class Shape, class OutputOp>
-struct Product {
+struct ImplicitGemm {
   using Kernel = typename cutlass::conv::kernel::DefaultConv2dFprop<
       typename Shape::Element, cutlass::layout::TensorNHWC, typename Shape::Element, cutlass::layout::TensorNHWC,
       typename OutputOp::ElementOutput, cutlass::layout::TensorNHWC, float, cutlass::arch::OpClassTensorOp,
@@ -46,33 +46,35 @@ using ThreadMap =
                                                                       typename Shape::Element, Shape::VECTOR>::Type;
 
 template <class Shape, Slope SLOPE, Residual RESIDUAL>
-struct Ending
+struct EpilogueOutput
     : EpilogueOp<typename Shape::Element, Shape::VECTOR, ThreadMap<Shape>, Shape::Block::kN, SLOPE, RESIDUAL> {
   using EpilogueOp<typename Shape::Element, Shape::VECTOR, ThreadMap<Shape>, Shape::Block::kN, SLOPE,
                    RESIDUAL>::EpilogueOp;
 };
 
-// The sums of a share of the reduction, as they are.
+// The fp32 sums of one split, as they are.
 using Sums = cutlass::epilogue::thread::Convert<float, 4, float>;
 
-// A share of the reduction: its sums into the workspace.
+// One split of the reduction: its sums into the workspace.
 template <class Shape>
-__global__ void __launch_bounds__(Product<Shape, Sums>::THREADS, Shape::BLOCKS)
-    conv_partial_kernel(const __grid_constant__ typename Product<Shape, Sums>::Params params) {
+__global__ void __launch_bounds__(ImplicitGemm<Shape, Sums>::THREADS, Shape::BLOCKS)
+    conv_partial_kernel(const __grid_constant__ typename ImplicitGemm<Shape, Sums>::Params params) {
   extern __shared__ __align__(16) char memory[];
-  typename Product<Shape, Sums>::Kernel()(params, reinterpret_cast<typename Product<Shape, Sums>::Storage&>(memory));
+  typename ImplicitGemm<Shape, Sums>::Kernel()(params,
+                                               reinterpret_cast<typename ImplicitGemm<Shape, Sums>::Storage&>(memory));
 }
 
 template <class Shape, Slope SLOPE, Residual RESIDUAL>
-__global__ void __launch_bounds__(Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::THREADS, Shape::BLOCKS)
-    conv_epilogue_kernel(const __grid_constant__ typename Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>::Params params,
+__global__ void __launch_bounds__(ImplicitGemm<Shape, EpilogueOutput<Shape, SLOPE, RESIDUAL>>::THREADS, Shape::BLOCKS)
+    conv_epilogue_kernel(const __grid_constant__
+                         typename ImplicitGemm<Shape, EpilogueOutput<Shape, SLOPE, RESIDUAL>>::Params params,
                          const __grid_constant__ Vectors vectors) {
-  using Whole = Product<Shape, Ending<Shape, SLOPE, RESIDUAL>>;
+  using KernelTypes = ImplicitGemm<Shape, EpilogueOutput<Shape, SLOPE, RESIDUAL>>;
   constexpr int CHANNELS = Shape::Block::kN;
   extern __shared__ __align__(16) char memory[];
-  const int tile = typename Whole::Kernel::ThreadblockSwizzle().get_tile_offset(params.swizzle_log_tile).n();
+  const int tile = typename KernelTypes::Kernel::ThreadblockSwizzle().get_tile_offset(params.swizzle_log_tile).n();
   TileChannels<CHANNELS>::here().load(vectors, tile * CHANNELS, params.problem_size.K);
-  typename Whole::Kernel()(params, reinterpret_cast<typename Whole::Storage&>(memory));
+  typename KernelTypes::Kernel()(params, reinterpret_cast<typename KernelTypes::Storage&>(memory));
 }
 
 inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int splits) {
@@ -86,11 +88,11 @@ inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int split
           splits};
 }
 
-// y: what the kernel writes, the output or the sums of every share.
-template <class Product>
-typename Product::Params parameters(const ConvProblem& problem, int splits, void* y) {
-  using Input = typename Product::Kernel::ElementA;
-  using Output = typename Product::Kernel::ElementC;
+// y: what the kernel writes, the output or the sums of every split.
+template <class ImplicitGemm>
+typename ImplicitGemm::Params parameters(const ConvProblem& problem, int splits, void* y) {
+  using Input = typename ImplicitGemm::Kernel::ElementA;
+  using Output = typename ImplicitGemm::Kernel::ElementC;
   const cutlass::conv::Conv2dProblemSize sizes = sizes_of(problem, splits);
   const auto reference = [](auto* data, cutlass::layout::TensorNHWC layout) {
     return cutlass::TensorRef<std::remove_pointer_t<decltype(data)>, cutlass::layout::TensorNHWC>(data, layout);
@@ -110,16 +112,16 @@ typename Product::Params parameters(const ConvProblem& problem, int splits, void
            cutlass::conv::SplitKMode::kParallel}};
 }
 
-template <class Product, class Kernel, class... Vectors>
-cudaError_t launch(Kernel kernel, const typename Product::Params& params, cudaStream_t stream,
+template <class ImplicitGemm, class Kernel, class... Vectors>
+cudaError_t launch(Kernel kernel, const typename ImplicitGemm::Params& params, cudaStream_t stream,
                    const Vectors&... vectors) {
-  constexpr int BYTES = sizeof(typename Product::Storage);
-  static_assert(BYTES + 2048 <= 99 << 10, "what every card from sm_80 on gives a block, less the tile's channels");
+  constexpr int BYTES = sizeof(typename ImplicitGemm::Storage);
+  static_assert(BYTES + 2048 <= 99 << 10, "what every GPU from sm_80 on gives a block, less the tile's channels");
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
   if (allowed != cudaSuccess) return allowed;
   cudaLaunchConfig_t config{};
-  config.gridDim = typename Product::Kernel::ThreadblockSwizzle().get_grid_shape(params.grid_tiled_shape);
-  config.blockDim = dim3(Product::THREADS);
+  config.gridDim = typename ImplicitGemm::Kernel::ThreadblockSwizzle().get_grid_shape(params.grid_tiled_shape);
+  config.blockDim = dim3(ImplicitGemm::THREADS);
   config.dynamicSmemBytes = BYTES;
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, params, vectors...);
@@ -128,21 +130,21 @@ cudaError_t launch(Kernel kernel, const typename Product::Params& params, cudaSt
 template <class Shape>
 cudaError_t run_whole(const ConvProblem& problem, cudaStream_t stream) {
   return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
-    using Whole = Product<Shape, Ending<Shape, slope, place>>;
-    return launch<Whole>(conv_epilogue_kernel<Shape, slope, place>, parameters<Whole>(problem, 1, problem.y), stream,
-                         problem.vectors);
+    using KernelTypes = ImplicitGemm<Shape, EpilogueOutput<Shape, slope, place>>;
+    return launch<KernelTypes>(conv_epilogue_kernel<Shape, slope, place>,
+                               parameters<KernelTypes>(problem, 1, problem.y), stream, problem.vectors);
   });
 }
 
-// Of a reduction in shares conv_reduce has the epilogue.
+// Where the reduction is split conv_reduce has the epilogue.
 template <class Shape>
 cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   if (plan.splits == 1) return run_whole<Shape>(problem, stream);
-  using Part = Product<Shape, Sums>;
+  using Part = ImplicitGemm<Shape, Sums>;
   return launch<Part>(conv_partial_kernel<Shape>, parameters<Part>(problem, plan.splits, workspace), stream);
 }
 
-// The stages of a tile fill 40 to 64 KiB of shared memory: every card from sm_80 on has room for one.
+// The stages of a tile fill 40 to 64 KiB of shared memory: every GPU from sm_80 on has room for one.
 template <class Element>
 cudaError_t run_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   switch (plan.tile) {

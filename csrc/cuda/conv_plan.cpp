@@ -1,10 +1,10 @@
-// What the card's kernels take, and with which tile they take it.
-#include <algorithm>
-#include <iterator>
-#include <limits>
-#include <utility>
+// What the CUDA kernels compute, and by which tile.
+#include <torch/headeronly/util/Exception.h>
 
-#include "conv_problem.h"
+#include <algorithm>
+#include <limits>
+
+#include "conv_cost.h"
 
 namespace atrous::cuda {
 
@@ -13,12 +13,10 @@ namespace {
 // CUTLASS counts bytes of a tensor in 32 bits, and a kernel's position in masks of 32 bits.
 constexpr double MOST_BYTES = double(int64_t(1) << 31);
 constexpr int64_t MOST_KERNEL = 32;
-// A step of the reduction in bytes, and the most shares of it: what more of them save they read again.
-constexpr int64_t STEP = 64, MOST_SPLITS = 16;
+// What more splits of the reduction save they read again.
+constexpr int64_t MOST_SPLITS = 16;
 
-int64_t bytes(ScalarType type) { return type == ScalarType::Float ? 4 : 2; }
 int64_t vector(ScalarType type) { return 16 / bytes(type); }  // channels of one access
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The largest offset that a kernel computes, into the padding too, in elements.
 double extent(const ConvProblem& problem) {
@@ -26,83 +24,42 @@ double extent(const ConvProblem& problem) {
          double(problem.x_strides[1] + 2 * problem.padding[1] * problem.c);
 }
 
-// Shares of a position's steps, when no share may be empty.
-int64_t shares(int64_t steps, int64_t wanted) { return divide_up(steps, divide_up(steps, wanted)); }
+// How many splits of a position's steps have any, when each but the last has as many as the first.
+int64_t filled_splits(int64_t steps, int64_t splits) { return divide_up(steps, divide_up(steps, splits)); }
+
+// CUTLASS's TMA loads read x as dense; rows that merge_rows has made overlap, unless they meet.
+bool dense(const ConvProblem& problem) {
+  const int64_t row = problem.w * problem.c;
+  return problem.x_strides[0] == problem.c && problem.x_strides[1] == row && problem.x_strides[2] == problem.h * row;
+}
 
 // What TMA's im2col mode takes: corners of the padded plane in 8 bits, a position of the kernel in 8 bits of which
 // CUTLASS leaves one value out, strides of at most 8; addresses and strides are multiples of 16 bytes anyway.
 // Source: CUDA driver API, cuTensorMapEncodeIm2col; CUTLASS 4.2, sm90_implicit_gemm_gmma_ss_warpspecialized.hpp.
-bool gathers(const ConvProblem& problem) {
+bool fits_tma_im2col(const ConvProblem& problem) {
   const auto side = [&](int i, int64_t kernel) {
     const int64_t reach = (kernel - 1) * problem.dilation[i], upper = problem.padding[i] - reach;
     return problem.padding[i] <= 128 && upper >= -128 && upper <= 127 && reach <= 254 && problem.stride[i] <= 8;
   };
-  return problem.type != ScalarType::Float && side(0, problem.r) && side(1, problem.s);
+  return side(0, problem.r) && side(1, problem.s);
 }
 
-// The chips' constants, and the formula that Cost follows: see the table.
-struct Gpu {
-  int chip;
-  double mma, async, l2, memory;
-  int shared;
-};
-constexpr Gpu GPUS[] = {
-#define GPU(...) {__VA_ARGS__},
-#include "../../triton_kernels/gpus.def"
-#undef GPU
-};
-
-// That of the chip; of one that the table does not have, the newest that is not newer.
-const Gpu& gpu(int chip) {
-  const auto after =
-      std::find_if(std::begin(GPUS) + 1, std::end(GPUS), [&](const Gpu& gpu) { return gpu.chip > chip; });
-  return *(after - 1);
-}
-
-// Guesses until they are fitted, as in triton_kernels/cost_model.py: clocks of a block's start and of another launch,
-// and by how much addresses slow the loads of a thread beside TMA's.
-constexpr double START = 2000, LAUNCH = 4000, POINTERS = 1.25;
-
-// What a tile of m pixels x n channels takes, in clocks of a multiprocessor.
-struct Cost {
-  std::string_view name;
-  Tile tile;
-  bool tma;
-  int64_t m, n, reads;  // reads: rows of a step that its warps read of both operands in shared memory
-  int64_t blocks;       // that a multiprocessor has room for
-  int sharers;          // blocks that read the weight from L2 once for all of them
-
-  double step(const Gpu& gpu) const {
-    const double products = m * n * STEP / 2 / (tma ? gpu.async : gpu.mma), shared = (m + n + reads) * STEP / 128.0;
-    const double loads = (m + double(n) / sharers) * STEP * (tma ? 1 : POINTERS) / gpu.l2;
-    return std::max({products, loads, shared});
-  }
-  // Of a position: TMA's products take two at once.
-  int64_t steps(const ConvProblem& problem) const {
-    const int64_t together = tma ? 2 : 1;
-    return together * divide_up(problem.c * bytes(problem.type), together * STEP);
-  }
-  // Of the launch: those of the busiest multiprocessor, and of the second launch that sums splits.
-  double clocks(const ConvProblem& problem, int64_t splits, const Gpu& gpu, int multiprocessors) const {
-    const int64_t tiles = divide_up(problem.pixels(), m) * divide_up(problem.k, n) * splits;
-    const int64_t turns = divide_up(tiles, multiprocessors), resident = std::min(turns, blocks);
-    const double sum = sizeof(float) / gpu.l2, output = bytes(problem.type) * (problem.residual ? 2 : 1) / gpu.memory;
-    const double main = problem.r * problem.s * divide_up(steps(problem), splits) * step(gpu);
-    const double ending = m * n * (splits > 1 ? sum : output);
-    const double tile = (resident > 1 ? std::max(main, ending) : main + ending) + START / resident;
-    const double reduce = LAUNCH + problem.pixels() * problem.k * (splits * sum + output) / multiprocessors;
-    return turns * tile + (splits > 1 ? reduce : 0);
-  }
-};
-
-constexpr Cost COSTS[] = {{"wgmma-256x128", Tile::t256x128, true, 256, 128, 512, 1, 2},
-                          {"wgmma-128x128", Tile::t128x128, true, 128, 128, 384, 1, 1},
-                          {"wgmma-128x64", Tile::t128x64, true, 128, 64, 256, 2, 1},
-                          {"mma-128x128", Tile::t128x128, false, 128, 128, 512, 2, 1},
-                          {"mma-128x64", Tile::t128x64, false, 128, 64, 384, 3, 1},
-                          {"mma-64x64", Tile::t64x64, false, 64, 64, 256, 4, 1}};
-// What no GPU has run yet is taken where it is named, and nowhere else.
+// Taken only where it is named: no GPU has run it yet.
 constexpr std::string_view UNMEASURED = "wgmma-256x128";
+
+// Why the tile cannot compute it; empty if it can.
+std::string_view tile_reason(const Cost& cost, const ConvProblem& problem, bool wgmma) {
+  if (problem.c % vector(problem.type) || problem.x_strides[0] % vector(problem.type))
+    return "its input is read by 4 channels, for which there is one tile without a name";
+  if (problem.type == ScalarType::Float && cost.n > 64) return "float32 has the tiles mma-128x64 and mma-64x64";
+  if (!cost.tma) return "";
+  if (problem.type == ScalarType::Float) return "wgmma is used for float16 and bfloat16";
+  if (!wgmma) return "wgmma is in libraries built for 9.0a, on a GPU of compute capability 9.0";
+  if (!dense(problem)) return "TMA reads a dense input, and in this one the rows of the kernel overlap or have gaps";
+  if (!fits_tma_im2col(problem))
+    return "TMA takes strides up to 8, padding up to 128 and kernels that reach 254 pixels";
+  return "";
+}
 
 }  // namespace
 
@@ -148,24 +105,27 @@ std::string conv_tiles() {
   return all;
 }
 
-bool is_conv_tile(std::string_view name) {
-  return std::any_of(std::begin(COSTS), std::end(COSTS), [&](const Cost& cost) { return cost.name == name; });
+const char* conv_tile_name(std::string_view name) {
+  if (name.empty()) return "";
+  for (const Cost& cost : COSTS)
+    if (cost.name == name) return cost.name.data();
+  return nullptr;
 }
 
 ConvPlan conv_plan(const ConvProblem& problem, const Target& target) {
-  if (problem.c % vector(problem.type) || problem.x_strides[0] % vector(problem.type)) return {Tile::few, 1, 0};
-  const bool tma = target.wgmma && gathers(problem), wide = problem.type != ScalarType::Float;
-  ConvPlan best{};
-  std::pair least(true, std::numeric_limits<double>::infinity());  // another tile than the one named, clocks
+  ConvPlan best{Tile::few, 1, 0};  // where no other can
+  double least = std::numeric_limits<double>::infinity();
   for (const Cost& cost : COSTS) {
-    const bool other = cost.name != target.tile;
+    if (target.tile.empty() ? cost.name == UNMEASURED : cost.name != target.tile) continue;
+    const std::string_view reason = tile_reason(cost, problem, target.wgmma);
+    STD_TORCH_CHECK(reason.empty() || target.tile.empty(), cost.name, " cannot compute this convolution: ", reason);
+    if (!reason.empty()) continue;
     const int64_t steps = cost.steps(problem), most = cost.tma ? 1 : std::min(steps, MOST_SPLITS);
-    if ((cost.tma && !tma) || (cost.n == 128 && !wide) || (other && cost.name == UNMEASURED)) continue;
     for (int64_t splits = 1; splits <= most; ++splits) {
-      const std::pair now(other, cost.clocks(problem, splits, gpu(target.chip), target.multiprocessors));
-      if (shares(steps, splits) != splits || now >= least) continue;
+      const double clocks = cost.clocks(problem, splits, gpu(target.chip), target.multiprocessors);
+      if (filled_splits(steps, splits) != splits || clocks >= least) continue;
       const size_t partial = splits > 1 ? size_t(splits) * problem.pixels() * problem.k * sizeof(float) : 0;
-      least = now, best = {cost.tile, int(splits), partial, cost.tma, target.multiprocessors};
+      least = clocks, best = {cost.tile, int(splits), partial, cost.tma, target.multiprocessors};
     }
   }
   return best;

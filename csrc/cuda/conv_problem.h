@@ -50,8 +50,8 @@ int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w);
 // The problem as one of rows.
 void merge_rows(ConvProblem& problem);
 
-// How it is computed: the reduction is cut into `splits` shares, whose sums go through a workspace; or, where `tma`, by
-// the products of compute capability 9.0 (conv_sm90.cuh), which have the three large tiles and no shares.
+// How it is computed: in `splits` parts of the reduction, whose sums go through a workspace; or, where `tma`, by the
+// kernels for compute capability 9.0 (conv_sm90.cuh), which have the three large tiles and no splits.
 struct ConvPlan {
   Tile tile;
   int splits;
@@ -62,18 +62,19 @@ struct ConvPlan {
 
 // Why there is no kernel for it; empty where there is one.
 std::string conv_reasons(const ConvProblem& problem);
-// What it is computed on, and the name of the tile to take wherever that is possible; empty for the predicted one.
+// What it is computed on, and the name of the tile to take; empty for the predicted one.
 struct Target {
   int chip, multiprocessors;  // chip: 90 for compute capability 9.0
   bool wgmma;                 // the chip is 9.0, and this build has code for it
   std::string_view tile;
 };
-// The names of the tiles, those of wgmma before those of mma.sync; whether this is one of them.
+// The names of the tiles, those of wgmma before those of mma.sync; this name where it lives as long as the program, or
+// null if no tile has it.
 std::string conv_tiles();
-bool is_conv_tile(std::string_view name);
-// The tile and the splits that are predicted to take the least time.
+const char* conv_tile_name(std::string_view name);
+// The tile and the splits that are predicted to take the least time; a tile that is named, or an error with the reason.
 ConvPlan conv_plan(const ConvProblem& problem, const Target& target);
-// The product of each dtype, with the epilogue unless it is in shares, and what follows it then.
+// The product of each dtype, with the epilogue unless it is split, and what follows it then.
 // workspace: plan.workspace_bytes, aligned to 16 bytes.
 cudaError_t conv_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_bf16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
@@ -83,7 +84,7 @@ cudaError_t conv_sm90_bf16(const ConvProblem& problem, const ConvPlan& plan, voi
 cudaError_t conv_pad(const ConvPad& pad, cudaStream_t stream);
 cudaError_t conv_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream);
 
-// Whether conv_sm90_* are built for the current card, which is of compute capability 9.0: they are for sm_90a alone.
+// Whether conv_sm90_* are built for the current GPU, which is of compute capability 9.0: they are for sm_90a alone.
 bool conv_sm90_built();
 
 }  // namespace atrous::cuda

@@ -1,4 +1,4 @@
-// What follows a product in shares: their sum, always in the same order, and the epilogue on it.
+// What follows a reduction in splits: their sum, always in the same order, and the epilogue on it.
 #include "conv_problem.h"
 #include "pack.cuh"
 #include "variants.h"

@@ -20,7 +20,7 @@ using Sizes = cutlass::conv::ConvProblemShape<cutlass::conv::Operator::kFprop, 2
 // M pixels x N channels, 64 channels of x a step; 128 pixels are a warp group's. STAGES fill shared memory for as many
 // BLOCKS as registers have room for: 128 x 128 sums are 128 registers of each of 128 threads.
 template <class Element, int M, int N, Slope SLOPE, Residual RESIDUAL>
-struct Product {
+struct ImplicitGemm {
   static constexpr int GROUPS = M / 128, BLOCKS = M * N == 128 * 64 ? 2 : 1, STAGES = M * N == 128 * 128 ? 6 : 4;
   using Tile = cute::Shape<Int<M>, Int<N>, cute::Shape<_64>>;
   using Layout = cutlass::layout::TensorNHWC;
@@ -31,7 +31,7 @@ struct Product {
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
       cutlass::epilogue::collective::EpilogueTileAuto, float, float, Added, Layout, 8, Element, Layout, 8, Schedule,
-      Ending<Element, M, N, SLOPE, RESIDUAL>>::CollectiveOp;
+      EpilogueNode<Element, M, N, SLOPE, RESIDUAL>>::CollectiveOp;
   // CUTLASS builds it for one warp group; with the instruction's layout over several it is theirs.
   using Built = typename cutlass::conv::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, cutlass::conv::Operator::kFprop, Element, Layout, 8, Element,
@@ -63,18 +63,18 @@ struct Product {
 
 // Nothing where it is not compiled for sm_90a; nobody can launch it there, with these bounds.
 template <class Element, int M, int N, Slope SLOPE, Residual RESIDUAL>
-__global__ void __launch_bounds__(BUILT ? Product<Element, M, N, SLOPE, RESIDUAL>::THREADS : 32,
-                                  BUILT ? Product<Element, M, N, SLOPE, RESIDUAL>::BLOCKS : 1)
-    conv_sm90_kernel(const __grid_constant__ typename Product<Element, M, N, SLOPE, RESIDUAL>::Params params,
+__global__ void __launch_bounds__(BUILT ? ImplicitGemm<Element, M, N, SLOPE, RESIDUAL>::THREADS : 32,
+                                  BUILT ? ImplicitGemm<Element, M, N, SLOPE, RESIDUAL>::BLOCKS : 1)
+    conv_sm90_kernel(const __grid_constant__ typename ImplicitGemm<Element, M, N, SLOPE, RESIDUAL>::Params params,
                      const __grid_constant__ Vectors vectors) {
   if constexpr (BUILT) {
-    using Whole = Product<Element, M, N, SLOPE, RESIDUAL>;
+    using KernelTypes = ImplicitGemm<Element, M, N, SLOPE, RESIDUAL>;
     char* const memory = reinterpret_cast<char*>(&values<N>() + 1);
-    if constexpr (Whole::GROUPS > 1) {
-      typename Whole::Kernel(params, vectors, memory)();
+    if constexpr (KernelTypes::GROUPS > 1) {
+      typename KernelTypes::Kernel(params, vectors, memory)();
     } else {
       values<N>().load(vectors, int(blockIdx.y) * N, cute::get<1>(params.problem_shape));
-      typename Whole::Kernel()(params, memory);
+      typename KernelTypes::Kernel()(params, memory);
     }
   }
 }
@@ -92,10 +92,10 @@ inline Sizes sizes_of(const ConvProblem& p) {
           1};
 }
 
-template <class Product>
-typename Product::Kernel::Arguments arguments(const ConvProblem& p) {
-  using Element = typename Product::Kernel::ElementA;
-  const typename Product::Epilogue::StrideD dense{{p.k, p.q * p.k, p.p * p.q * p.k}, {}, {}};
+template <class ImplicitGemm>
+typename ImplicitGemm::Kernel::Arguments arguments(const ConvProblem& p) {
+  using Element = typename ImplicitGemm::Kernel::ElementA;
+  const typename ImplicitGemm::Epilogue::StrideD dense{{p.k, p.q * p.k, p.p * p.q * p.k}, {}, {}};
   return {sizes_of(p),
           {static_cast<const Element*>(p.x), static_cast<const Element*>(p.weight)},
           {{}, static_cast<const Element*>(p.residual), dense, static_cast<Element*>(p.y), dense}};
@@ -104,22 +104,23 @@ typename Product::Kernel::Arguments arguments(const ConvProblem& p) {
 template <class Element, int M, int N>
 cudaError_t run(const ConvProblem& problem, int multiprocessors, cudaStream_t stream) {
   return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
-    using Whole = Product<Element, M, N, slope, place>;
+    using KernelTypes = ImplicitGemm<Element, M, N, slope, place>;
     const auto kernel = conv_sm90_kernel<Element, M, N, slope, place>;
-    const auto values = arguments<Whole>(problem);
-    if (!Whole::Kernel::can_implement(values)) return cudaErrorNotSupported;
+    const auto values = arguments<KernelTypes>(problem);
+    if (!KernelTypes::Kernel::can_implement(values)) return cudaErrorNotSupported;
     refused = CUDA_SUCCESS;
-    const typename Whole::Params params = Whole::Kernel::to_underlying_arguments(values, nullptr);
+    const typename KernelTypes::Params params = KernelTypes::Kernel::to_underlying_arguments(values, nullptr);
     if (refused != CUDA_SUCCESS) return cudaError_t(refused);  // their numbers agree
-    const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Whole::BYTES);
+    const cudaError_t allowed =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, KernelTypes::BYTES);
     if (allowed != cudaSuccess) return allowed;
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {Whole::GROUPS, 1, 1};
+    cluster.val.clusterDim = {KernelTypes::GROUPS, 1, 1};
     cudaLaunchConfig_t config{};
-    config.gridDim = Whole::grid(params, multiprocessors);
-    config.blockDim = dim3(Whole::THREADS);
-    config.dynamicSmemBytes = Whole::BYTES;
+    config.gridDim = KernelTypes::grid(params, multiprocessors);
+    config.blockDim = dim3(KernelTypes::THREADS);
+    config.dynamicSmemBytes = KernelTypes::BYTES;
     config.stream = stream;
     config.attrs = &cluster;
     config.numAttrs = 1;
@@ -127,13 +128,13 @@ cudaError_t run(const ConvProblem& problem, int multiprocessors, cudaStream_t st
   });
 }
 
-// Whether the code of the current card is that for sm_90a: it tells by the bounds of a kernel.
+// Whether the code of the current GPU is that for sm_90a: it tells by the bounds of a kernel.
 template <class Element>
 bool built() {
   cudaFuncAttributes attributes{};
   const auto kernel = conv_sm90_kernel<Element, 128, 64, Slope::relu, Residual::none>;
   const bool found = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-  if (!found) cudaGetLastError();  // no code for the card at all: the launch of any other kernel says so
+  if (!found) cudaGetLastError();  // no code for the GPU at all: the launch of any other kernel says so
   return found && attributes.maxThreadsPerBlock >= 256;
 }
 

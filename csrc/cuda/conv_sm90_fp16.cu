@@ -8,7 +8,7 @@ cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, voi
 }
 
 bool conv_sm90_built() {
-  static const bool built = sm90::built<cutlass::half_t>();  // cards of one compute capability have the same code
+  static const bool built = sm90::built<cutlass::half_t>();  // GPUs of one compute capability have the same code
   return built;
 }
 

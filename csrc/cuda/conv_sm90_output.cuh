@@ -20,7 +20,7 @@ CUTLASS_DEVICE Values<N>& values() {
 
 // A node of CUTLASS's epilogue visitors: the sums and the residual of a fragment to the output.
 template <class Element, int M, int N, Slope SLOPE, Residual RESIDUAL>
-struct Ending : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
+struct EpilogueNode : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
   using Sm90VisitorImpl<>::Sm90VisitorImpl;
   static constexpr bool ADDS = RESIDUAL != Residual::none;
   CUTLASS_DEVICE bool is_producer_load_needed() const { return ADDS; }

@@ -15,4 +15,8 @@ inline void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("_conv_epilogue", TORCH_BOX(&Flat<&conv_epilogue>::call));
 }
 
+// What has no tensor, and so no device: of CUDA builds alone.
+inline void define(torch::stable::detail::StableLibrary& m) { m.def("_conv_tile(str name) -> ()"); }
+inline void implement_anywhere(torch::stable::detail::StableLibrary& m) { m.impl("_conv_tile", TORCH_BOX(&conv_tile)); }
+
 }  // namespace atrous::cuda

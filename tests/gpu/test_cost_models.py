@@ -1,4 +1,4 @@
-"""csrc/cuda/conv_plan.cpp and triton_kernels/cost_model.py have one formula: the same layers cost the same clocks."""
+"""csrc/cuda/conv_cost.h and triton_kernels/cost_model.py have one formula: the same layers cost the same clocks."""
 
 import math
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [(256, 14, 256, 256), (32, 28, 128, 128), (8, 56, 64, 64)]  # n, size, c, k of a 3x3 convolution in fp16
 PROGRAM = r"""
 #include <cstdio>
-#include "../../csrc/cuda/conv_plan.cpp"
+#include "../../csrc/cuda/conv_cost.h"
 using namespace atrous;
 using namespace atrous::cuda;
 int main() {
@@ -26,8 +26,9 @@ int main() {
         p.type = ScalarType::Half, p.n = layer[0], p.p = p.q = layer[1], p.c = layer[2], p.k = layer[3], p.r = p.s = 3;
         const double plain = cost.clocks(p, 1, gpu, 132);
         p.residual = &p;
-        std::printf("%%d %%d %%d %%d %%d %%d %%d %%.17g %%.17g\n", gpu.chip, int(cost.m), int(cost.n), int(cost.reads),
-                    int(cost.blocks), cost.sharers, cost.tma, plain, cost.clocks(p, 1, gpu, 132));
+        std::printf("%%d %%d %%d %%d %%d %%d %%d %%.17g %%.17g\n", gpu.chip, int(cost.m), int(cost.n),
+                    int(cost.smem_rows_read), int(cost.blocks_per_sm), cost.cluster_size, cost.tma,
+                    plain, cost.clocks(p, 1, gpu, 132));
       }
 }
 """
@@ -35,7 +36,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """chip, m, n, reads, blocks, sharers, tma, clocks without and with a residual; a line for each layer."""
+    """A line for each layer: chip, m, n, what Cost says of the tile, clocks without and with a residual."""
     folder = tmp_path_factory.mktemp("costs")
     (folder / "costs.cpp").write_text(PROGRAM % ", ".join(f"{{{', '.join(map(str, layer))}}}" for layer in LAYERS))
     folders = [f"-I{path}" for path in (ROOT / "tests/gpu", ROOT / "tests/host_cuda", *include_paths())]
@@ -47,15 +48,15 @@ def printed(tmp_path_factory):
 
 def test_every_tile_costs_the_same(printed):
     assert len(printed) == len(GPUS) * 6 * len(LAYERS)
-    for at, (chip, m, n, reads, blocks, sharers, tma, plain, residual) in enumerate(printed):
-        if sharers > 1:  # Triton has no clusters
+    for at, (chip, m, n, rows_read, blocks_per_sm, cluster_size, tma, plain, residual) in enumerate(printed):
+        if cluster_size > 1:  # Triton has no clusters
             continue
         images, size, c, k = LAYERS[at % len(LAYERS)]
         here = GPUS[int(chip)]
         steps = 9 * c * 2 // 64  # of 64 bytes
         turns = -(-math.ceil(images * size * size / m) * math.ceil(k / n) // 132)
         rates = Rates(here.asynchronous if tma else here.mma, here.l2, here.memory)
-        work = Work(int(m), int(n), 64, 2, steps, 1, reads, turns, min(turns, int(blocks)), not tma)
+        work = Work(int(m), int(n), 64, 2, steps, 1, rows_read, turns, min(turns, int(blocks_per_sm)), not tma)
         # Python has a residual at every second layer.
         expected = clocks(work, rates)
         assert min(plain, residual) <= expected <= max(plain, residual)

@@ -7,3 +7,5 @@ STABLE_TORCH_LIBRARY(atrous_host, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(atrous_host, CPU, m) { atrous::cuda::implement(m); }
+STABLE_TORCH_LIBRARY_FRAGMENT(atrous_host, m) { atrous::cuda::define(m); }
+STABLE_TORCH_LIBRARY_IMPL(atrous_host, CompositeExplicitAutograd, m) { atrous::cuda::implement_anywhere(m); }
