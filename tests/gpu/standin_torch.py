@@ -85,6 +85,7 @@ def _scalar(x: torch.Tensor) -> Any:
 ANSWERS: dict[Any, Any] = {
     aten._local_scalar_dense.default: _scalar,
     aten.equal.default: lambda *_: True,
+    aten.allclose.default: lambda *_: True,
 }
 
 

@@ -390,3 +390,20 @@ def test_what_a_test_asserts_does_not_end_it_under_the_stand_in(tmp_path):
     command = [sys.executable, "-m", "pytest", "-p", "standin_pytest", "-p", "no:cacheprovider", "test_it.py"]
     run = subprocess.run(command, cwd=tmp_path, env=under_standin(tmp_path, tmp_path), capture_output=True, text=True)
     assert "SystemError: the test went on" in run.stdout and "AssertionError" not in run.stdout
+
+
+DEFAULT_DEVICE = """
+import torch
+torch.set_default_device("cuda")
+made = torch.randn(4, 3), torch.tensor([1.0, 2.0]), torch.nn.Conv2d(1, 2, 3).weight
+assert all(x.is_cuda and x.device.type == "cuda" and not x.is_meta for x in made)
+assert torch.allclose(made[0], made[0]) and torch.equal(made[1], made[1])
+with torch.random.fork_rng():
+    assert not torch.ones(2, device="cpu").is_cuda
+"""
+
+
+def test_tensors_on_the_default_device_under_the_stand_in(tmp_path):
+    """`--device cuda` of the tests sets it, which is a mode in which torch looks attributes up by their names."""
+    pytest.importorskip("triton")
+    subprocess.run([sys.executable, "-c", DEFAULT_DEVICE], check=True, env=under_standin(tmp_path, tmp_path))
