@@ -20,6 +20,7 @@ from typing import Any
 
 import bundle_archive
 import bundle_facts
+import record
 import steps as plan
 from bundle_facts import ROOT, Mistake, Target
 from bundle_python import BUILD, environment, interpreter, run, wheel
@@ -73,7 +74,7 @@ def ask(python: Path, target: Target, cache: Path, names: tuple[str, ...]) -> di
         under = {
             "PYTHONPATH": str(ROOT / "tests/gpu/standin_site"), "STANDIN_CHIP": str(target.capability),
             "STANDIN_ASKED": str(asked), "TRITON_CACHE_DIR": str(cache), "XDG_CACHE_HOME": scratch,
-            "PYTEST_ADDOPTS": "-p standin_pytest -p no:cacheprovider",
+            "PYTEST_ADDOPTS": "-p standin_pytest -p no:cacheprovider", "ATROUS_COMMIT": record.commit(),
         }  # fmt: skip
 
         def one(step: plan.Step) -> bool:
