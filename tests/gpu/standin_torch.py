@@ -183,6 +183,7 @@ def device(ordinal: int, capability: int, chip) -> Iterator[None]:
         "Stream": Stream, "current_stream": Stream, "default_stream": Stream, "stream": lambda s: s,
         "device": lambda *_: contextlib.nullcontext(), "manual_seed": nothing, "manual_seed_all": nothing,
         "get_rng_state": lambda *_: torch.empty(0, dtype=torch.uint8, device="cpu"), "set_rng_state": nothing,
+        "mem_get_info": lambda *_: (properties.total_memory,) * 2, "_sleep": nothing,
         "max_memory_allocated": lambda *_: 0, "memory_allocated": lambda *_: 0, "reset_peak_memory_stats": nothing,
         "is_bf16_supported": lambda *_, **__: True, "current_blas_handle": lambda: 0,
     }  # fmt: skip
