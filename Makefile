@@ -18,16 +18,17 @@ TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-# What a bundle is for; GPU_PYTHON names a Python that has that torch and triton, else pip makes one.
+# What a bundle is for; GPU_PYTHON names a Python that has that torch and triton, else pip makes one. STEPS: a bundle with
+# the kernels of these steps alone, to try one out: make gpu-bundle STEPS="passes,every kernel once".
 ARCH ?= 9.0a
 PY ?= 3.12
 TORCH ?= 2.11.0
 TRITON ?= 3.6.0
 BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
-	$(if $(STEPS),--steps $(STEPS))
+	$(if $(STEPS),--steps "$(STEPS)")
 
-.PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-check bench bench-report kernel-table \
-	lint format clean
+.PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-download gpu-bundle-check bench bench-report \
+	kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -91,6 +92,9 @@ fuzz: setup  ## COUNT=20000 drawn convolutions of every backend that a CPU runs,
 
 gpu-bundle:  ## wheel and compiled kernels for a GPU machine, built without one: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
 	$(PYTHON) bench/gpu/bundle.py build $(BUNDLE)
+
+gpu-bundle-download:  ## what gpu-bundle fetches, before it: torch, Triton and CUTLASS
+	$(PYTHON) bench/gpu/bundle.py download $(BUNDLE)
 
 gpu-bundle-check:  ## install it into a fresh Python: it loads, and right and fast compile nothing
 	$(PYTHON) bench/gpu/bundle.py check $(BUNDLE)

@@ -85,7 +85,7 @@ def bundle() -> Path | None:
     """The archive that .ci/gpu installs: ATROUS_BUNDLE, or the newest in out/."""
     if os.environ.get("ATROUS_BUNDLE"):
         return Path(os.environ["ATROUS_BUNDLE"]).absolute()
-    found = (ROOT / "out").glob("gpu-bundle-*.tar.*")
+    found = (ROOT / "out").glob("gpu-bundle-*.tar.xz")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

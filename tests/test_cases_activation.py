@@ -39,7 +39,8 @@ def test_edges(row, slope, dtype):
     slope = slope.to(dtype) if isinstance(slope, torch.Tensor) else slope
     same_bits(atrous.add_act(x, x, slope=slope, backend=row), oracle.add_act(x, x, slope=slope))
     zeros, ones = torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)
-    norm = dict(running_mean=zeros, running_var=ones, bias=-zeros, eps=0.0, slope=slope)
+    # Beside a variance of 1 this eps is not seen; torch 2.11 refuses 0.
+    norm = dict(running_mean=zeros, running_var=ones, bias=-zeros, eps=1e-30, slope=slope)
     same_bits(atrous.bn_act(x, **norm, backend=row), oracle.bn_act(x, **norm))
 
 

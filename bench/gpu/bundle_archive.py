@@ -1,22 +1,21 @@
-"""The archive, and Triton's cache in it: the few files of each entry that are read again, at no place yet."""
+"""The archive, and Triton's cache in it: of each entry the few files that Triton reads again, without their folder."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import lzma
 import shutil
 import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bundle_facts import Mistake
 
 MOST = 40 << 20  # bytes of an archive
+ENTRIES = "triton"  # the folder of the archive that holds them
 GROUP = "__grp__"  # Triton's list of the files of an entry: absolute paths, here names
 
 
@@ -41,16 +40,22 @@ def take(cache: Path, keys: Iterable[str], folder: Path) -> int:
     return taken
 
 
-def place(folder: Path, cache: Path) -> None:
-    """Copies the entries into a cache; a group then says where its files are."""
-    for path in folder.glob("*/*"):
-        there = cache / path.parent.name / path.name
-        there.parent.mkdir(parents=True, exist_ok=True)
+def place(content: tarfile.TarFile, cache: Path) -> list[str]:
+    """Writes the entries of an archive into a cache; a group then says where its files are. Returns their names."""
+    entries = set()
+    for member in content:
+        if not member.name.startswith(f"{ENTRIES}/"):
+            continue
+        path, file = cache / member.name.removeprefix(f"{ENTRIES}/"), content.extractfile(member)
+        if path.parent.name not in entries:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            entries.add(path.parent.name)
+        held = file.read() if file else b""
         if path.name.startswith(GROUP):
-            names = json.loads(path.read_text())["child_paths"]
-            there.write_text(json.dumps({"child_paths": {name: str(there.with_name(name)) for name in names}}))
-        else:
-            shutil.copyfile(path, there)
+            names = json.loads(held)["child_paths"]
+            held = json.dumps({"child_paths": {name: str(path.with_name(name)) for name in names}}).encode()
+        path.write_bytes(held)
+    return sorted(entries)
 
 
 def pack(folder: Path, archive: Path) -> int:
@@ -72,15 +77,11 @@ def pack(folder: Path, archive: Path) -> int:
     return size
 
 
-@contextlib.contextmanager
-def unpacked(archive: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The content of an archive in a temporary folder, and its manifest. Raises Mistake unless it is whole."""
-    with tempfile.TemporaryDirectory(prefix="gpu-bundle-") as name:
-        try:
-            whole = lzma.decompress(archive.read_bytes())  # tarfile would not miss the end of it
-            with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:
-                tar.extractall(name, filter="data")
-            manifest = json.loads(Path(name, "bundle.json").read_text())
-        except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError) as error:
-            raise Mistake(f"archive: expected a whole bundle, got {str(archive)!r}: {error}") from None
-        yield Path(name), manifest
+def opened(archive: Path) -> tuple[tarfile.TarFile, dict[str, Any]]:
+    """The content of an archive, in memory, and its manifest. Raises Mistake unless it is whole."""
+    try:
+        whole = lzma.decompress(archive.read_bytes())  # tarfile would not miss the end of it
+        content = tarfile.open(fileobj=io.BytesIO(whole), mode="r:")
+        return content, json.loads(content.extractfile("bundle.json").read())  # type: ignore[union-attr]
+    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, lzma.LZMAError) as error:
+        raise Mistake(f"archive: expected a whole bundle, got {str(archive)!r}: {error}") from None

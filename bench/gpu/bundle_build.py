@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,16 +20,17 @@ from typing import Any
 
 import bundle_archive
 import bundle_facts
+import record
 import steps as plan
 from bundle_facts import ROOT, Mistake, Target
+from bundle_python import BUILD, environment, interpreter, run, wheel
 
-BUILD, OUT = ROOT / "build" / "gpu-bundle", ROOT / "out"
+OUT = ROOT / "out"
 PROCESSES = 2  # of the steps at once, and of the tests in one
-# Those of `right` and `fast` that launch other kernels than these: none of ours, or what nobody can know before.
+# The steps of `right` and `fast` that launch our kernels, except the fuzzer: which ones it draws is not known before.
 ASK = (
     "every kernel once", "GPU tests", "the cases of every backend", "tune", "sites", "passes", "networks", "training",
 )  # fmt: skip
-NEEDS = ("numpy", "hypothesis", "pytest", "pytest-xdist", "ninja", "setuptools==81.0.0", "wheel")
 LOADS = """
 import ctypes, os, pathlib, atrous
 found = pathlib.Path(atrous.__file__).parent
@@ -48,66 +48,36 @@ os._exit(status)
 """
 
 
-def run(command: list[Any], what: str, **more: str) -> None:
-    """Raises Mistake if it fails; its output is shown."""
-    if status := subprocess.run([str(word) for word in command], cwd=ROOT, env=os.environ | more).returncode:
-        raise Mistake(f"{what}: expected exit status 0, got {status}")
+def named_steps(names: list[str] | None) -> tuple[str, ...]:
+    """Raises Mistake for one that is none of ours."""
+    for name in names or ():
+        if name not in ASK:
+            raise Mistake(f"steps: expected some of {', '.join(ASK)}; got {name!r}")
+    return tuple(names or ASK)
 
 
-def interpreter(target: Target, named: Path | None) -> Path:
-    """The Python to build with: the one that is named, else one that pip fills."""
-    if named is not None:
-        return named
-    folder = BUILD / f"python-{target.python}-torch-{target.torch}-triton-{target.triton}"
-    if not (folder / "complete").exists():
-        if (base := shutil.which(f"python{target.python}")) is None:
-            raise Mistake(f"python: expected python{target.python} on the PATH or --interpreter, found neither")
-        run([base, "-m", "venv", folder], "venv")
-        packages = (f"torch=={target.torch}", f"triton=={target.triton}", *NEEDS)
-        run([folder / "bin/python", "-m", "pip", "install", "--quiet", *packages], "pip install")
-        (folder / "complete").touch()
-    return folder / "bin" / "python"
+def archive_path(target: Target, names: list[str] | None) -> Path:
+    """Only a whole bundle has the name that .ci/gpu looks for."""
+    return OUT / f"{'partial-' if named_steps(names) != ASK else ''}{target.name}.tar.xz"
 
 
-def environment(base: Path, packages: str, folder: Path) -> Path:
-    """A fresh Python that sees the packages of another one, and whatever is installed into it first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    run([base, "-m", "venv", "--without-pip", folder], "venv")
-    python = folder / "bin" / "python"
-    (Path(bundle_facts.probe(python)["packages"]) / "shared.pth").write_text(packages + "\n")
-    return python
+def reached_its_end(step: plan.Step, status: int) -> bool:
+    """pytest answers 1 where it ran every test and some failed: without values some do."""
+    return status == 0 or (status == 1 and "-m pytest" in step.command)
 
 
-def wheel(python: Path, target: Target, cuda_home: str, folder: Path) -> Path:
-    """The package for that chip; objects that are newer than their sources are kept by setuptools and ninja."""
-    headers = BUILD / "cutlass"
-    if not (headers / "cutlass_library").exists():
-        needed = ["-r", ROOT / "requirements-cuda.txt"]
-        run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", headers, *needed], "CUTLASS")
-    for stale in (ROOT / "build").glob("lib.*"):
-        shutil.rmtree(stale)
-    build = {
-        "TORCH_CUDA_ARCH_LIST": target.arch, "FORCE_CUDA": "1", "CUDA_HOME": cuda_home, "PYTHONPATH": str(headers),
-        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1",
-    }  # fmt: skip
-    options = ("--quiet", "--no-build-isolation", "--no-deps", "-w", folder)
-    run([python, "-m", "pip", "wheel", *options, ROOT], "wheel", **build)
-    (made,) = folder.glob("atrous-*.whl")
-    return made
-
-
-def ask(python: Path, target: Target, cache: Path, names: list[str] | None) -> dict[str, list[str]]:
+def ask(python: Path, target: Target, cache: Path, names: tuple[str, ...]) -> dict[str, list[str]]:
     """Runs the steps under the stand-in; the keys of the kernels and modules that they asked for, and the names of
-    those that the cache did not hold."""
+    those that the cache did not hold. Raises Mistake unless each step reaches its end."""
     with tempfile.TemporaryDirectory(prefix="standin-") as scratch:
         (asked := Path(scratch, "asked")).mkdir()
         under = {
             "PYTHONPATH": str(ROOT / "tests/gpu/standin_site"), "STANDIN_CHIP": str(target.capability),
             "STANDIN_ASKED": str(asked), "TRITON_CACHE_DIR": str(cache), "XDG_CACHE_HOME": scratch,
-            "PYTEST_ADDOPTS": "-p standin_pytest -p no:cacheprovider",
+            "PYTEST_ADDOPTS": "-p standin_pytest -p no:cacheprovider", "ATROUS_COMMIT": record.commit(),
         }  # fmt: skip
 
-        def one(step: plan.Step) -> None:
+        def one(step: plan.Step) -> bool:
             begun, command = time.perf_counter(), re.sub(r"(-m pytest) -n \d+", rf"\1 -n {PROCESSES}", step.command)
             log = BUILD / "logs" / f"{step.name.replace(' ', '-')}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -117,57 +87,72 @@ def ask(python: Path, target: Target, cache: Path, names: list[str] | None) -> d
                 )
             told = f"exit status {done.returncode}, {log.relative_to(ROOT)}" if done.returncode else "done"
             print(f"{time.perf_counter() - begun:8.1f} s  {step.name}: {told}", flush=True)
+            return reached_its_end(step, done.returncode)
 
         phases = [plan.steps(phase, str(python), Path(scratch), None) for phase in ("right", "fast")]
-        wanted = [step for phase in phases for step in phase if step.name in (names or ASK)]
+        wanted = [step for phase in phases for step in phase if step.name in names]
         with ThreadPoolExecutor(PROCESSES) as pool:
-            list(pool.map(one, wanted))
+            ended = list(pool.map(one, wanted))
+        if early := [step.name for step, whole in zip(wanted, ended) if not whole]:
+            raise Mistake(f"steps: expected each to reach its end, {', '.join(early)} did not: {BUILD / 'logs'}")
         found = [json.loads(path.read_text()) for path in asked.glob("*.json")]
     every = {name: [key for told in found for key in told[name]] for name in ("kernels", "modules", "compiled")}
     return {**every, **{name: sorted(set(every[name])) for name in ("kernels", "modules")}}
 
 
 def build(target: Target, named: Path | None, names: list[str] | None) -> int:
+    """Builds the wheel, asks for the kernels, and writes the archive."""
     bundle_facts.require_arch(target)  # before anything is downloaded for it
+    archive, wanted = archive_path(target, names), named_steps(names)
     base = interpreter(target, named)
-    found = bundle_facts.probe(base)
+    found = bundle_facts.probe(base, target.capability)
     tools = bundle_facts.toolchain(target, found)
-    about = bundle_facts.manifest(target, found["cuda"], tools)
+    about = bundle_facts.manifest(target, found, tools)
     print(f"key: {about['key']}\n{json.dumps(about, indent=1)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="gpu-bundle-") as scratch:
         made = wheel(base, target, tools["cuda_home"], Path(scratch, "content"))
         python = environment(base, found["packages"], BUILD / "env")
         run([python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", made], "pip install")
         cache = BUILD / "triton"
-        asked = ask(python, target, cache, names)
+        asked = ask(python, target, cache, wanted)
         keys = {*asked["kernels"], *asked["modules"]}
-        bundle_archive.take(cache, keys, made.parent / "triton")
+        bundle_archive.take(cache, keys, made.parent / bundle_archive.ENTRIES)
         about |= {name: len(asked[name]) for name in ("kernels", "modules")}
-        about |= {"wheel": made.name, "steps": names or ASK}
+        about |= {"wheel": made.name, "steps": wanted}
         (made.parent / "bundle.json").write_text(json.dumps(about, indent=1))
-        archive = OUT / f"{target.name}.tar.xz"
         size = bundle_archive.pack(made.parent, archive)
     print(f"{archive.relative_to(ROOT)}: {size / 2**20:.1f} MB, {about['kernels']} kernels, {about['modules']} modules")
     return 0
 
 
 def check(target: Target, named: Path | None, names: list[str] | None, archive: Path | None) -> int:
-    """Installs the bundle into a fresh Python, and has the steps ask for their kernels: none may be compiled."""
+    """Installs the bundle into a fresh Python, and has its steps ask for their kernels: for all that it holds, and
+    none may be compiled."""
+    archive = archive or archive_path(target, names)
+    _, about = bundle_archive.opened(archive)
     base = interpreter(target, named)
-    found = bundle_facts.probe(base)
+    found = bundle_facts.probe(base, target.capability)
     bundle_facts.require(target, found)
     python = environment(base, found["packages"], BUILD / "check")
     cache = BUILD / "check" / "triton"
     alone = {"PIP_NO_INDEX": "1", "TRITON_CACHE_DIR": str(cache)}
     under = {"PYTHONPATH": str(ROOT / "tests/gpu/standin_site"), "STANDIN_CHIP": str(target.capability)}
-    archive = archive or OUT / f"{target.name}.tar.xz"
     with tempfile.TemporaryDirectory() as scratch:
         gpu = {**under, "STANDIN_ASKED": scratch}
         run([python, "-c", INSTALLS, ROOT / "bench/gpu", archive], "install", **alone, **gpu)
     run([python, "-c", LOADS], "libatrous.so", **alone)
-    asked = ask(python, target, cache, names)
+    return verdict(about, ask(python, target, cache, tuple(about["steps"])))
+
+
+def verdict(about: dict[str, Any], asked: dict[str, list[str]]) -> int:
+    """0 if its steps asked for what the bundle holds and for nothing else, else 1."""
     compiled = asked["compiled"]
     print(f"asked: {len(asked['kernels'])} kernels, {len(asked['modules'])} modules; compiled: {len(compiled)}")
     if compiled:
         print(f"not in the bundle: {', '.join(compiled)}", file=sys.stderr)
-    return int(bool(compiled))
+    differ = [name for name in ("kernels", "modules") if len(asked[name]) != about[name]]
+    for name in differ:
+        print(
+            f"{name}: expected all {about[name]} of the bundle to be asked for, got {len(asked[name])}", file=sys.stderr
+        )
+    return int(bool(compiled or differ))

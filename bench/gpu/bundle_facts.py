@@ -9,10 +9,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "bench"))
+
+import record  # noqa: E402
+
 SOURCES = ("csrc", "pyops", "triton_kernels", "tests", "bench", "setup.py", "pyproject.toml")
 BUILT = (".so", ".pyc", ".json", ".png", ".md")  # neither compiled nor run
 
@@ -38,26 +45,53 @@ class Target(NamedTuple):
         return f"gpu-bundle-sm{self.capability}-py{self.python}-torch{self.torch}-triton{self.triton}"
 
 
-PROBE = """
-import importlib.metadata, json, sys, sysconfig
-def version(name):
+def version(name: str) -> str:
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-cuda = None
-if version("torch"):
-    import torch
-    cuda = torch.version.cuda
-print(json.dumps({"python": "%d.%d" % sys.version_info[:2], "torch": (version("torch") or "none").partition("+")[0],
-                  "triton": version("triton") or "none", "cuda": cuda, "packages": sysconfig.get_paths()["purelib"]}))
+        return metadata.version(name).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def compiler(capability: int) -> str:
+    """What the key of every kernel in Triton's cache begins with: Triton's own files, ptxas, and what the environment
+    changes about the code. A cache that another one filled is not read, without a word."""
+    try:
+        from triton._C.libtriton import get_cache_invalidating_env_vars
+        from triton.backends.compiler import GPUTarget
+        from triton.backends.nvidia.compiler import CUDABackend
+        from triton.runtime.cache import triton_key
+    except ImportError:  # no Triton, or an older one: the versions differ then
+        return "none"
+    parts = (triton_key(), CUDABackend(GPUTarget("cuda", capability, 32)).hash(), get_cache_invalidating_env_vars())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def here(capability: int) -> dict[str, Any]:
+    """Versions of this Python and of what is installed in it, and its Triton as the compiler for that chip."""
+    cuda = None
+    if version("torch") != "none":
+        import torch
+
+        cuda = torch.version.cuda
+    return {
+        "python": "{}.{}".format(*sys.version_info), "torch": version("torch"), "triton": version("triton"),
+        "cuda": cuda, "compiler": compiler(capability), "packages": sysconfig.get_paths()["purelib"],
+    }  # fmt: skip
+
+
+PROBE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import bundle_facts
+print(json.dumps(bundle_facts.here(int(sys.argv[2]))))
 """
 
 
-def probe(interpreter: Path | str) -> dict[str, Any]:
-    """Versions of a Python and of what is installed there. Raises Mistake."""
+def probe(interpreter: Path | str, capability: int) -> dict[str, Any]:
+    """What `here` answers in another Python. Raises Mistake."""
+    command = [interpreter, "-c", PROBE, Path(__file__).parent, str(capability)]
     try:
-        run = subprocess.run([interpreter, "-c", PROBE], capture_output=True, text=True)
+        run = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
         raise Mistake(f"interpreter: expected a Python, got {str(interpreter)!r}: {error.strerror}") from None
     if run.returncode:
@@ -114,25 +148,20 @@ def toolchain(target: Target, found: dict[str, Any]) -> dict[str, str]:
 
 
 def source() -> str:
-    """A name for the sources as they are: what the wheel is made of, and what asks for kernels."""
+    """A name for the sources as they are: what the wheel is made of, and what asks for kernels. What a run writes is
+    none of them: its log is there before the bundle is installed."""
     digest = hashlib.sha256()
+    results = [ROOT / name for name in record.RESULTS]
     files = [path for name in SOURCES for path in (ROOT / name, *(ROOT / name).rglob("*"))]
     for path in sorted(files):
-        if path.is_file() and path.suffix not in BUILT:
+        if path.is_file() and path.suffix not in BUILT and not any(folder in path.parents for folder in results):
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def commit() -> str:
-    """ATROUS_COMMIT where there is no .git."""
-    if named := os.environ.get("ATROUS_COMMIT"):
-        return named
-    run = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
-
-
-def manifest(target: Target, cuda: str, tools: dict[str, str]) -> dict[str, Any]:
+def manifest(target: Target, found: dict[str, Any], tools: dict[str, str]) -> dict[str, Any]:
     """What bundle.json begins with. key: of a cache of bundles, over all of it but the commit."""
-    about = {**target._asdict(), "cuda": cuda, "nvcc": tools["nvcc"], "c++": tools["c++"], "source": source()}
+    about = {**target._asdict(), "cuda": found["cuda"], "compiler": found["compiler"], "source": source()}
+    about |= {name: tools[name] for name in ("nvcc", "c++")}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    return {"key": f"{target.name}-{key}", **about, "commit": commit()}
+    return {"key": f"{target.name}-{key}", **about, "commit": record.commit()}

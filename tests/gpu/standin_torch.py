@@ -11,7 +11,7 @@ import contextlib
 import threading
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -21,7 +21,21 @@ import torch.fx.experimental._config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ADDRESS = 1 << 44  # as standin_driver.c has it
-_place, _is_meta = torch._C.TensorBase.device.__get__, torch._C.TensorBase.is_meta.__get__
+
+
+def _getter(name: str) -> Callable[[torch.Tensor], Any]:
+    """Torch's own attribute of a tensor. In a torch function mode, as set_default_device has one, torch looks it up by
+    its name again, and would find ours."""
+    read = getattr(torch._C.TensorBase, name).__get__
+
+    def get(x: torch.Tensor) -> Any:
+        with torch._C.DisableTorchFunction():
+            return read(x)
+
+    return get
+
+
+_place, _is_meta = _getter("device"), _getter("is_meta")
 _data_ptr = torch._C.TensorBase.data_ptr
 aten = torch.ops.aten
 
@@ -71,6 +85,7 @@ def _scalar(x: torch.Tensor) -> Any:
 ANSWERS: dict[Any, Any] = {
     aten._local_scalar_dense.default: _scalar,
     aten.equal.default: lambda *_: True,
+    aten.allclose.default: lambda *_: True,
 }
 
 
@@ -80,8 +95,8 @@ _make_tensor = torch.tensor
 def _tensor(data, *, device=None, requires_grad=False, **options):
     """torch.tensor, which looks for a real GPU before anything can step in."""
     made = _make_tensor(data, device="cpu", **options)
-    on_gpu = device is not None and torch.device(device).type == "cuda"
-    return (torch.empty_like(made, device=device) if on_gpu else made).requires_grad_(requires_grad)
+    there = torch.empty(0, device=device).device  # without a device: the default one
+    return (torch.empty_like(made, device=there) if there.type == "cuda" else made).requires_grad_(requires_grad)
 
 
 def _compile(model=None, **_):
@@ -167,6 +182,8 @@ def device(ordinal: int, capability: int, chip) -> Iterator[None]:
         "is_current_stream_capturing": lambda: bool(captures), "graph": graph, "CUDAGraph": Graph, "Event": Event,
         "Stream": Stream, "current_stream": Stream, "default_stream": Stream, "stream": lambda s: s,
         "device": lambda *_: contextlib.nullcontext(), "manual_seed": nothing, "manual_seed_all": nothing,
+        "get_rng_state": lambda *_: torch.empty(0, dtype=torch.uint8, device="cpu"), "set_rng_state": nothing,
+        "mem_get_info": lambda *_: (properties.total_memory,) * 2, "_sleep": nothing,
         "max_memory_allocated": lambda *_: 0, "memory_allocated": lambda *_: 0, "reset_peak_memory_stats": nothing,
         "is_bf16_supported": lambda *_, **__: True, "current_blas_handle": lambda: 0,
     }  # fmt: skip

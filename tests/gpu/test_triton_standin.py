@@ -95,6 +95,37 @@ def test_chips_are_those_of_the_cost_models():
 
 # Everything, or a tenth of it
 
+# Of a group's launches at least this share is none that its config refuses: few tiles fit a stem, an odd number of
+# channels or NCHW; sm_80 has no descriptors.
+LAUNCHED = dict.fromkeys(("stem", "odd", "NCHW", "NCHW stem"), 0.1) | {
+    "grouped": 0.25, "depthwise": 0.75, "depthwise NCHW": 0.75, **dict.fromkeys(cases.PRIMITIVES, 1.0),
+}  # fmt: skip
+
+
+class Reached(Exception):
+    """A launch came as far as Triton."""
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_what_is_refused_is_not_everything(chip, monkeypatch):
+    def reach(*_, **__):
+        raise Reached
+
+    monkeypatch.setattr(triton.JITFunction, "run", reach)
+    with standin.gpu(chip):
+        for group, found in cases.GROUPS.items():
+            launched = total = 0
+            for case in found(group):
+                total += 1
+                try:
+                    case.launch(2)
+                except Reached:
+                    launched += 1
+                except ValueError as error:
+                    assert str(error).startswith("config: expected")
+            least = LAUNCHED.get(group, 0.7 if chip >= 90 else 0.25)
+            assert launched >= least * total > 0, f"sm_{chip} {group}: {launched} of {total}"
+
 
 def drawn(group: str, chip: int, whole: bool) -> list[cases.Case]:
     """STANDIN_SEED chooses the tenth; `make gates` prints it."""

@@ -39,6 +39,9 @@ def test_its_phases_are_those_of_ci_gpu(tmp_path):
 def test_its_other_commands_are_there():
     scripts = [word for command in COMMANDS for word in command.split() if word.endswith(".py")]
     assert scripts == ["bench/gpu/summary.py"] and all((ROOT / script).exists() for script in scripts)
+    made = [command.removeprefix("make ") for command in COMMANDS if command.startswith("make ")]
+    assert made == ["gpu-bundle-download"] and f"\n{made[0]}:" in (ROOT / "Makefile").read_text()
+    assert COMMANDS.index("make gpu-bundle-download") + 1 == COMMANDS.index(".ci/gpu bundle out")  # outside its limit
     uploaded = re.findall(r"^ +path: (\S+)$", TEXT, re.MULTILINE)
     assert uploaded == ["out/gpu-bundle-*", "out", "results"]  # where .ci/gpu writes, and where it looks for a bundle
 
