@@ -86,4 +86,4 @@ def test_reductions(size, layout):
     with watched(z, grad) as seen, mock.patch.object(reduction_plan, "REDUCTION_STEPS", 1):
         gradients.statistics(z)
         gradients.epilogue_reduce(grad, z, *end)
-    assert len(seen) >= 4
+    assert len(seen) >= 3  # z for the statistics, z and dy for the sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from unittest import mock
 
@@ -24,6 +25,7 @@ def gpu():
     with (
         mock.patch.object(counters, "_devices", {}),
         mock.patch.object(counters, "_allocate", lambda device: torch.zeros(1024, dtype=torch.int32)),
+        mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: state.capturing),
         mock.patch.object(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=state.stream)),
     ):
