@@ -17,7 +17,11 @@ from torch import Tensor, nn
 import atrous
 
 RATIO, ARITHMETIC_UNITS, STORAGE_UNITS = 1.25, 32, 0.5
-ACTS = {"none": None, "relu": nn.ReLU(), "leaky": nn.LeakyReLU(0.2), "prelu": nn.PReLU(6), "rrelu": nn.RReLU()}
+# What makes them: this file is imported before the default device is set.
+ACTS = {
+    "none": lambda: None, "relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "prelu": lambda: nn.PReLU(6),
+    "rrelu": nn.RReLU,
+}  # fmt: skip
 REFUSALS = (TypeError, ValueError, RuntimeError)  # NotImplementedError is a RuntimeError
 
 
@@ -153,7 +157,7 @@ def ours_of(plain, row):
 
 def module_and_input(row, act="prelu"):
     """Our module, the plain one whose copy it is (both in eval), and an input."""
-    plain = make_plain(copy.deepcopy(ACTS[act])).eval()
+    plain = make_plain(ACTS[act]()).eval()
     return ours_of(plain, row), plain, torch.randn(2, 4, 9, 8)
 
 
