@@ -185,7 +185,8 @@ def most_elements(key: ConvKey, config: Conv) -> int:
     statistics = key.ending == "statistics"
     if key.precision == "ieee" or (single and (statistics or key.wide)):
         return 16
-    if single or key.ending == "draws" or (config.splits > 1 and not config.descriptors):
+    tight = config.splits > 1 or (statistics and (key.groups > 1 or key.chip >= 100))
+    if single or key.ending == "draws" or (tight and not config.descriptors):
         return 32
     return 64 if statistics or config.splits > 1 else 128
 
