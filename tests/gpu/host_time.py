@@ -25,6 +25,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
+
+import record
 import standin
 import torch
 import torch.nn.functional as F
@@ -177,7 +180,7 @@ def measured(rounds: int) -> dict[str, Any]:
         called, launched = backends(), launches()
         times = measure(called | launched, rounds)
     return {
-        "versions": build_info.versions(),
+        **record.about(build_info.processor(), build_info.versions()),
         "backends": {name: times[name] for name in called},
         "launches": {name: times[name] for name in launched},
     }
