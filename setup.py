@@ -192,11 +192,21 @@ def native() -> dict:
     return {"ext_modules": extensions(torch), "cmdclass": {"build_ext": Build}}
 
 
+def packages() -> list[str]:
+    """pyops/ and its folders, as atrous and its packages, and triton_kernels/ as atrous.triton_kernels."""
+    folders = sorted(path.parent.relative_to(ROOT / "pyops") for path in ROOT.glob("pyops/**/__init__.py"))
+    return [*(".".join(["atrous", *folder.parts]) for folder in folders), "atrous.triton_kernels"]
+
+
 if __name__ == "__main__":
     setup(
-        packages=["atrous", "atrous.backends", "atrous.fusion", "atrous.models", "atrous.triton_kernels"],
+        packages=packages(),
         package_dir={"atrous": "pyops", "atrous.triton_kernels": "triton_kernels"},
-        package_data={"atrous": ["schemas.def", "py.typed", "tables/*.json"], "atrous.triton_kernels": ["gpus.def"]},
+        package_data={
+            "atrous": ["schemas.def", "py.typed"],
+            "atrous.tuning": ["tables/*.json"],
+            "atrous.triton_kernels": ["gpus.def"],
+        },
         include_package_data=False,
         **native(),
     )

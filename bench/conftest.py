@@ -9,7 +9,7 @@ import pytest
 import torch
 from providers import DEVICE, Subject
 
-from atrous import timing
+from atrous.tools import timing
 
 SECONDS = 0.8  # for a provider and the eager calls between its own
 RESULTS = pytest.StashKey[dict[str, dict[str, tuple[float, float]]]]()

@@ -20,7 +20,7 @@ import torch
 from layers import dilated, layers
 from measures import PASSES, convolution, network
 
-from atrous.timing import ceilings
+from atrous.tools.timing import ceilings
 
 SECONDS = {"convolutions": 60.0, "models": 90.0}
 

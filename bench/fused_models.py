@@ -14,10 +14,11 @@ import torch
 from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor, nn
 
-from atrous import demo_subject, fusion, models, testing
-from atrous.explain import explain
-from atrous.target import Target
-from atrous.timing import copies
+from atrous import fusion, models, testing
+from atrous.tools.demo import images as demo_images
+from atrous.tools.explain.explain import explain
+from atrous.tools.explain.target import Target
+from atrous.tools.timing import copies
 
 BUDGET = 2.0  # of eager's own error against fp64
 SECONDS = 6.0  # of timing a network
@@ -65,7 +66,7 @@ NETWORKS = (Network(256), Network(1), Network(32), Network(8, 512, 8), Network(1
 def weights() -> dict[str, Tensor]:
     """Of a network whose activations keep a sane size; dilation has no parameters."""
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return demo_subject.random_model(images).state_dict()
+    return demo_images.random_model(images).state_dict()
 
 
 def model(output_stride: int) -> nn.Module:

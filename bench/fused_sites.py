@@ -12,8 +12,10 @@ from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor
 
 import atrous
-from atrous import checks, dispatch, testing, tuning
-from atrous.timing import copies
+from atrous import testing, tuning
+from atrous.backends import selection
+from atrous.core import checks
+from atrous.tools.timing import copies
 
 ROWS = ("library", "triton", "native")  # native where it is built for the card
 CALLS = 10  # of a CUDA graph at least: its own launch does not count then
@@ -74,7 +76,7 @@ def chosen(made: Made) -> dict[str, Any]:
     spec, _ = checks.convolution(x, w, None, *(made[name] for name in ("stride", "padding", "dilation", "groups")))
     config = tuning.measured_config(x, w, spec, residual)
     return {
-        "auto": dispatch.choose("auto", x, w, spec, residual=residual).name,
+        "auto": selection.choose("auto", x, w, spec, residual=residual).name,
         "tuned": tuning.measured(x, w, spec, residual) is not None,
         "config": config.describe() if config is not None else None,
     }
@@ -94,7 +96,7 @@ def measure(
     """One row of the table; correctness comes first."""
     with heuristic():
         sets = copies(lambda: testing.arguments(case(site, batch), dtype, device, NHWC), device)
-    if dispatch.reasons("native", sets[0]["input"]):
+    if selection.reasons("native", sets[0]["input"]):
         rows = tuple(row for row in rows if row != "native")
     check(sets[0], rows)
     ms = timed(variants(site, rows), sets, device)

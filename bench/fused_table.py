@@ -27,7 +27,7 @@ import torch
 from fused_models import Network
 from layers import Site, dilated, sites
 
-from atrous.timing import ceilings
+from atrous.tools.timing import ceilings
 
 SECONDS = {"sites": 100.0, "networks": 60.0, "compiled": 120.0, "max_autotune": 300.0}
 

@@ -11,8 +11,9 @@ import torch
 from layers import Layer
 from torch import Tensor, nn
 
-from atrous import models, timing
-from atrous.timing import copies
+from atrous import models
+from atrous.tools import timing
+from atrous.tools.timing import copies
 
 NHWC = torch.channels_last
 PASSES = {"forward": None, "dgrad": [True, False, False], "wgrad": [False, True, False]}

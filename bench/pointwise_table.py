@@ -22,9 +22,10 @@ from fused_sites import timed
 from measures import NHWC, dtype_name
 from torch import Tensor
 
-from atrous import ops_build, ops_cuda, ops_plain, testing
-from atrous.spec import Epilogue
-from atrous.timing import copies
+from atrous import testing
+from atrous.core.spec import Epilogue
+from atrous.ops.registration import device_support, eager, triton_impl
+from atrous.tools.timing import copies
 
 SECONDS = {"passes": 40.0}
 SHARE = 0.85  # of the copy's speed
@@ -84,9 +85,9 @@ PASSES = {
 def languages(device: torch.device) -> dict[str, Any]:
     """Where each one's primitives are; only those that run on the device."""
     found = {}
-    if device.type == "cuda" and ops_cuda.triton_runs(device):
+    if device.type == "cuda" and triton_impl.triton_runs(device):
         found["triton"] = torch.ops.atrous_triton
-    if device.type == "cpu" or not ops_build.lacks(device):
+    if device.type == "cpu" or not device_support.lacks(device):
         found["native"] = torch.ops.atrous
     return found
 
@@ -101,7 +102,7 @@ def check(name: str, call: tuple, found: Any) -> None:
     Raises AssertionError.
     """
     doubled = [value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in call]
-    exact = run(ops_plain, tuple(doubled))
+    exact = run(eager, tuple(doubled))
     for one, truth in zip(*(values if isinstance(values, tuple) else (values,) for values in (found, exact))):
         if truth.numel() == 0:  # a gradient that was not asked for
             continue

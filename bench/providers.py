@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 import atrous
-from atrous import activation, dispatch, fusion, reference, testing
+from atrous import fusion, reference, testing
+from atrous.backends import selection
+from atrous.core import activation
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NHWC = torch.channels_last
-ROWS = tuple(dispatch.rows())
+ROWS = tuple(selection.rows())
 OPS = ("eager", "compile", *ROWS)
 MODELS = ("eager", "compile", "compile_freezing", *ROWS, "frozen")
 BUDGET = {"op": 1.25, "model": 2.0}  # of eager's own error against fp64
@@ -43,7 +45,7 @@ class Subject(NamedTuple):
             options = {"freezing": True} if provider == "compile_freezing" else None
             compiled = torch.compile(self.plain, fullgraph=True, dynamic=False, options=options)
             return lambda: compiled(*self.arguments)
-        reasons = dispatch.available(provider) if provider in ROWS else []
+        reasons = selection.available(provider) if provider in ROWS else []
         if reasons:
             raise ValueError("; ".join(reasons))
         return lambda: self.ours(provider)

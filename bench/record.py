@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SAME = ("device", "driver", "commit", "versions")  # of two runs that may share a file
 UNKNOWN = "unknown"  # the driver where nvidia-smi does not answer, which it may do later
-RESULTS = ("bench/results", "pyops/tables")  # what a run writes: it does not change the sources
+RESULTS = ("bench/results", "pyops/tuning/tables")  # what a run writes: it does not change the sources
 SENSORS = {
     "sm_mhz": "clocks.sm",
     "memory_mhz": "clocks.mem",

@@ -15,7 +15,7 @@ from typing import Any
 import report_fused
 import table as measured
 
-from atrous import demo_report
+from atrous.tools.demo import report as demo_report
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- report: begin -->\n).*?(<!-- report: end -->)", re.DOTALL)

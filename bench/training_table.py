@@ -22,7 +22,8 @@ import torch
 from measures import dtype_name, medians
 from torch import Tensor
 
-from atrous import demo_training, fuse
+from atrous import fuse
+from atrous.tools.demo import training as demo_training
 
 SECONDS = {"steps": 240.0, "max_autotune": 300.0}
 BATCHES = (256, 32)

@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import autograd, checks, dispatch, ops_cuda
-from .activation import SlopeLike
-from .arguments import NO_NORMALISATION, Ending, Normalisation
-from .autograd import Call
-from .layout import laid_out, memory_format
-from .spec import Epilogue
+from . import autograd
+from .autograd.function import Call
+from .backends import selection
+from .core import checks
+from .core.activation import SlopeLike
+from .core.call_args import NO_NORMALISATION, Ending, Normalisation
+from .core.layout import laid_out, memory_format
+from .core.spec import Epilogue
+from .ops import triton_impl
 
 
 def conv_bn_act(
@@ -137,7 +140,7 @@ def _pointwise(z: Tensor, normalisation: Normalisation, ending: Ending, backend:
             return _pointwise(z, normalisation, ending, backend, recompute)
     training = normalisation.training or _needs_gradient((z, *normalisation[:4], *ending.tensors()))
     run = _train_epilogue if training else _epilogue
-    row = dispatch.choose(backend, z)
+    row = selection.choose(backend, z)
     if z.dim() < 2:  # one channel
         return run(row, z.reshape(1, 1, *z.shape), normalisation, ending, recompute).reshape(z.shape)
     return run(row, z, normalisation, ending, recompute)
@@ -189,17 +192,17 @@ def convolve(
     ending.check(input, size, autocast)
     layout = memory_format(input, weight)
     if normalisation.training or _needs_gradient((input, weight, bias, *normalisation[:4], *ending.tensors())):
-        row = dispatch.choose(backend, input, weight, spec, training=True)
+        row = selection.choose(backend, input, weight, spec, training=True)
         if ending.dtype(input) == input.dtype:
             arguments = ending.arguments(normalisation, input, size, layout)
             return _train(row, spec, normalisation, input, weight, bias, arguments, recompute)
         z = _train(row, spec, NO_NORMALISATION, input, weight, bias, Epilogue(), recompute)
         return _train_epilogue(row, z, normalisation, ending, recompute)
     frozen, residual = packs is not None, ending.residual is not None
-    row = dispatch.choose(backend, input, weight, spec, frozen=frozen, residual=residual)
+    row = selection.choose(backend, input, weight, spec, frozen=frozen, residual=residual)
     run = row.conv_epilogue if packs is None else packs.bind(row)
-    if backend == "auto" and row.name == "triton" and ops_cuda.capturing(input):
-        run = dispatch.compiled_or_library(run)
+    if backend == "auto" and row.name == "triton" and triton_impl.capturing(input):
+        run = selection.compiled_or_library(run)
     if ending.dtype(input) != input.dtype:
         return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending, recompute)
     arguments = ending.arguments(normalisation, input, size, layout)

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import activation, functional
-from .activation import SlopeLike
-from .arguments import NO_NORMALISATION, Ending, Normalisation
-from .packs import Packs
-from .prelu import init_prelu_kaiming_ as init_prelu_kaiming_
-from .synchronise import Group
+from . import functional
+from .backends.prepack import Packs
+from .core import activation
+from .core.activation import SlopeLike
+from .core.call_args import NO_NORMALISATION, Ending, Normalisation
+from .core.sync_stats import Group
+from .models.prelu_training import init_prelu_kaiming_ as init_prelu_kaiming_
 
 
 def conv_bn_act(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import activation, reference, tuning
+from . import reference, tuning
+from .core import activation
 
 SLOPES = ("relu", 0.01, "shared", "channel", (0.125, 1 / 3))
 

@@ -23,7 +23,7 @@ from lost_gpu import pytest_runtest_logreport  # noqa: F401  # a hook
 from oracle import Margins
 
 import atrous
-from atrous import cli
+from atrous.tools import cli
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     import quick_interpreter
@@ -50,7 +50,7 @@ def pytest_configure(config):
 
 def _runs(request):
     """The name of the row, or a skip with the row's own reasons on the device of the tests."""
-    reasons = [] if request.param == "auto" else atrous.dispatch.reasons(request.param, torch.empty(0))
+    reasons = [] if request.param == "auto" else atrous.backends.selection.reasons(request.param, torch.empty(0))
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param
@@ -100,7 +100,7 @@ def generator(seed):
 
 
 # The row `triton` convolves on a card, and on a CPU under the interpreter, where test_triton_cases.py runs the cases.
-ROWS = ["library", "native", "auto", *([] if atrous.dispatch.available("triton") else ["triton"])]
+ROWS = ["library", "native", "auto", *([] if atrous.backends.selection.available("triton") else ["triton"])]
 
 
 @pytest.fixture(params=ROWS)
@@ -113,10 +113,10 @@ def row(request):
 def tuning_folder(tmp_path, monkeypatch):
     """The user's folder of tuning tables, which is not there yet; the shipped ones are in tmp_path / "shipped"."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(atrous.tuning, "SHIPPED", tmp_path / "shipped")
-    atrous.tuning.reload()
+    monkeypatch.setattr(atrous.tuning.table, "SHIPPED", tmp_path / "shipped")
+    atrous.tuning.table.reload()
     yield tmp_path / "cache" / "atrous" / "tuning"
-    atrous.tuning.reload()
+    atrous.tuning.table.reload()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from atrous.training_cost import addresses, saved
+from atrous.tools.explain.training_cost import addresses, saved
 
 __all__ = ["MB", "alive", "saved"]
 

@@ -21,7 +21,8 @@ from functools import partial
 
 import torch
 
-from atrous import ops_build, ops_cuda, testing
+from atrous import testing
+from atrous.ops.registration import device_support, triton_impl
 from atrous.triton_kernels import configs, conv, statistics
 from atrous.triton_kernels.describe import conv_key
 
@@ -95,7 +96,7 @@ def triton() -> Iterator[Launch]:
             fits = config if config and config.waves and config.elements <= 64 else None
             run = partial(statistics.conv_statistics, x, w, None, *geometry, memory_format=layout, config=fits)
             yield label % "conv_statistics", run
-    yield from pointwise("triton", ops_cuda.pointwise)
+    yield from pointwise("triton", triton_impl.pointwise)
 
 
 # What _conv_tile takes; without a name the predicted one.
@@ -105,7 +106,7 @@ TILES = ("", "wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "m
 def tiles() -> tuple[str, ...]:
     """Those that the library has for this GPU."""
     device = torch.device("cuda", torch.cuda.current_device())
-    wgmma = ops_build.capability(device) == (9, 0) and "9.0a" in ops_build.arch_list()
+    wgmma = device_support.capability(device) == (9, 0) and "9.0a" in device_support.arch_list()
     return tuple(tile for tile in TILES if wgmma or not tile.startswith("wgmma"))
 
 
@@ -186,7 +187,7 @@ def one(launches: Iterable[Launch]) -> Iterator[Launch]:
 
 def every() -> Iterator[Launch]:
     yield from triton()
-    if DEVICE == "cuda" and not ops_build.lacks(torch.device("cuda", torch.cuda.current_device())):
+    if DEVICE == "cuda" and not device_support.lacks(torch.device("cuda", torch.cuda.current_device())):
         yield from native()
 
 

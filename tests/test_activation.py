@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from atrous import activation
+from atrous.core import activation
 
 
 @pytest.mark.parametrize("name", activation.ACTIVATIONS)

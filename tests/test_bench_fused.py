@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import atrous
-from atrous import timing, tuning
+from atrous import tuning
+from atrous.tools import timing
 from atrous.triton_kernels.configs import CONV
-from atrous.tuning_device import device_name, versions
-from atrous.tuning_format import Entry, Table
+from atrous.tuning.table.device_id import device_name, versions
+from atrous.tuning.table.format import Entry, Table
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "bench"))  # no package: its files find one another as in a run of one of them
@@ -31,7 +32,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
 CEILINGS = {"matmul_tflops": 2.0, "copy_gb_s": 100.0}
 SMALL = layers.Site("small", 2, 8, 16, 3, 2, 9, dilation=2, residual=True)
-ROWS = tuple(row for row in ("library", "native") if not atrous.dispatch.available(row))  # in triton's place
+ROWS = tuple(row for row in ("library", "native") if not atrous.backends.selection.available(row))  # in triton's place
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_row_tells_what_was_tuned(quick, tuning_folder):
         rows[site.dilation] = fused_sites.measure(site, 2, torch.float32, CPU, CEILINGS, ROWS)
         assert not rows[site.dilation]["tuned"] and rows[site.dilation]["config"] is None
     made = atrous.testing.arguments(fused_sites.case(SMALL, 2), torch.float32, CPU, torch.channels_last)
-    spec = atrous.spec.Spec(*SMALL.geometry)
+    spec = atrous.core.spec.Spec(*SMALL.geometry)
     key = tuning.key(made["input"], made["weight"], spec, layout="channels_last", residual=True)
     entry = Entry("library", CONV[0], {"library": 1.0, "triton": 2.0})
     tuning.save(tuning_folder / "a.json", Table(device_name(CPU), versions(CPU), "2026-11-28", {key: entry}))

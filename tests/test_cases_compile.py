@@ -8,7 +8,7 @@ import torch
 from oracle import close, module_and_input
 
 import atrous
-from atrous.spec import Epilogue
+from atrous.core.spec import Epilogue
 
 
 def vectors(*names):
@@ -44,7 +44,7 @@ def test_opcheck(epilogue, layout):
     )
 
 
-@pytest.mark.skipif(bool(atrous.dispatch.available("native")), reason="_winograd_* has native kernels only")
+@pytest.mark.skipif(bool(atrous.backends.selection.available("native")), reason="_winograd_* has native kernels only")
 def test_opcheck_of_winograd():
     weight, bias = torch.randn(32, 16, 3, 3).contiguous(memory_format=torch.channels_last), torch.randn(32)
     x = torch.randn(1, 16, 12, 12).contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import atrous
-from atrous import demo
+from atrous.tools.demo import command as demo
 
 
 def mistake(answer):
@@ -47,7 +47,7 @@ def test_module_and_broken_pipe(tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("resnet34, input 64x64x3, batch 1\n")
     assert max(map(len, done.stdout.splitlines())) <= 60
-    leave = "import os, sys; read, write = os.pipe(); os.close(read); os.dup2(write, 1); from atrous.cli import main; "
+    leave = "import os, sys; read, write = os.pipe(); os.close(read); os.dup2(write, 1); from atrous.tools.cli import main; "
     done = python("-c", leave + "sys.exit(main(['info']))", folder=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -140,7 +140,7 @@ def test_mistakes_end_in_one_line(run, tmp_path, monkeypatch, arguments, message
 
 
 def test_a_named_backend_gives_its_reasons(run, monkeypatch):
-    monkeypatch.setattr(atrous.ops, "library_error", "libatrous.so is not built")
+    monkeypatch.setattr(atrous.ops.registration, "library_error", "libatrous.so is not built")
     line = mistake(run("explain", "resnet34", "--backend", "native"))
     assert "backend='native' cannot run this call: native: libatrous.so is not built" in line
 
@@ -178,12 +178,12 @@ def test_info(run, tmp_path):
     assert torch.__version__ in out and max(map(len, out.splitlines())) <= 60
     kept = json.loads((tmp_path / "info.json").read_text())
     assert kept["versions"]["torch"] == torch.__version__
-    assert set(kept["rows"]) == set(atrous.dispatch.rows())
+    assert set(kept["rows"]) == set(atrous.backends.selection.rows())
 
 
 def test_info_fails_where_a_row_is_required_that_does_not_run(run, monkeypatch):
     assert run("info", "--require", "library")[0] == 0
-    monkeypatch.setattr(atrous.dispatch._ROWS["triton"], "available", lambda: ["no GPU"])
+    monkeypatch.setattr(atrous.backends.selection._ROWS["triton"], "available", lambda: ["no GPU"])
     status, out, err = run("info", "--require", "library,triton")
     assert status == 1 and "rows (who convolves)" in out
     assert err == "atrous info: --require: triton does not run here: no GPU\n"

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import atrous
-from atrous import dispatch, ops_build, testing
+from atrous import testing
+from atrous.backends import selection
+from atrous.ops.registration import device_support
 
 pytestmark = pytest.mark.gpu
 NHWC = torch.channels_last
@@ -31,7 +33,7 @@ TILES = ("wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-1
 def test_a_product(case, dtype, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")  # as these products multiply fp32
     made = testing.arguments(case, dtype, "cuda", NHWC)
-    if reasons := dispatch.reasons("native", made["input"]):
+    if reasons := selection.reasons("native", made["input"]):
         pytest.skip("; ".join(reasons))
     y = atrous.conv_bn_act(**made, backend="native")
     assert y.is_contiguous(memory_format=NHWC)
@@ -42,7 +44,7 @@ def test_a_product(case, dtype, monkeypatch):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_named_tile(case, tile, monkeypatch):
     """Every tile on every case, whatever is predicted; a stem has a tile of its own."""
-    if reasons := ops_build.lacks(torch.device("cuda", torch.cuda.current_device())):
+    if reasons := device_support.lacks(torch.device("cuda", torch.cuda.current_device())):
         pytest.skip("; ".join(reasons))
     if case.name == "a stem":
         expected = pytest.raises(RuntimeError, match=f"{tile} cannot compute this convolution: .* 4 channels")

@@ -11,7 +11,7 @@ import test_native_training as training
 import torch
 
 from atrous import reference
-from atrous.spec import Epilogue
+from atrous.core.spec import Epilogue
 
 pytestmark = pytest.mark.gate
 

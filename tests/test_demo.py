@@ -6,13 +6,20 @@ import sys
 import pytest
 import torch
 
-from atrous import cli, demo, demo_report, demo_run, demo_subject, demo_training, demo_variants, models
+from atrous import models
+from atrous.tools import cli
+from atrous.tools.demo import command as demo
+from atrous.tools.demo import images as demo_images
+from atrous.tools.demo import report as demo_report
+from atrous.tools.demo import run
+from atrous.tools.demo import training as demo_training
+from atrous.tools.demo import variants as demo_variants
 
 Image = pytest.importorskip("PIL.Image")
 VARIANTS = ("eager", "eager_channels_last", "atrous")
 TRAINING = (*VARIANTS, "atrous_keeping")
 QUICK = dict(size=32, batch_seconds=0.0, training_batch=2, training_variants=TRAINING, training_seconds=0.0)
-SMALL = demo_run.Plan(batches=(1, 2), variants=VARIANTS, **QUICK)
+SMALL = run.Plan(batches=(1, 2), variants=VARIANTS, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,7 @@ def test_speedups_are_over_eager_float32_at_the_same_batch(result):
 def test_agreement_is_against_fp64_for_both(result):
     for dtype, row in result["agreement"].items():
         eps = torch.finfo(getattr(torch, dtype)).eps
-        assert row["agrees"] and row["atrous"] <= row["allowed"] == demo_run.BUDGET * row["eager"]
+        assert row["agrees"] and row["atrous"] <= row["allowed"] == run.BUDGET * row["eager"]
         assert 0 < row["eager"] < 100 * eps * row["largest_logit"]  # a rounding error, and not nothing
 
 
@@ -110,8 +117,8 @@ def test_the_text_fits_60_columns(result, monkeypatch):
 
 
 def test_random_weights_are_seeded_and_not_trivial(picture):
-    images = demo_subject.photographs([picture], 32)
-    a, b = (demo_subject.random_model(images).state_dict() for _ in range(2))
+    images = demo_images.photographs([picture], 32)
+    a, b = (demo_images.random_model(images).state_dict() for _ in range(2))
     assert all(torch.equal(a[name], b[name]) for name in a)
     for kind in ("layer3.2.bn1.weight", "layer3.2.bn1.bias", "layer3.2.bn1.running_mean", "layer3.2.act1.weight"):
         assert a[kind].std() > 0.01
@@ -123,9 +130,9 @@ def test_a_wrong_fused_model_is_found_before_anything_is_timed(picture, tmp_path
         fused.fc.bias.data += 0.01
         return fused
 
-    fuse = demo_run.fuse
-    monkeypatch.setattr(demo_run, "fuse", wrong)
-    small = demo_run.Plan(batches=(1,), dtypes=(torch.float32,), variants=VARIANTS, **QUICK)
+    fuse = run.fuse
+    monkeypatch.setattr(run, "fuse", wrong)
+    small = run.Plan(batches=(1,), dtypes=(torch.float32,), variants=VARIANTS, **QUICK)
     assert demo.main(arguments("--image", picture, "--json", tmp_path / "demo.json"), small) == 1
     told = capsys.readouterr()
     assert "disagrees" in told.err and "float32" in told.err and "DISAGREES" in told.out
@@ -139,7 +146,7 @@ def test_a_compiler_that_fails_is_a_row_that_says_so(picture, monkeypatch, capsy
 
     monkeypatch.setattr(torch, "compile", broken)
     variants = ("eager", "compile", "atrous")
-    small = demo_run.Plan(batches=(1,), dtypes=(torch.float32,), variants=variants, **QUICK)
+    small = run.Plan(batches=(1,), dtypes=(torch.float32,), variants=variants, **QUICK)
     assert demo.main(arguments("--image", picture), small) == 0
     told = capsys.readouterr().out
     assert "RuntimeError: no C++ compiler" in " ".join(told.split()) and "not run" in told and "explanation" not in told
@@ -147,8 +154,8 @@ def test_a_compiler_that_fails_is_a_row_that_says_so(picture, monkeypatch, capsy
 
 def test_weights_without_slopes_make_a_network_with_relu(picture, tmp_path):
     torch.save(models.resnet34(act="relu").state_dict(), tmp_path / "relu.pt")
-    images = demo_subject.photographs([picture], 32)
-    model, told = demo_subject.subject(tmp_path / "relu.pt", images)
+    images = demo_images.photographs([picture], 32)
+    model, told = demo_images.subject(tmp_path / "relu.pt", images)
     assert not any(isinstance(module, torch.nn.PReLU) for module in model.modules())
     assert "relu.pt" in told and not model.training
 
@@ -171,7 +178,7 @@ def test_a_plot_that_cannot_be_written_is_said_first(picture, tmp_path, capsys):
 
 
 def test_without_the_packages_the_remedy_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(demo_subject.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo_images.importlib.util, "find_spec", lambda name: None)
     assert demo.main(arguments(), SMALL) == 2
     told = capsys.readouterr().err
     assert "pip install scikit-learn scikit-image" in told and "--image" in told
@@ -180,18 +187,18 @@ def test_without_the_packages_the_remedy_is_named(monkeypatch, capsys):
 def test_the_shipped_photographs_are_the_four():
     pytest.importorskip("sklearn")
     pytest.importorskip("skimage")
-    assert [path.name for path in demo_subject.shipped()] == ["china.jpg", "flower.jpg", "astronaut.png", "retina.jpg"]
+    assert [path.name for path in demo_images.shipped()] == ["china.jpg", "flower.jpg", "astronaut.png", "retina.jpg"]
 
 
 def test_batches_are_photographs_and_their_mirror_images(picture):
-    images = demo_subject.photographs([picture], 32)
+    images = demo_images.photographs([picture], 32)
     assert images.shape == (1, 3, 32, 32)
     expected = torch.cat([images, images.flip(3), images])
-    assert torch.equal(demo_subject.batch(images, 3), expected)
+    assert torch.equal(demo_images.batch(images, 3), expected)
 
 
 def test_no_bar_without_a_terminal(finished, picture, capsys):
-    small = demo_run.Plan(batches=(1,), dtypes=(torch.float32,), variants=VARIANTS, **QUICK)
+    small = run.Plan(batches=(1,), dtypes=(torch.float32,), variants=VARIANTS, **QUICK)
     assert demo.main(arguments("--image", picture), small) == 0
     assert capsys.readouterr().err == ""
     assert not sys.stderr.isatty()

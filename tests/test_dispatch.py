@@ -3,20 +3,20 @@ from unittest import mock
 import pytest
 import torch
 
-from atrous import conv_bn_act, dispatch, ops, tuning
-from atrous.backends import library
-from atrous.spec import Epilogue, Spec
-from atrous.tuning_device import device_name, versions
-from atrous.tuning_format import Entry, Table
+from atrous import conv_bn_act, ops, tuning
+from atrous.backends import library, selection
+from atrous.core.spec import Epilogue, Spec
+from atrous.tuning.table.device_id import device_name, versions
+from atrous.tuning.table.format import Entry, Table
 
 X, W = torch.randn(1, 4, 8, 8), torch.randn(8, 4, 3, 3)
 
 
 def test_auto_takes_native_where_it_is_built():
-    assert dispatch.choose("auto", X, W, Spec()).name == ("native" if ops.library_loaded else "library")
+    assert selection.choose("auto", X, W, Spec()).name == ("native" if ops.library_loaded else "library")
 
 
-@pytest.mark.skipif(not dispatch.available("triton"), reason="the row triton runs here")
+@pytest.mark.skipif(not selection.available("triton"), reason="the row triton runs here")
 def test_a_named_row_that_cannot_run_lists_its_reasons():
     with pytest.raises(
         RuntimeError,
@@ -30,9 +30,9 @@ def test_an_unknown_row_lists_the_known():
         conv_bn_act(X, W, backend="cudnn")
 
 
-@pytest.mark.parametrize("name", dispatch.rows())
+@pytest.mark.parametrize("name", selection.rows())
 def test_available_answers_with_reasons(name):
-    assert all(isinstance(reason, str) and reason for reason in dispatch.available(name))
+    assert all(isinstance(reason, str) and reason for reason in selection.available(name))
 
 
 def test_on_a_card_a_frozen_bias_is_the_epilogue_s(monkeypatch):
@@ -59,16 +59,16 @@ def measured(monkeypatch):
 
 def test_auto_takes_what_was_measured(measured):
     measured("library")
-    assert dispatch.choose("auto", X, W, Spec()).name == "library"
-    assert dispatch.choose("auto", X, W, Spec(), frozen=True).name == "library"
-    assert dispatch.choose("auto", X).name == dispatch.choose("native", X).name  # the epilogue alone is not measured
-    assert dispatch.choose("native", X, W, Spec()).name == "native"  # a name is a name
+    assert selection.choose("auto", X, W, Spec()).name == "library"
+    assert selection.choose("auto", X, W, Spec(), frozen=True).name == "library"
+    assert selection.choose("auto", X).name == selection.choose("native", X).name  # the epilogue alone is not measured
+    assert selection.choose("native", X, W, Spec()).name == "native"  # a name is a name
 
 
-@pytest.mark.skipif(not dispatch.available("triton"), reason="the row triton runs here")
+@pytest.mark.skipif(not selection.available("triton"), reason="the row triton runs here")
 def test_a_measured_row_that_cannot_run_here_gives_way_to_the_rule(measured):
     measured("triton")
-    assert dispatch.choose("auto", X, W, Spec()).name == "native"
+    assert selection.choose("auto", X, W, Spec()).name == "native"
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -79,11 +79,11 @@ def test_a_table_in_the_user_s_folder_decides(tuning_folder, frozen):
     entries = {key: Entry("library", None, {"library": 1.0, "native": 2.0})}
     path = tuning_folder / "here.json"
     tuning.save(path, Table(device_name(x.device), versions(x.device), "2026-11-24", entries))
-    assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "library"
-    assert dispatch.choose("auto", x, w, spec, frozen=not frozen).name == "native"
-    assert dispatch.choose("auto", x, w, spec, frozen=frozen, residual=True).name == "native"
+    assert selection.choose("auto", x, w, spec, frozen=frozen).name == "library"
+    assert selection.choose("auto", x, w, spec, frozen=not frozen).name == "native"
+    assert selection.choose("auto", x, w, spec, frozen=frozen, residual=True).name == "native"
     compiled = torch.compile(lambda x: conv_bn_act(x, w, padding=1, slope=0.1), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), conv_bn_act(x, w, padding=1, slope=0.1))
     path.unlink()
     tuning.reload()
-    assert dispatch.choose("auto", x, w, spec, frozen=frozen).name == "native"
+    assert selection.choose("auto", x, w, spec, frozen=frozen).name == "native"

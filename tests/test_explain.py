@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 import atrous
-from atrous import dispatch, explain, tuning
-from atrous import target as targets
+from atrous import tuning
+from atrous.backends import selection
 from atrous.models import ResNet, resnet34
-from atrous.target import Ceilings, target
+from atrous.tools.explain import explain
+from atrous.tools.explain import target as targets
+from atrous.tools.explain.target import Ceilings, target
 from atrous.triton_kernels.configs import Conv, conv_config
-from atrous.tuning_format import Entry
+from atrous.tuning.table.format import Entry
 
 SHAPE = (1, 3, 224, 224)
 CARD = targets.Card("sm_90", 132)
@@ -121,7 +123,7 @@ def test_configs_are_those_of_a_call(chip, dtype, batch):
 def test_offsets_that_need_64_bits(small):
     wanted = target(small, "triton")
     for batch, wide in ((2**31 // 3000 - 1000, False), (2**31 // 3000 + 1000, True)):
-        site = explain.Site("conv", (batch, 1, 1, 1), (3000, 1, 1, 1), atrous.spec.Spec())
+        site = explain.Site("conv", (batch, 1, 1, 1), (3000, 1, 1, 1), atrous.core.spec.Spec())
         assert explain.conv_key(site, wanted).wide == wide
 
 
@@ -151,7 +153,7 @@ def test_a_cpu(small):
 
 
 def test_a_row_says_why_it_does_not_run(small, monkeypatch):
-    monkeypatch.setattr(atrous.ops, "library_error", "libatrous.so is not built")
+    monkeypatch.setattr(atrous.ops.registration, "library_error", "libatrous.so is not built")
     with pytest.raises(RuntimeError, match="backend='native' cannot run this call:\n  native: libatrous.so is not"):
         explained(small, "native")
     assert {choice.backend for choice in explained(small).choices} == {"library"}
@@ -204,7 +206,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(targets, "_own_card", lambda: CARD)
     monkeypatch.setattr(tuning, "measured", lookup)
     monkeypatch.setattr(tuning, "measured_config", lambda *call: entry.config if lookup(*call) else None)
-    monkeypatch.setattr(dispatch.rows()["triton"], "reasons", lambda *arguments: [])
+    monkeypatch.setattr(selection.rows()["triton"], "reasons", lambda *arguments: [])
 
 
 def test_measurements(small, measured):

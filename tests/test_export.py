@@ -13,7 +13,7 @@ import torch
 from test_cli import mistake
 
 import atrous
-from atrous import export
+from atrous.tools.export import export
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = '''
@@ -38,7 +38,9 @@ class Fixed(nn.Conv2d):
     def __init__(self): super().__init__(3, 4, 3)
     def forward(self, x): return super().forward(x).reshape(2, -1)
 '''
-NEEDS_LIBRARY = pytest.mark.skipif(bool(atrous.dispatch.available("native")), reason="libatrous.so is not built")
+NEEDS_LIBRARY = pytest.mark.skipif(
+    bool(atrous.backends.selection.available("native")), reason="libatrous.so is not built"
+)
 
 
 @pytest.fixture
@@ -150,13 +152,13 @@ def test_an_input_that_the_model_does_not_take(run, net):
 
 
 def test_without_the_library(run, net, monkeypatch):
-    monkeypatch.setattr(atrous.ops, "library_error", "libatrous.so is not built")
+    monkeypatch.setattr(atrous.ops.registration, "library_error", "libatrous.so is not built")
     status, _, err = run("export", net[0], "--output", "net.pt2", "--size", "20", "--backend", "library")
     assert status == 2 and "export needs the C++ library: libatrous.so is not built" in err
 
 
 def test_the_rows_that_can_be_exported_are_rows():
-    assert set(export.ROWS) - {"auto"} < set(atrous.dispatch.rows())
+    assert set(export.ROWS) - {"auto"} < set(atrous.backends.selection.rows())
 
 
 # The C++ program

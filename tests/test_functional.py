@@ -4,12 +4,14 @@ import pytest
 import torch
 
 import atrous
-from atrous import activation, dispatch, testing
+from atrous import testing
+from atrous.backends import selection
+from atrous.core import activation
 from atrous.testing import CASES, assert_close
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-ROWS = [name for name in ("library", "native") if not dispatch.available(name)] + ["auto"]
+ROWS = [name for name in ("library", "native") if not selection.available(name)] + ["auto"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -12,9 +12,9 @@ from torch import nn
 from triton_cases import on_card
 
 import atrous
-from atrous import dispatch, ops_build, ops_cuda
-from atrous.backends import library
-from atrous.spec import Epilogue, Spec
+from atrous.backends import library, selection
+from atrous.core.spec import Epilogue, Spec
+from atrous.ops.registration import device_support, triton_impl
 
 pytest.importorskip("triton")
 
@@ -22,7 +22,7 @@ from atrous.triton_kernels import launch as launching  # noqa: E402
 from atrous.triton_kernels.launch import NotCompiled, Plan, launch  # noqa: E402
 
 CARD = torch.device("cuda", 0)
-LACKS = ops_build.lacks(CARD) if torch.cuda.is_available() else ["no card"]
+LACKS = device_support.lacks(CARD) if torch.cuda.is_available() else ["no card"]
 ROWS = ["auto", "triton", pytest.param("native", marks=pytest.mark.skipif(bool(LACKS), reason="; ".join(LACKS)))]
 
 
@@ -105,20 +105,20 @@ def test_auto_takes_the_library_for_what_is_not_compiled():
     x, w = torch.randn(1, 4, 8, 8), torch.randn(6, 4, 3, 3)
     call = x, w, None, Spec(padding=(1, 1)), Epilogue(slope_kind="relu")
     refuses = mock.Mock(side_effect=NotCompiled("no"))
-    assert torch.equal(dispatch.compiled_or_library(refuses)(*call), library.conv_epilogue(*call))
+    assert torch.equal(selection.compiled_or_library(refuses)(*call), library.conv_epilogue(*call))
     works = mock.Mock(return_value=x)
-    assert dispatch.compiled_or_library(works)(*call) is x and works.call_args.args == call
+    assert selection.compiled_or_library(works)(*call) is x and works.call_args.args == call
 
 
 @pytest.mark.parametrize("triton", [True, False], ids=["not compiled", "no Triton"])
 @pytest.mark.parametrize("image", [True, False], ids=["image", "no image"])
 def test_in_place_of_triton_is_the_library_or_plain_torch_where_it_has_no_image(monkeypatch, triton, image):
     z, said = torch.randn(2, 3, 4, 4), mock.Mock(side_effect=NotCompiled("no"))
-    monkeypatch.setattr(ops_cuda, "triton_runs", lambda device: triton)
-    monkeypatch.setattr(ops_cuda, "atrous_runs", lambda device: image)
+    monkeypatch.setattr(triton_impl, "triton_runs", lambda device: triton)
+    monkeypatch.setattr(triton_impl, "atrous_runs", lambda device: image)
     monkeypatch.setattr("atrous.triton_kernels.pointwise.epilogue", said)
     with Names() as names:
-        y = ops_cuda._epilogue(z, *Epilogue(slope_kind="relu"))
+        y = triton_impl._epilogue(z, *Epilogue(slope_kind="relu"))
     assert torch.equal(y, z.relu()) and said.called == triton
     assert ("atrous::_epilogue" in names.called) == image
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import atrous
-from atrous.activation import ACTIVATIONS
+from atrous.core.activation import ACTIVATIONS
 from atrous.models import ResNet, load_weights, resnet34
 
 BLOCKS = {"layer1": (64, 3), "layer2": (128, 4), "layer3": (256, 6), "layer4": (512, 3)}

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atrous import dispatch, reference
-from atrous.packs import Packs
-from atrous.spec import Epilogue
+from atrous import reference
+from atrous.backends import selection
+from atrous.backends.prepack import Packs
+from atrous.core.spec import Epilogue
 
-reasons = dispatch.reasons("native", torch.empty(0))
+reasons = selection.reasons("native", torch.empty(0))
 pytestmark = pytest.mark.skipif(bool(reasons), reason="; ".join(reasons))
 on_cpu = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="what the CPU alone has")
 ops = torch.ops.atrous
@@ -355,7 +356,7 @@ def test_packs_keep_their_weight_alive_and_nothing_that_a_capture_made():
     weight.add_(1)
     assert torch.equal(packs._get(row, x, weight, None), weight) and len(packs.made) == 1
     other = torch.ones(3)
-    with mock.patch("atrous.packs.ops_cuda.capturing", lambda x: True):
+    with mock.patch("atrous.backends.prepack.ops_cuda.capturing", lambda x: True):
         packs._get(row, x, other, None)
         packs._get(row, x, other, None)
     assert len(made) == 4 and all(kept is not other for kept, _ in packs.made.values())

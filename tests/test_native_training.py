@@ -12,10 +12,12 @@ import torch
 from oracle import close, wide
 from torch import Tensor
 
-from atrous import dispatch, ops_plain, reference
-from atrous.spec import Epilogue, accumulate_type
+from atrous import reference
+from atrous.backends import selection
+from atrous.core.spec import Epilogue, accumulate_type
+from atrous.ops.registration import eager
 
-reasons = dispatch.reasons("native", torch.empty(0))
+reasons = selection.reasons("native", torch.empty(0))
 pytestmark = pytest.mark.skipif(bool(reasons), reason="; ".join(reasons))
 ops = torch.ops.atrous
 
@@ -39,7 +41,7 @@ def case(z: Tensor, kind: str, place: str | None, norm: str, dropout: float) -> 
     gamma, beta = torch.randn(2, channels).to(dtype) + 0.25
     statistics = dict(mean=torch.randn(channels).to(dtype), var=torch.rand(channels).add(0.5).to(dtype))
     if norm == "batch":
-        statistics = dict(zip(("mean", "var"), ops_plain._statistics(z)))
+        statistics = dict(zip(("mean", "var"), eager._statistics(z)))
     e = Epilogue(
         **(statistics | dict(gamma=gamma) if norm != "none" else {}),
         beta=beta,
@@ -59,11 +61,11 @@ def case(z: Tensor, kind: str, place: str | None, norm: str, dropout: float) -> 
 def check_backward(z: Tensor, grad: Tensor, means: Tensor | None, e: Epilogue) -> None:
     truth = [wide(value) for value in (grad, z, means, *e)]
     sums = ops._epilogue_reduce(grad, z, *e)
-    plain = ops_plain._epilogue_reduce(grad, z, *e)
+    plain = eager._epilogue_reduce(grad, z, *e)
     close(sums, plain, reference.epilogue_reduce(*truth[:2], *truth[3:]), "sums")
     assert torch.equal(sums, ops._epilogue_reduce(grad, z, *e))
     both = ops._epilogue_backward(grad, z, means, True, True, *e)
-    plain = ops_plain._epilogue_backward(grad, z, means, True, True, *e)
+    plain = eager._epilogue_backward(grad, z, means, True, True, *e)
     for name, *three in zip(("dz", "du"), both, plain, reference.epilogue_backward(*truth[:3], True, True, *truth[3:])):
         close(*three, name)
         assert three[0].stride() == z.stride()
@@ -72,7 +74,7 @@ def check_backward(z: Tensor, grad: Tensor, means: Tensor | None, e: Epilogue) -
 def check(z: Tensor, grad: Tensor, means: Tensor | None, e: Epilogue) -> None:
     check_backward(z, grad, means, e)
     y = ops._epilogue(z, *e)
-    close(y, ops_plain._epilogue(z, *e), reference.epilogue(wide(z), *map(wide, e)), "y")
+    close(y, eager._epilogue(z, *e), reference.epilogue(wide(z), *map(wide, e)), "y")
     assert torch.equal(y, ops._epilogue_again(z, *e))
 
 
@@ -98,7 +100,7 @@ def test_several_chunks(dtype, shape):
 def test_statistics(dtype, shape):
     for z in layouts((torch.randn(shape) * 2 + 1).to(dtype)):
         found, truth = ops._statistics(z), reference.statistics(z.double())
-        for name, *three in zip(("mean", "var"), found, ops_plain._statistics(z), truth):
+        for name, *three in zip(("mean", "var"), found, eager._statistics(z), truth):
             close(*three, name)
         assert all(torch.equal(a, b) for a, b in zip(found, ops._statistics(z)))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from atrous import ops_cuda
+from atrous.ops.registration import triton_impl
 
 
 class Mode(TorchDispatchMode):
@@ -29,13 +29,13 @@ class Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        ctx.said.append(ops_cuda.observed(grad))
+        ctx.said.append(triton_impl.observed(grad))
         return grad * 2, None
 
 
 def ask(said):
     def function(x):
-        said.append(ops_cuda.observed(x, None, 1.0, "relu"))
+        said.append(triton_impl.observed(x, None, 1.0, "relu"))
         return x * 1
 
     return function
@@ -67,7 +67,9 @@ OBSERVERS = {
     "vmap": lambda said: torch.func.vmap(ask(said))(torch.ones(2, 2)),
     "jvp": lambda said: torch.func.jvp(ask(said), (torch.ones(2),), (torch.ones(2),)),
     "subclass": lambda said: ask(said)(torch.ones(2).as_subclass(Subclass)),
-    "subclass behind": lambda said: said.append(ops_cuda.observed(torch.ones(2), torch.ones(2).as_subclass(Subclass))),
+    "subclass behind": lambda said: said.append(
+        triton_impl.observed(torch.ones(2), torch.ones(2).as_subclass(Subclass))
+    ),
 }
 
 
@@ -95,9 +97,9 @@ def test_the_operator_is_called_where_anybody_observes(row, monkeypatch):
     from atrous.backends import training, triton
 
     called, x = [], torch.ones(2)
-    monkeypatch.setattr(ops_cuda, "triton_runs", lambda device: True)
-    monkeypatch.setattr(ops_cuda, "capturing", lambda x: False)
-    monkeypatch.setattr(ops_cuda, "pointwise", lambda name: lambda *_: called.append("kernel"))
+    monkeypatch.setattr(triton_impl, "triton_runs", lambda device: True)
+    monkeypatch.setattr(triton_impl, "capturing", lambda x: False)
+    monkeypatch.setattr(triton_impl, "pointwise", lambda name: lambda *_: called.append("kernel"))
     monkeypatch.setattr(torch.ops.atrous_triton, "_statistics", lambda *_: called.append("operator"))
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda x: True))
     primitive = {"triton": triton, "training": training}[row].primitive("_statistics", x)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from atrous import dispatch, ops, ops_cuda, reference
-from atrous.spec import Epilogue
+from atrous import ops, reference
+from atrous.backends import selection
+from atrous.core.spec import Epilogue
+from atrous.ops.registration import triton_impl
 from atrous.triton_kernels import configs
 
 POINTWISE = ("_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_statistics")
@@ -30,7 +32,7 @@ def skip_where_it_has_no_kernel(namespace, name):
     key = {"cpu": "CPU", "cuda": "CUDA"}[WHERE]
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", key):
         pytest.skip(f"{namespace}::{name} has no kernel here")
-    if reasons := dispatch.reasons(ROWS[namespace], torch.empty(0)):
+    if reasons := selection.reasons(ROWS[namespace], torch.empty(0)):
         pytest.skip("; ".join(reasons))
 
 
@@ -38,7 +40,7 @@ def test_the_registered_schemas_are_the_list():
     assert set(ops.schemas()) == {*POINTWISE, *CONVOLUTIONS}
     for name, schema in ops.schemas().items():
         assert str(primitive(name)._schema) == str(torch._C.parse_schema("atrous::" + schema))
-    assert {name for name in ops.schemas() if hasattr(ops_cuda, name)} == set(TRITON)
+    assert {name for name in ops.schemas() if hasattr(triton_impl, name)} == set(TRITON)
     for name in TRITON:
         assert str(primitive(name, "atrous_triton")._schema) == str(primitive(name)._schema).replace("::", "_triton::")
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from atrous import build_info, dispatch, ops_build, ops_cuda
-from atrous.ops_build import image_fits
+from atrous.backends import selection
+from atrous.ops.registration import device_support, triton_impl
+from atrous.ops.registration.device_support import image_fits
+from atrous.tools import info as build_info
 
 CARD = torch.device("cuda", 0)
 
@@ -39,13 +41,13 @@ def card(monkeypatch):
     """card((8, 7), "8.0"): a card of this capability, and a library that was built for these."""
 
     def make(capability, architectures):
-        monkeypatch.setattr(ops_build, "capability", lambda device: capability)
-        monkeypatch.setattr(ops_build, "arch_list", lambda: architectures)
+        monkeypatch.setattr(device_support, "capability", lambda device: capability)
+        monkeypatch.setattr(device_support, "arch_list", lambda: architectures)
 
     return make
 
 
-@pytest.mark.skipif(bool(dispatch.available("native")), reason="libatrous.so is not built here")
+@pytest.mark.skipif(bool(selection.available("native")), reason="libatrous.so is not built here")
 @pytest.mark.parametrize(
     "capability, architectures, reason, operators_run",
     [
@@ -60,10 +62,10 @@ def card(monkeypatch):
 def test_row_native_says_why_a_card_cannot_run_it(card, capability, architectures, reason, operators_run):
     card(capability, architectures)
     with torch._subclasses.FakeTensorMode():
-        reasons = dispatch.reasons("native", torch.empty(1, device="cuda"))
+        reasons = selection.reasons("native", torch.empty(1, device="cuda"))
         assert len(reasons) == bool(reason) and (reason is None or reason in reasons[0])
-        auto = dispatch.choose("auto", torch.empty(1, device="cuda"))
-    assert auto.name == "library" and ops_cuda.atrous_runs(CARD) is operators_run
+        auto = selection.choose("auto", torch.empty(1, device="cuda"))
+    assert auto.name == "library" and triton_impl.atrous_runs(CARD) is operators_run
 
 
 def test_info_says_that_the_library_has_nothing_for_a_card(card, monkeypatch):

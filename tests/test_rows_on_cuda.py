@@ -7,12 +7,14 @@ import torch
 from names import Names
 
 import atrous
-from atrous import dispatch, ops_build, ops_cuda, recipes, tuning
-from atrous.backends import training
+from atrous import tuning
+from atrous.autograd.function import recompute
+from atrous.backends import selection, training
 from atrous.backends import triton as triton_row
-from atrous.spec import Spec, accumulate_type
+from atrous.core.spec import Spec, accumulate_type
+from atrous.ops.registration import device_support, triton_impl
 
-pytestmark = pytest.mark.skipif(not atrous.ops.library_loaded, reason="libatrous.so is not built here")
+pytestmark = pytest.mark.skipif(not atrous.ops.registration.library_loaded, reason="libatrous.so is not built here")
 
 
 @pytest.fixture
@@ -22,12 +24,12 @@ def card(monkeypatch):
     # Layouts do not count here, and a torch without CUDA copies not even a fake tensor.
     monkeypatch.setattr(torch.Tensor, "contiguous", lambda x, memory_format=None: x)
     monkeypatch.setattr(triton_row, "available", lambda: [])
-    monkeypatch.setattr(ops_build, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(device_support, "capability", lambda device: (9, 0))
 
     def has(triton=True, image=True):
-        monkeypatch.setattr(ops_cuda, "triton_found", triton)
-        monkeypatch.setattr(ops_cuda, "atrous_runs", lambda device: image)
-        monkeypatch.setattr(ops_build, "lacks", lambda device: () if image else ("no image",))
+        monkeypatch.setattr(triton_impl, "triton_found", triton)
+        monkeypatch.setattr(triton_impl, "atrous_runs", lambda device: image)
+        monkeypatch.setattr(device_support, "lacks", lambda device: () if image else ("no image",))
 
     has()
     with torch._subclasses.FakeTensorMode():
@@ -78,7 +80,7 @@ def test_row_native_in_fp32(card, monkeypatch):
 def test_winograd_is_the_cpu_s_alone(card):
     x = torch.empty(4, 32, 32, 32, device="cuda", memory_format=torch.channels_last)
     w = torch.empty(32, 32, 3, 3, device="cuda", memory_format=torch.channels_last)
-    row = dispatch.rows()["native"]
+    row = selection.rows()["native"]
     spec = Spec(padding=(1, 1))
     assert "device: expected cpu, got cuda:0" in row.pack_reasons(x, w, spec) and row.pack(x, w, spec) is w
     with Names() as names:
@@ -88,7 +90,7 @@ def test_winograd_is_the_cpu_s_alone(card):
 
 def test_a_frozen_weight_is_laid_out_as_the_input_is(card, monkeypatch):
     """On a card; on a CPU one pack serves inputs of both layouts."""
-    asked, row, weight = [], dispatch.rows()["native"], torch.empty(8, 8, 3, 3, device="cuda")
+    asked, row, weight = [], selection.rows()["native"], torch.empty(8, 8, 3, 3, device="cuda")
     monkeypatch.setattr(torch.Tensor, "contiguous", lambda x, memory_format=None: asked.append(memory_format) or x)
     layouts = [torch.channels_last, torch.contiguous_format]
     inputs = [torch.empty(2, 8, 6, 6, device="cuda", memory_format=layout) for layout in layouts]
@@ -106,7 +108,7 @@ def test_what_is_computed_again_is_so_by_the_row_that_computed_it(monkeypatch, r
     x, w = torch.empty(2, 8, 6, 6, device="meta"), torch.empty(8, 8, 3, 3, device="meta", requires_grad=True)
     y = atrous.conv_bn_act(x, w, padding=1, slope=torch.empty(8, device="meta"), backend=row)
     with Names() as names:
-        recipes.value(recipes.keep(y))
+        recompute.value(recompute.keep(y))
         atrous.conv_bn_act(y, w, padding=1, backend="library").sum().backward()
     assert [name for name in names.ours if "again" in name] == [f"{namespace}::_epilogue_again"] * 2
 

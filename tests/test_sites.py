@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import atrous
+from atrous.core.spec import Spec
 from atrous.models import ResNet, resnet34
-from atrous.sites import Site, sites
-from atrous.spec import Spec
+from atrous.tools.explain.conv_sites import Site, sites
 
 SMALL = (1, 3, 64, 64)
 

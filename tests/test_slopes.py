@@ -13,8 +13,8 @@ from torch import nn
 import atrous
 from atrous.models import read_weights, resnet34
 from atrous.nn import ConvBNAct2d
-from atrous.slopes import learned
-from atrous.slopes_report import number
+from atrous.tools.slopes.command import learned
+from atrous.tools.slopes.report import number
 
 STAGES = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}
 ACTS = ["act1", *(f"{s}.{block}.act{i}" for s, count in STAGES.items() for block in range(count) for i in (1, 2))]

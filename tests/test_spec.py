@@ -2,7 +2,7 @@ import itertools
 
 import torch
 
-from atrous.spec import Epilogue, Spec
+from atrous.core.spec import Epilogue, Spec
 
 
 def test_output_size_is_torchs():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atrous import timing
+from atrous.tools import timing
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ ACTS = ("prelu", "relu", "leaky_relu", "rrelu")
 
 def small(act, blocks=3, pool=True):
     """A stem with a pool, some blocks, a classifier; channels_last, as one trains on a card."""
-    stem = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), atrous.activation.make(act, 8)]
+    stem = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), atrous.core.activation.make(act, 8)]
     pools = [nn.MaxPool2d(3, 2, 1)] if pool else []
     body = [BasicBlock(8, 8, act=act) for _ in range(blocks)]
     model = nn.Sequential(*stem, *pools, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))

@@ -11,20 +11,23 @@ import threading
 import pytest
 import torch
 
-from atrous import cli, dispatch, models, timing, tuner, tuner_candidates, tuning
-from atrous.backends import native
-from atrous.sites import Site, sites
-from atrous.spec import Spec
+from atrous import models, tuning
+from atrous.backends import native, selection
+from atrous.core.spec import Spec
+from atrous.tools import cli, timing
+from atrous.tools.explain.conv_sites import Site, sites
+from atrous.tools.tune import candidates
+from atrous.tools.tune import measure as tuner
+from atrous.tools.tune.candidates import Form, arguments, forms
+from atrous.tools.tune.report import describe, table
 from atrous.triton_kernels.configs import CONV
-from atrous.tuner_candidates import Form, arguments, forms
-from atrous.tuner_table import describe, table
-from atrous.tuning_device import device_name, versions
-from atrous.tuning_format import Entry, Table
+from atrous.tuning.table.device_id import device_name, versions
+from atrous.tuning.table.format import Entry, Table
 
 CPU = torch.device("cpu")
 SMALL = Site("small", (2, 16, 9, 9), (16, 16, 3, 3), Spec((1, 1), (2, 2), (2, 2)), "before")
 ODD = Site("odd", (1, 6, 7, 11), (10, 3, 1, 3), Spec((2, 1), (0, 5), (1, 5), 2))
-ROWS = [name for name in ("library", "native") if not dispatch.available(name)]
+ROWS = [name for name in ("library", "native") if not selection.available(name)]
 needs_native = pytest.mark.skipif(ROWS == ["library"], reason="libatrous.so is not built here")
 
 
@@ -64,7 +67,7 @@ def test_a_call_finds_what_was_measured_for_it(short, cache, dtype, layout):
         asked = made["input"], made["weight"], result.site.spec
         more = {"residual": result.site.residual != "none", "frozen": result.form.frozen}
         assert tuning.measured(*asked, **more) == result.entry
-        assert dispatch.choose("auto", *asked, **more).name == result.entry.backend
+        assert selection.choose("auto", *asked, **more).name == result.entry.backend
 
 
 def test_each_key_is_measured_once():
@@ -124,13 +127,13 @@ def test_a_wrong_candidate_is_left_out(short, monkeypatch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_wrong(value):
     made = arguments(SMALL, Form(CPU, torch.float32, torch.contiguous_format))
-    y = tuner_candidates.call("library", Form(CPU, torch.float32, torch.contiguous_format), made)()
-    expected = tuner_candidates.expected(made)
-    tuner_candidates.check(y, expected)
-    with pytest.raises(tuner_candidates.Wrong):
-        tuner_candidates.check(y.fill_(value), expected)
-    with pytest.raises(tuner_candidates.Wrong):
-        tuner_candidates.check(y[:, :, :-1], expected)
+    y = candidates.call("library", Form(CPU, torch.float32, torch.contiguous_format), made)()
+    expected = candidates.expected(made)
+    candidates.check(y, expected)
+    with pytest.raises(candidates.Wrong):
+        candidates.check(y.fill_(value), expected)
+    with pytest.raises(candidates.Wrong):
+        candidates.check(y[:, :, :-1], expected)
 
 
 @needs_native
@@ -336,9 +339,9 @@ def test_compiling_does_not_eat_the_share(short, many, clock, monkeypatch):
 TRITON = """
 import torch
 from atrous import tuner
-from atrous.sites import Site
-from atrous.spec import Spec
-from atrous.tuner_candidates import forms
+from atrous.tools.explain.conv_sites import Site
+from atrous.core.spec import Spec
+from atrous.tools.tune.candidates import forms
 tuner.MOST_SECONDS = 0.0
 site = Site("a", (1, 8, 5, 5), (8, 1, 3, 3), Spec((1, 1), (2, 2), (2, 2), 8), "after")
 for result in tuner.tune(tuner.jobs([site], forms(torch.device("cpu"), torch.float16, torch.channels_last)), 300.0):

@@ -11,10 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import atrous
 from atrous import tuning
-from atrous.spec import Spec
+from atrous.core.spec import Spec
 from atrous.triton_kernels.configs import CONV, DEPTHWISE
-from atrous.tuning_device import device_name, file_name, versions
-from atrous.tuning_format import MOST_BYTES, Entry, Key, Table, dump, parse
+from atrous.tuning.table.device_id import device_name, file_name, versions
+from atrous.tuning.table.format import MOST_BYTES, Entry, Key, Table, dump, parse
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 1), (2, 2), (2, 2))
@@ -341,7 +341,9 @@ def test_in_a_graph_the_choice_is_a_constant(folder, dynamic):
     assert added == ([0, 0, 0] if dynamic else [1, 0, 2])
     torch.testing.assert_close(torch.compile(site, **options)(x), site(x), atol=1e-4, rtol=1e-4)
     plain = any("conv2d" in str(node.target) for node in graphs[-1].graph.nodes)
-    assert plain != (dynamic and atrous.ops.library_loaded)  # row library, by the table; row native, by the rule
+    assert plain != (
+        dynamic and atrous.ops.registration.library_loaded
+    )  # row library, by the table; row native, by the rule
     torch.compiler.reset()
 
 

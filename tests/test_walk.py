@@ -7,7 +7,7 @@ from torch import nn
 import atrous
 from atrous.fusion import fuse
 from atrous.models import ResNet, resnet34
-from atrous.walk import walk
+from atrous.tools.explain.layers import walk
 
 CONV3 = 115_605_504  # multiply-adds of every 3x3 convolution of stride 1 in ResNet34 at 224: 56 * 56 * 64 * 576
 STAGES = {"layer1": (64, 56, 3), "layer2": (128, 28, 4), "layer3": (256, 14, 6), "layer4": (512, 7, 3)}

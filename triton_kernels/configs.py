@@ -1,6 +1,6 @@
 """The convolution's configs: their lists, the key that a choice depends on, their constraints and their prune function.
 
-A call takes the config that was measured for it (atrous.tuning), else the one that is predicted to be the fastest.
+A call takes the config that was measured for it (atrous.tuning.table), else the one that is predicted to be the fastest.
 Nothing is tuned in a call.
 """
 

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import table as tables  # noqa: E402
 import torch  # noqa: E402
 
-from atrous.timing import ceilings  # noqa: E402
+from atrous.tools.timing import ceilings  # noqa: E402
 
 
 def run(

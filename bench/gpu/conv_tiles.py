@@ -26,7 +26,7 @@ from measures import NHWC, dtype_name, ends, heuristic  # noqa: E402
 
 import atrous  # noqa: E402
 from atrous import testing  # noqa: E402
-from atrous.timing import copies  # noqa: E402
+from atrous.tools.timing import copies  # noqa: E402
 
 TILES = ("wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
 REFUSED = "cannot compute this convolution"  # what csrc/cuda says of a tile that is named

@@ -8,12 +8,13 @@ import sys
 
 import torch
 
-from atrous import tuning, tuning_device
+from atrous import tuning
+from atrous.tuning.table import device_id
 
 
 def main(folder: str) -> int:
     tables = tuning.user_folder()
-    table = tables and tables / tuning_device.file_name(torch.device("cuda", torch.cuda.current_device()))
+    table = tables and tables / device_id.file_name(torch.device("cuda", torch.cuda.current_device()))
     if table is None or not table.exists():
         print(f"tuned.py: expected a table that tune wrote, found none: {table}", file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import atrous
-from atrous.demo_subject import photographs, shipped
+from atrous.tools.demo.images import photographs, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path(atrous.__file__).with_name("libatrous.so")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..spec import Epilogue
+from ..core.spec import Epilogue
 
 MKLDNN = torch.backends.mkldnn.is_available()
 # What this CPU has no instructions to multiply: oneDNN emulates it, many times slower than fp32.

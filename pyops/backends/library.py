@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..layout import laid_out, memory_format
-from ..spec import Epilogue, Spec
+from ..core.layout import laid_out, memory_format
+from ..core.spec import Epilogue, Spec
 from .arithmetic import MKLDNN, arithmetic_type, in_arithmetic_type
 from .training import convolution, convolution_backward, convolution_statistics, primitive  # noqa: F401
 

@@ -14,9 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import ops, ops_build, tuning
-from ..layout import channels_last, memory_format
-from ..spec import Epilogue, Spec
+from .. import ops, tuning
+from ..core.layout import channels_last, memory_format
+from ..core.spec import Epilogue, Spec
+from ..ops import device_support
 from . import training
 from .arithmetic import arithmetic_type, in_arithmetic_type
 
@@ -32,7 +33,7 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
     if input.device.type not in ("cpu", "cuda", "meta"):
         found.append(f"input: expected a CPU or CUDA tensor, got one on {input.device}")
     elif input.is_cuda and not found:
-        found += ops_build.lacks(input.device)
+        found += device_support.lacks(input.device)
     return found
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import ops_cuda
-from ..layout import memory_format
-from ..spec import Spec
+from ..core.layout import memory_format
+from ..core.spec import Spec
+from ..ops import triton_impl
 from .arithmetic import arithmetic_type
 
 
@@ -17,9 +17,9 @@ def primitive(name: str, x: Tensor) -> Callable:
     """What computes a primitive without a convolution for tensors like x: on a GPU Triton; C++ without it, where the
     library is built for the GPU; plain torch where neither is."""
     device = x.device
-    if not (x.is_cuda and (ops_cuda.triton_runs(device) or not ops_cuda.atrous_runs(device))):
+    if not (x.is_cuda and (triton_impl.triton_runs(device) or not triton_impl.atrous_runs(device))):
         return getattr(torch.ops.atrous, name)
-    return ops_cuda.primitive(name)
+    return triton_impl.primitive(name)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:

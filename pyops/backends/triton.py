@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import ops_build, ops_cuda
-from ..layout import memory_format
-from ..spec import Epilogue, Spec
+from ..core.layout import memory_format
+from ..core.spec import Epilogue, Spec
+from ..ops import device_support, triton_impl
 from ..triton_kernels.configs import DTYPES
 from .training import convolution_backward  # noqa: F401
 
@@ -26,13 +26,13 @@ def _interpreting() -> bool:
 
 
 def available() -> list[str]:
-    if not ops_cuda.triton_found:
+    if not triton_impl.triton_found:
         return ["triton is not installed (pip install triton)"]
     if _interpreting():
         return []
     if not torch.cuda.is_available():
         return ["no CUDA device; on CPU it runs only under TRITON_INTERPRET=1, for tests"]
-    return [*ops_build.too_old(torch.device("cuda", torch.cuda.current_device()))]
+    return [*device_support.too_old(torch.device("cuda", torch.cuda.current_device()))]
 
 
 def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str]:
@@ -40,7 +40,7 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
     if input.device.type not in ("cuda", "meta") and not (_interpreting() and input.device.type == "cpu"):
         found.append(f"input: expected a CUDA tensor, got one on {input.device}")
     elif input.is_cuda and not found:
-        found += ops_build.too_old(input.device)
+        found += device_support.too_old(input.device)
     if weight is not None and input.dtype not in DTYPES:
         found.append(f"input: expected float16, bfloat16 or float32 to convolve, got {input.dtype}")
     return found
@@ -51,7 +51,7 @@ def primitive(name: str, x: Tensor) -> Callable:
 
     def run(*arguments):
         by_operator = _by_operator(*arguments)
-        return (getattr(torch.ops.atrous_triton, name) if by_operator else ops_cuda.pointwise(name))(*arguments)
+        return (getattr(torch.ops.atrous_triton, name) if by_operator else triton_impl.pointwise(name))(*arguments)
 
     return run
 
@@ -62,7 +62,7 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     if not _by_operator(input, weight, bias, *arguments):
-        return ops_cuda.triton_conv_epilogue(input, weight, bias, spec, arguments)
+        return triton_impl.triton_conv_epilogue(input, weight, bias, spec, arguments)
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
     return torch.ops.atrous_triton._conv_epilogue(input, weight, bias, *geometry, *arguments)
 
@@ -76,7 +76,7 @@ def convolution_statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z, and the mean and biased variance of its channels, in one launch."""
     if not _by_operator(input, weight, bias):
-        return ops_cuda.triton_conv_statistics(input, weight, bias, spec)
+        return triton_impl.triton_conv_statistics(input, weight, bias, spec)
     geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
     return torch.ops.atrous_triton._conv_statistics(input, weight, bias, *geometry)
 
@@ -84,7 +84,7 @@ def convolution_statistics(
 def _by_operator(x: Tensor, *others) -> bool:
     """Whether the kernel is called through its operator: on CPU there is none, and under graph capture `_epilogue` may
     not be the kernel."""
-    return x.is_meta or (x.is_cuda and ops_cuda.observed(x, *others) and not ops_cuda.capturing(x))
+    return x.is_meta or (x.is_cuda and triton_impl.observed(x, *others) and not triton_impl.capturing(x))
 
 
 # The frozen form: the weight is laid out once as the kernels read it.

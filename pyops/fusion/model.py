@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from .. import dispatch
+from ..backends import selection
 from .compare import compare
 from .describe import describe
 from .freeze import EvalOnly, fold, independent, unfoldable
@@ -49,7 +49,7 @@ def fuse(
         RuntimeError: the twin's outputs on example_inputs are not the model's.
     """
     _check(model)
-    dispatch.named(backend)
+    selection.named(backend)
     how = How(backend, bool(recompute))
     if freeze:
         result, report = _freeze(model, how)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .. import activation
+from ..core import activation
 from ..nn import FrozenConv2d
 
 KINDS = {"conv": (nn.Conv2d, FrozenConv2d), "bn": (nn.BatchNorm2d, nn.SyncBatchNorm), "identity": (nn.Identity,)}

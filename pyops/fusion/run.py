@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import checks
 from .. import nn as fused
-from ..activation import SlopeLike
-from ..autograd_pool import MaxPool
-from ..spec import Spec
+from ..autograd.max_pool import MaxPool
+from ..core import checks
+from ..core.activation import SlopeLike
+from ..core.spec import Spec
 from .nodes import HOOKS
 
 Act = nn.Module | SlopeLike | None  # SlopeLike: an activation that was spelled as a function

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from .. import activation
+from ..core import activation
 from .aliasing import Aliasing
 from .nodes import ACTS, ADDS, KINDS, NAMES, PRELU, name_of, operands, slope, swallowing, target, uses
 

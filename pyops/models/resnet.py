@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .. import activation
+from ..core import activation
 
 FIRST_DILATIONS = ("previous", "new")
 Plan = list[tuple[int, tuple[int, int]]]  # for each block of a stage: stride, dilations of its two convolutions

@@ -147,7 +147,7 @@ def tensor(data, *, dtype=None, device=None, requires_grad=False):
 
 def install() -> None:
     """For the whole process."""
-    from atrous import ops_build, ops_cuda
+    from atrous.ops.registration import device_support, triton_impl
 
     answers = {
         "_lazy_init": None, "synchronize": None, "set_rng_state": None, "is_available": True, "current_device": 0,
@@ -166,8 +166,8 @@ def install() -> None:
     torch.autocast = torch.amp.autocast_mode.autocast = Autocast
     enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
     torch.is_autocast_enabled, torch.get_autocast_dtype = lambda *device: enabled("cpu"), lambda *device: dtype("cpu")
-    ops_cuda.triton_found = False
-    ops_build.lacks = lambda device: ()
+    triton_impl.triton_found = False
+    device_support.lacks = lambda device: ()
     Dispatch().__enter__()
 
 

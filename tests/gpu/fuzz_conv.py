@@ -38,9 +38,14 @@ import triton_cases as cases  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import atrous  # noqa: E402
-from atrous import activation, dispatch, layout, ops_plain, reference, tuning  # noqa: E402
-from atrous.backends import training  # noqa: E402
-from atrous.spec import Epilogue, Spec, accumulate_type  # noqa: E402
+from atrous import reference, tuning  # noqa: E402
+from atrous.backends import (
+    selection,
+    training,  # noqa: E402
+)
+from atrous.core import activation, layout
+from atrous.core.spec import Epilogue, Spec, accumulate_type  # noqa: E402
+from atrous.ops.registration import eager as eager_ops
 from atrous.triton_kernels import configs  # noqa: E402
 
 FORMS = ("forward", "training", "training", "primitive", "frozen", "passes")
@@ -382,7 +387,7 @@ def steps_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tens
     """What an inference call and a frozen one ask of a backend."""
     frozen, residual = case.form == "frozen", case.residual != "none"
     input, weight, bias, e = t["input"], t["weight"], t.get("bias"), epilogue_of(case, t)
-    row = dispatch.choose(backend, input, weight, case.spec, frozen=frozen, residual=residual)
+    row = selection.choose(backend, input, weight, case.spec, frozen=frozen, residual=residual)
     if not frozen:
         return {"y": row.conv_epilogue(input, weight, bias, case.spec, e)}
     packed = row.pack(input, weight, case.spec)
@@ -404,12 +409,12 @@ def passes(primitive, case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def passes_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-    row = dispatch.choose(backend, t["z"])
+    row = selection.choose(backend, t["z"])
     return passes(lambda name: row.primitive(name, t["z"]), case, t)
 
 
 def passes_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-    return passes(lambda name: getattr(ops_plain, name), case, t)
+    return passes(lambda name: getattr(eager_ops, name), case, t)
 
 
 RUNS = {"forward": (site_ours, site_plain), "training": (site_ours, site_plain), "passes": (passes_ours, passes_plain),
@@ -568,10 +573,10 @@ def emulation(library: Path | None) -> types.SimpleNamespace:
 def backends_of(options: argparse.Namespace) -> list[str]:
     """The named backend, or every one that runs on this device. Exits with the reasons where there is none."""
     if options.backend == "emulation":
-        dispatch._ROWS["emulation"] = emulation(options.library)
+        selection._ROWS["emulation"] = emulation(options.library)
         return ["emulation"]
     like = torch.empty(0, device=options.device)
-    refused = {name: dispatch.reasons(name, like) for name in dispatch.rows()} | {"auto": []}
+    refused = {name: selection.reasons(name, like) for name in selection.rows()} | {"auto": []}
     wanted = list(refused) if options.backend == "all" else [options.backend]
     for name in wanted:
         if refused[name]:

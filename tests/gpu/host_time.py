@@ -34,9 +34,9 @@ import torch.nn.functional as F
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from atrous import build_info
 from atrous.backends import library, native, triton
-from atrous.spec import Epilogue, Spec
+from atrous.core.spec import Epilogue, Spec
+from atrous.tools import info
 from atrous.triton_kernels import (
     channel_statistics,
     channel_sums,
@@ -180,7 +180,7 @@ def measured(rounds: int) -> dict[str, Any]:
         called, launched = backends(), launches()
         times = measure(called | launched, rounds)
     return {
-        **record.about(build_info.processor(), build_info.versions()),
+        **record.about(info.processor(), info.versions()),
         "backends": {name: times[name] for name in called},
         "launches": {name: times[name] for name in launched},
     }

@@ -55,10 +55,10 @@ class Values(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func.namespace == "atrous_triton":
-            from atrous import ops_cuda
+            from atrous.ops.registration import triton_impl
 
             with self:  # torch leaves a mode while it runs
-                return getattr(ops_cuda, func._schema.name.partition("::")[2])(*args, **kwargs)
+                return getattr(triton_impl, func._schema.name.partition("::")[2])(*args, **kwargs)
         before, self.thread.telling = self.telling, False
         try:
             return self._on_cpu_or_meta(func, args, kwargs)

@@ -20,7 +20,7 @@ LEFT_OUT = (
 )
 REFUSED = """
 import re, pytest, torch
-from atrous.spec import Epilogue
+from atrous.core.spec import Epilogue
 
 SLOPE = Epilogue(slope_kind="tensor", slope=torch.ones(1, device="cpu"))
 

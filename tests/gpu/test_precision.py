@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from atrous import reference, testing, tuner_candidates, tuning
-from atrous.spec import Epilogue
+from atrous import reference, testing, tuning
+from atrous.core.spec import Epilogue
+from atrous.tools.tune import candidates
 from atrous.triton_kernels.configs import precision
 
 TESTS = Path(__file__).parents[1]
@@ -106,12 +107,12 @@ def in_tf32(made: dict) -> torch.Tensor:
 
 
 def tuners_check(y: torch.Tensor, made: dict) -> None:
-    tuner_candidates.check(y, tuner_candidates.expected(made))
+    candidates.check(y, candidates.expected(made))
 
 
 @pytest.mark.parametrize(
     "check, error",
-    [(testing.assert_close, AssertionError), (tuners_check, tuner_candidates.Wrong)],
+    [(testing.assert_close, AssertionError), (tuners_check, candidates.Wrong)],
     ids=["tests", "tuner"],
 )
 def test_the_budget_of_tf32(check, error, monkeypatch):

@@ -1,0 +1,144 @@
+"""python -m atrous demo: an ordinary ResNet34 and its fused twin side by side, on photographs.
+
+Same answers first, against an fp64 run of the plain model; then the times, in one interleaved run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import info
+from . import report as demo_report
+from .images import InputError, photographs, shipped, subject
+from .run import Disagreement, Plan, Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All but --json, which every command has."""
+    images = "photographs (default: four that ship with scikit-learn and scikit-image)"
+    seconds = "leave out torch.compile in bf16 where the demo would take longer than this (default %(default)g)"
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the table (PNG)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of ResNet34 (default: random)")
+    parser.add_argument("--image", type=Path, nargs="+", metavar="FILE", help=images)
+    parser.add_argument("--seconds", type=float, default=Plan.seconds, metavar="N", help=seconds)
+
+
+def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
+    """0; 1 where the fused model disagrees with the plain one; 2 for an input that cannot be used."""
+    plan = plan or Plan(seconds=args.seconds)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        _drawable(args.plot)
+        paths = args.image or shipped()
+        images = photographs(paths, plan.size)
+        model, weights = subject(args.weights, images)
+    except InputError as error:
+        print(f"atrous demo: {error}", file=sys.stderr)
+        return 2
+    result = _described(device, plan, paths, weights)
+    print(demo_report.header(result), flush=True)
+    try:
+        with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=64):  # one model, compiled for each cell
+            _show(Run(model, images, device, plan, result))
+    except Disagreement as error:
+        print(f"atrous demo: the fused model disagrees with the plain one, nothing is timed: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=2) + "\n")
+    if args.plot:
+        demo_report.plot(result, args.plot)
+    return 0
+
+
+def _show(run: Run) -> None:
+    """Each part of the report is printed as soon as it is known."""
+    with _progress(run):
+        try:
+            run.agreement()
+        finally:
+            _print(demo_report.agreement(run.result))
+        run.count()
+        _print(demo_report.sites(run.result))
+        run.prepare()
+        run.measure()
+        _print(demo_report.times(run.result))
+        run.train()
+    print(demo_report.training(run.result), flush=True)
+
+
+@contextlib.contextmanager
+def _progress(run: Run) -> Iterator[None]:
+    """A bar on stderr; none where stderr is no terminal, or tqdm is absent."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield
+        return
+    with tqdm(total=run.steps(), disable=None, leave=False, bar_format="{percentage:3.0f}% |{bar:20}| {desc}") as bar:
+
+        def advance(text: str, share: float) -> None:
+            bar.set_description_str(text, refresh=False)
+            bar.update(share)
+
+        run.progress = advance
+        yield
+
+
+def _print(text: str) -> None:
+    """Above the progress bar, where there is one."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        print(text, flush=True)
+    else:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def _described(device: torch.device, plan: Plan, paths: list[Path], weights: str) -> dict[str, Any]:
+    host = info.machine()
+    processor = {"name": host["cpu"], "capability": host["capability"], "threads": host["threads"]}
+    card = host["devices"][torch.cuda.current_device()] if device.type == "cuda" else processor
+    return {
+        "device": {"type": device.type, **card},
+        "versions": info.versions(),
+        "date": datetime.date.today().isoformat(),
+        "model": {
+            "name": "resnet34",
+            "size": plan.size,
+            "weights": weights,
+            "images": [Path(path).name for path in paths],
+        },
+        "agreement": {},
+        "launches": {},
+        "fusion": {},
+        "inference": [],
+        "training": [],
+        "training_not_run": [],
+        "memory": [],
+        "agreement_of_gradients": {},
+        "not_run": [],
+    }
+
+
+def _drawable(path: Path | None) -> None:
+    """Before the work, so that none of it is lost."""
+    if path is None:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("--plot needs matplotlib: pip install matplotlib")
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"--plot: expected a file that can be written, got {str(path)!r}")

@@ -1,0 +1,201 @@
+"""The demo's work: agreement, then launches, then times. Plain data in `result`; demo_report makes text of it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...fusion import fuse
+from .. import timing
+from . import training as demo_training
+from .images import batch
+from .variants import COMPILED, LABELS, launches, names, ready, twins
+
+# The largest error of a logit that is accepted, as a multiple of the plain model's own in the same dtype: the two
+# round in another order, and neither is the better one each time.
+BUDGET = 2.0
+PEERS = 2.0  # times that for a peer: it is not what is proved, and its order of summation may be unlucky
+TIMING_STEPS = 10  # of the progress bar, for a batch; a first call is one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured; the tests take less."""
+
+    size: int = 224
+    batches: tuple[int, ...] = (1, 8)
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+    variants: tuple[str, ...] = tuple(LABELS)
+    training_batch: int = 8
+    training_variants: tuple[str, ...] = tuple(demo_training.LABELS)
+    training_seconds: float = 25.0
+    seconds: float = 150.0  # beyond it, torch.compile is left out in training, and in other dtypes than the first
+    batch_seconds: float = 20.0  # of timing a batch, where no variant is slow
+
+
+class Cell(NamedTuple):
+    batch: int
+    dtype: torch.dtype
+    variant: str
+
+    def row(self, **values: Any) -> dict[str, Any]:
+        return {"batch": self.batch, "dtype": _name(self.dtype), "variant": self.variant, **values}
+
+
+class Disagreement(Exception):
+    """The fused model does not give what the plain one gives."""
+
+
+@dataclass
+class Run:
+    """One run on one device. agreement(), count() and prepare() come before measure(), in this order."""
+
+    model: nn.Module
+    images: Tensor
+    device: torch.device
+    plan: Plan
+    result: dict[str, Any]
+    progress: Callable[[str, float], object] = lambda text, share: None
+    calls: dict[Cell, timing.Call] = field(default_factory=dict)
+    took: dict[Cell, float] = field(default_factory=dict)  # seconds of the first call, compiling included
+
+    def __post_init__(self):
+        self.started = time.monotonic()
+        self.images = batch(self.images, max(*self.plan.batches, len(self.images))).to(self.device)
+        self.truth = copy.deepcopy(self.model).to(self.device).double()(self.images.double())
+        self.twins = {dtype: twins(self.model, dtype, self.device, fuse) for dtype in self.plan.dtypes}
+        self.result["fusion"] = self.twins[self.plan.dtypes[0]].fused.fusion_report.to_dict()
+
+    def agreement(self) -> None:
+        """Both models against fp64, in each dtype. Raises Disagreement after all of them are in the result."""
+        count, wrong = len(self.images), []
+        for dtype in self.plan.dtypes:
+            found: dict[str, Any] = {"images": count, "largest_logit": float(self.truth.abs().max())}
+            for name in ("eager", "atrous"):
+                self.progress(f"agreement, {_name(dtype)}", 1)
+                y = self._call(Cell(count, dtype, name))
+                found[name] = self._error(y)
+                found[f"{name}_same_top1"] = int((y.argmax(1) == self.truth.argmax(1)).sum())
+            found["allowed"] = BUDGET * found["eager"]
+            found["agrees"] = found["atrous"] <= found["allowed"]  # False for NaN
+            self.result["agreement"][_name(dtype)] = found
+            if not found["agrees"]:
+                wrong.append(f"{_name(dtype)}: error {found['atrous']:.3g}, allowed {found['allowed']:.3g}")
+        if wrong:
+            raise Disagreement("; ".join(wrong))
+
+    def count(self) -> None:
+        models, one = self.twins[self.plan.dtypes[0]], self.images[:1]
+        self.result["launches"] = {name: launches(ready(name, models, one)) for name in ("eager", "atrous")}
+
+    def prepare(self) -> None:
+        """The first call of every variant, and its error: what is compiled comes last, what is optional after that."""
+        cells = [
+            Cell(size, dtype, name)
+            for dtype in self.plan.dtypes
+            for size in self.plan.batches
+            for name in names(self.device, size)
+            if name in self.plan.variants
+        ]
+        for cell in sorted(cells, key=lambda cell: (cell.variant in COMPILED, self._optional(cell))):
+            self.progress(f"{LABELS[cell.variant].strip()}, batch {cell.batch}, {_name(cell.dtype)}", 1)
+            if cell in self.calls:
+                continue
+            reason = self._too_long(cell) if self._optional(cell) else None
+            reason = reason or self._refusal(cell)
+            if reason:
+                self.result["not_run"].append(cell.row(reason=reason))
+
+    def _call(self, cell: Cell) -> Tensor:
+        """The first call of a variant, which stays in `calls`."""
+        begin = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.compile's advice is not about the demo
+            call = ready(cell.variant, self.twins[cell.dtype], self.images[: cell.batch])
+            y = call()
+        self.calls[cell], self.took[cell] = call, time.monotonic() - begin
+        return y
+
+    def _refusal(self, cell: Cell) -> str | None:
+        """Why this variant is not measured; None: it is ready in `calls`."""
+        try:
+            error = self._error(self._call(cell))
+        except Exception as failure:  # a peer that cannot run here is a row that says so
+            if cell.variant == "atrous":
+                raise
+            lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+            return f"{type(failure).__name__}: {lines[0] if lines else ''}"
+        ours, allowed = cell.variant.startswith("atrous"), self.result["agreement"][_name(cell.dtype)]["allowed"]
+        allowed *= 1.0 if ours else PEERS
+        if not error <= allowed:
+            if ours:
+                raise Disagreement(f"batch {cell.batch}, {_name(cell.dtype)}: error {error:.3g}, allowed {allowed:.3g}")
+            del self.calls[cell]
+            return f"disagrees with fp64 by {error:.3g}, allowed {allowed:.3g}"
+        return None
+
+    def _optional(self, cell: Cell) -> bool:
+        later = cell.dtype != self.plan.dtypes[0] or cell.variant == "compile_max_autotune"
+        return cell.variant in COMPILED and later
+
+    def _too_long(self, cell: Cell) -> str | None:
+        """Compiling takes what it took before, a run what it takes uncompiled; at least three are measured."""
+        before = max((took for known, took in self.took.items() if known.variant in COMPILED), default=0.0)
+        uncompiled = {known: took for known, took in self.took.items() if known.variant not in COMPILED}
+        runs = sum(3 * took for took in uncompiled.values()) + len(self.plan.batches) * self.plan.batch_seconds / 2
+        mine = before + 4 * self.took.get(cell._replace(variant="eager_channels_last"), 0.0)
+        if time.monotonic() - self.started + runs + mine <= self.plan.seconds:
+            return None
+        return f"it would take the demo past {self.plan.seconds:g} s (--seconds)"
+
+    def measure(self) -> None:
+        """Every variant of a batch in one interleaved run; speed-ups over eager NCHW in the first dtype."""
+        for size in self.plan.batches:
+            calls = {cell: call for cell, call in self.calls.items() if cell.batch == size}
+            told = functools.partial(self._timed, f"timing batch {size}")
+            warmup = 5 if self.device.type == "cuda" else 0  # on a CPU the first calls were enough
+            times = timing.interleaved(calls, self.device, self.plan.batch_seconds, warmup=warmup, progress=told)
+            medians = timing.medians(times)
+            eager = medians[Cell(size, self.plan.dtypes[0], "eager")]
+            self.result["inference"] += [
+                cell.row(median_ms=median, speedup_vs_eager=eager / median, repeats=len(times[cell]))
+                for cell, median in medians.items()
+            ]
+        order = [_name(dtype) for dtype in self.plan.dtypes], list(LABELS)
+        self.result["inference"].sort(
+            key=lambda row: (order[0].index(row["dtype"]), row["batch"], order[1].index(row["variant"]))
+        )
+
+    def _timed(self, text: str, rounds: int) -> None:
+        self.progress(text, TIMING_STEPS / rounds)
+
+    def train(self) -> None:
+        """Gradients against fp64, bytes kept, and the time of a training step. Raises Disagreement."""
+        deadline = self.started + self.plan.seconds - 60  # what compiling a training step takes
+        training = demo_training.Training(self.model, self.images, self.plan, self.result, self.progress, deadline)
+        with torch.enable_grad():
+            wrong = training.prepare()
+            if wrong:
+                raise Disagreement(f"gradients: {wrong}")
+            training.measure()
+
+    def steps(self) -> float:
+        """What progress adds up to."""
+        cells = sum(name in self.plan.variants for size in self.plan.batches for name in names(self.device, size))
+        training = len(self.plan.training_variants) + 1
+        return len(self.plan.dtypes) * (2 + cells) + TIMING_STEPS * len(self.plan.batches) + training
+
+    def _error(self, y: Tensor) -> float:
+        return float((y.double() - self.truth[: len(y)]).abs().max())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,158 @@
+"""What a training step keeps and moves, site by site, counted on shapes alone: a model and its fused twin side by side.
+
+kept: bytes that the backward needs and that are no parameters, each storage once, at the site that made it.
+passes: tensors of a site's output size that its operators read or write, forward and backward, whatever caches do.
+A site is a convolution and all that runs until the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ...fusion import fuse
+from .layers import Result, on_shapes
+
+CONVOLUTIONS = (
+    torch.ops.aten.convolution.default,
+    torch.ops.atrous._conv_statistics.default,
+    torch.ops.atrous_triton._conv_statistics.default,
+)
+# How often an operator goes over its operands beyond the first time: BatchNorm for its statistics or sums and then for
+# its result, a convolution's backward for the input's and for the weight's gradient.
+AGAIN: dict[str, tuple[int, ...]] = {
+    "native_batch_norm": (0,),
+    "native_batch_norm_backward": (0, 1),
+    "cudnn_batch_norm": (0,),
+    "cudnn_batch_norm_backward": (0, 1),
+    "convolution_backward": (0,),
+}
+
+
+@dataclass
+class Cost:
+    """Of one site; output: the bytes of its convolution's output."""
+
+    name: str
+    output: int
+    kept: int = 0
+    moved: int = 0
+
+    @property
+    def passes(self) -> float:
+        return self.moved / self.output
+
+
+@dataclass
+class Ledger(TorchDispatchMode):
+    """Counts while a model runs forward and backward; costs[0] is what runs before the first convolution."""
+
+    names: dict[int, str]  # of parameters, by id
+    parameters: set[int]  # their storages
+    costs: list[Cost] = field(default_factory=list)
+    made: dict[int, tuple[int, torch.UntypedStorage]] = field(default_factory=dict)  # by storage: site; kept alive
+    kept: set[int] = field(default_factory=set)  # storages
+    site: int = -1
+    backward: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in CONVOLUTIONS and not self.backward:
+            self.site += 1
+            z = result[0] if isinstance(result, tuple) else result
+            self.costs.append(Cost(self.names.get(id(args[1]), ""), z.nbytes))
+        outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
+        for output in outputs:
+            storage = output.untyped_storage()
+            self.made.setdefault(storage._cdata, (max(self.site, 0), storage))
+        if self.costs and not func.is_view:
+            self.costs[self.site].moved += self._traffic(func, args, outputs)
+        if func is torch.ops.aten.convolution_backward.default:
+            self.site = max(self.site - 1, 0)
+        return result
+
+    def _traffic(self, func, args: tuple, outputs: list[Tensor]) -> int:
+        name = func.name().partition("::")[2].partition(".")[0]
+        if name.startswith(("empty", "new_empty", "detach", "zeros", "ones")):
+            return 0
+        inputs = [value for value in args if isinstance(value, Tensor)]
+        again = [args[index] for index in AGAIN.get(name, ())]
+        results = outputs[:1] if name == "convolution_backward" else outputs
+        return sum(value.nbytes for value in (*inputs, *again, *results) if self._activation(value))
+
+    def _activation(self, value: Tensor) -> bool:
+        return value.dim() == 4 and value.untyped_storage()._cdata not in self.parameters
+
+    def pack(self, value: Tensor) -> Tensor:
+        """A saved-tensor hook."""
+        self.kept.add(value.untyped_storage()._cdata)
+        return value
+
+    def close(self) -> list[Cost]:
+        for key in self.kept & self.made.keys() - self.parameters:
+            site, storage = self.made[key]
+            self.costs[site].kept += storage.nbytes()
+        return self.costs
+
+
+def step(model: nn.Module, input: Tensor) -> list[Cost]:
+    """The costs of one forward and backward in training mode, in the order in which the convolutions ran."""
+    names = {id(p): name.removesuffix("weight").removesuffix(".") for name, p in model.named_parameters()}
+    with (
+        Ledger(names, addresses(model, *model.buffers())) as ledger,
+        torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda value: value),
+    ):
+        input = input.clone()  # what is kept of the image counts too
+        outputs = [value for value in tree_leaves(model(input)) if isinstance(value, Tensor) and value.requires_grad]
+        ledger.backward = True
+        torch.autograd.backward([value.sum() for value in outputs])
+    return ledger.close()
+
+
+def addresses(*things: Tensor | nn.Module) -> set[int]:
+    """Of the storages of tensors; a module stands for its parameters."""
+    tensors = [t for thing in things for t in (thing.parameters() if isinstance(thing, nn.Module) else [thing])]
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
+
+
+def saved(call: Callable[[], Result], *without: Tensor | nn.Module) -> tuple[Result, int]:
+    """The result of call(), and the bytes that autograd saved: each storage once, those of `without` not at all.
+
+    A compiled graph's saved tensors count too.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        storages[storage._cdata] = storage  # held, so that no address is used twice
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        result = call()
+    known = addresses(*without)
+    return result, sum(storage.nbytes() for address, storage in storages.items() if address not in known)
+
+
+@dataclass
+class Site:
+    """A site of the model as it is, and of its fused twin."""
+
+    name: str
+    eager: Cost
+    fused: Cost
+
+
+def costs(model: nn.Module, input_shape: Sequence[int], recompute: bool = True) -> list[Site]:
+    """The sites of a training step on an input of this shape. Raises what the model raises, and fuse()."""
+    eager = on_shapes(step, model, input_shape, training=True)
+    fused = on_shapes(step, fuse(model, recompute=recompute), input_shape, training=True)
+    by_name = {cost.name: cost for cost in fused}
+    return [Site(cost.name, cost, by_name[cost.name]) for cost in eager]

@@ -1,0 +1,106 @@
+"""A fused model as an AOTInductor package: what C++ runs with libtorch and libatrous.so, and without Python."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch._inductor
+from torch import Tensor, nn
+from torch._dynamo.exc import UserError, UserErrorType
+from torch.utils._pytree import tree_leaves
+
+from ...backends import selection
+from ...fusion import Report, fuse
+from ...fusion.compare import agree
+
+ROWS = ("native", "library", "auto")  # what has its operators in C++
+OPTIONS = {
+    "freezing": True,  # what depends on the weights alone, as their packed forms, is computed now and not in each call
+    # What the compiler adds runs on any x86-64 processor with AVX2; our operators choose instructions at run time.
+    "cpp.march": "",
+    "cpp.simdlen": 256,
+    "aot_inductor.check_lowerbound": False,  # AOTI_RUNTIME_CHECK_INPUTS=1 would refuse a batch of 1
+}
+
+
+class Exported(NamedTuple):
+    """difference: the largest between the outputs of the package and of the model; seconds: to compile."""
+
+    report: Report
+    difference: float
+    seconds: float
+
+
+@torch.no_grad()
+def export(
+    model: nn.Module, example: Tensor, path: Path, *, backend: str = "native", dynamic: bool = True, about=None
+) -> Exported:
+    """Writes fuse(model, freeze=True) as a package for the CPU, after the package gave what the model gives.
+
+    Args:
+        model: in eval mode, on the CPU. example: its input, (N, C, H, W) with N > 1 where the batch is dynamic.
+        path: FILE.pt2; it is replaced once the package has been checked.
+        backend: one of ROWS. dynamic: the package takes any batch; else that of the example alone.
+        about: names and texts to keep in the package, as its metadata.
+
+    Raises:
+        RuntimeError: libatrous.so is not there; the package's outputs are not the model's;
+        ValueError: the batch cannot be dynamic; what torch raises where it cannot export or compile the model.
+    """
+    missing = selection.available("native")
+    if missing:
+        raise RuntimeError(f"export needs the C++ library: {missing[0]}")
+    fused: Any = fuse(model, example, backend=backend, freeze=True)
+    with tempfile.TemporaryDirectory(prefix=".atrous-", dir=path.absolute().parent) as folder:
+        made = Path(folder, path.name)
+        start = time.perf_counter()
+        with _quiet():
+            program = _trace(fused, example, dynamic)
+            known = torch._inductor.list_options()
+            options = {name: value for name, value in OPTIONS.items() if name in known}  # an older torch has fewer
+            options["aot_inductor.metadata"] = about or {}
+            torch._inductor.aoti_compile_and_package(program, package_path=str(made), inductor_configs=options)
+        seconds = time.perf_counter() - start
+        more = [example[:1], torch.cat([example, example[:1]])] if dynamic else []
+        difference = _difference(model, made, [example, *more])
+        os.replace(made, path)
+    return Exported(fused.fusion_report, difference, seconds)
+
+
+def _trace(fused: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+    batch = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    try:
+        return torch.export.export(fused, (example,), dynamic_shapes=batch)
+    except UserError as error:
+        if error.error_type != UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        wanted = "dynamic: expected a model that takes any number of images; --batch N is for this one"
+        raise ValueError(wanted) from error
+
+
+def _difference(model: nn.Module, package: Path, inputs: list[Tensor]) -> float:
+    with _quiet():
+        loaded = torch._inductor.aoti_load_package(str(package))
+    return max(agree(tree_leaves(model(x)), tree_leaves(loaded(x)), "export", "package") for x in inputs)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without torch's remarks on its own deprecations, and on a package that is for more processors than this one."""
+    log = logging.getLogger("torch.export.pt2_archive._package")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        log.setLevel(level)
