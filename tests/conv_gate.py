@@ -14,8 +14,9 @@ from unittest import mock
 import compile_gate as gate
 import torch
 
-from atrous.triton_kernels import configs, conv, describe, statistics
-from atrous.triton_kernels.configs import Conv, Pair
+from atrous.triton_kernels.conv import configs, problem, statistics
+from atrous.triton_kernels.conv import forward as conv
+from atrous.triton_kernels.conv.configs import Conv, Pair
 
 ROOT = Path(__file__).parents[1]
 CHIPS = (80, 90, 100)
@@ -97,7 +98,7 @@ def _tensors(layer: Layer, dtype: torch.dtype):
 
 def _capture(module, kernel, run, label, config, chip, layer, precision) -> gate.Variant | None:
     recorder = gate.Recorder(getattr(module, kernel))
-    here = mock.patch.multiple(describe, chip=lambda device: (chip, MULTIPROCESSORS), precision=lambda x: precision)
+    here = mock.patch.multiple(problem, chip=lambda device: (chip, MULTIPROCESSORS), precision=lambda x: precision)
     with here, mock.patch.object(module, kernel, recorder):
         try:
             run()

@@ -23,8 +23,9 @@ import torch
 
 from atrous import testing
 from atrous.ops.registration import device_support, triton_impl
-from atrous.triton_kernels import configs, conv, statistics
-from atrous.triton_kernels.describe import conv_key
+from atrous.triton_kernels.conv import configs, statistics
+from atrous.triton_kernels.conv import forward as conv
+from atrous.triton_kernels.conv.problem import conv_key
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPE = torch.float16

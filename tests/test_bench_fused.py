@@ -12,7 +12,7 @@ import torch
 import atrous
 from atrous import tuning
 from atrous.tools import timing
-from atrous.triton_kernels.configs import CONV
+from atrous.triton_kernels.conv.configs import CONV
 from atrous.tuning.table.device_id import device_name, versions
 from atrous.tuning.table.format import Entry, Table
 

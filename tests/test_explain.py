@@ -13,7 +13,7 @@ from atrous.models import ResNet, resnet34
 from atrous.tools.explain import explain
 from atrous.tools.explain import target as targets
 from atrous.tools.explain.target import Ceilings, target
-from atrous.triton_kernels.configs import Conv, conv_config
+from atrous.triton_kernels.conv.configs import Conv, conv_config
 from atrous.tuning.table.format import Entry
 
 SHAPE = (1, 3, 224, 224)
@@ -107,7 +107,7 @@ def test_ieee_products_have_no_measured_peak(small):
 @pytest.mark.parametrize("batch", [1, 64])
 def test_configs_are_those_of_a_call(chip, dtype, batch):
     """Against the key that the kernels' own launcher makes from tensors."""
-    describe = pytest.importorskip("atrous.triton_kernels.describe", exc_type=ImportError)
+    describe = pytest.importorskip("atrous.triton_kernels.conv.problem", exc_type=ImportError)
     model = ResNet((1, 1, 1, 1), output_stride=8)
     explanation = explained(model, "triton", (batch, 3, 64, 64), chip=chip, dtype=dtype)
     capability, multiprocessors = int(chip[3:]), targets.CHIPS[chip]

@@ -116,7 +116,7 @@ def test_in_place_of_triton_is_the_library_or_plain_torch_where_it_has_no_image(
     z, said = torch.randn(2, 3, 4, 4), mock.Mock(side_effect=NotCompiled("no"))
     monkeypatch.setattr(triton_impl, "triton_runs", lambda device: triton)
     monkeypatch.setattr(triton_impl, "atrous_runs", lambda device: image)
-    monkeypatch.setattr("atrous.triton_kernels.pointwise.epilogue", said)
+    monkeypatch.setattr("atrous.triton_kernels.pointwise.forward.epilogue", said)
     with Names() as names:
         y = triton_impl._epilogue(z, *Epilogue(slope_kind="relu"))
     assert torch.equal(y, z.relu()) and said.called == triton

@@ -11,7 +11,7 @@ from atrous import ops, reference
 from atrous.backends import selection
 from atrous.core.spec import Epilogue
 from atrous.ops.registration import triton_impl
-from atrous.triton_kernels import configs
+from atrous.triton_kernels.conv import configs
 
 POINTWISE = ("_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_statistics")
 CONVOLUTIONS = ("_conv_epilogue", "_conv_statistics", "_winograd_weight", "_winograd_epilogue")

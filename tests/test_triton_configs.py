@@ -4,11 +4,11 @@ import pytest
 
 pytest.importorskip("triton")
 
-from atrous.triton_kernels import configs as conv_configs
-from atrous.triton_kernels import pointwise_configs as configs
-from atrous.triton_kernels.configs import Conv, ConvKey, conv_grid, conv_prune, conv_reasons, round_up
-from atrous.triton_kernels.describe import Problem
-from atrous.triton_kernels.pointwise_configs import PointwiseKey
+from atrous.triton_kernels.conv import configs as conv_configs
+from atrous.triton_kernels.conv.configs import Conv, ConvKey, conv_grid, conv_prune, conv_reasons, round_up
+from atrous.triton_kernels.conv.problem import Problem
+from atrous.triton_kernels.pointwise import configs
+from atrous.triton_kernels.pointwise.configs import PointwiseKey
 
 RESNET34 = [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)]
 

@@ -20,7 +20,9 @@ from triton_cases import DESCRIPTORS, DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS,
 pytest.importorskip("triton")
 
 from atrous import reference  # noqa: E402
-from atrous.triton_kernels import configs, conv, launch  # noqa: E402
+from atrous.triton_kernels import launch  # noqa: E402
+from atrous.triton_kernels.conv import configs  # noqa: E402
+from atrous.triton_kernels.conv import forward as conv
 
 SPLIT = [tile._replace(splits=splits) for splits in configs.SPLITS if splits > 1 for tile in configs.CONV]
 WHOLE = [tile._replace(waves=waves) for waves in configs.WAVES for tile in configs.CONV]

@@ -19,8 +19,10 @@ import compile_gate as gate  # noqa: E402
 import conv_gate  # noqa: E402
 from conv_gate import BULK, CHIPS, DEPTHWISE, LAYERS, PRODUCT, statistics_variant, variant  # noqa: E402
 
-from atrous.triton_kernels import configs, conv, launch  # noqa: E402
-from atrous.triton_kernels.configs import CONV, Conv  # noqa: E402
+from atrous.triton_kernels import launch  # noqa: E402
+from atrous.triton_kernels.conv import configs  # noqa: E402
+from atrous.triton_kernels.conv import forward as conv  # noqa: E402
+from atrous.triton_kernels.conv.configs import CONV, Conv  # noqa: E402
 from atrous.triton_kernels.gpus import gpu  # noqa: E402
 
 if not isinstance(conv.conv_epilogue_kernel, triton.JITFunction):

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from atrous import reference  # noqa: E402
-from atrous.triton_kernels import launch, pointwise
-from atrous.triton_kernels import pointwise_configs as configs  # noqa: E402
+from atrous.triton_kernels import launch
+from atrous.triton_kernels.pointwise import configs  # noqa: E402
+from atrous.triton_kernels.pointwise import forward as pointwise
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = torch.cuda.is_available()

@@ -17,8 +17,9 @@ triton = pytest.importorskip("triton")
 import compile_gate as gate  # noqa: E402
 import triton.language as tl  # noqa: E402
 
-from atrous.triton_kernels import launch, pointwise  # noqa: E402
-from atrous.triton_kernels import pointwise_configs as configs  # noqa: E402
+from atrous.triton_kernels import launch  # noqa: E402
+from atrous.triton_kernels.pointwise import configs  # noqa: E402
+from atrous.triton_kernels.pointwise import forward as pointwise  # noqa: E402
 
 if not isinstance(pointwise.epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)

@@ -18,9 +18,13 @@ pytest.importorskip("triton")
 from test_triton_epilogue import DTYPES, LAYOUTS, RESIDUALS, arguments, double  # noqa: E402
 
 from atrous import reference  # noqa: E402
-from atrous.triton_kernels import channel_statistics, channel_sums, gradients, launch, pointwise  # noqa: E402
-from atrous.triton_kernels import pointwise_configs as configs  # noqa: E402
-from atrous.triton_kernels import reduction_plan as reductions  # noqa: E402
+from atrous.triton_kernels import launch  # noqa: E402
+from atrous.triton_kernels.pointwise import backward as gradients
+from atrous.triton_kernels.pointwise import configs  # noqa: E402
+from atrous.triton_kernels.pointwise import forward as pointwise
+from atrous.triton_kernels.pointwise import reduce as channel_sums
+from atrous.triton_kernels.pointwise import reduction_plan as reductions  # noqa: E402
+from atrous.triton_kernels.pointwise import statistics as channel_statistics  # noqa: E402
 
 SLOPES = ("relu", "number", "tensor", "shared", "random")
 SHAPES = {"last": ((3, 5, 4, 5), "NHWC"), "planes": ((3, 5, 4, 8), "NCHW"), "flat": ((3, 5, 7, 7), "NCHW")}

@@ -18,8 +18,12 @@ import triton.language as tl  # noqa: E402
 from conv_gate import ASYNC  # noqa: E402
 from test_triton_gate import CHIPS, CONFIGS, DTYPES, PREFERRED, SHAPES, VECTORS, complaints  # noqa: E402
 
-from atrous.triton_kernels import channel_statistics, channel_sums, gradients, launch, pointwise  # noqa: E402
-from atrous.triton_kernels import reduction_plan as reductions  # noqa: E402
+from atrous.triton_kernels import launch  # noqa: E402
+from atrous.triton_kernels.pointwise import backward as gradients  # noqa: E402
+from atrous.triton_kernels.pointwise import forward as pointwise  # noqa: E402
+from atrous.triton_kernels.pointwise import reduce as channel_sums  # noqa: E402
+from atrous.triton_kernels.pointwise import reduction_plan as reductions  # noqa: E402
+from atrous.triton_kernels.pointwise import statistics as channel_statistics  # noqa: E402
 
 KERNELS = {
     "statistics": (channel_statistics, "statistics_kernel"),

@@ -15,7 +15,9 @@ from triton_cases import DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS, WAYS, on_car
 
 pytest.importorskip("triton")
 
-from atrous.triton_kernels import configs, conv, launch, statistics  # noqa: E402
+from atrous.triton_kernels import launch  # noqa: E402
+from atrous.triton_kernels.conv import configs, statistics  # noqa: E402
+from atrous.triton_kernels.conv import forward as conv
 
 WAYS = [(path, layout) for path, layout in WAYS if path != "splits"]
 EVERY_CONFIG = [tile._replace(waves=waves) for tile in configs.CONV for waves in configs.WAVES]

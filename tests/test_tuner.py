@@ -20,7 +20,7 @@ from atrous.tools.tune import candidates
 from atrous.tools.tune import measure as tuner
 from atrous.tools.tune.candidates import Form, arguments, forms
 from atrous.tools.tune.report import describe, table
-from atrous.triton_kernels.configs import CONV
+from atrous.triton_kernels.conv.configs import CONV
 from atrous.tuning.table.device_id import device_name, versions
 from atrous.tuning.table.format import Entry, Table
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import atrous
 from atrous import tuning
 from atrous.core.spec import Spec
-from atrous.triton_kernels.configs import CONV, DEPTHWISE
+from atrous.triton_kernels.conv.configs import CONV, DEPTHWISE
 from atrous.tuning.table.device_id import device_name, file_name, versions
 from atrous.tuning.table.format import MOST_BYTES, Entry, Key, Table, dump, parse
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atrous import reference
-from atrous.triton_kernels import configs
+from atrous.triton_kernels.conv import configs
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = torch.cuda.is_available()

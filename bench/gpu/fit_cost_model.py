@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from atrous.triton_kernels import configs
-from atrous.triton_kernels.configs import ConvKey
-from atrous.triton_kernels.cost_model import Rates, Work, clocks, rates
+from atrous.triton_kernels.conv import configs
+from atrous.triton_kernels.conv.configs import ConvKey
+from atrous.triton_kernels.conv.cost_model import Rates, Work, clocks, rates
 
 CONFIGS = {
     config.describe(): config

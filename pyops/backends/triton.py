@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec
 from ..ops import device_support, triton_impl
-from ..triton_kernels.configs import DTYPES
+from ..triton_kernels.conv.configs import DTYPES
 from .training import convolution_backward  # noqa: F401
 
 name = "triton"

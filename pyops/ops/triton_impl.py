@@ -69,8 +69,8 @@ def atrous_runs(device: torch.device) -> bool:
 
 def pointwise(name: str) -> Callable:
     """The primitive of this name, one of those without a convolution: launches the kernel, whatever the device."""
-    from ..triton_kernels import gradients
-    from ..triton_kernels import pointwise as forward
+    from ..triton_kernels.pointwise import backward as gradients
+    from ..triton_kernels.pointwise import forward
 
     if name in ("_epilogue", "_epilogue_again"):
         return forward.epilogue
@@ -125,8 +125,8 @@ def triton_conv_statistics(
 
 @functools.lru_cache
 def _convolutions() -> SimpleNamespace:
-    from ..triton_kernels.conv import conv_epilogue
-    from ..triton_kernels.statistics import conv_statistics
+    from ..triton_kernels.conv.forward import conv_epilogue
+    from ..triton_kernels.conv.statistics import conv_statistics
 
     return SimpleNamespace(conv_epilogue=conv_epilogue, conv_statistics=conv_statistics)
 

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ..core.spec import Pair
-from ..triton_kernels.configs import CONV, DEPTHWISE, SPLITS, WAVES, Conv
+from ..triton_kernels.conv.configs import CONV, DEPTHWISE, SPLITS, WAVES, Conv
 
 FORMAT = 1
 MOST_BYTES = 2**24

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.layout import memory_format
 from ..core.spec import Spec
-from ..triton_kernels.configs import Conv, precision
+from ..triton_kernels.conv.configs import Conv, precision
 from .device_id import device_name, versions
 from .format import MOST_BYTES, Entry, Key, Table, dump, parse
 

@@ -39,14 +39,11 @@ from torch import Tensor  # noqa: E402
 
 import atrous  # noqa: E402
 from atrous import reference, tuning  # noqa: E402
-from atrous.backends import (
-    selection,
-    training,  # noqa: E402
-)
+from atrous.backends import selection, training
 from atrous.core import activation, layout
 from atrous.core.spec import Epilogue, Spec, accumulate_type  # noqa: E402
 from atrous.ops.registration import eager as eager_ops
-from atrous.triton_kernels import configs  # noqa: E402
+from atrous.triton_kernels.conv import configs  # noqa: E402
 
 FORMS = ("forward", "training", "training", "primitive", "frozen", "passes")
 CHANNELS = (1, 2, 3, 7, 8, 12, 16, 17, 24, 31, 32, 64, 64, 65, 128)

@@ -37,18 +37,15 @@ from triton.runtime import driver
 from atrous.backends import library, native, triton
 from atrous.core.spec import Epilogue, Spec
 from atrous.tools import info
-from atrous.triton_kernels import (
-    channel_statistics,
-    channel_sums,
-    configs,
-    conv,
-    describe,
-    gradients,
-    launch,
-    pointwise,
-)
-from atrous.triton_kernels import reduction_plan as reductions
-from atrous.triton_kernels import statistics as conv_statistics
+from atrous.triton_kernels import launch
+from atrous.triton_kernels.conv import configs, problem
+from atrous.triton_kernels.conv import forward as conv
+from atrous.triton_kernels.conv import statistics as conv_statistics
+from atrous.triton_kernels.pointwise import backward as gradients
+from atrous.triton_kernels.pointwise import forward as pointwise
+from atrous.triton_kernels.pointwise import reduce as channel_sums
+from atrous.triton_kernels.pointwise import reduction_plan as reductions
+from atrous.triton_kernels.pointwise import statistics as channel_statistics
 
 Call = Callable[[], object]
 CHIP, MULTIPROCESSORS = 90, 132
@@ -74,7 +71,7 @@ def fake_gpu() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(driver, "_active", Driver()))
-        for module in (describe, pointwise, reductions):
+        for module in (problem, pointwise, reductions):
             stack.enter_context(mock.patch.object(module, "chip", lambda device: (CHIP, MULTIPROCESSORS)))
         for module in LAUNCHERS:
             stack.enter_context(mock.patch.object(module, "check_device", lambda *arguments: None))

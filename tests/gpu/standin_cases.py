@@ -11,8 +11,11 @@ import conv_gate
 import torch
 from conv_gate import DEPTHWISE, LAYERS, Layer
 
-from atrous.triton_kernels import configs, conv, describe, gradients, pointwise, statistics
-from atrous.triton_kernels.configs import Conv
+from atrous.triton_kernels.conv import configs, problem, statistics
+from atrous.triton_kernels.conv import forward as conv
+from atrous.triton_kernels.conv.configs import Conv
+from atrous.triton_kernels.pointwise import backward as gradients
+from atrous.triton_kernels.pointwise import forward as pointwise
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ENDINGS = tuple(itertools.product(("relu", "number", "tensor", "random"), ("none", "before", "after")))
@@ -61,7 +64,7 @@ def boxes(layer: Layer, config: Conv, dtype: torch.dtype, batches: tuple[int, ..
     if not config.descriptors:
         return 1
     made = [tensors(layer, batch, dtype) for batch in batches]
-    keys = [describe.conv_key(x, w, *geometry, layer.memory_format) for x, w, geometry, _ in made]
+    keys = [problem.conv_key(x, w, *geometry, layer.memory_format) for x, w, geometry, _ in made]
     return len({configs.box(key, config.block_n) for key in keys})
 
 

@@ -17,7 +17,10 @@ import triton.language as tl
 from triton.runtime import interpreter
 from triton_cases import INTERPRETING, LAYOUTS, POINTERS, convolution, interpret, strided_as
 
-from atrous.triton_kernels import conv, gradients, reduction_plan, statistics
+from atrous.triton_kernels.conv import forward as conv
+from atrous.triton_kernels.conv import statistics
+from atrous.triton_kernels.pointwise import backward as gradients
+from atrous.triton_kernels.pointwise import reduction_plan
 
 only_interpreted = pytest.mark.skipif(not INTERPRETING, reason="the interpreter's process runs this")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths
 
-from atrous.triton_kernels.cost_model import Rates, Work, clocks
+from atrous.triton_kernels.conv.cost_model import Rates, Work, clocks
 from atrous.triton_kernels.gpus import GPUS
 
 ROOT = Path(__file__).parents[2]

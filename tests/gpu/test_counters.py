@@ -13,7 +13,9 @@ pytest.importorskip("triton")
 
 from triton_cases import DEVICE, PATHS, interpret, on_card, on_device
 
-from atrous.triton_kernels import conv, counters, gradients
+from atrous.triton_kernels import counters
+from atrous.triton_kernels.conv import forward as conv
+from atrous.triton_kernels.pointwise import backward as gradients
 
 GPU = torch.device("cuda", 0)
 

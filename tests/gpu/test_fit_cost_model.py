@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from atrous.triton_kernels import configs
-from atrous.triton_kernels.cost_model import Rates, clocks, rates
+from atrous.triton_kernels.conv import configs
+from atrous.triton_kernels.conv.cost_model import Rates, clocks, rates
 
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("fit_cost_model", ROOT / "bench" / "gpu" / "fit_cost_model.py")

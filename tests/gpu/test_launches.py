@@ -77,7 +77,9 @@ def test_the_last_line_names_what_ended_the_process():
 def test_reductions_of_one_program_and_of_several():
     """In every layout, on any GPU: what the maps of launches.py are there for."""
     pytest.importorskip("triton")
-    from atrous.triton_kernels import pointwise, pointwise_configs, reduction_plan
+    from atrous.triton_kernels.pointwise import configs as pointwise_configs
+    from atrous.triton_kernels.pointwise import forward as pointwise
+    from atrous.triton_kernels.pointwise import reduction_plan
 
     found: dict[str, list[bool]] = {}
     for size, layout in launches.MAPS:

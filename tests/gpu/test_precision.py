@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from atrous import reference, testing, tuning
 from atrous.core.spec import Epilogue
 from atrous.tools.tune import candidates
-from atrous.triton_kernels.configs import precision
+from atrous.triton_kernels.conv.configs import precision
 
 TESTS = Path(__file__).parents[1]
 CASE = testing.Case("deep", (2, 256, 9, 9), 32, residual="before")
@@ -47,7 +47,8 @@ def test_what_torch_is_told(name, value, expected):
 @pytest.mark.parametrize("name, value, expected", WAYS)
 def test_it_reaches_the_kernels(name, value, expected):
     pytest.importorskip("triton")
-    from atrous.triton_kernels import conv, statistics
+    from atrous.triton_kernels.conv import forward as conv
+    from atrous.triton_kernels.conv import statistics
 
     x, w = torch.randn(2, 16, 9, 9), torch.randn(32, 16, 3, 3)
     geometry = None, (1, 1), (1, 1), (1, 1), 1
@@ -65,7 +66,7 @@ def test_it_reaches_the_kernels(name, value, expected):
 
 TOLD = """
 import torch
-from atrous.triton_kernels.configs import precision
+from atrous.triton_kernels.conv.configs import precision
 
 def test_products():
     assert torch.get_default_device().type == "meta"

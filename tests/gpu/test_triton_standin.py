@@ -15,7 +15,9 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from atrous.triton_kernels import configs, conv, gpus  # noqa: E402
+from atrous.triton_kernels import gpus  # noqa: E402
+from atrous.triton_kernels.conv import configs  # noqa: E402
+from atrous.triton_kernels.conv import forward as conv  # noqa: E402
 
 if not isinstance(conv.conv_epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)

@@ -11,7 +11,7 @@ from torch import nn
 from ... import tuning
 from ...backends import selection
 from ...core.layout import channels_last
-from ...triton_kernels.configs import precision
+from ...triton_kernels.conv.configs import precision
 
 CHIPS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}  # multiprocessors of an A100, an H100 and a B200
 

@@ -15,7 +15,7 @@ from ...backends import selection
 from ...backends.prepack import Packs
 from ...core.call_args import NO_NORMALISATION, Ending, Normalisation
 from ...core.layout import memory_format
-from ...triton_kernels.configs import Conv, ConvKey, conv_cycles, conv_prune
+from ...triton_kernels.conv.configs import Conv, ConvKey, conv_cycles, conv_prune
 from ...tuning.format import Key
 from ..explain.conv_sites import Site
 
@@ -163,14 +163,14 @@ def predictions(configs: Sequence[Conv], made: Made) -> dict[Conv, float]:
 
 
 def _conv_key(made: Made) -> ConvKey:
-    from ...triton_kernels.describe import conv_key
+    from ...triton_kernels.conv.problem import conv_key
 
     tensors = made["input"], made["weight"]
     return conv_key(*tensors, *_geometry(made), memory_format(*tensors), made.get("residual"))
 
 
 def _in_config(config: Conv, made: Made) -> Callable[[], Tensor]:
-    from ...triton_kernels.conv import conv_epilogue
+    from ...triton_kernels.conv.forward import conv_epilogue
 
     input, weight, residual = made["input"], made["weight"], made.get("residual")
     vectors: Any = (made.get(name) for name in ("running_mean", "running_var", "bn_weight", "bn_bias"))

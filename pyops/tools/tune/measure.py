@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ... import tuning
-from ...triton_kernels.configs import Conv
+from ...triton_kernels.conv.configs import Conv
 from ...tuning.format import Entry, Key
 from .. import timing
 from ..explain.conv_sites import Site

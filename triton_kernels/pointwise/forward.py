@@ -9,19 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..epilogue import FUSION
+from ..epilogue import epilogue as apply_epilogue
+from ..launch import ACCESS_BYTES, Plan, check_device, chip, launch, wide
+from ..vectors import load_channels
+from .configs import PLANE_LONG, POINTWISE_PROGRAMS, Pointwise, PointwiseKey, pointwise_config, pointwise_registers
 from .elements import drawn, index_of
-from .epilogue import FUSION
-from .epilogue import epilogue as apply_epilogue
-from .launch import ACCESS_BYTES, Plan, check_device, chip, launch, wide
-from .pointwise_configs import (
-    PLANE_LONG,
-    POINTWISE_PROGRAMS,
-    Pointwise,
-    PointwiseKey,
-    pointwise_config,
-    pointwise_registers,
-)
-from .vectors import load_channels
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

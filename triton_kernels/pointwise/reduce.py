@@ -5,13 +5,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..epilogue import divide, square_root
+from ..launch import check_device, launch
+from ..vectors import load_channels, load_vector
 from .elements import gradients, index_of
-from .epilogue import divide, square_root
-from .launch import check_device, launch
-from .pointwise import accumulator, describe, matching, operands, residual_before
+from .forward import accumulator, describe, matching, operands, residual_before
 from .reduction import channels_of, collect, collected, last_arrives, leave, position
 from .reduction_plan import SIZES, reduction_plan, workspace
-from .vectors import load_channels, load_vector
 
 
 @triton.jit

@@ -8,14 +8,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .channel_statistics import statistics as statistics
-from .channel_sums import epilogue_reduce as epilogue_reduce
+from ..epilogue import divide, square_root
+from ..launch import check_device, launch
+from ..vectors import load_channels, load_vector
+from .configs import gradient_registers
 from .elements import gradients, index_of
-from .epilogue import divide, square_root
-from .launch import check_device, launch
-from .pointwise import describe, matching, operands, pointwise_plan, residual_before
-from .pointwise_configs import gradient_registers
-from .vectors import load_channels, load_vector
+from .forward import describe, matching, operands, pointwise_plan, residual_before
+from .reduce import epilogue_reduce as epilogue_reduce
+from .statistics import statistics as statistics
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .epilogue import draw_keep, draw_slope, normalise, slope_at, uniforms
+from ..epilogue import draw_keep, draw_slope, normalise, slope_at, uniforms
 
 
 @triton.jit

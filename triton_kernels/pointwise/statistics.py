@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_device, launch
-from .moments import variance
-from .pointwise import accumulator, describe
+from ..launch import check_device, launch
+from ..welford import variance
+from .forward import accumulator, describe
 from .reduction import collect, collected, last_arrives, leave, position
 from .reduction_plan import SIZES, reduction_plan, workspace
 

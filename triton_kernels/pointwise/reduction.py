@@ -16,8 +16,8 @@ STAGES: of the pipeline over the steps, of which all but one are on their way to
 import triton
 import triton.language as tl
 
-from .moments import combine, merge
-from .tiles import arrive
+from ..conv.tiles import arrive
+from ..welford import combine, merge
 
 
 @triton.jit

@@ -6,7 +6,7 @@ measured times best are found by bench/gpu/fit_cost_model.py.
 
 from typing import NamedTuple
 
-from .gpus import SHARED_BYTES, gpu
+from ..gpus import SHARED_BYTES, gpu
 
 # Guesses until they are fitted: clocks of a block's start (launch, vectors, first loads), and by how much addresses
 # slow the loads of pointers.

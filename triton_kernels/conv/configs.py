@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..gpus import REGISTERS, gpu
 from .cost_model import Work, clocks, rates, rows_read
-from .gpus import REGISTERS, gpu
 
 Pair = tuple[int, int]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from .configs import round_up
+from ..conv.configs import round_up
 
 
 class PointwiseKey(NamedTuple):

@@ -11,16 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..counters import counters
+from ..epilogue import FUSION
+from ..launch import Plan, check_device, launch
+from ..vectors import load_vector
+from ..welford import combine, merge, variance
 from . import configs
 from .configs import Conv
-from .counters import counters
-from .describe import Descriptors, Problem, describe, laid_out
-from .epilogue import FUSION
-from .launch import Plan, check_device, launch
-from .moments import combine, merge, variance
-from .products import convolve, steps_of
+from .main_loop import convolve, steps_of
+from .problem import Descriptors, Problem, describe, laid_out
 from .tiles import arrive, pixels, place, store_tile
-from .vectors import load_vector
 
 
 @triton.jit

@@ -9,9 +9,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..launch import aligned, chip, wide
 from . import configs
 from .configs import DTYPES, Conv, ConvKey, Pair, precision
-from .launch import aligned, chip, wide
 from .tiles import Layer, Tile
 
 

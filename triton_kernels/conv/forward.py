@@ -8,16 +8,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..counters import counters
+from ..epilogue import FUSION, draw_slope, uniforms
+from ..epilogue import epilogue as apply_epilogue
+from ..launch import Plan, check_device, launch
+from ..vectors import load_channels, load_vector
 from . import configs
 from .configs import Conv
-from .counters import counters
-from .describe import Descriptors, Problem, describe, laid_out
-from .epilogue import FUSION, draw_slope, uniforms
-from .epilogue import epilogue as apply_epilogue
-from .launch import Plan, check_device, launch
-from .products import convolve, steps_of
+from .main_loop import convolve, steps_of
+from .problem import Descriptors, Problem, describe, laid_out
 from .tiles import arrive, load_tile, pixels, place, planes, store_tile
-from .vectors import load_channels, load_vector
 
 
 @triton.jit
