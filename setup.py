@@ -193,9 +193,10 @@ def native() -> dict:
 
 
 def packages() -> list[str]:
-    """pyops/ and its folders, as atrous and its packages, and triton_kernels/ as atrous.triton_kernels."""
-    folders = sorted(path.parent.relative_to(ROOT / "pyops") for path in ROOT.glob("pyops/**/__init__.py"))
-    return [*(".".join(["atrous", *folder.parts]) for folder in folders), "atrous.triton_kernels"]
+    """atrous (pyops/), atrous.triton_kernels (triton_kernels/) and the folders in both."""
+    inits = [*ROOT.glob("pyops/**/__init__.py"), *ROOT.glob("triton_kernels/**/__init__.py")]
+    folders = sorted(path.parent.relative_to(ROOT).parts for path in inits)
+    return [".".join(["atrous", *(parts[1:] if parts[0] == "pyops" else parts)]) for parts in folders]
 
 
 if __name__ == "__main__":

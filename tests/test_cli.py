@@ -47,7 +47,8 @@ def test_module_and_broken_pipe(tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("resnet34, input 64x64x3, batch 1\n")
     assert max(map(len, done.stdout.splitlines())) <= 60
-    leave = "import os, sys; read, write = os.pipe(); os.close(read); os.dup2(write, 1); from atrous.tools.cli import main; "
+    leave = "import os, sys; read, write = os.pipe(); os.close(read); os.dup2(write, 1); "
+    leave += "from atrous.tools.cli import main; "
     done = python("-c", leave + "sys.exit(main(['info']))", folder=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
 

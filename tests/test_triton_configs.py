@@ -5,8 +5,9 @@ import pytest
 pytest.importorskip("triton")
 
 from atrous.triton_kernels.conv import configs as conv_configs
-from atrous.triton_kernels.conv.configs import Conv, ConvKey, conv_grid, conv_prune, conv_reasons, round_up
+from atrous.triton_kernels.conv.configs import Conv, ConvKey, conv_grid, conv_prune, conv_reasons
 from atrous.triton_kernels.conv.problem import Problem
+from atrous.triton_kernels.gpus import round_up
 from atrous.triton_kernels.pointwise import configs
 from atrous.triton_kernels.pointwise.configs import PointwiseKey
 

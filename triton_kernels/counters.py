@@ -1,6 +1,6 @@
 """Where the programs of a launch count who is the last: integers that are zero before a launch and after it.
 
-The last program to arrive sets its counter back (tiles.arrive), so that no fill has to precede a launch: it would be a
+The last program to arrive sets its counter back (`arrive`), so that no fill has to precede a launch: it would be a
 node of its own in a CUDA graph. A device has one array of zeros, of which every stream has a part: launches of one
 stream follow one another. A launch that a graph captures gets a part that nobody else ever has, since a graph is
 replayed on any stream: graphs may run beside one another and beside calls, and CUDA runs one graph's replays one after
@@ -11,6 +11,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 COUNTERS = 1 << 22  # of a device, 16 MiB: 36 launches of 132 counters in each of 720 graphs, or what `tune` captures
@@ -87,3 +89,14 @@ def _allocate(device: torch.device) -> Tensor:
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(fill).result()
+
+
+@triton.jit
+def arrive(arrived_ptr, programs):
+    """Whether this program is the last of so many to come here; what the others stored before is then visible. The last
+    one sets the counter back to zero for the next launch."""
+    tl.debug_barrier()  # the stores of all threads come before the one thread's atomic
+    last = tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == programs - 1
+    if last:
+        tl.store(arrived_ptr, 0)
+    return last

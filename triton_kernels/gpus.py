@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SHARED_BYTES = 128  # of shared memory, a clock
+INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
 REGISTERS = 65536  # of a multiprocessor
 
 
@@ -33,3 +34,7 @@ GPUS = _read()
 def gpu(chip: int) -> Gpu:
     """That of the chip; of one that the table does not have, the newest that is not newer."""
     return GPUS[max((known for known in GPUS if known <= chip), default=min(GPUS))]
+
+
+def round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .conv.configs import INT32_ELEMENTS
+from .gpus import INT32_ELEMENTS
 
 ACCESS_BYTES = 16
 INTERPRETED = (90, 1)  # what the interpreter runs as: everything that a chip can do, on one multiprocessor

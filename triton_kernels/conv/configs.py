@@ -1,6 +1,6 @@
 """The convolution's configs: their lists, the key that a choice depends on, their constraints and their prune function.
 
-A call takes the config that was measured for it (atrous.tuning.table), else the one that is predicted to be the fastest.
+A call takes the config that was measured for it (atrous.tuning), else the one that is predicted to be the fastest.
 Nothing is tuned in a call.
 """
 
@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..gpus import REGISTERS, gpu
+from ..gpus import REGISTERS, gpu, round_up
 from .cost_model import Work, clocks, rates, rows_read
 
 Pair = tuple[int, int]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-INT32_ELEMENTS = 2**31 - 2**16  # beyond it the offsets of a tile, masked lanes included, need 64 bits
 
 
 class ConvKey(NamedTuple):
@@ -134,10 +133,6 @@ def precision(dtype: torch.dtype) -> str:
     """Of a product: in fp32 what torch allows cuDNN's convolutions; of 16-bit tensors it means nothing."""
     cudnn: Any = torch.backends.cudnn  # mypy does not know its `conv`
     return "tf32" if dtype.itemsize < 4 or cudnn.conv.fp32_precision == "tf32" else "ieee"
-
-
-def round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def conv_options(config: Conv) -> dict[str, int]:

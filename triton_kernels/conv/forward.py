@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..counters import counters
+from ..counters import arrive, counters
 from ..epilogue import FUSION, draw_slope, uniforms
 from ..epilogue import epilogue as apply_epilogue
 from ..launch import Plan, check_device, launch
@@ -17,7 +17,7 @@ from . import configs
 from .configs import Conv
 from .main_loop import convolve, steps_of
 from .problem import Descriptors, Problem, describe, laid_out
-from .tiles import arrive, load_tile, pixels, place, planes, store_tile
+from .tiles import load_tile, pixels, place, planes, store_tile
 
 
 @triton.jit

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..counters import counters
+from ..counters import arrive, counters
 from ..epilogue import FUSION
 from ..launch import Plan, check_device, launch
 from ..vectors import load_vector
@@ -20,7 +20,7 @@ from . import configs
 from .configs import Conv
 from .main_loop import convolve, steps_of
 from .problem import Descriptors, Problem, describe, laid_out
-from .tiles import arrive, pixels, place, store_tile
+from .tiles import pixels, place, store_tile
 
 
 @triton.jit

@@ -107,14 +107,3 @@ def store_tile(y, value, sizes, offset, there, first_m, tile, T: tl.constexpr):
         image, row, column = corner(tile, sizes, T)
         box = tl.reshape(tl.trans(value.to(y.dtype)), [T.box[0], T.box[1], T.box[2], T.m])
         y.store([image, row, column, first_m], box)
-
-
-@triton.jit
-def arrive(arrived_ptr, programs):
-    """Whether this program is the last of so many to come here; what the others stored before is then visible. The last
-    one sets the counter back to zero for the next launch (counters.py)."""
-    tl.debug_barrier()  # the stores of all threads come before the one thread's atomic
-    last = tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == programs - 1
-    if last:
-        tl.store(arrived_ptr, 0)
-    return last

@@ -13,7 +13,7 @@ from ..launch import check_device, launch
 from ..vectors import load_channels, load_vector
 from .configs import gradient_registers
 from .elements import gradients, index_of
-from .forward import describe, matching, operands, pointwise_plan, residual_before
+from .operands import describe, matching, operands, pointwise_plan, residual_before
 from .reduce import epilogue_reduce as epilogue_reduce
 from .statistics import statistics as statistics
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from ..conv.configs import round_up
+from ..gpus import round_up
 
 
 class PointwiseKey(NamedTuple):

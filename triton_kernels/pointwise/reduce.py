@@ -9,7 +9,7 @@ from ..epilogue import divide, square_root
 from ..launch import check_device, launch
 from ..vectors import load_channels, load_vector
 from .elements import gradients, index_of
-from .forward import accumulator, describe, matching, operands, residual_before
+from .operands import accumulator, describe, matching, operands, residual_before
 from .reduction import channels_of, collect, collected, last_arrives, leave, position
 from .reduction_plan import SIZES, reduction_plan, workspace
 

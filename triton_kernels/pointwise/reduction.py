@@ -16,7 +16,7 @@ STAGES: of the pipeline over the steps, of which all but one are on their way to
 import triton
 import triton.language as tl
 
-from ..conv.tiles import arrive
+from ..counters import arrive
 from ..welford import combine, merge
 
 

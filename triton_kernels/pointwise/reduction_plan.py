@@ -10,7 +10,7 @@ from triton import cdiv
 from ..counters import counters
 from ..launch import Plan, chip, wide
 from .configs import REDUCTION_PROGRAMS, REDUCTION_STEPS, Pointwise, PointwiseKey, pointwise_config, reduction_options
-from .forward import View, tiling
+from .operands import View, tiling
 
 SIZES = ["rows", "col_groups", "channels", "pixels", "tiles", "steps", "shares"]  # what `plan` gives, in this order
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..launch import check_device, launch
 from ..welford import variance
-from .forward import accumulator, describe
+from .operands import accumulator, describe
 from .reduction import collect, collected, last_arrives, leave, position
 from .reduction_plan import SIZES, reduction_plan, workspace
 

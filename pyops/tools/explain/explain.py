@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ... import tuning
 from ...backends import selection
 from ...nn import FrozenConv2d
-from ...triton_kernels.conv.configs import INT32_ELEMENTS, ConvKey, conv_config, precision
+from ...triton_kernels.conv.configs import ConvKey, conv_config, precision
+from ...triton_kernels.gpus import INT32_ELEMENTS
 from ...tuning.format import Entry
 from .conv_sites import Site, sites
 from .layers import Row, walk
