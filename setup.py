@@ -100,7 +100,9 @@ def cuda_sources(torch, cuda_home: str | None) -> list[str]:
     if asked == "0":
         return []
     force = asked == "1"
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/*.c[pu]*") if path.suffix != ".cuh")
+    sources = sorted(
+        str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/**/*.c[pu]*") if path.suffix != ".cuh"
+    )
     if not (sources or force):
         return []
     return sources if with_cuda(torch.__version__, torch.version.cuda, nvcc_version(cuda_home), force) else []

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "epilogue.h"
-#include "storage.h"
+#include "half_types.h"
 
 namespace atrous {
 

@@ -1,6 +1,6 @@
 // The schemas of the primitives, and what runs them on the CPU.
 #include "cpu/primitives.h"
-#include "flat.h"
+#include "op_adapter.h"
 
 #define OP(schema) m.def(schema);
 STABLE_TORCH_LIBRARY(atrous, m) {

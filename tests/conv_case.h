@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "conv_problem.h"
+#include "conv/problem.h"
 
 using namespace atrous;
 using namespace atrous::cuda;

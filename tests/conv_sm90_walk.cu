@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "conv/sm90.cuh"
 #include "conv_case.h"
-#include "conv_sm90.cuh"
 #include "tma_driver.h"
 
 namespace {

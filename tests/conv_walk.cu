@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <vector>
 
+#include "conv/sm80.cuh"
 #include "conv_case.h"
-#include "conv_kernel.cuh"
 
 namespace {
 

@@ -30,13 +30,11 @@ FLAGS = [
 def sources() -> list[Path]:
     """The kernels that are all our own: tensor cores, which CUTLASS drives, are not in a CPU."""
     kernels = [
-        path
-        for path in sorted(ROOT.glob("csrc/cuda/*.cu"))
-        if not re.search(r"conv_(kernel|sm90)\.cuh", path.read_text())
+        path for path in sorted(ROOT.glob("csrc/cuda/**/*.cu")) if not re.search(r"sm(80|90)\.cuh", path.read_text())
     ]
     return [
         *kernels,
-        *(ROOT / f"csrc/cuda/{name}.cpp" for name in ("conv", "conv_plan")),
+        *(ROOT / f"csrc/cuda/conv/{name}.cpp" for name in ("conv", "heuristics")),
         *(ROOT / f"csrc/{name}.cpp" for name in ("arguments", "convolution", "layout")),
         *sorted(HARNESS.glob("*.cpp")),
     ]

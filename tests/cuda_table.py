@@ -15,7 +15,7 @@ CHIPS = (80, "90a", 100)
 BLOCK = re.compile(r"(<!-- cuda: begin -->\n).*?(<!-- cuda: end -->)", re.DOTALL)
 TYPES = {"BFloat16": "16 bit", "Half": "16 bit", "bfloat16_t": "16 bit", "half_t": "16 bit", "float": "fp32"}
 TYPES |= {"double": "fp64"}
-SOURCES = sorted(str(path.relative_to(gate.ROOT)) for path in gate.ROOT.glob("csrc/cuda/*.cu"))
+SOURCES = sorted(str(path.relative_to(gate.ROOT)) for path in gate.ROOT.glob("csrc/cuda/**/*.cu"))
 
 
 def label(kernel: gate.Kernel) -> str:

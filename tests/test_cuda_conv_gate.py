@@ -10,10 +10,10 @@ import pytest
 pytestmark = pytest.mark.gate
 
 CHIPS = (80, "90a", 100)
-PRODUCTS = {"csrc/cuda/conv_fp16.cu": 27, "csrc/cuda/conv_bf16.cu": 27, "csrc/cuda/conv_fp32.cu": 14}
-SM90 = {"csrc/cuda/conv_sm90_fp16.cu": 18, "csrc/cuda/conv_sm90_bf16.cu": 18}
-AROUND = {"csrc/cuda/conv_reduce.cu": 18, "csrc/cuda/conv_pad.cu": 2}
-HOST = ["csrc/cuda/conv.cpp", "csrc/cuda/conv_plan.cpp", "csrc/cuda/device.cpp", "csrc/cuda/ops.cpp"]
+PRODUCTS = {"csrc/cuda/conv/sm80_fp16.cu": 27, "csrc/cuda/conv/sm80_bf16.cu": 27, "csrc/cuda/conv/sm80_fp32.cu": 14}
+SM90 = {"csrc/cuda/conv/sm90_fp16.cu": 18, "csrc/cuda/conv/sm90_bf16.cu": 18}
+AROUND = {"csrc/cuda/conv/split_k.cu": 18, "csrc/cuda/conv/pad.cu": 2}
+HOST = ["csrc/cuda/conv/conv.cpp", "csrc/cuda/conv/heuristics.cpp", "csrc/cuda/device.cpp", "csrc/cuda/ops.cpp"]
 # A multiprocessor has 65536 registers: two blocks of 128 threads of the largest tile, three of the next, four.
 MOST_REGISTERS = {"128, 128": 255, "128, 64": 168, "64, 64": 128}
 
@@ -103,7 +103,7 @@ WALKS = {"conv_walk.cu": [], "conv_sm90_walk.cu": ["-Xlinker", "--allow-multiple
 def test_every_load_and_the_epilogue_on_the_host(walk, tmp_path):
     """What the kernels load and end in, against fp64; what the host plans and refuses."""
     program = tmp_path / "walk"
-    sources = [gate.ROOT / "tests" / walk, gate.ROOT / "csrc/cuda/conv_plan.cpp"]
+    sources = [gate.ROOT / "tests" / walk, gate.ROOT / "csrc/cuda/conv/heuristics.cpp"]
     flags = [*gate.setup().nvcc_flags(), *gate.includes(), f"-I{gate.ROOT / 'csrc/cuda'}", *WALKS[walk]]
     gate.run(gate.nvcc(), *flags, "-arch=sm_80", "-o", program, *sources)
     said = gate.run(program).stdout

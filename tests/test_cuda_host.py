@@ -155,7 +155,7 @@ def test_errors(ops):
 
 # A planted fault: sanitizer, header, unit that sees it, what is right, what is wrong, the op, what is said of it.
 FAULTS = [
-    ("address", "pack.cuh", "epilogue.cu", "if (i < count) pack.at[i] = from[i];", "pack.at[i] = from[i];",
+    ("address", "vector_access.cuh", "epilogue.cu", "if (i < count) pack.at[i] = from[i];", "pack.at[i] = from[i];",
      "_epilogue", "heap-buffer-overflow"),
     ("thread", "reduction.cuh", "statistics.cu", "    __syncthreads();\n    if (member >= half) continue;",
      "    if (member >= half) continue;", "_statistics", "data race"),

@@ -1,4 +1,4 @@
-"""The tiles of the CUDA C++ convolution side by side: what conv_plan.cpp's choice is changed by.
+"""The tiles of the CUDA C++ convolution side by side: what conv/heuristics.cpp's choice is changed by.
 
     python bench/gpu/conv_tiles.py RESULTS_DIR [--seconds S] [--continue]
 

@@ -3,9 +3,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "channels.h"
-#include "chunks.h"
+#include "epilogue_loop.h"
 #include "primitives.h"
-#include "row.h"
+#include "work_partition.h"
 
 namespace atrous::cpu {
 

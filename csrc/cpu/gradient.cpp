@@ -1,6 +1,6 @@
 #include "gradient.h"
 
-#include "row.h"
+#include "epilogue_loop.h"
 
 namespace atrous {
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "channels.h"
-#include "chunks.h"
+#include "work_partition.h"
 
 namespace atrous {
 

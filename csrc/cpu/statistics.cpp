@@ -6,9 +6,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "channels.h"
-#include "chunks.h"
 #include "lanes.h"
 #include "primitives.h"
+#include "work_partition.h"
 
 namespace atrous::cpu {
 

@@ -1,7 +1,7 @@
 // Functions compiled once for each instruction set, and loops that become vector code.
 #pragma once
 
-#include "../storage.h"
+#include "../half_types.h"
 
 // Compiles a function, with all that it calls, for three instruction sets and picks one when the library is loaded.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12

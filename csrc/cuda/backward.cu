@@ -1,12 +1,12 @@
 // _epilogue_backward: the gradients of z and of a residual before the activation.
 #include <torch/csrc/stable/ops.h>
 
-#include "describe.h"
 #include "device.h"
 #include "elements.cuh"
+#include "elementwise.cuh"
+#include "kernel_args.h"
 #include "primitives.h"
-#include "variants.h"
-#include "walk.cuh"
+#include "static_switch.h"
 
 namespace atrous::cuda {
 

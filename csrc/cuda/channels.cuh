@@ -1,11 +1,11 @@
 // The values of a channel as kernels read them: straight from the BatchNorm's own vectors, so that nothing is launched
-// before them. No torch in here; describe.h fills these in.
+// before them. No torch in here; kernel_args.h fills these in.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "../epilogue.h"
-#include "../storage.h"
+#include "../half_types.h"
 
 namespace atrous::cuda {
 

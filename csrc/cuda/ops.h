@@ -1,7 +1,7 @@
 // What runs the primitives on CUDA.
 #pragma once
 
-#include "../flat.h"
+#include "../op_adapter.h"
 #include "primitives.h"
 
 namespace atrous::cuda {

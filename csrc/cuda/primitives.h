@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const T
                                              const OptionalTensor& means, bool need_z, bool need_residual);
 std::tuple<Tensor, Tensor> statistics(const Tensor& z);
 
-// One launch, or two where the reduction is cut into splits, where there is a kernel for it (conv_problem.h): groups is
+// One launch, or two where the reduction is cut into splits, where there is a kernel for it (conv/problem.h): groups is
 // 1, the input channels_last in fp16, bf16 or fp32, whose products are rounded to tf32, and nothing is drawn. Copied
 // are a weight of other strides, and input and weight whose channels the kernels cannot read whole, as those of a stem.
 Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,

@@ -1,12 +1,12 @@
 // _epilogue_reduce: the sums for dbeta, dgamma and dslope of each channel.
 #include <torch/csrc/stable/ops.h>
 
-#include "describe.h"
 #include "device.h"
 #include "elements.cuh"
+#include "kernel_args.h"
 #include "primitives.h"
 #include "reduction.cuh"
-#include "variants.h"
+#include "static_switch.h"
 
 namespace atrous::cuda {
 

@@ -7,7 +7,7 @@
 // Numbers: a struct with `combine(other)`.
 #pragma once
 
-#include "walk.cuh"
+#include "elementwise.cuh"
 
 namespace atrous::cuda {
 

@@ -3,7 +3,7 @@
 On CPU a 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution, F(2x2, 3x3), where it is frozen
 (fused with its epilogue) and in training from a size on; everything else is aten's, with the C++ epilogue in place.
 On CUDA, where the library is built for the card, a channels_last convolution without groups and its epilogue are one
-launch (csrc/cuda/conv_problem.h has what it takes), which multiplies fp32 as tf32; any other, fp32 where torch asks for
+launch (csrc/cuda/conv/problem.h has what it takes), which multiplies fp32 as tf32; any other, fp32 where torch asks for
 ieee, and those of training are aten's, with everything behind them in C++.
 """
 

@@ -65,6 +65,6 @@ def lacks(device: torch.device) -> tuple[str, ...]:
     if old or image_fits(capability(device), arch_list()):
         return old
     here = ".".join(map(str, capability(device)))
-    wanted = {"9.0": "9.0a"}.get(here, here)  # what csrc/cuda/conv_sm90.cuh needs
+    wanted = {"9.0": "9.0a"}.get(here, here)  # what csrc/cuda/conv/sm90.cuh needs
     remedy = f"build it again with TORCH_CUDA_ARCH_LIST={wanted}"
     return (f"libatrous.so is built for {arch_list()}, {device} is {here}: {remedy}",)

@@ -73,6 +73,6 @@ def test_a_wrong_tile_is_named(monkeypatch, named):
 
 
 def test_the_tiles_are_those_of_the_plan():
-    source = (ROOT / "csrc/cuda/conv_cost.h").read_text()
+    source = (ROOT / "csrc/cuda/conv/cost_model.h").read_text()
     assert re.findall(r'\{"((?:wg)?mma-\d+x\d+)"', source) == list(conv_tiles.TILES)
     assert conv_tiles.TILES == test_cuda_conv.TILES == launches.TILES[1:]

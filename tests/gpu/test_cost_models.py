@@ -1,4 +1,4 @@
-"""csrc/cuda/conv_cost.h and triton_kernels/cost_model.py have one formula: the same layers cost the same clocks."""
+"""csrc/cuda/conv/cost_model.h and triton_kernels/conv/cost_model.py have one formula: the same layers, the same clocks."""
 
 import math
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [(256, 14, 256, 256), (32, 28, 128, 128), (8, 56, 64, 64)]  # n, size, c, k of a 3x3 convolution in fp16
 PROGRAM = r"""
 #include <cstdio>
-#include "../../csrc/cuda/conv_cost.h"
+#include "../../csrc/cuda/conv/cost_model.h"
 using namespace atrous;
 using namespace atrous::cuda;
 int main() {

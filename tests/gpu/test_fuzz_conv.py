@@ -126,8 +126,8 @@ def test_a_planted_fault_is_found(fault, tmp_path):
 
 # The same in csrc/cuda: the unit, what is right, what is wrong.
 EMULATED_FAULTS = {
-    "a split left out": ("conv_reduce.cu", "split < sums.splits", "split + 1 < sums.splits"),
-    "pixels left unwritten": ("conv_reduce.cu", "pixel < sums.pixels; pixel", "pixel + 1 < sums.pixels; pixel"),
+    "a split left out": ("conv/split_k.cu", "split < sums.splits", "split + 1 < sums.splits"),
+    "pixels left unwritten": ("conv/split_k.cu", "pixel < sums.pixels; pixel", "pixel + 1 < sums.pixels; pixel"),
     "residual left out": ("epilogue.cu", "SLOPE, RESIDUAL, DROPOUT>(widen", "SLOPE, Residual::none, DROPOUT>(widen"),
 }  # fmt: skip
 

@@ -1,8 +1,8 @@
-// The products of csrc/cuda/conv_fp16.cu and its like, which are made of tensor cores, as plain sums: all that is
+// The products of csrc/cuda/conv/sm80_fp16.cu and its like, which are made of tensor cores, as plain sums: all that is
 // around them, from the description of a convolution to the sum of its shares and their epilogue, runs as it is.
 #include <vector>
 
-#include "../../csrc/cuda/conv_problem.h"
+#include "../../csrc/cuda/conv/problem.h"
 
 namespace atrous::cuda {
 

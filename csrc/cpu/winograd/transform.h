@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "vector.h"
+#include "../vector.h"
 
 namespace atrous::winograd {
 

@@ -1,7 +1,7 @@
 // What follows a reduction in splits: their sum, always in the same order, and the epilogue on it.
-#include "conv_problem.h"
-#include "pack.cuh"
-#include "variants.h"
+#include "../static_switch.h"
+#include "../vector_access.cuh"
+#include "problem.h"
 
 namespace atrous::cuda {
 

@@ -5,7 +5,7 @@
 #include <iterator>
 #include <string_view>
 
-#include "conv_problem.h"
+#include "problem.h"
 
 namespace atrous::cuda {
 
@@ -21,7 +21,7 @@ struct Gpu {
 };
 constexpr Gpu GPUS[] = {
 #define GPU(chip, mma, async, l2, memory, shared) {chip, mma, async, l2, memory},
-#include "../../triton_kernels/gpus.def"
+#include "../../../triton_kernels/gpus.def"
 #undef GPU
 };
 
@@ -32,7 +32,7 @@ inline const Gpu& gpu(int chip) {
   return *(after - 1);
 }
 
-// Guesses until they are fitted, as in triton_kernels/cost_model.py: clocks of a block's start and of another launch,
+// Guesses until they are fitted, as in triton_kernels/conv/cost_model.py: clocks of a block's start and of another launch,
 // and by how much addresses slow the loads of a thread beside TMA's.
 constexpr double START = 2000, LAUNCH = 4000, POINTERS = 1.25;
 

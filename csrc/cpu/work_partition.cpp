@@ -1,4 +1,4 @@
-#include "chunks.h"
+#include "work_partition.h"
 
 namespace atrous {
 

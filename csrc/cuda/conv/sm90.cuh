@@ -1,11 +1,12 @@
 // The implicit matrix product of CUTLASS 3.x for compute capability 9.0 with our epilogue: the memory system gathers x
-// (TMA's im2col mode), a warp group multiplies from shared memory (wgmma). Types and launch; conv_plan.cpp says when.
+// (TMA's im2col mode), a warp group multiplies from shared memory (wgmma). Types and launch; conv/heuristics.cpp says
+// when.
 #pragma once
 
-#include "conv_sm90_persistent.cuh"
+#include "sm90_persistent.cuh"
 
-#include "conv_problem.h"
-#include "variants.h"
+#include "../static_switch.h"
+#include "problem.h"
 
 namespace atrous::cuda::sm90 {
 

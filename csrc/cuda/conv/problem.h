@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "channels.cuh"
+#include "../channels.cuh"
 
 namespace atrous::cuda {
 
@@ -51,7 +51,7 @@ int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w);
 void merge_rows(ConvProblem& problem);
 
 // How it is computed: in `splits` parts of the reduction, whose sums go through a workspace; or, where `tma`, by the
-// kernels for compute capability 9.0 (conv_sm90.cuh), which have the three large tiles and no splits.
+// kernels for compute capability 9.0 (conv/sm90.cuh), which have the three large tiles and no splits.
 struct ConvPlan {
   Tile tile;
   int splits;

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "conv_cost.h"
+#include "cost_model.h"
 
 namespace atrous::cuda {
 

@@ -5,11 +5,11 @@
 
 #include <atomic>
 
-#include "../convolution.h"
-#include "conv_problem.h"
-#include "describe.h"
-#include "device.h"
-#include "primitives.h"
+#include "../../convolution.h"
+#include "../device.h"
+#include "../kernel_args.h"
+#include "../primitives.h"
+#include "problem.h"
 
 namespace atrous::cuda {
 

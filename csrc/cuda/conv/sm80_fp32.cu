@@ -1,6 +1,6 @@
 // The products in fp32, whose factors the tensor cores round to tf32. No tile has 128 channels: a thread of the
 // epilogue would have two groups of them.
-#include "conv_kernel.cuh"
+#include "sm80.cuh"
 
 namespace atrous::cuda {
 

@@ -1,6 +1,6 @@
 // Each sum is made of the same fused steps in the same order whatever the vectors and the groups are: the bits are the
 // same on every machine that has fma.
-#include "winograd_multiply.h"
+#include "multiply.h"
 
 // Multiply and add become fma in the function that is so marked: flags.txt forbids it elsewhere.
 #if defined(__GNUC__) && !defined(__clang__)

@@ -1,5 +1,5 @@
 // The products in fp16.
-#include "conv_kernel.cuh"
+#include "sm80.cuh"
 
 namespace atrous::cuda {
 

@@ -1,5 +1,5 @@
 // The products in bf16 for compute capability 9.0.
-#include "conv_sm90.cuh"
+#include "sm90.cuh"
 
 namespace atrous::cuda {
 

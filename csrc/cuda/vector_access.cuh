@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "../storage.h"
+#include "../half_types.h"
 
 namespace atrous::cuda {
 

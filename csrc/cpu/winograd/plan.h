@@ -3,8 +3,8 @@
 
 #include <array>
 
-#include "../arguments.h"
-#include "winograd.h"
+#include "../../arguments.h"
+#include "transform.h"
 
 namespace atrous::winograd {
 

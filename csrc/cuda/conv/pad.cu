@@ -1,7 +1,7 @@
 // The zeros that an input or a weight needs before a convolution reads it, and channels last, in one pass from any
 // strides.
-#include "conv_problem.h"
-#include "pack.cuh"
+#include "../vector_access.cuh"
+#include "problem.h"
 
 namespace atrous::cuda {
 

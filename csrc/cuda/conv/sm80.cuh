@@ -5,9 +5,9 @@
 #include <cutlass/conv/kernel/default_conv2d_fprop.h>
 #include <cutlass/epilogue/thread/conversion_op.h>
 
-#include "conv_output.cuh"
-#include "conv_problem.h"
-#include "variants.h"
+#include "../static_switch.h"
+#include "epilogue.cuh"
+#include "problem.h"
 
 namespace atrous::cuda {
 

@@ -1,7 +1,7 @@
 // The products of a Winograd convolution: the part that takes most of its time.
 #pragma once
 
-#include "winograd.h"
+#include "transform.h"
 
 namespace atrous::winograd {
 

@@ -1,5 +1,5 @@
 // The kernel layer of the 256-pixel tile on compute capability 9.0: two warp groups multiply, a third loads for them,
-// and a block takes tile after tile. Main loop and epilogue are CUTLASS's collectives, as in conv_sm90.cuh; its own
+// and a block takes tile after tile. Main loop and epilogue are CUTLASS's collectives, as in conv/sm90.cuh; its own
 // layers of this kind refuse convolutions. After CUTLASS 4.2, sm90_gemm_tma_warpspecialized_cooperative.hpp.
 //
 // The barriers. A stage is full when TMA has written this block's x and both halves of the weight, one of which each
@@ -13,7 +13,7 @@
 // are empty.
 #pragma once
 
-#include "conv_sm90_output.cuh"
+#include "sm90_epilogue.cuh"
 
 namespace atrous::cuda::sm90 {
 

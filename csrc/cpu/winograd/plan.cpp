@@ -1,4 +1,4 @@
-#include "winograd_plan.h"
+#include "plan.h"
 
 #include <torch/headeronly/util/Exception.h>
 

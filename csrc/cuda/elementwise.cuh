@@ -13,7 +13,7 @@
 #include <algorithm>
 
 #include "../layout.h"
-#include "pack.cuh"
+#include "vector_access.cuh"
 
 namespace atrous::cuda {
 

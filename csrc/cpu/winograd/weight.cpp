@@ -2,9 +2,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "channels.h"
-#include "primitives.h"
-#include "winograd.h"
+#include "../channels.h"
+#include "../primitives.h"
+#include "transform.h"
 
 namespace atrous::cpu {
 

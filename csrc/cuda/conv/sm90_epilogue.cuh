@@ -1,9 +1,9 @@
 // Our epilogue as a node of CUTLASS 3.x's: where a block's channels have their values, and what a thread makes of sums.
 #pragma once
 
-#include "conv_sm90_cutlass.h"
+#include "sm90_cutlass.h"
 
-#include "conv_output.cuh"
+#include "epilogue.cuh"
 
 namespace atrous::cuda::sm90 {
 

@@ -7,12 +7,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "channels.h"
-#include "primitives.h"
-#include "row.h"
-#include "winograd.h"
-#include "winograd_multiply.h"
-#include "winograd_plan.h"
+#include "../channels.h"
+#include "../epilogue_loop.h"
+#include "../primitives.h"
+#include "multiply.h"
+#include "plan.h"
+#include "transform.h"
 
 namespace atrous::cpu {
 
