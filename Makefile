@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/*.cu tests/*.h tests/host_cuda/*.cpp tests/host_cuda/*.h tests/gpu/*.c)
+FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/support/host_cuda/*.c* tests/support/host_cuda/*.h tests/support/standin/*.c)
 OLD_TRITON := build/triton-3.6.0
 # Of `make fuzz`: how many convolutions are drawn.
 COUNT ?= 20000
@@ -70,14 +70,14 @@ build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
 	STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
-		$(wildcard tests/test_triton_*.py tests/gpu/test_triton_*.py) $(PYTEST_ARGS)
-	PYTHONPATH=$(OLD_TRITON) STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate tests/gpu/test_triton_standin.py \
+		$(wildcard tests/triton/test_triton_*.py) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate tests/triton/test_triton_standin.py \
 		$(PYTEST_ARGS)
 	@touch $@
 
 standin-all: setup $(OLD_TRITON)/complete  ## every launcher in every config on three chips, under the stand-in driver and both tritons
-	$(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/gpu/test_triton_standin.py $(PYTEST_ARGS)
-	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/gpu/test_triton_standin.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/triton/test_triton_standin.py $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/triton/test_triton_standin.py $(PYTEST_ARGS)
 
 # The oldest triton that we hold for, in a folder of its own that comes before .venv's; its interpreter needs numpy < 2.4.
 $(OLD_TRITON)/complete: $(VENV)/packages
@@ -87,8 +87,8 @@ $(OLD_TRITON)/complete: $(VENV)/packages
 
 fuzz: setup  ## COUNT=20000 drawn convolutions of every backend that a CPU runs, SEED; results in out/fuzz.json
 	@mkdir -p out
-	TRITON_INTERPRET=1 $(BIN)/python tests/gpu/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
-	$(BIN)/python tests/gpu/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
+	TRITON_INTERPRET=1 $(BIN)/python tests/fuzz/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
+	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
 
 gpu-bundle:  ## wheel and compiled kernels for a GPU machine, built without one: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
 	$(PYTHON) bench/gpu/bundle.py build $(BUNDLE)
@@ -107,8 +107,8 @@ bench-report:  ## write README's tables from bench/results
 	$(BIN)/python bench/report.py
 
 kernel-table: setup  ## write the tables of kernels from the compile gates: README's of Triton, docs' of CUDA C++ (needs nvcc)
-	$(BIN)/python tests/conv_gate.py README.md
-	$(BIN)/python tests/cuda_table.py docs/cuda-kernels.md
+	$(BIN)/python tests/support/gates/conv_gate.py README.md
+	$(BIN)/python tests/support/gates/cuda_table.py docs/cuda-kernels.md
 
 lint: setup  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

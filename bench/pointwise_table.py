@@ -24,7 +24,7 @@ from torch import Tensor
 
 from atrous import testing
 from atrous.core.spec import Epilogue
-from atrous.ops.registration import device_support, eager, triton_impl
+from atrous.ops import device_support, eager, triton_impl
 from atrous.tools.timing import copies
 
 SECONDS = {"passes": 40.0}

@@ -114,9 +114,9 @@ def tuning_folder(tmp_path, monkeypatch):
     """The user's folder of tuning tables, which is not there yet; the shipped ones are in tmp_path / "shipped"."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(atrous.tuning.table, "SHIPPED", tmp_path / "shipped")
-    atrous.tuning.table.reload()
+    atrous.tuning.reload()
     yield tmp_path / "cache" / "atrous" / "tuning"
-    atrous.tuning.table.reload()
+    atrous.tuning.reload()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Builds a bundle on a machine without a GPU, and checks it: the steps themselves say which kernels they ask for.
 
-The steps of `right` and `fast` run under the stand-in driver (tests/gpu/standin_site), so whatever they launch is
+The steps of `right` and `fast` run under the stand-in driver (tests/support/standin), so whatever they launch is
 compiled into Triton's cache, by Triton. Not seen: kernels that depend on values (a config that tune will have measured
 to be the fastest, in the epilogue of another step), those of the fuzzer, and Inductor's.
 """
@@ -72,7 +72,7 @@ def ask(python: Path, target: Target, cache: Path, names: tuple[str, ...]) -> di
     with tempfile.TemporaryDirectory(prefix="standin-") as scratch:
         (asked := Path(scratch, "asked")).mkdir()
         under = {
-            "PYTHONPATH": str(ROOT / "tests/gpu/standin_site"), "STANDIN_CHIP": str(target.capability),
+            "PYTHONPATH": str(ROOT / "tests/support/standin/standin_site"), "STANDIN_CHIP": str(target.capability),
             "STANDIN_ASKED": str(asked), "TRITON_CACHE_DIR": str(cache), "XDG_CACHE_HOME": scratch,
             "PYTEST_ADDOPTS": "-p standin_pytest -p no:cacheprovider", "ATROUS_COMMIT": record.commit(),
         }  # fmt: skip
@@ -136,7 +136,7 @@ def check(target: Target, named: Path | None, names: list[str] | None, archive: 
     python = environment(base, found["packages"], BUILD / "check")
     cache = BUILD / "check" / "triton"
     alone = {"PIP_NO_INDEX": "1", "TRITON_CACHE_DIR": str(cache)}
-    under = {"PYTHONPATH": str(ROOT / "tests/gpu/standin_site"), "STANDIN_CHIP": str(target.capability)}
+    under = {"PYTHONPATH": str(ROOT / "tests/support/standin/standin_site"), "STANDIN_CHIP": str(target.capability)}
     with tempfile.TemporaryDirectory() as scratch:
         gpu = {**under, "STANDIN_ASKED": scratch}
         run([python, "-c", INSTALLS, ROOT / "bench/gpu", archive], "install", **alone, **gpu)

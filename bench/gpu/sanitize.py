@@ -1,6 +1,6 @@
 """Runs compute-sanitizer over small launches of the kernels, or says why this machine cannot.
 
-    python bench/gpu/sanitize.py memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]     (default tests/launches.py)
+    python bench/gpu/sanitize.py memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]   (tests/support/launches.py)
 
 Exit status 77: the tool is not installed, or it does not work here, as on virtual machines that it refuses. That is
 found out before any kernel of ours runs, by the driver alone under the same tool, so that it hides no error of theirs.
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] not in (["memcheck"], ["racecheck"], ["initcheck"]):
         print(f"sanitize.py: expected memcheck, racecheck or initcheck, got {sys.argv[1:2]}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/launches.py"]))
+    sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/support/launches.py"]))

@@ -27,10 +27,10 @@ class Step:
 
 
 PYTEST = "{python} -m pytest -n 14 -v --tb short"
-CASES = "tests/test_cases_*.py tests/test_native*.py tests/test_ops.py"
+CASES = "tests/*/test_cases_*.py tests/*/test_native*.py tests/ops/test_ops.py"
 TUNE = '{python} -m atrous tune resnet34 --device cuda --commit "$ATROUS_COMMIT"'
 SAVE_TABLE = Step("keep the tuned table", 10, "{python} bench/gpu/tuned.py {results}")
-FUZZ = "{python} tests/gpu/fuzz_conv.py --device cuda --seed $(date +%Y%m%d) --json {results}/fuzz.json"
+FUZZ = "{python} tests/fuzz/fuzz_conv.py --device cuda --seed $(date +%Y%m%d) --json {results}/fuzz.json"
 
 BUNDLE = "{python} bench/gpu/bundle.py"
 INSTALL_BUNDLE = Step("install the bundle", 40, f"{BUNDLE} install {{bundle}}", required=True)
@@ -42,14 +42,14 @@ INSTALL_CHECKOUT = Step(
 # After a bundle, a backend that does not run would leave its tests out, and nothing would be tested: that ends the run.
 INFO = Step("what is here", 15, "{python} -m atrous info --require native,triton", required=True)
 INFO_OF_CHECKOUT = replace(INFO, command="{python} -m atrous info --require triton")
-LAUNCHES = Step("every kernel once", 25, "{python} -u tests/launches.py")
+LAUNCHES = Step("every kernel once", 25, "{python} -u tests/support/launches.py")
 
 RIGHT = (
     LAUNCHES,
     # The convolution first; pytest takes a file once.
-    Step("GPU tests", 93, f"{PYTEST} -m gpu tests/test_*conv*.py tests/test_*.py tests/gpu"),
+    Step("GPU tests", 93, f"{PYTEST} -m gpu tests/*/test_*conv*.py tests/*/test_*.py tests/bench/gpu"),
     Step("the cases of every backend", 40, f"{PYTEST} -m 'not gate' --device cuda {CASES}"),
-    Step("memcheck", 37, "{python} bench/gpu/sanitize.py memcheck tests/launches.py --one", optional=True),
+    Step("memcheck", 37, "{python} bench/gpu/sanitize.py memcheck tests/support/launches.py --one", optional=True),
     Step("fuzzer", 20, f"{FUZZ} --seconds 6"),
 )
 

@@ -9,7 +9,7 @@ import sys
 import torch
 
 from atrous import tuning
-from atrous.tuning.table import device_id
+from atrous.tuning import device_id
 
 
 def main(folder: str) -> int:

@@ -1,0 +1,72 @@
+"""The table that `python -m atrous tune` writes on a GPU is found by what runs after it, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SHAPE = {"input": [2, 16, 9, 9], "out_channels": 32, "kernel": 3, "padding": 1, "residual": "before"}
+# A GPU as far as tune asks one: no graphs and no events.
+GPU = """
+import sys, time, torch, fake_cuda
+fake_cuda.install()
+from atrous import tuning
+from atrous.tools import cli, timing
+from atrous.tools.tune import measure as tuner
+def milliseconds(call, device, calls=1):
+    begun = time.perf_counter()
+    [call() for _ in range(calls)]
+    return (time.perf_counter() - begun) * 1e3 / calls
+timing.milliseconds, timing.ceilings = milliseconds, lambda device: {"matmul_tflops": 600.0, "copy_gb_s": 2800.0}
+tuner.at_once, tuner.MOST_SECONDS = lambda runs, device: lambda: [run() for run in runs], 0.0
+"""
+TUNE = 'assert cli.main(["tune", sys.argv[1], "--device", "cuda", "--seconds", "60", "--commit", "abc"]) == 0'
+SITES = """
+import fused_sites, layers, runpy
+for dtype in (torch.bfloat16, torch.float16):
+    for batch, dilation in ((2, 1), (1, 1), (2, 2)):
+        case = fused_sites.case(layers.Site("a", 1, 16, 32, 3, 1, 9, dilation, residual=True), batch)
+        made = fused_sites.testing.arguments(case, dtype, "cuda", torch.channels_last)
+        print(fused_sites.chosen(made)["tuned"], end=" ")
+print(tuning.ceilings(torch.device("cuda", 0)))
+"""
+COPY = """
+import runpy
+sys.argv = ["tuned.py", sys.argv[1]]
+runpy.run_path("bench/gpu/tuned.py", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(code, argument, ...) -> what a process with a fake GPU and a cache of its own prints."""
+
+    def call(code: str, *arguments: object) -> str:
+        paths = [str(ROOT / "tests" / "support"), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", GPU + code, *map(str, arguments)], env=environment, cwd=ROOT, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return call
+
+
+def test_what_tune_wrote_decides_in_the_next_process(run, tmp_path):
+    (tmp_path / "shapes.json").write_text(json.dumps([SHAPE]))
+    assert "1 to measure, bfloat16, channels_last\nfake\n" in run(TUNE, tmp_path / "shapes.json")
+    *tuned, ceilings = run(SITES).split(" ", 6)
+    assert tuned == ["True", "False", "False", "False", "False", "False"]  # bf16, its batch, its dilation
+    assert "600.0" in ceilings
+    assert "False" == run("torch.backends.cudnn.version = lambda: 1\n" + SITES).split()[0]  # another cuDNN
+    (copied,) = run(COPY, tmp_path).split()
+    table = json.loads(Path(copied).read_text())
+    assert Path(copied).parent == tmp_path and table["device"] == "fake" and len(table["entries"]) == 1

@@ -1,0 +1,433 @@
+"""The table of the fused sites and networks: its arithmetic, its goals and its report, on sizes of no time at all."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import fused_goals
+import fused_models
+import fused_sites
+import fused_table
+import layers
+import measures
+import pytest
+import report
+import report_fused
+import torch
+
+import atrous
+from atrous import tuning
+from atrous.tools import timing
+from atrous.triton_kernels.conv.configs import CONV
+from atrous.tuning.device_id import device_name, versions
+from atrous.tuning.format import Entry, Table
+
+ROOT = Path(__file__).parents[2]
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CPU = torch.device("cpu")
+CEILINGS = {"matmul_tflops": 2.0, "copy_gb_s": 100.0}
+SMALL = layers.Site("small", 2, 8, 16, 3, 2, 9, dilation=2, residual=True)
+ROWS = tuple(row for row in ("library", "native") if not atrous.backends.selection.available(row))  # in triton's place
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Every call runs once and takes 2 ms."""
+
+    def medians(calls, device, seconds=0.3):
+        return {name: [call(), 2.0][1] for name, call in calls.items()}
+
+    for module in (measures, fused_sites, fused_models):
+        monkeypatch.setattr(module, "medians", medians)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+
+
+# Sites
+
+
+def test_the_sites_are_those_of_resnet34():
+    found = layers.sites()
+    assert len(found) == 15 and sum(site.count for site in found) == 36
+    assert sum(site.count for site in found if site.residual) == 16
+    assert [site.name for site in found if not site.act] == [f"layer{n}.0.downsample.0" for n in (2, 3, 4)]
+    assert found[0] == layers.Site("conv1", 1, 3, 64, 7, 2, 224)
+    assert found[2] == layers.Site("layer1.0.conv2", 3, 64, 64, 3, 1, 56, residual=True)
+    assert len({str(site) for site in layers.dilated(found)}) == 12 * 3 + 3
+
+
+def test_a_site_has_the_slope_and_residual_of_the_network():
+    made = atrous.testing.arguments(fused_sites.case(SMALL, 2))
+    assert made["slope"].shape == (16,) and made["residual"].shape == (2, 16, 5, 5) and not made["residual_after_act"]
+    made = atrous.testing.arguments(fused_sites.case(replace(SMALL, act=False, residual=False), 2))
+    assert made["slope"] == 1.0 and "residual" not in made
+
+
+@pytest.mark.parametrize("rows", sorted({ROWS, ROWS[:1]}))
+def test_a_site_is_measured(rows):
+    row = fused_sites.measure(SMALL, 2, torch.float32, CPU, CEILINGS, rows)
+    assert list(row["ms"]) == [*rows, "eager", "convolution"] and row["auto"] in ROWS and row["config"] is None
+    for name, ms in row["ms"].items():
+        assert row["tflops"][name] == pytest.approx(2 * 2 * 16 * 5 * 5 * 8 * 9 / ms / 1e9)
+        assert row["of_matmul"][name] == pytest.approx(row["tflops"][name] / 2.0)
+    assert list(row["of_floor"]) == [*rows, "eager"]
+    told = [row[key] for key in ("layer", "count", "dilation", "residual", "batch", "dtype")]
+    assert told == ["small", 2, 2, True, 2, "float32"] and json.loads(json.dumps(row)) == row
+
+
+def test_a_row_tells_what_was_tuned(quick, tuning_folder):
+    """An entry decides for its own dilation; its config serves the shape at any."""
+    rows = {}
+    for site in (SMALL, replace(SMALL, dilation=1)):
+        rows[site.dilation] = fused_sites.measure(site, 2, torch.float32, CPU, CEILINGS, ROWS)
+        assert not rows[site.dilation]["tuned"] and rows[site.dilation]["config"] is None
+    made = atrous.testing.arguments(fused_sites.case(SMALL, 2), torch.float32, CPU, torch.channels_last)
+    spec = atrous.core.spec.Spec(*SMALL.geometry)
+    key = tuning.key(made["input"], made["weight"], spec, layout="channels_last", residual=True)
+    entry = Entry("library", CONV[0], {"library": 1.0, "triton": 2.0})
+    tuning.save(tuning_folder / "a.json", Table(device_name(CPU), versions(CPU), "2026-11-28", {key: entry}))
+    rows = {
+        dilation: fused_sites.measure(replace(SMALL, dilation=dilation), 2, torch.float32, CPU, CEILINGS, ROWS)
+        for dilation in (1, 2)
+    }
+    assert [(row["tuned"], row["config"]) for row in rows.values()] == [
+        (False, CONV[0].describe()),
+        (True, CONV[0].describe()),
+    ]
+    assert rows[2]["auto"] == "library"
+    assert "tuned: 1 of 2: shares" in "\n".join(fused_table._sites(list(rows.values())))
+
+
+def test_a_network_tells_how_many_of_its_convolutions_are_tuned(monkeypatch):
+    fused = atrous.fuse(atrous.models.resnet34().eval(), freeze=True)
+    target = fused_models.Target(CPU, torch.float32, torch.channels_last)
+    assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "0 of 36"
+    entry = Entry("library", None, {"library": 1.0})
+    wide = lambda input, weight, *others: entry if weight.shape[0] == 512 else None  # noqa: E731
+    monkeypatch.setattr(tuning, "measured", wide)
+    assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "7 of 36"
+
+
+def test_the_floor_is_the_slower_of_products_and_bytes():
+    site = layers.Site("x", 1, 64, 128, 3, 1, 10, residual=True)
+    products = 2 * 4 * 128 * 100 * 64 * 9
+    moved = 2 * (4 * (64 * 100 + 2 * 128 * 100) + 128 * 64 * 9)
+    assert fused_sites.floor(site, 4, 2, {"matmul_tflops": 1e-3, "copy_gb_s": 1e9}) == pytest.approx(products / 1e6)
+    assert fused_sites.floor(site, 4, 2, {"matmul_tflops": 1e9, "copy_gb_s": 2.0}) == pytest.approx(moved / 2e6)
+
+
+def test_a_wrong_row_is_named_and_not_timed(monkeypatch):
+    right = atrous.conv_bn_act
+    wrong = dict.fromkeys(ROWS, 0.0) | {ROWS[-1]: 1.0}
+    monkeypatch.setattr(atrous, "conv_bn_act", lambda backend, **made: right(backend=backend, **made) + wrong[backend])
+    monkeypatch.setattr(fused_sites, "timed", lambda *arguments: pytest.fail("timed"))
+    with pytest.raises(AssertionError, match=f"^{ROWS[-1]}: error"):
+        fused_sites.measure(SMALL, 2, torch.float32, CPU, CEILINGS, ROWS)
+
+
+def test_a_graph_holds_a_call_on_every_set(quick, monkeypatch):
+    graphs, seen = [], []
+    monkeypatch.setattr(fused_sites, "replayed", lambda run, device: [graphs.append(device), run][1])
+    sets = [{"input": index} for index in range(4)]
+    ms = fused_sites.timed({"a": lambda made: seen.append(made["input"])}, sets, torch.device("cuda"))
+    assert ms == {"a": pytest.approx(2.0 / fused_sites.CALLS)} and len(graphs) == 1
+    assert seen == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    sets *= 5
+    assert fused_sites.timed({"a": lambda made: None}, sets, torch.device("cuda")) == {"a": pytest.approx(0.1)}
+
+
+def test_only_the_ends_of_a_batch_are_checked():
+    x = torch.arange(20.0).reshape(20, 1, 1, 1)
+    assert measures.ends(x).flatten().tolist() == [0, 1, 2, 3, 16, 17, 18, 19] and measures.ends(x[:8]).shape[0] == 8
+    wide = torch.randn(20, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert measures.ends(wide).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_not_timed_is_not_searched_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with measures.heuristic():
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark
+
+
+# Networks
+
+
+@pytest.mark.parametrize("backend", ["auto", *ROWS])
+def test_a_network_is_measured(quick, backend):
+    *_, row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, backend)
+    assert tuple(row["ms"]) == fused_models.PLAIN
+    assert not row["missing"] and set(row["images_s"].values()) == {1000.0} and json.loads(json.dumps(row)) == row
+
+
+def test_graphs_of_torch_compile_are_for_batch_1(quick):
+    variants = fused_models.compiled(1)
+    *_, row = fused_models.measure(fused_models.Network(1, 32, 8), torch.float32, CPU, variants=variants)
+    assert tuple(row["ms"]) == variants and row["output_stride"] == 8
+    assert variants == ("eager_channels_last", "compile", "compile_cudagraph", "atrous_compile_cudagraph")
+    assert fused_models.compiled(2) == variants[:2]
+
+
+def test_a_compilation_begins_only_where_it_may_end(quick):
+    """Nothing interrupts torch.compile; what was measured until then is a whole row."""
+    network, variants = fused_models.Network(1, 32), ("eager_channels_last", "compile", fused_models.SLOW)
+    rows = fused_models.measure(network, torch.float32, CPU, variants=variants)
+    row = next(rows)
+    for left in (200.0, 200.0, 200.0):
+        rows.send(left)
+    assert next(rows, None) is None and list(row["ms"]) == ["eager_channels_last", "compile"]
+    assert row["missing"] == {fused_models.SLOW: "no time to compile: it may take 240 s, 200 s were left"}
+
+
+def test_a_row_grows_by_a_variant_and_each_is_timed_beside_eager(quick, monkeypatch):
+    timed = []
+    monkeypatch.setattr(
+        fused_models, "medians", lambda calls, *_: timed.append(set(calls)) or dict.fromkeys(calls, 2.0)
+    )
+    variants = fused_models.BESIDE_SLOW
+    rows = fused_models.measure(fused_models.Network(1, 32), torch.float32, CPU, variants=variants)
+    assert [list(row["ms"]) for row in rows] == [list(variants[:count]) for count in range(len(variants) + 1)]
+    assert timed == [{variants[0], name} for name in variants] + [set(variants)]
+
+
+def test_a_variant_that_fails_or_disagrees_is_missing_with_its_reason(quick, monkeypatch):
+    def compiled(model, **options):
+        if options.get("mode"):
+            raise RuntimeError("no compiler\nmore")
+        return lambda x: model(x) + 1
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    variants = ("eager_channels_last", "atrous", "compile", fused_models.SLOW)
+    *_, row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, variants=variants)
+    assert list(row["ms"]) == ["eager_channels_last", "atrous"]
+    assert row["missing"][fused_models.SLOW] == "RuntimeError: no compiler"
+    assert row["missing"]["compile"].startswith("disagrees with fp64 by 1")
+
+
+def test_a_graph_reads_the_images_of_its_call():
+    run = fused_models.graphed(lambda x: 2 * x, torch.ones(3))
+    assert run(torch.full((3,), 5.0)).tolist() == [10.0] * 3 and run(torch.zeros(3)).tolist() == [0.0] * 3
+
+
+# The table
+
+
+@pytest.fixture
+def result(quick, monkeypatch):
+    """Of the whole table, with three of the sites."""
+    torch.manual_seed(0)  # in fp32 and with one image, twice eager's error is a near thing
+    monkeypatch.setattr(fused_table, "sites", lambda size: layers.sites(size)[:3])
+    saved, made = [], {"device": "a CPU", "kind": "fused"}
+    small = {"size": 32, "batches": (2, 1), "dtypes": (torch.float32,), "rows": ROWS, "side": 16, "mebi": 1}
+    networks = (fused_models.Network(1, 32), fused_models.Network(1, 32, 8))
+    fused_table.table(CPU, made, lambda: saved.append(json.dumps(made)), networks=networks, **small)
+    assert json.loads(saved[-1]) == made and len(saved) > len(made["sites"]) + len(made["networks"])
+    return made
+
+
+def test_the_whole_table(result):
+    assert len(result["sites"]) == 9 * 2 and len(result["networks"]) == 2 and not result["not_run"]
+    assert [tuple(row["ms"]) for row in result["compiled"]] == [fused_models.compiled(1)] * 2
+    assert [list(row["ms"]) for row in result["max_autotune"]] == [list(fused_models.BESIDE_SLOW)] * 2
+    assert [row["batch"] for row in result["sites"]] == [2] * 9 + [1] * 9
+    text = fused_table.show(result)
+    for told in ("layer1.0.conv2", "float32, batch 2", "output stride 8, 32x32", "atrous, CUDA graph", "not measured"):
+        assert told in text
+    assert not fused_table.wrong(result)
+
+
+def test_a_wrong_result_of_ours_is_the_exit_status(result, monkeypatch):
+    result["networks"][0]["missing"]["compile"] = "disagrees with fp64 by 1"
+    assert not fused_table.wrong(result)
+    result["networks"][0]["missing"]["atrous_cudagraph"] = "disagrees with fp64 by 1"
+    assert fused_table.wrong(result) and "disagrees" in fused_table.show(result)
+    entry = {"part": "sites", "arguments": ["x"], "reason": "AssertionError: triton: error 1, budget 0.1"}
+    assert fused_table.wrong({"networks": [], "not_run": [entry]})
+    monkeypatch.setattr(fused_table, "table", lambda device, result, save, seconds: None)
+    assert fused_table.run(SimpleNamespace(seconds={}), CPU, result, lambda: None)[1] == 1
+
+
+def test_the_file_is_named_after_card_and_day(result, monkeypatch, tmp_path, capsys):
+    known = {
+        "is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda device: "NVIDIA H100",
+        # What a CUDA build of torch asks for the version of cuDNN.
+        "device_count": lambda: 1, "get_device_capability": lambda *device: (9, 0),
+    }  # fmt: skip
+    for name, answer in known.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    rest = {key: value for key, value in result.items() if key not in ("device", "kind")}
+    monkeypatch.setattr(fused_table, "table", lambda device, made, save, seconds: [made.update(rest), save()])
+    assert fused_table.main([str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    made = json.loads(path.read_text())
+    assert path.name == f"nvidia-h100-{made['date']}.json"
+    assert {"device", "date", "versions", "commit", "ceilings"} <= made.keys() and made["tables"]["fused"]["goals"]
+    assert str(path) in capsys.readouterr().out
+
+
+# The goals
+
+PLAN = [
+    layers.Site("a", 2, 64, 64, 3, 1, 56),
+    layers.Site("b", 1, 64, 128, 3, 2, 56, residual=True),
+    layers.Site("b", 1, 64, 128, 3, 2, 56, dilation=2, residual=True),
+    layers.Site("c", 1, 64, 128, 1, 2, 56, act=False),
+]
+
+
+def site_row(site, batch=256, share=0.6, cudnn=0.5, triton=1.0, auto="triton", dtype="bfloat16"):
+    """A row in which the library takes 1 ms."""
+    told = {key: getattr(site, key) for key in vars(site) if key != "name"}
+    ms = {"library": 1.0, "triton": triton, "eager": 3.0, "convolution": 0.5}
+    of_matmul = {"library": 0.3, "triton": share, "eager": 0.2, "convolution": cudnn}
+    return {"layer": site.name, **told, "batch": batch, "dtype": dtype, "auto": auto, "ms": ms, "of_matmul": of_matmul}
+
+
+def network_row(batch, stride=32, peer=2.0, **ours):
+    ms = {"eager_channels_last": 4.0, "compile": 1.9, "compile_max_autotune": peer, **ours}
+    return {"batch": batch, "output_stride": stride, "size": 224, "dtype": "bfloat16", "ms": ms, "missing": {}}
+
+
+def states(sites=(), networks=()):
+    made = {"sites": list(sites), "networks": list(networks)}
+    return {row["goal"]: (row["state"], row["measured"]) for row in fused_goals.goals(made, PLAN)}
+
+
+def only(found, *words):
+    (answer,) = [value for goal, value in found.items() if all(word in goal for word in words)]
+    return answer
+
+
+def test_nothing_measured_reaches_nothing():
+    assert {state for state, _ in states().values()} == {"not measured"} and len(states()) == 13
+
+
+def test_the_share_of_the_worst_site_counts():
+    rows = [site_row(PLAN[0], share=0.41), site_row(PLAN[1], share=0.56), site_row(PLAN[2], share=0.54)]
+    found = states([*rows, site_row(PLAN[3], share=0.1)])
+    assert only(found, "with 64 channels", "40%")[0] == "reached"
+    state, measured = only(found, "128 to 512", "55%")
+    assert state == "not reached" and measured == "54% at the least (b dilation 2); 2 of 2 sites"
+    assert only(states(rows[:2]), "128 to 512")[0] == "not measured"  # what is missing may be slower
+    assert only(states(rows[2:]), "128 to 512")[0] == "not reached"
+    other = [site_row(site, batch=32) for site in PLAN] + [site_row(site, dtype="float16") for site in PLAN]
+    assert only(states(other), "128 to 512")[0] == "not measured"
+
+
+def test_no_site_may_be_slower_than_the_library():
+    rows = [site_row(PLAN[0], triton=0.5), site_row(PLAN[1], triton=1.01), site_row(PLAN[2])]
+    taken = site_row(PLAN[3], triton=3.0, auto="library")
+    state, measured = only(states([*rows, taken]), "batch 256", "slower")
+    assert state == "reached" and "0.99x as fast at the least (b dilation 1)" in measured
+    assert measured.endswith("4 of 4 sites, 3 of them by triton")
+    slow = site_row(PLAN[3], triton=1.1)
+    assert only(states([*rows, slow]), "batch 256", "slower")[0] == "not reached"
+    assert only(states(rows), "batch 256", "slower")[0] == "not measured"
+
+
+def test_the_convolution_in_cpp_beside_the_bare_one_of_the_library():
+    rows = [site_row(site) for site in PLAN]
+    for row, ms in zip(rows, (0.6, 0.71, 0.5, 0.4)):
+        row["ms"]["native"] = ms  # the library's takes 0.5
+    state, measured = only(states(rows), "row native", "batch 256")
+    assert state == "reached" and measured == "70% at the least (b dilation 1); 4 of 4 sites"
+    rows[0]["ms"]["native"] = 0.8
+    assert only(states(rows), "row native", "batch 256")[0] == "not reached"
+    del rows[0]["ms"]["native"]
+    assert only(states(rows), "row native", "batch 256")[0] == "not measured"
+
+
+def test_the_library_decides_what_is_expected_of_the_network():
+    """Its share is that of the plain network: time-weighted, dilation 1 alone, each site as often as it occurs."""
+    rows = [site_row(PLAN[0], cudnn=0.5), site_row(PLAN[1], cudnn=0.9), site_row(PLAN[3], cudnn=0.3)]
+    assert fused_goals.library_share({"sites": rows}, PLAN, 256) == pytest.approx((2 * 0.5 + 0.9 + 0.3) / 4)
+    assert fused_goals.library_share({"sites": rows[:2]}, PLAN, 256) is None
+    network = network_row(256, atrous=1.6)
+    assert only(states([], [network]), "batch 256", "max-autotune") == ("not reached", "1.25x (atrous)")
+    assert only(states(rows, [network]), "55%", "1.3x")[0] == "not reached"
+    fast = [site_row(site, cudnn=0.7) for site in PLAN]
+    assert only(states(fast, [network]), "70%", "1.15x") == ("reached", "1.25x (atrous)")
+
+
+def test_the_faster_of_ours_counts_and_at_batch_1_only_graphs():
+    rows = [network_row(1, atrous=0.1, atrous_cudagraph=1.4, atrous_compile_cudagraph=1.3)]
+    assert only(states([], rows), "CUDA graph", "1.5x") == ("reached", "1.54x (atrous_compile_cudagraph)")
+    assert only(states([], [network_row(1, atrous=0.1)]), "CUDA graph")[0] == "not measured"
+    dilated = [network_row(8, 8, atrous=1.0, atrous_cudagraph=1.6), network_row(1, 8, atrous=1.8)]
+    found = states([], dilated)
+    assert only(found, "output stride 8", "batch 8") == ("reached", "2.00x (atrous)")
+    assert only(found, "output stride 8", "batch 1")[0] == "not reached"
+    lacking = network_row(32, atrous=1.0)
+    del lacking["ms"]["compile_max_autotune"]
+    assert only(states([], [lacking]), "batch 32", "max-autotune")[0] == "not measured"
+
+
+# The report
+
+
+def made_up(sites, networks, device="a card"):
+    return {
+        "device": device, "driver": "1.2", "date": "2030-01-02", "commit": "c",
+        "versions": {"torch": "2.11.0", "triton": "3.6.0"}, "ceilings": {"matmul_tflops": 700.4, "copy_gb_s": 3000.0},
+        "sites": sites, "networks": networks, "not_run": [], "goals": [],
+    }  # fmt: skip
+
+
+def test_the_report_has_the_sites_and_the_networks():
+    sites = [site_row(site, batch=batch, triton=0.8) for batch in (32, 256) for site in PLAN]
+    sites += [site_row(PLAN[0], batch=512, dtype="float16")]
+    dilated = {**network_row(1, 8, atrous=2.0), "size": 512}
+    text = report_fused.tables(made_up(sites, [dilated, network_row(256, atrous=1.25)]), "a.json")
+    assert "bfloat16 at batch 256" in text and "700 TFLOP/s" in text and "[a.json](bench/results/a.json)" in text
+    assert "| | dilation 1 | dilation 2 |\n|---|---|---|\n" in text
+    assert "| 3x3, 64 to 64, 56x56 | 60%, 50%, 1.25x |  |" in text
+    assert "| 3x3, 64 to 128, 56x56, stride 2, residual | 60%, 50%, 1.25x | 60%, 50%, 1.25x |" in text
+    assert "| | 224x224, batch 256 | 512x512, output stride 8, batch 1 |\n|---|---|---|\n" in text
+    assert "| atrous | 3.20x (1.25) | 2.00x (2) |" in text and "atrous, CUDA graph" not in text
+
+
+def test_the_slowest_mode_stands_in_the_column_of_its_network():
+    slow = {**network_row(256), "ms": {"eager_channels_last": 6.0, "atrous": 3.0, "compile_max_autotune": 2.0}}
+    plain = {**network_row(256), "ms": {"eager_channels_last": 4.0, "atrous": 2.0}}
+    text = report_fused.tables({**made_up([], [plain]), "max_autotune": [slow]}, "a.json")
+    assert "| | 224x224, batch 256 |\n" in text and "| atrous | 2.00x (2) |" in text
+    assert "| torch.compile, max-autotune (CUDA graph) | 3.00x (2) |" in text
+
+
+def test_a_part_that_was_not_run_is_no_table():
+    text = report_fused.tables(made_up([], []), "a.json")
+    assert "a card" in text and "|" not in text and not text.endswith("\n")
+
+
+def test_the_newest_file_of_a_card_is_reported(tmp_path):
+    for name, device in (("x-2030-01-01", "x"), ("x-2030-01-02", "x"), ("y-2029-01-01", "y")):
+        made = made_up([], [network_row(1)], device)
+        tables = {"fused": {key: made.pop(key) for key in ("sites", "networks", "not_run", "goals")}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**made, "tables": tables}))
+    written = report.report("<!-- report: begin -->\n<!-- report: end -->\n", tmp_path)
+    assert "x-2030-01-02" in written and "y-2029-01-01" in written and "x-2030-01-01" not in written
+    assert report.report(written, tmp_path) == written
+
+
+def test_the_readme_is_what_the_results_say():
+    readme = (ROOT / "README.md").read_text()
+    assert report.report(readme, ROOT / "bench" / "results") == readme
+
+
+# On a card
+
+
+@pytest.mark.gpu
+def test_a_site_on_the_card():
+    site = layers.Site("small", 1, 64, 64, 3, 1, 28, dilation=2, residual=True)
+    row = fused_sites.measure(site, 4, torch.bfloat16, DEVICE, timing.ceilings(DEVICE, 2048, 64))
+    names = [name for name in row["ms"] if name != "native"]  # where it is built for the card
+    assert names == ["library", "triton", "eager", "convolution"] and min(row["ms"].values()) > 0
+
+
+@pytest.mark.gpu
+def test_a_network_on_the_card():
+    *_, row = fused_models.measure(fused_models.Network(2, 64), torch.bfloat16, DEVICE, seconds=0.3)
+    assert tuple(row["ms"]) == fused_models.PLAIN, row["missing"]

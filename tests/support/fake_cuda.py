@@ -1,0 +1,176 @@
+"""A CUDA device whose memory is the CPU's, for tests of `--device cuda` on a machine without a GPU.
+
+    PYTHONPATH=tests/support python -m pytest -p fake_cuda --device cuda tests/api/test_cases_types.py
+
+Tensors say that they lie on cuda:0, every operator runs for real on what they hold, and what a GPU refuses is refused:
+tensors of two devices in one call, a CPU's generator, numpy, autocast for "cpu". Kernels of a GPU are not there: the
+backends `library` and `native` run, `triton` does not. torch.compile sees a subclass and is not for it.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+COPIES = ("copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "set_")  # take two devices
+REFUSAL = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+plain = SimpleNamespace(
+    generator=torch.Generator, autocast=torch.autocast, tensor=torch.tensor, to=Tensor.to, type=Tensor.type
+)
+
+
+class CudaTensor(Tensor):
+    """`held` is the tensor on the CPU."""
+
+    held: Tensor
+    device, is_cuda, is_cpu = (property(lambda self, value=value: value) for value in (CUDA, True, False))
+
+    @staticmethod
+    def __new__(cls, held: Tensor):
+        about = {name: getattr(held, name) for name in ("dtype", "layout")}
+        about |= {"strides": held.stride(), "storage_offset": held.storage_offset()} if not held.is_sparse else {}
+        self = Tensor._make_wrapper_subclass(cls, held.size(), device="cpu", **about)
+        self.held = held
+        return self
+
+    def __init__(self, held: Tensor):
+        pass
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        return dispatch(operator, args, kwargs or {})
+
+    def get_device(self):
+        return 0
+
+    def data_ptr(self):
+        return self.held.data_ptr()
+
+    def untyped_storage(self):
+        return self.held.untyped_storage()
+
+    def numpy(self, *arguments, **named):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+
+    __array__ = numpy
+
+    def cpu(self, **named):
+        return self.to(CPU)
+
+    def __deepcopy__(self, memo):
+        if id(self) not in memo:
+            copy = memo[id(self)] = CudaTensor(self.held.clone()).requires_grad_(self.requires_grad)
+            copy._is_param = getattr(self, "_is_param", False)
+            copy.grad = self.grad.__deepcopy__(memo) if self.grad is not None else None
+        return memo[id(self)]
+
+    def __repr__(self, **named):
+        return f"Cuda{self.held!r}"
+
+
+def dispatch(operator, args, kwargs):
+    """The operator on what the tensors hold; its results are where they would be."""
+    values = list(tree_iter((args, kwargs)))
+    ours, asked = [x for x in values if isinstance(x, CudaTensor)], kwargs.get("device")
+    refuse(operator, values, ours)
+    here = bool(ours) if asked is None else torch.device(asked).type == "cuda"
+    for x in values:
+        if isinstance(x, plain.generator) and generators.get(x._cdata, "cpu") != ("cuda" if here else "cpu"):
+            raise RuntimeError(f"Expected a generator of {'cuda' if here else 'cpu'}, got the other one")
+    if asked is not None and here:
+        kwargs = {**kwargs, "device": CPU}
+    args, kwargs = tree_map(lambda x: x.held if isinstance(x, CudaTensor) else x, (args, kwargs))
+    holders = {id(x.held): x for x in ours}  # of what is written in place
+
+    def wrapped(x):
+        if not here or not isinstance(x, Tensor) or x.is_meta:
+            return x
+        return holders.get(id(x)) if id(x) in holders else CudaTensor(x)
+
+    return tree_map(wrapped, operator(*args, **kwargs))
+
+
+def refuse(operator, values, ours):
+    namespace, name = operator._schema.name.split("::")
+    for x in values if ours and name not in COPIES else ():
+        if isinstance(x, Tensor) and not isinstance(x, CudaTensor) and (x.dim() or namespace != "aten"):
+            raise RuntimeError(f"{namespace}::{name}: {REFUSAL}")
+
+
+class Dispatch(TorchDispatchMode):
+    """For what has no tensor among its arguments."""
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        return dispatch(operator, args, kwargs or {})
+
+
+generators: dict[int, str] = {}
+
+
+class Generator(plain.generator):
+    def __new__(cls, device="cpu"):
+        self = plain.generator.__new__(cls)
+        generators[self._cdata] = torch.device(device).type
+        return self
+
+    def __init__(self, device="cpu"):
+        pass
+
+
+class Autocast(plain.autocast):
+    """A GPU's is done by the CPU's; the CPU's own does nothing for tensors of a GPU."""
+
+    def __init__(self, device_type, dtype=torch.bfloat16, enabled=True, cache_enabled=None):
+        super().__init__("cpu", dtype, enabled and device_type == "cuda", cache_enabled)
+
+
+def to(self, *args, copy=False, **kwargs):
+    args = [x.device if isinstance(x, Tensor) else x for x in args]
+    device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
+    if device is not None and torch.device(device).type != self.device.type:
+        return torch.ops.aten._to_copy(self, device=device, dtype=dtype, memory_format=layout)
+    return plain.to(self, dtype or self.dtype, copy=copy, **({"memory_format": layout} if layout else {}))
+
+
+def tensor(data, *, dtype=None, device=None, requires_grad=False):
+    device = torch.device(device or torch.get_default_device())
+    made = plain.tensor(data, dtype=dtype, device="cpu" if device.type == "cuda" else device)
+    return to(made, device).requires_grad_(requires_grad)
+
+
+def install() -> None:
+    """For the whole process."""
+    from atrous.ops import device_support, triton_impl
+
+    answers = {
+        "_lazy_init": None, "synchronize": None, "set_rng_state": None, "is_available": True, "current_device": 0,
+        "device_count": 1, "get_device_name": "fake", "get_device_capability": (9, 0),
+        "is_current_stream_capturing": False,
+        "get_device_properties": SimpleNamespace(
+            major=9, minor=0, multi_processor_count=132, L2_cache_size=1 << 14, name="fake", total_memory=80 << 30
+        ),
+    }  # fmt: skip
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, lambda *arguments, answer=answer: answer)
+    torch.cuda.get_rng_state = lambda *arguments: torch.get_rng_state()
+    torch.get_default_device = lambda: CUDA
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # a Parameter cannot become one of a subclass
+    torch.Generator, torch.tensor, Tensor.to, Tensor.cuda = Generator, tensor, to, lambda self, *device: to(self, CUDA)
+    torch.autocast = torch.amp.autocast_mode.autocast = Autocast
+    enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+    torch.is_autocast_enabled, torch.get_autocast_dtype = lambda *device: enabled("cpu"), lambda *device: dtype("cpu")
+    triton_impl.triton_found = False
+    device_support.lacks = lambda device: ()
+    Dispatch().__enter__()
+
+
+def pytest_configure(config):
+    if config.getoption("--device") == "cuda":
+        install()

@@ -1,0 +1,17 @@
+// csrc/cuda/device.cpp where the card is the CPU.
+#include "../../../csrc/cuda/device.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+namespace atrous::cuda {
+
+Device::Device(const char* name, const Tensor& tensor) : index_(0), stream_(nullptr) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a tensor on the CPU");
+}
+int Device::multiprocessors() const { return 8; }
+int Device::capability() const { return 80; }
+void Device::check(const char*, const OptionalTensor&) const {}
+void Device::check(const Arguments&) const {}
+void check(cudaError_t, const char*) {}
+
+}  // namespace atrous::cuda

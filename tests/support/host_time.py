@@ -1,0 +1,220 @@
+"""Host time of a call of each backend and of a launch of each Triton kernel, measured without a GPU.
+
+    python tests/support/host_time.py [--json FILE] [--rounds N]
+
+What the processor does until a kernel is in the driver's hands: at batch 1 it, and not the GPU, sets the pace of a
+network without a CUDA graph. Triton's own launcher runs over the stand-in for the CUDA driver (standin.py), which takes
+no time; beside it run plain torch's calls on a CPU, which compute 4x4 pixels. Tensors are on the CPU, so what torch
+adds on a GPU (a device guard, cuDNN's choice of an algorithm) is in neither.
+
+Times are of the processor in this thread, the median of interleaved rounds. Budgets: 2x plain torch for the backends
+that it runs through, 15 us for a launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+sys.path += [str(Path(__file__).parents[2] / "bench"), str(Path(__file__).parent / "standin")]
+
+import record
+import standin
+import torch
+import torch.nn.functional as F
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from atrous.backends import library, native, triton
+from atrous.core.spec import Epilogue, Spec
+from atrous.tools import info
+from atrous.triton_kernels import launch
+from atrous.triton_kernels.conv import configs, problem
+from atrous.triton_kernels.conv import forward as conv
+from atrous.triton_kernels.conv import statistics as conv_statistics
+from atrous.triton_kernels.pointwise import backward as gradients
+from atrous.triton_kernels.pointwise import forward as pointwise
+from atrous.triton_kernels.pointwise import reduce as channel_sums
+from atrous.triton_kernels.pointwise import reduction_plan as reductions
+from atrous.triton_kernels.pointwise import statistics as channel_statistics
+
+Call = Callable[[], object]
+CHIP, MULTIPROCESSORS = 90, 132
+LAUNCHERS = (conv, conv_statistics, pointwise, gradients, channel_statistics, channel_sums)
+CALLS = 200  # of one measurement
+BACKEND, LAUNCH = 2.0, 15.0  # the budgets: over plain torch; us
+NHWC = torch.channels_last
+
+
+@contextlib.contextmanager
+def fake_gpu() -> Iterator[None]:
+    """Triton's launchers take CPU tensors for those of an H100, and the stand-in's driver takes the launches."""
+    standin.library().use(CHIP)
+    standin.library().calls.standin_any_memory(True)
+    from triton.backends.nvidia.driver import CudaDriver
+
+    class Driver(CudaDriver):
+        def __init__(self) -> None:
+            super().__init__()
+            self.get_current_device, self.get_current_stream = lambda: 0, lambda device: 0
+            self.get_current_target = lambda: GPUTarget("cuda", CHIP, 32)
+            self.get_device_capability = lambda device=0: divmod(CHIP, 10)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(driver, "_active", Driver()))
+        for module in (problem, pointwise, reductions):
+            stack.enter_context(mock.patch.object(module, "chip", lambda device: (CHIP, MULTIPROCESSORS)))
+        for module in LAUNCHERS:
+            stack.enter_context(mock.patch.object(module, "check_device", lambda *arguments: None))
+        stack.callback(standin.library().calls.standin_any_memory, False)
+        yield
+
+
+def layer(channels: int, size: int, dtype: torch.dtype) -> SimpleNamespace:
+    """A 3x3 convolution with BatchNorm, a slope a channel and a residual, on one map of size x size."""
+    x = torch.randn(1, channels, size, size).to(dtype, memory_format=NHWC)
+    w = torch.randn(channels, channels, 3, 3).to(dtype, memory_format=NHWC)
+    vectors, slope = [torch.rand(channels) + 0.5 for _ in range(4)], torch.rand(channels)
+    epilogue = Epilogue(*vectors, slope_kind="tensor", slope=slope, residual=torch.randn_like(x))
+    return SimpleNamespace(x=x, w=w, epilogue=epilogue, spec=Spec(padding=(1, 1)))
+
+
+def plain(made: SimpleNamespace) -> Call:
+    """What a user would have called: a convolution, a BatchNorm, an addition and a PReLU."""
+    mean, var, gamma, beta, *_ = made.epilogue
+    slope, residual = made.epilogue.slope, made.epilogue.residual
+
+    def call():
+        z = F.conv2d(made.x, made.w, None, 1, 1)
+        return F.prelu(F.batch_norm(z, mean, var, gamma, beta) + residual, slope)
+
+    return call
+
+
+def backends() -> dict[str, Call]:
+    """A call of each backend. Those of plain torch and of C++ compute; a small map keeps that short."""
+    small, map_ = layer(4, 4, torch.float32), layer(64, 56, torch.bfloat16)
+    calls = {"plain torch": plain(small)}
+    for backend in (library, native):
+        arguments = small.x, small.w, None, small.spec, small.epilogue
+        calls[backend.name] = lambda backend=backend, arguments=arguments: backend.conv_epilogue(*arguments)
+    arguments = map_.x, map_.w, None, map_.spec, map_.epilogue
+    calls["triton"] = lambda: triton.conv_epilogue(*arguments)
+    calls["triton, the epilogue alone"] = lambda: triton.epilogue(map_.x, map_.epilogue)
+    return calls
+
+
+def launches() -> dict[str, Call]:
+    """The last launch of each launcher by itself: `launch` with a plan that has its code."""
+    made, few = layer(64, 56, torch.bfloat16), layer(64, 7, torch.bfloat16)
+    grad = torch.randn_like(made.x)
+    means = torch.zeros(3, 64)
+    pointers = next(config for config in configs.CONV if not config.descriptors)
+
+    def convolve(made=made, config=None):
+        geometry = made.spec.stride, made.spec.padding, made.spec.dilation, made.spec.groups
+        return conv.conv_epilogue(
+            made.x, made.w, None, *geometry, *made.epilogue, memory_format=NHWC, config=config
+        )  # fmt: skip
+
+    launchers = {
+        "conv_epilogue, descriptors": convolve,
+        "conv_epilogue, descriptors, split-K": lambda: convolve(few),
+        "conv_epilogue, pointers": lambda: convolve(config=pointers),
+        "conv_statistics": lambda: conv_statistics.conv_statistics(
+            made.x, made.w, None, (1, 1), (1, 1), (1, 1), 1, memory_format=NHWC
+        ),
+        "epilogue": lambda: pointwise.epilogue(made.x, *made.epilogue),
+        "statistics": lambda: gradients.statistics(made.x),
+        "epilogue_reduce": lambda: gradients.epilogue_reduce(grad, made.x, *made.epilogue),
+        "epilogue_backward": lambda: gradients.epilogue_backward(grad, made.x, means, True, True, *made.epilogue),
+    }
+    return {name: captured(call) for name, call in launchers.items()}
+
+
+def captured(call: Call) -> Call:
+    """The launch that a launcher makes, without the launcher."""
+    said: list[tuple[Any, Any]] = []
+
+    def keep(*arguments, **options):
+        said.append((arguments, options))
+        launch.launch(*arguments, **options)
+
+    with contextlib.ExitStack() as stack:
+        for module in LAUNCHERS:
+            stack.enter_context(mock.patch.object(module, "launch", keep))
+        call()
+    ((arguments, options),) = said
+    return lambda: launch.launch(*arguments, **options)
+
+
+def microseconds(call: Call) -> float:
+    begin = time.thread_time()
+    for _ in range(CALLS):
+        call()
+    return (time.thread_time() - begin) / CALLS * 1e6
+
+
+def measure(calls: dict[str, Call], rounds: int) -> dict[str, float]:
+    for call in calls.values():
+        microseconds(call)
+    times = [{name: microseconds(call) for name, call in calls.items()} for _ in range(rounds)]
+    return {name: statistics.median(row[name] for row in times) for name in calls}
+
+
+@torch.no_grad()
+def measured(rounds: int) -> dict[str, Any]:
+    with fake_gpu():
+        called, launched = backends(), launches()
+        times = measure(called | launched, rounds)
+    return {
+        **record.about(info.processor(), info.versions()),
+        "backends": {name: times[name] for name in called},
+        "launches": {name: times[name] for name in launched},
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    peer = result["backends"]["plain torch"]
+    lines = [f"{'one call':<40}{'us':>8}{'over plain':>12}"]
+    lines += [f"{name:<40}{us:>8.1f}{us / peer:>11.2f}x" for name, us in result["backends"].items()]
+    lines += [f"{'one launch':<40}{'us':>8}", *(f"{name:<40}{us:>8.1f}" for name, us in result["launches"].items())]
+    return "\n".join(lines + [f"over budget: {text}" for text in over(result)])
+
+
+def over(result: dict[str, Any]) -> list[str]:
+    """What takes more than its budget."""
+    peer = result["backends"]["plain torch"]
+    found = [
+        f"{name} {us / peer:.2f}x plain torch, {BACKEND:g}x allowed"
+        for name, us in result["backends"].items() if us > BACKEND * peer
+    ]  # fmt: skip
+    return found + [
+        f"launch of {name} {us:.1f} us, {LAUNCH:g} allowed" for name, us in result["launches"].items() if us > LAUNCH
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=25)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    result = measured(args.rounds)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(show(result))
+    return int(bool(over(result)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
