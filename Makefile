@@ -91,20 +91,20 @@ fuzz: setup  ## COUNT=20000 drawn convolutions of every backend that a CPU runs,
 	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
 
 gpu-bundle:  ## wheel and compiled kernels for a GPU machine, built without one: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
-	$(PYTHON) bench/gpu/bundle.py build $(BUNDLE)
+	$(PYTHON) -m bench.gpu.bundle.command build $(BUNDLE)
 
 gpu-bundle-download:  ## what gpu-bundle fetches, before it: torch, Triton and CUTLASS
-	$(PYTHON) bench/gpu/bundle.py download $(BUNDLE)
+	$(PYTHON) -m bench.gpu.bundle.command download $(BUNDLE)
 
 gpu-bundle-check:  ## install it into a fresh Python: it loads, and right and fast compile nothing
-	$(PYTHON) bench/gpu/bundle.py check $(BUNDLE)
+	$(PYTHON) -m bench.gpu.bundle.command check $(BUNDLE)
 
 bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out
 	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
 
 bench-report:  ## write README's tables from bench/results
-	$(BIN)/python bench/report.py
+	$(BIN)/python -m bench.report.report
 
 kernel-table: setup  ## write the tables of kernels from the compile gates: README's of Triton, docs' of CUDA C++ (needs nvcc)
 	$(BIN)/python tests/support/gates/conv_gate.py README.md

@@ -1,10 +1,10 @@
 """conv_bn_act at the sites of ResNet34, and of its dilated form."""
 
-import providers
 import pytest
 import torch
 
 from atrous import testing
+from bench import providers
 
 DTYPES = [torch.float32, torch.bfloat16][: 1 + torch.cuda.is_available()]  # many a CPU emulates bf16
 

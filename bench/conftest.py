@@ -7,9 +7,9 @@ from collections import defaultdict
 
 import pytest
 import torch
-from providers import DEVICE, Subject
 
 from atrous.tools import timing
+from bench.providers import DEVICE, Subject
 
 SECONDS = 0.8  # for a provider and the eager calls between its own
 RESULTS = pytest.StashKey[dict[str, dict[str, tuple[float, float]]]]()

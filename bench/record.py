@@ -1,7 +1,7 @@
 """The file of one GPU and one day, <gpu>-<yyyy-mm-dd>.json, which .ci/gpu and every table fill together.
 
-    python bench/record.py            where this is measured, as JSON; exit status 3 where torch has no GPU
-    python bench/record.py --arch     what TORCH_CUDA_ARCH_LIST is for this GPU alone
+    python -m bench.record            where this is measured, as JSON; exit status 3 where torch has no GPU
+    python -m bench.record --arch     what TORCH_CUDA_ARCH_LIST is for this GPU alone
 
 At its top the file says where its numbers come from; under "phases" .ci/gpu keeps each step, under "tables" each
 table its rows. It is written whole after every step and row: a run that is cut off leaves a valid file.

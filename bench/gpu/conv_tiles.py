@@ -1,6 +1,6 @@
 """The tiles of the CUDA C++ convolution side by side: what conv/heuristics.cpp's choice is changed by.
 
-    python bench/gpu/conv_tiles.py RESULTS_DIR [--seconds S] [--continue]
+    python -m bench.gpu.conv_tiles RESULTS_DIR [--seconds S] [--continue]
 
 Each 3x3 convolution of ResNet34 at batch 256 and 32 in bf16, with each tile that csrc/cuda has, "predicted" for the
 plan's own choice and "library" for cuDNN with one pass of ours; "refused" says why a row lacks a tile. Under
@@ -13,20 +13,17 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-import fused_sites  # noqa: E402
-import table as tables  # noqa: E402
 import torch  # noqa: E402
-from layers import Site, sites  # noqa: E402
-from measures import NHWC, dtype_name, ends, heuristic  # noqa: E402
 
 import atrous  # noqa: E402
 from atrous import testing  # noqa: E402
 from atrous.tools.timing import copies  # noqa: E402
+from bench.tables import fused_sites  # noqa: E402
+from bench.tables import table as tables  # noqa: E402
+from bench.tables.layers import Site, sites  # noqa: E402
+from bench.tables.measures import NHWC, dtype_name, ends, heuristic  # noqa: E402
 
 TILES = ("wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
 REFUSED = "cannot compute this convolution"  # what csrc/cuda says of a tile that is named

@@ -1,4 +1,4 @@
-"""Fits the cost model of the Triton convolution to measured configs: `python bench/gpu/fit_cost_model.py tune.json`.
+"""Fits the cost model of the Triton convolution to measured configs: `python -m bench.gpu.fit_cost_model tune.json`.
 
 The file is what `python -m atrous tune ... --json tune.json` writes: the time of every config that was measured.
 Printed are the rates that explain the times best, beside those of gpus.def; how well both rank the configs of a layer

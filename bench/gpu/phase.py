@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import process_group  # noqa: E402
-import record  # noqa: E402
-import steps as plan  # noqa: E402
+from bench import record  # noqa: E402
+from bench.gpu import process_group  # noqa: E402
+from bench.gpu import steps as plan  # noqa: E402
 
 TAIL = 25  # lines of a failed step's output to show
 MIDDLE = 30.0  # seconds into a step, or half its limit: the GPU is at work, as it is not between steps

@@ -22,9 +22,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import steps as plan
-from phase import SIGNALLED, Phase, record
-from process_group import adopt_orphans
+from bench.gpu import steps as plan
+from bench.gpu.phase import SIGNALLED, Phase, record
+from bench.gpu.process_group import adopt_orphans
 
 PROBE_SECONDS = 60.0
 NO_GPU = 3  # exit status, of record.py too
@@ -34,8 +34,8 @@ USAGE = "usage: .ci/gpu bundle|right|fast|full [RESULTS_DIR] [--dry-run] [--limi
 
 def probe(python: str) -> dict[str, Any] | str:
     """Where this runs, as the torch of `python` says; a sentence where it has no GPU, or does not say."""
-    command = [python, str(record.ROOT / "bench" / "record.py")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [python, "-m", "bench.record"]
+    process = subprocess.Popen(command, cwd=record.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         out, told = process.communicate(timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """Runs compute-sanitizer over small launches of the kernels, or says why this machine cannot.
 
-    python bench/gpu/sanitize.py memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]   (tests/support/launches.py)
+    python -m bench.gpu.sanitize memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]   (tests/support/launches.py)
 
 Exit status 77: the tool is not installed, or it does not work here, as on virtual machines that it refuses. That is
 found out before any kernel of ours runs, by the driver alone under the same tool, so that it hides no error of theirs.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from steps import NOT_AVAILABLE
+from bench.gpu.steps import NOT_AVAILABLE
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("/usr/local/cuda/bin", os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))

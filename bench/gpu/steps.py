@@ -29,10 +29,10 @@ class Step:
 PYTEST = "{python} -m pytest -n 14 -v --tb short"
 CASES = "tests/*/test_cases_*.py tests/*/test_native*.py tests/ops/test_ops.py"
 TUNE = '{python} -m atrous tune resnet34 --device cuda --commit "$ATROUS_COMMIT"'
-SAVE_TABLE = Step("keep the tuned table", 10, "{python} bench/gpu/tuned.py {results}")
+SAVE_TABLE = Step("keep the tuned table", 10, "{python} -m bench.gpu.tuned {results}")
 FUZZ = "{python} tests/fuzz/fuzz_conv.py --device cuda --seed $(date +%Y%m%d) --json {results}/fuzz.json"
 
-BUNDLE = "{python} bench/gpu/bundle.py"
+BUNDLE = "{python} -m bench.gpu.bundle.command"
 INSTALL_BUNDLE = Step("install the bundle", 40, f"{BUNDLE} install {{bundle}}", required=True)
 # csrc is not compiled here: the GPU would wait for it. What `setup.py build_ext --inplace` left in pyops/ is used.
 INSTALL_CHECKOUT = Step(
@@ -49,27 +49,29 @@ RIGHT = (
     # The convolution first; pytest takes a file once.
     Step("GPU tests", 93, f"{PYTEST} -m gpu tests/*/test_*conv*.py tests/*/test_*.py tests/bench/gpu"),
     Step("the cases of every backend", 40, f"{PYTEST} -m 'not gate' --device cuda {CASES}"),
-    Step("memcheck", 37, "{python} bench/gpu/sanitize.py memcheck tests/support/launches.py --one", optional=True),
+    Step("memcheck", 37, "{python} -m bench.gpu.sanitize memcheck tests/support/launches.py --one", optional=True),
     Step("fuzzer", 20, f"{FUZZ} --seconds 6"),
 )
 
 FAST = (
-    Step("ceilings", 15, "{python} bench/gpu/ceilings.py {results}"),
+    Step("ceilings", 15, "{python} -m bench.gpu.ceilings {results}"),
     Step("tune", 95, f"{TUNE} --dtype bfloat16 --batch 256,1,32 --seconds 78 --json {{results}}/tune.json"),
     SAVE_TABLE,
-    Step("sites", 75, "{python} bench/fused_table.py {results} --part sites --seconds 60"),
-    Step("passes", 30, "{python} bench/pointwise_table.py {results} --seconds 16"),
-    Step("networks", 45, "{python} bench/fused_table.py {results} --part networks --seconds 30"),
-    Step("training", 35, "{python} bench/training_table.py {results} --part steps --seconds 20"),
-    Step("tiles of csrc/cuda", 20, "{python} bench/gpu/conv_tiles.py {results} --seconds 7"),
+    Step("sites", 75, "{python} -m bench.tables.fused {results} --part sites --seconds 60"),
+    Step("passes", 30, "{python} -m bench.tables.pointwise {results} --seconds 16"),
+    Step("networks", 45, "{python} -m bench.tables.fused {results} --part networks --seconds 30"),
+    Step("training", 35, "{python} -m bench.tables.training {results} --part steps --seconds 20"),
+    Step("tiles of csrc/cuda", 20, "{python} -m bench.gpu.conv_tiles {results} --seconds 7"),
     # A compilation cannot be stopped, and how long one takes is torch's affair.
-    Step("torch.compile", 55, "{python} bench/fused_table.py {results} --part compiled --seconds 42", informative=True),
+    Step(
+        "torch.compile", 55, "{python} -m bench.tables.fused {results} --part compiled --seconds 42", informative=True
+    ),
 )
 
 HEADERS = Step("headers of CUTLASS", 300, "{python} -m pip install --quiet --no-deps -r requirements-cuda.txt")
 BUILD = Step(
     "build for this GPU", 1800,
-    "TORCH_CUDA_ARCH_LIST=$({python} bench/record.py --arch) {python} -m pip install --quiet --no-build-isolation "
+    "TORCH_CUDA_ARCH_LIST=$({python} -m bench.record --arch) {python} -m pip install --quiet --no-build-isolation "
     "--no-deps -e .", required=True,
 )  # fmt: skip
 TUNE_BATCHES, TUNE_DILATED = "--batch 1,32,256 --seconds 600", "--output-stride 8 --size 512 --batch 1,8 --seconds 600"
@@ -79,11 +81,11 @@ FULL = (
     Step("CPU tests", 3600, f'{PYTEST} -m "not gpu and not gate" tests'),
     Step("GPU tests", 3600, f"{PYTEST} -m gpu tests"),
     Step("the cases of every backend", 3600, f"{PYTEST} -m 'not gate' --device cuda {CASES}"),
-    Step("memcheck", 1800, "{python} bench/gpu/sanitize.py memcheck", optional=True),
+    Step("memcheck", 1800, "{python} -m bench.gpu.sanitize memcheck", optional=True),
     # They may misreport TMA and mbarrier: what they say is read, and decides nothing.
-    Step("racecheck", 1800, "{python} bench/gpu/sanitize.py racecheck", optional=True, informative=True),
-    Step("initcheck", 1800, "{python} bench/gpu/sanitize.py initcheck", optional=True, informative=True),
-    Step("ceilings", 60, "{python} bench/gpu/ceilings.py {results}"),
+    Step("racecheck", 1800, "{python} -m bench.gpu.sanitize racecheck", optional=True, informative=True),
+    Step("initcheck", 1800, "{python} -m bench.gpu.sanitize initcheck", optional=True, informative=True),
+    Step("ceilings", 60, "{python} -m bench.gpu.ceilings {results}"),
     *(
         Step(
             f"tune {dtype}, {name}",
@@ -94,14 +96,14 @@ FULL = (
         for name, options in (("224", TUNE_BATCHES), ("512-dilated", TUNE_DILATED))
     ),
     SAVE_TABLE,
-    Step("cuDNN", 1300, "{python} bench/cudnn_table.py {results} --seconds 600"),
-    Step("passes", 700, "{python} bench/pointwise_table.py {results} --seconds 600"),
-    Step("sites", 1300, "{python} bench/fused_table.py {results} --part sites --seconds 1200"),
-    Step("networks", 1300, "{python} bench/fused_table.py {results} --part networks --seconds 1200"),
-    Step("training", 1300, "{python} bench/training_table.py {results} --seconds 600"),
-    Step("tiles of csrc/cuda", 700, "{python} bench/gpu/conv_tiles.py {results} --seconds 600"),
-    Step("torch.compile", 1300, "{python} bench/fused_table.py {results} --part compiled --seconds 1200"),
-    Step("max-autotune", 1900, "{python} bench/fused_table.py {results} --part max_autotune --seconds 1800"),
+    Step("cuDNN", 1300, "{python} -m bench.tables.cudnn {results} --seconds 600"),
+    Step("passes", 700, "{python} -m bench.tables.pointwise {results} --seconds 600"),
+    Step("sites", 1300, "{python} -m bench.tables.fused {results} --part sites --seconds 1200"),
+    Step("networks", 1300, "{python} -m bench.tables.fused {results} --part networks --seconds 1200"),
+    Step("training", 1300, "{python} -m bench.tables.training {results} --seconds 600"),
+    Step("tiles of csrc/cuda", 700, "{python} -m bench.gpu.conv_tiles {results} --seconds 600"),
+    Step("torch.compile", 1300, "{python} -m bench.tables.fused {results} --part compiled --seconds 1200"),
+    Step("max-autotune", 1900, "{python} -m bench.tables.fused {results} --part max_autotune --seconds 1800"),
     Step("fuzzer", 7300, f"{FUZZ} --seconds 7200"),
 )
 

@@ -1,6 +1,6 @@
 """A run of .ci/gpu as Markdown, beside the last committed file of the same GPU.
 
-    python bench/gpu/summary.py RESULTS_DIR [COMMITTED_DIR]     (default bench/results)
+    python -m bench.gpu.summary RESULTS_DIR [COMMITTED_DIR]     (default bench/results)
 
 For each variant of each table: over the rows that both files have, the geometric mean of the committed time over this
 one (above 1: faster now), and the row that lost the most. Needs neither torch nor a GPU.
@@ -15,9 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import record  # noqa: E402
+from bench import record  # noqa: E402
 
 Times = dict[tuple[str, str], dict[str, float]]  # (table and part, variant) -> row -> milliseconds
 NO_NAME = ("count", "auto", "config", "partial", "tuned")  # of a row: what was chosen or counted, not what it is

@@ -1,6 +1,5 @@
 """The benchmarks' arithmetic and shape, on sizes that a CPU measures in no time."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,28 +8,29 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import record as bench_record
+from bench.report import report as bench_report
+from bench.tables import cudnn
+from bench.tables import layers as bench_layers
+from bench.tables import measures as bench_measures
+
 ROOT = Path(__file__).parents[2]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def loaded(name):
-    """A file of bench/, which is no package: its files find one another as in a run of one of them."""
-    return importlib.import_module(name)
-
-
 @pytest.fixture(scope="module")
 def layers():
-    return loaded("layers")
+    return bench_layers
 
 
 @pytest.fixture(scope="module")
 def measures(layers):
-    return loaded("measures")
+    return bench_measures
 
 
 @pytest.fixture(scope="module")
 def table(measures):
-    return loaded("cudnn_table")
+    return cudnn
 
 
 def test_the_layers_are_those_of_resnet34(layers):
@@ -71,7 +71,7 @@ def test_the_whole_table(measures, table, monkeypatch):
     monkeypatch.setattr(measures, "median", lambda call, device, seconds=0.3: [call(), 1.0][1])
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     saved, small = [], {"size": 64, "batch": 1, "batches": (1,), "dtypes": (torch.float32,), "side": 16, "mebi": 1}
-    result = loaded("record").described(DEVICE)
+    result = bench_record.described(DEVICE)
     table.table(DEVICE, result, lambda: saved.append(json.dumps(result)), **small)
     assert {"device", "driver", "commit", "date", "versions", "ceilings", "convolutions", "models"} <= result.keys()
     assert json.loads(saved[-1]) == result and len(saved) > len(result["convolutions"])
@@ -217,7 +217,7 @@ def test_copies_rotate_through_more_than_the_cache(measures):
 
 @pytest.fixture
 def record(measures):
-    return loaded("record")
+    return bench_record
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ def test_the_report_is_made_of_the_results(tmp_path):
     (tmp_path / "a-cpu.json").write_text(json.dumps(result))
     (tmp_path / "a-card.json").write_text(json.dumps({"convolutions": []}))
     readme = "above\n<!-- report: begin -->\nold\n<!-- report: end -->\nbelow\n"
-    report = loaded("report")
+    report = bench_report
     written = report.report(readme, tmp_path)
     assert "| atrous | 1.75x (20.0) |" in written and "| torch.compile | not run |" in written
     assert "bench/results/a-cpu.json" in written and "old" not in written and "a-card" not in written

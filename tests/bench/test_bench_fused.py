@@ -5,15 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import fused_goals
-import fused_models
-import fused_sites
-import fused_table
-import layers
-import measures
 import pytest
-import report
-import report_fused
 import torch
 
 import atrous
@@ -22,6 +14,10 @@ from atrous.tools import timing
 from atrous.triton_kernels.conv.configs import CONV
 from atrous.tuning.device_id import device_name, versions
 from atrous.tuning.format import Entry, Table
+from bench.report import fused as report_fused
+from bench.report import report
+from bench.tables import fused as fused_table
+from bench.tables import fused_goals, fused_models, fused_sites, layers, measures
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,9 +3,10 @@
 import json
 from types import SimpleNamespace
 
-import pointwise_table
 import pytest
 import torch
+
+from bench.tables import pointwise as pointwise_table
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-import training_table
+
+from bench.tables import training as training_table
 
 
 @pytest.fixture

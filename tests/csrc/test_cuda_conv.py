@@ -7,12 +7,12 @@ import contextlib
 import launches
 import pytest
 import torch
-from conv_tiles import TILES
 
 import atrous
 from atrous import testing
 from atrous.backends import selection
 from atrous.ops import device_support
+from bench.gpu.conv_tiles import TILES
 
 pytestmark = pytest.mark.gpu
 NHWC = torch.channels_last

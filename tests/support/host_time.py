@@ -25,9 +25,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-sys.path += [str(Path(__file__).parents[2] / "bench"), str(Path(__file__).parent / "standin")]
+sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parent / "standin")]
 
-import record
 import standin
 import torch
 import torch.nn.functional as F
@@ -43,9 +42,11 @@ from atrous.triton_kernels.conv import forward as conv
 from atrous.triton_kernels.conv import statistics as conv_statistics
 from atrous.triton_kernels.pointwise import backward as gradients
 from atrous.triton_kernels.pointwise import forward as pointwise
+from atrous.triton_kernels.pointwise import operands
 from atrous.triton_kernels.pointwise import reduce as channel_sums
 from atrous.triton_kernels.pointwise import reduction_plan as reductions
 from atrous.triton_kernels.pointwise import statistics as channel_statistics
+from bench import record
 
 Call = Callable[[], object]
 CHIP, MULTIPROCESSORS = 90, 132
@@ -71,7 +72,7 @@ def fake_gpu() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(driver, "_active", Driver()))
-        for module in (problem, pointwise, reductions):
+        for module in (problem, operands, reductions):
             stack.enter_context(mock.patch.object(module, "chip", lambda device: (CHIP, MULTIPROCESSORS)))
         for module in LAUNCHERS:
             stack.enter_context(mock.patch.object(module, "check_device", lambda *arguments: None))

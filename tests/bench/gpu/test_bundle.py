@@ -9,15 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import bundle
-import bundle_archive
-import bundle_build
-import bundle_facts
 import pytest
-import record
-import steps as plan
 import torch
-from bundle_facts import Mistake, Target
+
+from bench import record
+from bench.gpu import steps as plan
+from bench.gpu.bundle import archive as bundle_archive
+from bench.gpu.bundle import build as bundle_build
+from bench.gpu.bundle import command as bundle
+from bench.gpu.bundle import facts as bundle_facts
+from bench.gpu.bundle.facts import Mistake, Target
 
 ROOT = Path(__file__).parents[3]
 
@@ -241,11 +242,11 @@ def test_the_key(monkeypatch):
 def test_what_a_run_writes_is_no_source(tmp_path, monkeypatch):
     """The log of `.ci/gpu right` is there before the step that installs the bundle."""
     monkeypatch.setattr(bundle_facts, "ROOT", tmp_path)
-    for name in ("bench/record.py", "bench/results/NOTES.md", "pyops/tables/a.json"):
+    for name in ("bench/record.py", "bench/results/NOTES.md", "pyops/tuning/tables/a.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as it was")
     before = bundle_facts.source()
-    for name in ("bench/results/h100-right.log", "bench/results/h100.7.part", "pyops/tables/b.json"):
+    for name in ("bench/results/h100-right.log", "bench/results/h100.7.part", "pyops/tuning/tables/b.json"):
         (tmp_path / name).write_text("of a run")
     assert bundle_facts.source() == before
     (tmp_path / "bench/record.py").write_text("changed")

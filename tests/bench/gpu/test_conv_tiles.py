@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-import conv_tiles
 import launches
 import pytest
 import torch
-from layers import Site
 
 import atrous
+from bench.gpu import conv_tiles
+from bench.tables.layers import Site
 
 ROOT = Path(__file__).parents[3]
 

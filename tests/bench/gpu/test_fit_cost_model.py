@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +11,7 @@ pytest.importorskip("triton")
 
 from atrous.triton_kernels.conv import configs
 from atrous.triton_kernels.conv.cost_model import Rates, clocks, rates
-
-ROOT = Path(__file__).parents[3]
-spec = importlib.util.spec_from_file_location("fit_cost_model", ROOT / "bench" / "gpu" / "fit_cost_model.py")
-assert spec and spec.loader
-fitting = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fitting)
+from bench.gpu import fit_cost_model as fitting
 
 RESNET34 = [
     (64, 56, 64, 1),

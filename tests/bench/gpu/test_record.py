@@ -5,7 +5,8 @@ import subprocess
 import tarfile
 
 import pytest
-import record
+
+from bench import record
 
 ABOUT = {
     "device": "NVIDIA H100",

@@ -10,10 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-import process_group
 import pytest
-import run as command_line
-import steps as plan
+
+from bench.gpu import process_group
+from bench.gpu import run as command_line
+from bench.gpu import steps as plan
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,15 +24,15 @@ ABOUT = {
 }  # fmt: skip
 NAME = "nvidia-h100-80gb-hbm3-2030-01-02"
 LIMITS = {"right": 270, "fast": 420}
-# In PYTHON's place: it runs run.py with the real one, answers for torch, and notes every step's command, its processes
-# and what the file of the day says meanwhile. BEHAVE says what a step does whose command holds some words.
+# In PYTHON's place: it runs bench.gpu.run with the real one, answers for torch, and notes every step's command, its
+# processes and what the file of the day says meanwhile. BEHAVE says what a step does whose command holds some words.
 FAKE_PYTHON = r"""#!{python} -SE
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 words = " ".join(sys.argv[1:])
-if "gpu/run.py" in words:
+if "bench.gpu.run" in words:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-if "bench/record.py" in words:
+if "bench.record" in words:
     print({about!r})
     sys.exit()
 folder = Path(os.environ["FAKE"])
@@ -262,7 +263,7 @@ def test_a_dry_run_prints_the_steps_that_would_run(machine, phase):
 def test_a_bundle_is_installed_first(machine, phase):
     done = gpu(phase, machine.results, "--dry-run", ATROUS_BUNDLE=str(machine.bundle))
     lines = done.stdout.splitlines()
-    assert lines[0].endswith(f"bench/gpu/bundle.py install '{machine.bundle}'")
+    assert lines[0].endswith(f"-m bench.gpu.bundle.command install '{machine.bundle}'")
     assert int(lines[-1].split()[0]) <= LIMITS[phase]
 
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from steps import NOT_AVAILABLE
+
+from bench.gpu.steps import NOT_AVAILABLE
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,7 +21,7 @@ def sanitize(folder, probe="exit 0", run='shift 4; exec "$@"', program="print('l
     if tool:
         (folder / "compute-sanitizer").write_text(TOOL.format(probe=probe, run=run))
         (folder / "compute-sanitizer").chmod(0o755)
-    command = [sys.executable, str(ROOT / "bench" / "gpu" / "sanitize.py"), "memcheck", str(folder / "program.py")]
+    command = [sys.executable, "-m", "bench.gpu.sanitize", "memcheck", str(folder / "program.py")]
     environment = {**os.environ, "PATH": f"{folder}:/usr/bin:/bin", "PYTHON": sys.executable, "CUDA_HOME": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout

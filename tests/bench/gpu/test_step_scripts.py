@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ceilings
 import pytest
 import torch
-import tuned
+
+from bench.gpu import ceilings, tuned
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,6 +43,6 @@ def test_the_ceilings_are_those_of_every_table(gpu, tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("arguments", [[], ["paint"]])
 def test_a_tool_that_sanitize_does_not_know_is_one_sentence(arguments):
-    command = [sys.executable, str(ROOT / "bench" / "gpu" / "sanitize.py"), *arguments]
+    command = [sys.executable, "-m", "bench.gpu.sanitize", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0 and done.stderr.count("\n") == 1 and "expected memcheck, racecheck" in done.stderr

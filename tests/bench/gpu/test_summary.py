@@ -28,7 +28,7 @@ def made(folder, date, ms, device="H100", **more):
 
 
 def run(*arguments):
-    command = [sys.executable, str(ROOT / "bench" / "gpu" / "summary.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", "bench.gpu.summary", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

@@ -28,7 +28,8 @@ tuner.at_once, tuner.MOST_SECONDS = lambda runs, device: lambda: [run() for run 
 """
 TUNE = 'assert cli.main(["tune", sys.argv[1], "--device", "cuda", "--seconds", "60", "--commit", "abc"]) == 0'
 SITES = """
-import fused_sites, layers, runpy
+import runpy
+from bench.tables import fused_sites, layers
 for dtype in (torch.bfloat16, torch.float16):
     for batch, dilation in ((2, 1), (1, 1), (2, 2)):
         case = fused_sites.case(layers.Site("a", 1, 16, 32, 3, 1, 9, dilation, residual=True), batch)
@@ -39,7 +40,7 @@ print(tuning.ceilings(torch.device("cuda", 0)))
 COPY = """
 import runpy
 sys.argv = ["tuned.py", sys.argv[1]]
-runpy.run_path("bench/gpu/tuned.py", run_name="__main__")
+runpy.run_module("bench.gpu.tuned", run_name="__main__")
 """
 
 
@@ -48,7 +49,7 @@ def run(tmp_path):
     """run(code, argument, ...) -> what a process with a fake GPU and a cache of its own prints."""
 
     def call(code: str, *arguments: object) -> str:
-        paths = [str(ROOT / "tests" / "support"), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")]
+        paths = [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(tmp_path / "cache")}
         done = subprocess.run(
             [sys.executable, "-c", GPU + code, *map(str, arguments)], env=environment, cwd=ROOT, capture_output=True,

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
-from layers import Layer
 from torch import Tensor, nn
 
 from atrous import models
 from atrous.tools import timing
 from atrous.tools.timing import copies
+from bench.tables.layers import Layer
 
 NHWC = torch.channels_last
 PASSES = {"forward": None, "dgrad": [True, False, False], "wgrad": [False, True, False]}

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import bundle_facts
-from bundle_facts import ROOT, Mistake, Target
+from bench.gpu.bundle import facts as bundle_facts
+from bench.gpu.bundle.facts import ROOT, Mistake, Target
 
 BUILD = ROOT / "build" / "gpu-bundle"
 NEEDS = ("numpy", "hypothesis", "pytest", "pytest-xdist", "ninja", "setuptools==81.0.0", "wheel")

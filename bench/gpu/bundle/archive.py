@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bundle_facts import Mistake
+from bench.gpu.bundle.facts import Mistake
 
 MOST = 40 << 20  # bytes of an archive
 ENTRIES = "triton"  # the folder of the archive that holds them

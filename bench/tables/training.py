@@ -1,6 +1,6 @@
 """The table of training on a GPU: a step of SGD, its peak memory, and the two goals.
 
-    python bench/training_table.py RESULTS_DIR [--part NAME] [--seconds S] [--continue]
+    python -m bench.tables.training RESULTS_DIR [--part NAME] [--seconds S] [--continue]
 
 ResNet34 with channel-wise PReLU in bf16 autocast, channels_last: plain, compiled, fused, and fused in torch.compile, in
 turns; torch.compile's slowest mode has a part of its own, last. Under tables.training in RESULTS_DIR/<gpu>-<date>.json,
@@ -15,15 +15,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import fused_goals
-import fused_models
-import table as tables
 import torch
-from measures import dtype_name, medians
 from torch import Tensor
 
 from atrous import fuse
 from atrous.tools.demo import training as demo_training
+from bench.tables import fused_goals, fused_models
+from bench.tables import table as tables
+from bench.tables.measures import dtype_name, medians
 
 SECONDS = {"steps": 240.0, "max_autotune": 300.0}
 BATCHES = (256, 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from layers import Site
+from bench.tables.layers import Site
 
 Result = dict[str, Any]
 OURS, PEER = "triton", "compile_max_autotune"

@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import bundle_archive
-import bundle_facts
-import record
-from bundle_facts import Mistake
+from bench import record
+from bench.gpu.bundle import archive as bundle_archive
+from bench.gpu.bundle import facts as bundle_facts
+from bench.gpu.bundle.facts import Mistake
 
 MARK = "atrous-bundle.json"  # in Triton's cache: what was installed, and where
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from layers import Site
-from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor
 
 import atrous
@@ -16,6 +14,8 @@ from atrous import testing, tuning
 from atrous.backends import selection
 from atrous.core import checks
 from atrous.tools.timing import copies
+from bench.tables.layers import Site
+from bench.tables.measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 
 ROWS = ("library", "triton", "native")  # native where it is built for the card
 CALLS = 10  # of a CUDA graph at least: its own launch does not count then

@@ -1,6 +1,6 @@
 """What the library reaches on a GPU before anything of ours is tuned.
 
-    python bench/cudnn_table.py RESULTS_DIR [--part NAME] [--seconds S] [--continue]
+    python -m bench.tables.cudnn RESULTS_DIR [--part NAME] [--seconds S] [--continue]
 
 TFLOP/s of the library's forward, dgrad and wgrad for each convolution of ResNet34 at dilation 1, 2 and 4; images a
 second of eager and torch.compile, inference and training step; and the two ceilings of the same run: a large matrix
@@ -15,12 +15,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import table as tables
 import torch
-from layers import dilated, layers
-from measures import PASSES, convolution, network
 
 from atrous.tools.timing import ceilings
+from bench.tables import table as tables
+from bench.tables.layers import dilated, layers
+from bench.tables.measures import PASSES, convolution, network
 
 SECONDS = {"convolutions": 60.0, "models": 90.0}
 

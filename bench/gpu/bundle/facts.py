@@ -15,10 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "bench"))
+ROOT = Path(__file__).resolve().parents[3]
 
-import record  # noqa: E402
+from bench import record  # noqa: E402
 
 SOURCES = ("csrc", "pyops", "triton_kernels", "tests", "bench", "setup.py", "pyproject.toml")
 BUILT = (".so", ".pyc", ".json", ".png", ".md")  # neither compiled nor run
@@ -82,14 +81,14 @@ def here(capability: int) -> dict[str, Any]:
 PROBE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import bundle_facts
-print(json.dumps(bundle_facts.here(int(sys.argv[2]))))
+from bench.gpu.bundle import facts
+print(json.dumps(facts.here(int(sys.argv[2]))))
 """
 
 
 def probe(interpreter: Path | str, capability: int) -> dict[str, Any]:
     """What `here` answers in another Python. Raises Mistake."""
-    command = [interpreter, "-c", PROBE, Path(__file__).parent, str(capability)]
+    command = [interpreter, "-c", PROBE, ROOT, str(capability)]
     try:
         run = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Write the tables of what was measured into the README: python bench/report.py [README] [RESULTS_DIR]
+"""Write the tables of what was measured into the README: python -m bench.report.report [README] [RESULTS_DIR]
 
 Every result of `python -m atrous demo --json` in the folder, and the newest of fused_table.py for each GPU, become
 tables between the report's two markers, so that no number is typed by hand.
@@ -12,12 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import report_fused
-import table as measured
-
 from atrous.tools.demo import report as demo_report
+from bench.report import fused as report_fused
+from bench.tables import table as measured
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(<!-- report: begin -->\n).*?(<!-- report: end -->)", re.DOTALL)
 
 
@@ -73,7 +72,7 @@ def main(argv: list[str]) -> int:
     try:
         readme.write_text(report(readme.read_text(), folder))
     except (OSError, ValueError) as error:
-        print(f"bench/report.py: {readme}: {error}", file=sys.stderr)
+        print(f"bench/report/report.py: {readme}: {error}", file=sys.stderr)
         return 2
     return 0
 

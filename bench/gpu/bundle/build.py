@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import bundle_archive
-import bundle_facts
-import record
-import steps as plan
-from bundle_facts import ROOT, Mistake, Target
-from bundle_python import BUILD, environment, interpreter, run, wheel
+from bench import record
+from bench.gpu import steps as plan
+from bench.gpu.bundle import archive as bundle_archive
+from bench.gpu.bundle import facts as bundle_facts
+from bench.gpu.bundle.facts import ROOT, Mistake, Target
+from bench.gpu.bundle.python import BUILD, environment, interpreter, run, wheel
 
 OUT = ROOT / "out"
 PROCESSES = 2  # of the steps at once, and of the tests in one
@@ -41,8 +41,8 @@ print("libatrous.so is loaded from", found)
 INSTALLS = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-import bundle
-status = bundle.main(["install", sys.argv[2]])
+from bench.gpu.bundle import command
+status = command.main(["install", sys.argv[2]])
 sys.stdout.flush(), sys.stderr.flush()
 os._exit(status)
 """
@@ -139,7 +139,7 @@ def check(target: Target, named: Path | None, names: list[str] | None, archive: 
     under = {"PYTHONPATH": str(ROOT / "tests/support/standin/standin_site"), "STANDIN_CHIP": str(target.capability)}
     with tempfile.TemporaryDirectory() as scratch:
         gpu = {**under, "STANDIN_ASKED": scratch}
-        run([python, "-c", INSTALLS, ROOT / "bench/gpu", archive], "install", **alone, **gpu)
+        run([python, "-c", INSTALLS, ROOT, archive], "install", **alone, **gpu)
     run([python, "-c", LOADS], "libatrous.so", **alone)
     return verdict(about, ask(python, target, cache, tuple(about["steps"])))
 

@@ -23,10 +23,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import bundle_build
-import bundle_install
-import bundle_python
-from bundle_facts import Mistake, Target
+from bench.gpu.bundle import build as bundle_build
+from bench.gpu.bundle import install as bundle_install
+from bench.gpu.bundle import python as bundle_python
+from bench.gpu.bundle.facts import Mistake, Target
 
 
 def options() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """The table of the fused sites and networks: run it after the tests and the tuning.
 
-    python bench/fused_table.py RESULTS_DIR [--part NAME] [--seconds S] [--continue]
+    python -m bench.tables.fused RESULTS_DIR [--part NAME] [--seconds S] [--continue]
 
 Sites: each convolution of ResNet34 at dilation 1, 2 and 4 with what the network puts behind it, by the library's
 convolution and one pass of ours, by triton, by native where it is built for the card, by plain eager, and the library's
@@ -19,15 +19,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import fused_goals
-import fused_models
-import fused_sites
-import table as tables
 import torch
-from fused_models import Network
-from layers import Site, dilated, sites
 
 from atrous.tools.timing import ceilings
+from bench.tables import fused_goals, fused_models, fused_sites
+from bench.tables import table as tables
+from bench.tables.fused_models import Network
+from bench.tables.layers import Site, dilated, sites
 
 SECONDS = {"sites": 100.0, "networks": 60.0, "compiled": 120.0, "max_autotune": 300.0}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fused_goals import OURS, network_rows
-from fused_models import LABELS
+from bench.tables.fused_goals import OURS, network_rows
+from bench.tables.fused_models import LABELS
 
 Result = dict[str, Any]
 

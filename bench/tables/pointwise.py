@@ -1,6 +1,6 @@
 """The table of the passes without a convolution, by each language, beside a copy that moves as many bytes.
 
-    python bench/pointwise_table.py RESULTS_DIR [--seconds S] [--continue]
+    python -m bench.tables.pointwise RESULTS_DIR [--seconds S] [--continue]
 
 Forward and backward over the maps of ResNet34's stages in both layouts. Each variant, the copy too, is one CUDA graph
 over sets of tensors that the L2 cache does not hold. A copy of a gigabyte is no peer: what writes a map of 12 MB writes
@@ -15,17 +15,17 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import fused_goals
-import table as tables
 import torch
-from fused_sites import timed
-from measures import NHWC, dtype_name
 from torch import Tensor
 
 from atrous import testing
 from atrous.core.spec import Epilogue
 from atrous.ops import device_support, eager, triton_impl
 from atrous.tools.timing import copies
+from bench.tables import fused_goals
+from bench.tables import table as tables
+from bench.tables.fused_sites import timed
+from bench.tables.measures import NHWC, dtype_name
 
 SECONDS = {"passes": 40.0}
 SHARE = 0.85  # of the copy's speed

@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import record
 import torch
-from measures import dtype_name
 
 from atrous import testing
+from bench import record
+from bench.tables.measures import dtype_name
 
 Result = dict[str, Any]
 Job = tuple[Any, ...]  # (measure, *arguments); measure returns a row, or yields one row as it grows

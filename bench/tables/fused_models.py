@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import table as tables
 import torch
-from measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 from torch import Tensor, nn
 
 from atrous import fusion, models, testing
@@ -19,6 +17,8 @@ from atrous.tools.demo import images as demo_images
 from atrous.tools.explain.explain import explain
 from atrous.tools.explain.target import Target
 from atrous.tools.timing import copies
+from bench.tables import table as tables
+from bench.tables.measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 
 BUDGET = 2.0  # of eager's own error against fp64
 SECONDS = 6.0  # of timing a network

@@ -1,0 +1,1 @@
+"""The phases of .ci/gpu and their steps."""

@@ -1,0 +1,1 @@
+"""The tables: each is a command that fills its part of a result's file."""
