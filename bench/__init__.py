@@ -1,1 +1,1 @@
-"""Benchmarks: pytest-benchmark files, the tables of .ci/gpu, and what writes the README's report."""
+"""Benchmarks: pytest-benchmark files, the tables that .ci/gpu fills, and the README's report."""

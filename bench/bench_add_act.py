@@ -1,4 +1,4 @@
-"""add_act, at the sizes of ResNet34's stages."""
+"""Benchmark add_act at the sizes of ResNet34's stages."""
 
 import pytest
 import torch

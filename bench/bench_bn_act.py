@@ -1,4 +1,4 @@
-"""bn_act with a residual, at the sizes of ResNet34's stages."""
+"""Benchmark bn_act with a residual at the sizes of ResNet34's stages."""
 
 import pytest
 import torch

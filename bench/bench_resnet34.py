@@ -1,4 +1,4 @@
-"""ResNet34 with channel-wise PReLU at 224: plain, compiled, fused by every row, frozen."""
+"""Benchmark ResNet34 with channel-wise PReLU at 224x224: plain, compiled, fused by every backend, frozen."""
 
 import pytest
 import torch

@@ -1,7 +1,5 @@
 #include "arguments.h"
 
-#include <torch/headeronly/util/Exception.h>
-
 #include <algorithm>
 #include <numeric>
 
@@ -141,13 +139,13 @@ void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype
   check_vector("var", var, channels);
   check_vector("gamma", gamma, channels);
   check_vector("beta", beta, channels);
-  const Slope slope_is = kind();
-  if (slope_is == Slope::tensor) {
+  const Slope kind = this->kind();
+  if (kind == Slope::tensor) {
     STD_TORCH_CHECK(slope, "slope: expected a tensor with slope_kind 'tensor', got None");
     check_vector("slope", slope, channels, /*or_one=*/true);
   }
   STD_TORCH_CHECK(dropout >= 0 && dropout <= 1, "dropout: expected a probability, 0 to 1, got ", dropout);
-  if (slope_is == Slope::random || dropout > 0) {
+  if (kind == Slope::random || dropout > 0) {
     STD_TORCH_CHECK(seed, "seed: expected a tensor with ", dropout > 0 ? "dropout > 0" : "slope_kind 'random'",
                     ", got None");
     STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,

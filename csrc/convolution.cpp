@@ -10,7 +10,7 @@ namespace atrous {
 
 namespace {
 
-// What is done meanwhile is not recorded for autograd: a primitive has no gradient, and its z is overwritten.
+// Turns autograd recording off: a primitive has no gradient of its own, and its z is overwritten.
 struct NoGrad {
   const bool before = aoti_torch_grad_mode_is_enabled();
   NoGrad() { aoti_torch_grad_mode_set_enabled(false); }
@@ -75,9 +75,9 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTens
                                     from(dilation), from(false),  from(Sizes{0, 0}), from(groups)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   using torch::headeronly::MemoryFormat;
-  const bool last = suggests_channels_last(input) || suggests_channels_last(weight);
+  const bool channels_last = suggests_channels_last(input) || suggests_channels_last(weight);
   return torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]),
-                                   last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+                                   channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace atrous

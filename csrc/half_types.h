@@ -1,4 +1,4 @@
-// The types that tensors are stored in, and their conversions to what is computed in.
+// Storage types of tensors and their conversions to and from the compute types.
 #pragma once
 
 #ifdef __CUDACC__
@@ -21,7 +21,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// The type that a storage type is computed in.
+// The compute type of a storage type.
 template <class S>
 using Wide = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
@@ -36,8 +36,8 @@ ATROUS_HD uint32_t as_bits(float value) {
   return bits;
 }
 
-// Conversions without branches, so that loops over them become vector code; a GPU has instructions for those of halves.
-// To storage they round to nearest even.
+// Branch-free conversions, so that loops over them vectorize; a GPU converts halves in hardware. narrow() rounds to
+// nearest even.
 ATROUS_HD float widen(float x) { return x; }
 ATROUS_HD double widen(double x) { return x; }
 ATROUS_HD float widen(BFloat16 x) { return as_float(uint32_t(x.bits) << 16); }
@@ -74,7 +74,7 @@ ATROUS_HD Half narrow<Half>(float x) {
 #else
   const uint32_t bits = as_bits(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
   const uint32_t normal = (magnitude - 0x38000000 + 0x0FFF + (magnitude >> 13 & 1)) >> 13;
-  const uint32_t subnormal = as_bits(as_float(magnitude) + 0.5f) - as_bits(0.5f);  // the sum does the rounding
+  const uint32_t subnormal = as_bits(as_float(magnitude) + 0.5f) - as_bits(0.5f);  // the addition rounds
   uint32_t result = magnitude < 0x38800000 ? subnormal : normal;                   // below 2**-14
   result = magnitude >= 0x477FF000 ? 0x7C00 : result;                              // 65520 and more: infinity
   result = magnitude > 0x7F800000 ? 0x7E00 : result;                               // NaN

@@ -1,4 +1,4 @@
-// From what the dispatcher calls to a primitive.
+// Adapts a primitive, which takes its epilogue arguments as one struct, to the flat argument list of its schema.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -7,12 +7,12 @@
 
 namespace atrous {
 
-// FUNCTION(arguments, head...) as the schemas have it: head..., then the arguments of the epilogue one by one.
+// call(head..., epilogue arguments one by one) calls FUNCTION(arguments, head...).
 template <auto FUNCTION>
-struct Flat;
+struct OpAdapter;
 
 template <class Result, class... Head, Result (*FUNCTION)(const Arguments&, Head...)>
-struct Flat<FUNCTION> {
+struct OpAdapter<FUNCTION> {
   static Result call(std::decay_t<Head>... head, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma,
                      OptionalTensor beta, double eps, std::string slope_kind, double slope_value, double slope_upper,
                      OptionalTensor slope, OptionalTensor seed, OptionalTensor residual, bool residual_after_act,

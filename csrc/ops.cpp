@@ -1,4 +1,4 @@
-// The schemas of the primitives, and what runs them on the CPU.
+// Registers the primitives' schemas and their CPU implementations.
 #include "cpu/primitives.h"
 #include "op_adapter.h"
 
@@ -8,12 +8,12 @@ STABLE_TORCH_LIBRARY(atrous, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
-  m.impl("_epilogue", TORCH_BOX(&atrous::Flat<&atrous::cpu::epilogue>::call));
-  m.impl("_epilogue_again", TORCH_BOX(&atrous::Flat<&atrous::cpu::epilogue>::call));
-  m.impl("_epilogue_reduce", TORCH_BOX(&atrous::Flat<&atrous::cpu::epilogue_reduce>::call));
-  m.impl("_epilogue_backward", TORCH_BOX(&atrous::Flat<&atrous::cpu::epilogue_backward>::call));
+  m.impl("_epilogue", TORCH_BOX(&atrous::OpAdapter<&atrous::cpu::epilogue>::call));
+  m.impl("_epilogue_again", TORCH_BOX(&atrous::OpAdapter<&atrous::cpu::epilogue>::call));
+  m.impl("_epilogue_reduce", TORCH_BOX(&atrous::OpAdapter<&atrous::cpu::epilogue_reduce>::call));
+  m.impl("_epilogue_backward", TORCH_BOX(&atrous::OpAdapter<&atrous::cpu::epilogue_backward>::call));
   m.impl("_statistics", TORCH_BOX(&atrous::cpu::statistics));
-  m.impl("_conv_epilogue", TORCH_BOX(&atrous::Flat<&atrous::cpu::conv_epilogue>::call));
+  m.impl("_conv_epilogue", TORCH_BOX(&atrous::OpAdapter<&atrous::cpu::conv_epilogue>::call));
   m.impl("_winograd_weight", TORCH_BOX(&atrous::cpu::winograd_weight));
-  m.impl("_winograd_epilogue", TORCH_BOX(&atrous::Flat<&atrous::cpu::winograd_epilogue>::call));
+  m.impl("_winograd_epilogue", TORCH_BOX(&atrous::OpAdapter<&atrous::cpu::winograd_epilogue>::call));
 }

@@ -1,7 +1,7 @@
 """The oracle: conv2d -> batch_norm -> add -> activation in plain torch.
 
-It imports nothing of ours and runs where neither Triton nor the built libraries can be loaded. Run it in fp64 for the
-truth, in the tensors' own dtype for what eager gives. It is differentiable.
+It imports torch alone, so it runs where neither Triton nor the built libraries can be loaded. Inputs in fp64 give the
+exact result, inputs in their own dtype the result of eager. It is differentiable.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def uniform(seed: Tensor, shape: tuple[int, ...], word: int = 0) -> Tensor:
-    """fp32 in [0, 1), one an element: the upper 24 bits of a word, the first or the second, of Philox-4x32-10.
+    """Returns one fp32 in [0, 1) per element: the upper 24 bits of word 0 or 1 of Philox-4x32-10.
 
-    counter = (index, offset) and key = seed, each 64 bits, low word first; index counts the elements of a contiguous
-    tensor of this shape, whatever the strides of the tensor that the numbers are for. Slopes take word 0, dropout 1.
+    counter = (index, offset) and key = seed, each 64 bits, low word first. index is the position of the element in a
+    contiguous tensor of this shape, whatever the strides. Random slopes use word 0, dropout word 1.
     Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
     """
     mask = 0xFFFFFFFF
@@ -25,19 +25,19 @@ def uniform(seed: Tensor, shape: tuple[int, ...], word: int = 0) -> Tensor:
     c2, c3 = offset & mask, (offset >> 32) & mask
     k0, k1 = key & mask, (key >> 32) & mask
     for _ in range(10):
-        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2  # wrap modulo 2**64: both words stay right
+        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2  # int64 wraps modulo 2**64: both 32-bit halves are exact
         c0, c1, c2, c3 = ((b >> 32) & mask) ^ c1 ^ k0, b & mask, ((a >> 32) & mask) ^ c3 ^ k1, a & mask
         k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
     return (((c0, c1)[word] >> 8).to(torch.float32) * 2.0**-24).reshape(shape)
 
 
 def draw(u: Tensor, slope_value: float, slope_upper: float, seed: Tensor) -> Tensor:
-    """A slope in [slope_value, slope_upper] for each element of u."""
+    """Returns a random slope in [slope_value, slope_upper] for each element of u."""
     return slope_value + (slope_upper - slope_value) * uniform(seed, tuple(u.shape)).to(u.dtype)
 
 
 def keep(y: Tensor, dropout: float, seed: Tensor | None) -> Tensor | float:
-    """What dropout multiplies each element of y with: 0 with this probability, else 1 / (1 - dropout)."""
+    """Returns the dropout factor of each element: 0 with probability `dropout`, else 1 / (1 - dropout)."""
     if not dropout:
         return 1.0
     assert seed is not None
@@ -46,7 +46,7 @@ def keep(y: Tensor, dropout: float, seed: Tensor | None) -> Tensor | float:
 
 
 def activate(u: Tensor, slope_kind="number", slope_value=1.0, slope_upper=1.0, slope=None, seed=None) -> Tensor:
-    """y = u where u > 0, else slope * u; the arguments are those of the primitives."""
+    """y = u where u > 0, else slope * u, with the slope arguments of the primitives."""
     if slope_kind == "relu":
         return F.relu(u)
     if slope_kind == "number":
@@ -57,7 +57,7 @@ def activate(u: Tensor, slope_kind="number", slope_value=1.0, slope_upper=1.0, s
 
 
 def finish(u: Tensor, residual: Tensor | None, residual_after_act: bool, *activation) -> Tensor:
-    """act(u + residual), or act(u) + residual."""
+    """y = act(u + residual), or act(u) + residual if residual_after_act."""
     if residual is None:
         return activate(u, *activation)
     if residual_after_act:
@@ -65,7 +65,7 @@ def finish(u: Tensor, residual: Tensor | None, residual_after_act: bool, *activa
     return activate(u + residual, *activation)
 
 
-def normalise(z: Tensor, mean, var, gamma, beta, eps: float) -> Tensor:
+def normalize(z: Tensor, mean, var, gamma, beta, eps: float) -> Tensor:
     """u = (z - mean) / sqrt(var + eps) * gamma + beta; without a mean: z + beta."""
     if mean is not None:
         return F.batch_norm(z, mean, var, gamma, beta, eps=eps)
@@ -76,31 +76,31 @@ def epilogue(
     z, mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, residual, residual_after_act,
     dropout=0.0,
 ) -> Tensor:  # fmt: skip
-    """The primitive _epilogue; the arguments are those of its schema, in one dtype."""
-    u = normalise(z, mean, var, gamma, beta, eps)
+    """The primitive _epilogue, with the arguments of its schema in one dtype."""
+    u = normalize(z, mean, var, gamma, beta, eps)
     y = finish(u, residual, residual_after_act, slope_kind, slope_value, slope_upper, slope, seed)
     return y * keep(y, dropout, seed) if dropout else y
 
 
 def conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *epilogue_arguments) -> Tensor:
-    """The primitive _conv_epilogue; the arguments are those of its schema."""
+    """The primitive _conv_epilogue, with the arguments of its schema."""
     return epilogue(F.conv2d(input, weight, bias, stride, padding, dilation, groups), *epilogue_arguments)
 
 
-# Training. The gradients are written out, in two passes over the data, as the kernels compute them; the tests hold them
-# against what autograd makes of `epilogue`.
+# Training. The gradients are written out in two passes over the data, as the kernels compute them; the tests compare
+# them with autograd's gradients of `epilogue`.
 
 
 def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The primitive _statistics: mean and biased variance of each channel, z (N, C, ...)."""
+    """The primitive _statistics: mean and biased variance of each channel of z, (N, C, ...)."""
     values = z.transpose(0, 1).flatten(1)
     mean = values.mean(1)
-    mean = mean + (values - mean[:, None]).mean(1)  # exact where all values are the same
+    mean = mean + (values - mean[:, None]).mean(1)  # exact if all values are equal
     return mean, (values - mean[:, None]).square().mean(1)
 
 
 def slopes_at(u: Tensor, slope_kind, slope_value, slope_upper, slope, seed) -> Tensor:
-    """dact(u)/du: 1 where u > 0, else the slope, at 0 too. ReLU passes NaN on, as torch's own gradient does."""
+    """dact(u)/du: 1 where u > 0, else the slope (also at u = 0). For a NaN u ReLU gives 1, as torch's gradient does."""
     if slope_kind == "relu":
         return torch.where(u <= 0, 0.0, 1.0).to(u.dtype)
     if slope_kind == "tensor":
@@ -114,8 +114,8 @@ def slopes_at(u: Tensor, slope_kind, slope_value, slope_upper, slope, seed) -> T
 
 def gradient(grad, z, mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, residual,
              residual_after_act, dropout=0.0) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of the value behind the activation and of u before it, and u."""
-    u = normalise(z, mean, var, gamma, beta, eps)
+    """Returns dy, the gradient of the activation's output; du, that of its input; and its input u."""
+    u = normalize(z, mean, var, gamma, beta, eps)
     if residual is not None and not residual_after_act:
         u = u + residual
     dy = grad * keep(grad, dropout, seed)
@@ -123,16 +123,17 @@ def gradient(grad, z, mean, var, gamma, beta, eps, slope_kind, slope_value, slop
 
 
 def deviation(z: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(z - mean) / sqrt(var + eps), and the factor 1 / sqrt(var + eps)."""
+    """Returns (z - mean) / sqrt(var + eps) and 1 / sqrt(var + eps)."""
     shape = (-1, *(1,) * (z.dim() - 2))
     factor = torch.rsqrt(var + eps).view(shape)
     return (z - mean.view(shape)) * factor, factor
 
 
 def epilogue_reduce(grad: Tensor, z: Tensor, *arguments) -> Tensor:
-    """The primitive _epilogue_reduce: (3, C), the sums for dbeta, dgamma and dslope (0 unless slope_kind is tensor).
+    """The primitive _epilogue_reduce: (3, C), the per-channel sums dbeta, dgamma and dslope.
 
-    sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0); without a mean the second is 0.
+    dbeta = sum(du), dgamma = sum(du * (z - mean) / sqrt(var + eps)), dslope = sum(dy * u where u <= 0). dgamma is 0
+    without a mean, dslope unless slope_kind is "tensor".
     """
     mean, var, _, _, eps, slope_kind = arguments[:6]
     dy, du, u = gradient(grad, z, *arguments)
@@ -146,20 +147,20 @@ def epilogue_reduce(grad: Tensor, z: Tensor, *arguments) -> Tensor:
 def epilogue_backward(
     grad: Tensor, z: Tensor, means: Tensor | None, need_z: bool, need_residual: bool, *arguments
 ) -> tuple[Tensor, Tensor]:
-    """The primitive _epilogue_backward: dz and, of a residual before the activation, its gradient du.
+    """The primitive _epilogue_backward: dz, and du, the gradient of a residual that is added before the activation.
 
-    dz = gamma / sqrt(var + eps) * (du - means[0] - (z - mean) / sqrt(var + eps) * means[1]), where mean and var are the
-    batch's and means the first two sums of `epilogue_reduce` by the number of values; without means: a constant
-    BatchNorm. What is not needed is empty.
+    dz = gamma / sqrt(var + eps) * (du - means[0] - (z - mean) / sqrt(var + eps) * means[1]), where mean and var are
+    those of the batch and means are the first two sums of `epilogue_reduce` divided by the number of values. means is
+    None: mean and var are constants. An output that is not needed is empty.
     """
     mean, var, gamma, _, eps = arguments[:5]
     _, du, _ = gradient(grad, z, *arguments)
     shape = (-1, *(1,) * (z.dim() - 2))
     dz = du
     if mean is not None:
-        deviated, factor = deviation(z, mean, var, eps)
+        normalized, factor = deviation(z, mean, var, eps)
         if means is not None:
-            dz = du - means[0].view(shape) - deviated * means[1].view(shape)
+            dz = du - means[0].view(shape) - normalized * means[1].view(shape)
         dz = dz * (factor if gamma is None else factor * gamma.view(shape))
-    nothing = z.new_empty(0)
-    return dz if need_z else nothing, du if need_residual else nothing
+    empty = z.new_empty(0)
+    return dz if need_z else empty, du if need_residual else empty

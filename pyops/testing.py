@@ -1,4 +1,4 @@
-"""Cases, inputs and error budgets: one set for the tests and the benchmarks."""
+"""The cases, random inputs and error budgets that tests and benchmarks share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Case:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
 
-# Small shapes that no tile divides; what CASES call edge shapes are the tests' own.
+# Small shapes that no tile size divides. Further edge cases are in the tests.
 CASES = (
     Case("plain", (2, 16, 13, 29), 32),
     Case("residual", (2, 16, 7, 7), 16, residual="before"),
@@ -53,7 +53,7 @@ CASES = (
     Case("no_bn", (2, 16, 8, 8), 16, bn=False, bias=True, slope=-0.5),
 )
 
-# Sites of ResNet34 at 224, and of its dilated form at output stride 8: what the benchmarks measure.
+# Layers of ResNet34 at 224 x 224, and of its dilated form (output stride 8): the benchmarks measure these.
 RESNET34 = (
     Case("stem", (1, 3, 224, 224), 64, kernel=(7, 7), stride=2, padding=3),
     Case("layer1", (1, 64, 56, 56), 64, residual="before"),
@@ -70,72 +70,75 @@ def batched(case: Case, batch: int) -> Case:
 
 
 def arguments(case: Case, dtype=torch.float32, device="cpu", memory_format=torch.contiguous_format) -> dict[str, Any]:
-    """Fresh random keyword arguments for conv_bn_act, from torch's global generator."""
+    """Returns random keyword arguments for conv_bn_act, drawn from torch's global generator."""
     out, channels = case.out_channels, case.size[1] // case.groups
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, device=device, dtype=torch.float32)
 
     fan_in = channels * case.kernel[0] * case.kernel[1]
-    made: dict[str, Any] = {
+    kwargs: dict[str, Any] = {
         "input": draw(*case.size),
         "weight": draw(out, channels, *case.kernel) * (2 / fan_in) ** 0.5,
     }
     if case.bias:
-        made["bias"] = draw(out)
+        kwargs["bias"] = draw(out)
     if case.bn:
-        made |= {"running_mean": draw(out), "running_var": draw(out).abs() + 0.5}
-        made |= {"bn_weight": draw(out), "bn_bias": draw(out)}
+        kwargs |= {"running_mean": draw(out), "running_var": draw(out).abs() + 0.5}
+        kwargs |= {"bn_weight": draw(out), "bn_bias": draw(out)}
     slopes = {"shared": lambda: draw(1), "channel": lambda: draw(out)}
     slope = slopes[case.slope]() if case.slope in slopes else case.slope
-    made |= {"slope": slope, "residual_after_act": case.residual == "after", **case.geometry()}
+    kwargs |= {"slope": slope, "residual_after_act": case.residual == "after", **case.geometry()}
     if case.residual:
-        z = torch.conv2d(made["input"].to("meta"), made["weight"].to("meta"), None, **case.geometry())  # its shape
-        made["residual"] = draw(*z.shape)
-    return convert(made, dtype, memory_format)
+        input, weight = kwargs["input"].to("meta"), kwargs["weight"].to("meta")
+        kwargs["residual"] = draw(*torch.conv2d(input, weight, None, **case.geometry()).shape)
+    return convert(kwargs, dtype, memory_format)
 
 
-def convert(made: dict[str, Any], dtype: torch.dtype, memory_format=torch.preserve_format) -> dict[str, Any]:
-    """The arguments with every tensor in another dtype, and the feature maps in another layout."""
+def convert(kwargs: dict[str, Any], dtype: torch.dtype, memory_format=torch.preserve_format) -> dict[str, Any]:
+    """Converts every tensor to `dtype`, and the 4-D ones to `memory_format`."""
 
     def one(value):
         if not isinstance(value, Tensor):
             return value
         return value.to(dtype, memory_format=memory_format) if value.dim() == 4 else value.to(dtype)
 
-    return {name: one(value) for name, value in made.items()}
+    return {name: one(value) for name, value in kwargs.items()}
 
 
-def eager(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
-    """conv_bn_act(**made) by plain torch: conv2d, batch_norm, add, activation."""
+def eager(kwargs: dict[str, Any], seed: Tensor | None = None) -> Tensor:
+    """conv_bn_act(**kwargs) in plain torch: conv2d, batch_norm, add, activation."""
     names = ("stride", "padding", "dilation", "groups")
-    z = torch.conv2d(made["input"], made["weight"], made.get("bias"), *(made[n] for n in names))
-    mean, var, gamma, beta = (made.get(n) for n in ("running_mean", "running_var", "bn_weight", "bn_bias"))
-    kind, value, upper, slope = activation.of(made["slope"])
-    ending = (kind, value, upper, slope, seed, made.get("residual"), made["residual_after_act"])
-    return reference.epilogue(z, mean, var, gamma, beta, made.get("eps", 1e-5), *ending)
+    z = torch.conv2d(kwargs["input"], kwargs["weight"], kwargs.get("bias"), *(kwargs[n] for n in names))
+    mean, var, gamma, beta = (kwargs.get(n) for n in ("running_mean", "running_var", "bn_weight", "bn_bias"))
+    kind, value, upper, slope = activation.parse_slope(kwargs["slope"])
+    post_op = (kind, value, upper, slope, seed, kwargs.get("residual"), kwargs["residual_after_act"])
+    return reference.epilogue(z, mean, var, gamma, beta, kwargs.get("eps", 1e-5), *post_op)
 
 
-def truth(made: dict[str, Any], seed: Tensor | None = None) -> Tensor:
-    """The same in fp64, from the very values that the call gets."""
-    return eager(convert(made, torch.float64), seed)
+def truth(kwargs: dict[str, Any], seed: Tensor | None = None) -> Tensor:
+    """eager(kwargs) in fp64, from the same input values."""
+    return eager(convert(kwargs, torch.float64), seed)
 
 
 def product_rounding(input: Tensor) -> float:
-    """By how much of itself a product of the convolution may be off: tf32 keeps 10 bits of each factor, cut or rounded,
-    so that the error of two libraries in tf32 differs by more than a ratio; other products are exact in their sum."""
+    """Returns the relative error that one product of the convolution may have: 2**-9 in tf32, else 0.
+
+    tf32 keeps 10 bits of each factor, truncated or rounded, so the errors of two tf32 libraries differ by more than a
+    ratio. In the other dtypes a product is exact in its accumulator.
+    """
     return 2.0**-9 if input.is_cuda and input.dtype == torch.float32 and tuning.tf32() else 0.0
 
 
-def assert_close(y: Tensor, made: dict[str, Any], seed: Tensor | None = None) -> None:
-    """At most 1.25 times eager's largest error against fp64, or four roundings (and those of tf32's products) where
-    eager is luckier."""
-    exact, plain = truth(made, seed), eager(made, seed)
+def assert_close(y: Tensor, kwargs: dict[str, Any], seed: Tensor | None = None) -> None:
+    """Asserts that the largest error against fp64 is at most the larger of 1.25 times eager's error and four roundings
+    (in tf32 also those of the products)."""
+    exact, plain = truth(kwargs, seed), eager(kwargs, seed)
     assert y.shape == plain.shape and y.dtype == plain.dtype, (y.shape, y.dtype, plain.shape, plain.dtype)
-    error, eagers = largest_error(y, exact), largest_error(plain, exact)
+    error, eager_error = largest_error(y, exact), largest_error(plain, exact)
     largest, rounding = float(exact.abs().max()) if exact.numel() else 0.0, torch.finfo(y.dtype).eps
-    budget = max(1.25 * eagers, (4 * rounding + product_rounding(made["input"])) * largest)
-    message = f"error {error:.3g}, budget {budget:.3g} (eager {eagers:.3g}, one rounding {rounding * largest:.3g})"
+    budget = max(1.25 * eager_error, (4 * rounding + product_rounding(kwargs["input"])) * largest)
+    message = f"error {error:.3g}, budget {budget:.3g} (eager {eager_error:.3g}, one rounding {rounding * largest:.3g})"
     assert error <= budget, message
 
 
@@ -144,7 +147,7 @@ def largest_error(y: Tensor, exact: Tensor) -> float:
 
 
 def gpu_lost() -> bool:
-    """Whether an error of the GPU stays with this process, as after an illegal access: each later call would fail."""
+    """True after a sticky CUDA error, such as an illegal access: every later CUDA call of this process fails."""
     if not torch.cuda.is_initialized():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a kernel reads of its channels: the BatchNorm's vectors and the slopes, in the arithmetic type."""
+"""Loads per-channel vectors (BatchNorm statistics and parameters, slopes) in the accumulator's type."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from .epilogue import scale_shift
 
 @triton.jit
 def load_vector(ptr, default, channel, mask, DTYPE: tl.constexpr):
-    """The channels' values in the arithmetic type; the default where there is no vector."""
+    """The channels' values as DTYPE, or the default if ptr is None."""
     if ptr is None:
         return tl.full([1], default, DTYPE)
     else:
@@ -20,9 +20,9 @@ def load_channels(
     mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, mask,
     AXIS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """scale, shift and slope of the channels. Without mean and beta scale and shift are not for use.
+    """scale, shift and slope of the channels. Without mean and beta, scale and shift are placeholders.
 
-    They are loaded in one dimension and get their second, AXIS, at the end: loaded as a column of a tile, every thread
+    Vectors are loaded in one dimension and expanded along AXIS afterwards: loaded as a column of a tile, every thread
     would fetch the same value once for each of its elements.
     """
     slope = tl.expand_dims(load_vector(slope_ptr, slope_value, channel * slope_stride, mask, DTYPE), AXIS)

@@ -1,1 +1,1 @@
-"""The phases of .ci/gpu and their steps."""
+"""The phases of .ci/gpu, their steps and the scripts that only they run."""

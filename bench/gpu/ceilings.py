@@ -1,4 +1,4 @@
-"""The two ceilings of a GPU, which every table is held against: a bf16 matrix product and a copy.
+"""Measure the two ceilings that the tables compare with: a bf16 matrix product and a copy.
 
 python -m bench.gpu.ceilings RESULTS_DIR
 """
@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable
 
-import torch  # noqa: E402
+import torch
 
-from atrous.tools.timing import ceilings  # noqa: E402
-from bench.tables import table as tables  # noqa: E402
+from atrous.tools.timing import ceilings
+from bench.tables import table as tables
 
 
 def run(
@@ -24,7 +24,8 @@ def run(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return tables.main(argparse.ArgumentParser(description="The two ceilings of this GPU."), argv, "ceilings", {}, run)
+    parser = argparse.ArgumentParser(description="Measure the matmul and copy ceilings of this GPU.")
+    return tables.main(parser, argv, "ceilings", {}, run)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The README's tables, from bench/results."""
+"""Generate the README's tables from bench/results."""

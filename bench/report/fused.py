@@ -1,4 +1,4 @@
-"""README's tables from a result of fused_table.py: shares of the matrix ceiling by layer, speed-ups by network."""
+"""Markdown tables of a bench.tables.fused result: fractions of the matmul ceiling by layer, speed-ups by network."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ def tables(result: Result, name: str) -> str:
     lines = [
         f"{result['device']}; torch {versions['torch']}, triton {versions['triton']}, driver {result['driver']}; "
         f"{result['date']}; [{name}](bench/results/{name}).",
-        f"Ceilings of the same run: {top['matmul_tflops']:.0f} TFLOP/s (bf16 matrix product), "
+        f"Ceilings of the same run: {top['matmul_tflops']:.0f} TFLOP/s (bf16 matmul), "
         f"{top['copy_gb_s']:.0f} GB/s (copy).",
     ]
-    for rows, table in ((result.get("sites", []), _sites), (network_rows(result), _networks)):
+    for rows, table in ((result.get("layers", []), _layers), (network_rows(result), _networks)):
         if rows:
             lines += ["", *table(rows)]
     return "\n".join(lines)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """The first column has no head."""
+    """A Markdown table whose first column has no heading."""
     lines = [f"| {' | '.join(line)} |" for line in rows]
     return [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|", *lines]
 
 
-def _sites(rows: list[dict[str, Any]]) -> list[str]:
-    """The largest batch of the first dtype: a line for each site, a column for each dilation."""
+def _layers(rows: list[dict[str, Any]]) -> list[str]:
+    """The largest batch of the first dtype: one line per layer, one column per dilation."""
     dtype = rows[0]["dtype"]
     batch = max(row["batch"] for row in rows if row["dtype"] == dtype)
-    found = [row for row in rows if (row["dtype"], row["batch"]) == (dtype, batch) and OURS in row["ms"]]
-    if not found:
+    selected = [row for row in rows if (row["dtype"], row["batch"]) == (dtype, batch) and OURS in row["ms"]]
+    if not selected:
         return []
-    dilations = sorted({row["dilation"] for row in found})
+    dilations = sorted({row["dilation"] for row in selected})
     cells: dict[str, dict[int, str]] = {}
-    for row in found:
-        shares = [f"{row['of_matmul'][variant]:.0%}" for variant in (OURS, "convolution")]
+    for row in selected:
+        fractions = [f"{row['of_matmul'][variant]:.0%}" for variant in (OURS, "convolution")]
         ratio = row["ms"]["library"] / row["ms"][OURS]
-        cells.setdefault(_site(row), {})[row["dilation"]] = f"{shares[0]}, {shares[1]}, {ratio:.2f}x"
-    lines = [[site, *(known.get(dilation, "") for dilation in dilations)] for site, known in cells.items()]
+        cells.setdefault(_layer(row), {})[row["dilation"]] = f"{fractions[0]}, {fractions[1]}, {ratio:.2f}x"
+    lines = [[layer, *(known.get(d, "") for d in dilations)] for layer, known in cells.items()]
     return [
-        f"Fused sites of ResNet34 in {dtype} at batch {batch}: the share of the matrix ceiling of `{OURS}`, that of "
-        "cuDNN's convolution alone, and",
-        f"the speed-up of `{OURS}` over `library` (cuDNN's convolution and one pass of ours):",
+        f"Fused layers of ResNet34 in {dtype} at batch {batch}: fraction of the matmul ceiling of `{OURS}`, that "
+        "of cuDNN's convolution alone, and",
+        f"the speed-up of `{OURS}` over `library` (cuDNN's convolution and one epilogue kernel):",
         "",
         *_table([f"dilation {dilation}" for dilation in dilations], lines),
     ]
 
 
-def _site(row: dict[str, Any]) -> str:
+def _layer(row: dict[str, Any]) -> str:
     kernel, size, stride = row["kernel"], row["size"], row["stride"]
     more = (", stride 2" if stride == 2 else "") + (", residual" if row["residual"] else "")
     return f"{kernel}x{kernel}, {row['in_channels']} to {row['out_channels']}, {size}x{size}{more}"
 
 
 def _networks(rows: list[dict[str, Any]]) -> list[str]:
-    """A column for each network, in the order of sizes and batches. A network may have two rows; the first counts, and
-    each speed-up is over eager of the same row."""
+    """One column per network, sorted by size and batch. The first row with a variant counts; speed-ups are over eager
+    of the same row."""
     columns: dict[str, list[dict[str, float]]] = {}
     for row in sorted(rows, key=lambda row: (row["size"], row["batch"])):
         columns.setdefault(_network(row), []).append(row["ms"])
     lines = [
-        [label, *(_speed(next((ms for ms in found if variant in ms), {}), variant) for found in columns.values())]
+        [label, *(_speed(next((ms for ms in column if variant in ms), {}), variant) for column in columns.values())]
         for variant, label in LABELS.items() if any(variant in row["ms"] for row in rows)
     ]  # fmt: skip
     return [

@@ -1,1 +1,1 @@
-"""The tables: each is a command that fills its part of a result's file."""
+"""Benchmark tables for a GPU; each is a command that fills its part of the results file."""

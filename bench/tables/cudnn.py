@@ -1,11 +1,11 @@
-"""What the library reaches on a GPU before anything of ours is tuned.
+"""Measure cuDNN's convolutions, eager and torch.compile on a GPU, without any kernel of this package.
 
     python -m bench.tables.cudnn RESULTS_DIR [--part NAME] [--seconds S] [--continue]
 
-TFLOP/s of the library's forward, dgrad and wgrad for each convolution of ResNet34 at dilation 1, 2 and 4; images a
-second of eager and torch.compile, inference and training step; and the two ceilings of the same run: a large matrix
-product and a copy. Under tables.cudnn in RESULTS_DIR/<gpu>-<date>.json. Each part has a budget; what does not fit into
-it is listed under "not_run", and `--continue` measures it in another call.
+TFLOP/s of cuDNN's forward, dgrad and wgrad for each convolution of ResNet34 at dilation 1, 2 and 4; images per second
+of eager and torch.compile for inference and a training step; and the two ceilings in the same run: a large matrix
+product and a copy. Written to tables.cudnn in RESULTS_DIR/<gpu>-<date>.json. Each part has a time budget; measurements
+that do not fit are listed under "not_run", and `--continue` runs them in another call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def table(
     seconds: dict[str, float] = SECONDS,
     **ceiling: int,
 ) -> None:
-    """Fills the result; `save` is called after each row, so that nothing is lost when the run is cut off."""
+    """Fills the result; `save` is called after each row, so that an interrupted run loses nothing."""
     if "ceilings" not in result:
         result["ceilings"] = ceilings(device, **ceiling)
     convolutions = (
@@ -51,16 +51,16 @@ def table(
 
 
 def show(result: dict[str, Any]) -> str:
-    """Ratios first: the share of the matrix ceiling that each convolution reaches."""
+    """The table as text: each convolution's fraction of the matmul ceiling, then images per second."""
     top = result["ceilings"]["matmul_tflops"]
     lines = [f"{result['device']}: matmul {top:.0f} TFLOP/s, copy {result['ceilings']['copy_gb_s']:.0f} GB/s"]
     convolutions = result.get("convolutions", [])
     known = {(r["dtype"], r["layer"], r["dilation"], r["pass"]): r["tflops"] for r in convolutions}
-    lines.append(f"{'share of matmul':<22}{'dtype':<10}{'dilation':>8}" + "".join(f"{name:>9}" for name in PASSES))
+    lines.append(f"{'of matmul ceiling':<22}{'dtype':<10}{'dilation':>8}" + "".join(f"{name:>9}" for name in PASSES))
     for dtype, layer, dilation in dict.fromkeys(key[:3] for key in known):
-        found = [known.get((dtype, layer, dilation, name)) for name in PASSES]
-        shares = "".join("        -" if t is None else f"{t / top:>9.0%}" for t in found)
-        lines.append(f"{layer:<22}{dtype:<10}{dilation:>8}{shares}")
+        tflops = [known.get((dtype, layer, dilation, name)) for name in PASSES]
+        fractions = "".join("        -" if t is None else f"{t / top:>9.0%}" for t in tflops)
+        lines.append(f"{layer:<22}{dtype:<10}{dilation:>8}{fractions}")
     for row in result.get("models", []):
         lines.append(f"{row['mode']:<10}{row['variant']:<21}batch {row['batch']:<4}{row['images_s']:>9.0f} img/s")
     return "\n".join(lines + tables.missing(result))
@@ -74,8 +74,8 @@ def run(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="What cuDNN and torch.compile reach on this GPU.")
-    parser.add_argument("--batch", type=int, default=32, help="of the convolutions (default 32)")
+    parser = argparse.ArgumentParser(description="Measure cuDNN's convolutions and torch.compile on this GPU.")
+    parser.add_argument("--batch", type=int, default=32, help="batch size of the convolutions (default 32)")
     return tables.main(parser, argv, "cudnn", SECONDS, run)
 
 

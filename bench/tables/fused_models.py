@@ -1,4 +1,4 @@
-"""Whole networks in inference: plain, compiled, and fused and frozen, in turns."""
+"""Measure whole networks in inference, in turns: plain, compiled, and fused and frozen."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from atrous.tools.timing import copies
 from bench.tables import table as tables
 from bench.tables.measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 
-BUDGET = 2.0  # of eager's own error against fp64
-SECONDS = 6.0  # of timing a network
-LABELS = {  # in the order of the table and of measuring: what compiles the longest comes last
+BUDGET = 2.0  # allowed multiple of eager's error against fp64
+SECONDS = 6.0  # to time all variants of a network
+LABELS = {  # in the order of measurement: the longest compilation comes last
     "eager_channels_last": "eager NHWC",
     "atrous": "atrous",
     "atrous_cudagraph": "atrous, CUDA graph",
@@ -37,18 +37,18 @@ COMPILED: dict[str, dict[str, Any]] = {
     "compile_max_autotune": {"mode": "max-autotune"},
     "atrous_compile_cudagraph": {"mode": "reduce-overhead"},
 }
-BATCH_1 = ("compile_cudagraph", "atrous_compile_cudagraph")  # max-autotune has its graphs at any batch, and so have we
-SLOW = "compile_max_autotune"  # 1 to 4 minutes a network
-# The variants of a network in three rows: what compiles comes after all networks without.
+BATCH_1 = ("compile_cudagraph", "atrous_compile_cudagraph")  # max-autotune and atrous use CUDA graphs at any batch
+SLOW = "compile_max_autotune"  # 1 to 4 minutes per network
+# A network's variants are in three rows: first every network without compilation, then those with.
 PLAIN = ("eager_channels_last", "atrous", "atrous_cudagraph")
 BESIDE_SLOW = (*PLAIN, SLOW)
-COMPILING, COMPILING_SLOW = 30.0, 240.0  # seconds that torch.compile may take
+COMPILE_SECONDS, MAX_AUTOTUNE_SECONDS = 30.0, 240.0  # that torch.compile may take
 Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Network:
-    """ResNet34 with channel-wise PReLU on `batch` images of size x size."""
+    """A benchmark setting: ResNet34 with channel-wise PReLU on `batch` images of size x size."""
 
     batch: int
     size: int = 224
@@ -58,13 +58,13 @@ class Network:
         return f"resnet34, output stride {self.output_stride}, {self.size}x{self.size}, batch {self.batch}"
 
 
-# First what most goals hang on.
+# Most goals depend on the first ones.
 NETWORKS = (Network(256), Network(1), Network(32), Network(8, 512, 8), Network(1, 512, 8))
 
 
 @functools.cache
 def weights() -> dict[str, Tensor]:
-    """Of a network whose activations keep a sane size; dilation has no parameters."""
+    """Weights that keep the activations in range; they fit every output stride, since dilation has no parameters."""
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     return demo_images.random_model(images).state_dict()
 
@@ -76,19 +76,19 @@ def model(output_stride: int) -> nn.Module:
 
 
 def compiled(batch: int) -> tuple[str, ...]:
-    """torch.compile's modes but the slowest, beside eager."""
+    """Variants of the part "compiled": eager, and torch.compile's modes except the slowest."""
     return PLAIN[0], *(
         name for name in LABELS if name in COMPILED and name != SLOW and (batch == 1 or name not in BATCH_1)
     )
 
 
 def graphed(run: Run, x: Tensor) -> Run:
-    """run as a CUDA graph; each call copies its images to where the graph reads them, as torch.compile's graphs do."""
-    held = x.clone()
-    replay = replayed(lambda: run(held), x.device)
+    """Captures run in a CUDA graph; each call copies its images into the graph's input, as torch.compile does."""
+    static_input = x.clone()
+    replay = replayed(lambda: run(static_input), x.device)
 
     def call(images: Tensor) -> Tensor:
-        held.copy_(images)
+        static_input.copy_(images)
         return replay()
 
     return call
@@ -96,31 +96,31 @@ def graphed(run: Run, x: Tensor) -> Run:
 
 def ready(name: str, nhwc: nn.Module, fused: nn.Module, x: Tensor) -> Run:
     subject = fused if name.startswith("atrous") else nhwc
-    if name in COMPILED:  # fullgraph: a variant that is not compiled whole is a reason, and not a slow row
+    if name in COMPILED:  # fullgraph: a graph break is reported as missing, not timed
         return torch.compile(subject, fullgraph=True, dynamic=False, **COMPILED[name])
     return graphed(subject, x) if name.endswith("_cudagraph") else subject
 
 
 def prepared(name: str, nhwc: nn.Module, fused: nn.Module, x: Tensor, exact: Tensor, allowed: float) -> Run:
-    """A variant, warm and compiled. Raises Disagrees where its answer is not right."""
+    """A variant, compiled and warmed up. Raises WrongResult if its error against fp64 exceeds `allowed`."""
     run = ready(name, nhwc, fused, x)
     for _ in range(3):  # torch.compile's graphs warm up, record, and replay from the third call on
         y = run(x)
     error = testing.largest_error(ends(y), exact)
     if not error <= allowed:  # NaN too
-        raise Disagrees(f"disagrees with fp64 by {error:.3g}, allowed {allowed:.3g}")
+        raise WrongResult(f"disagrees with fp64 by {error:.3g}, allowed {allowed:.3g}")
     return run
 
 
-class Disagrees(Exception):
-    """Its text says by how much."""
+class WrongResult(Exception):
+    """A variant's error against fp64 is too large; the text says by how much."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 def tuned(fused: nn.Module, size: tuple[int, ...], backend: str, target: Target) -> str:
-    """For how many of its convolutions a table of `python -m atrous tune` decides: "24 of 36"."""
+    """The number of convolutions whose backend a tuning table decides, as "24 of 36"."""
     choices = explain(fused, size, backend, target).choices
     return f"{sum(choice.tuned for choice in choices)} of {len(choices)}"
 
@@ -129,10 +129,11 @@ def tuned(fused: nn.Module, size: tuple[int, ...], backend: str, target: Target)
 def measure(
     network: Network, dtype: torch.dtype, device: torch.device, backend: str = "auto", seconds: float = SECONDS,
     variants: tuple[str, ...] = PLAIN,
-) -> tables.Growing:  # fmt: skip
-    """Yields one row of the table as it grows, before each variant: images a second of those that are done.
+) -> tables.GrowingRow:  # fmt: skip
+    """Yields one row before each variant, with the times and images per second of the variants so far.
 
-    A new variant is timed in turns with eager; the last numbers are of all variants in turns. backend: of our own.
+    A new variant is timed in turns with eager; the final numbers come from all variants in turns. backend: for the
+    atrous variants.
     """
     size = (network.batch, 3, network.size, network.size)
     images = copies(lambda: (torch.randn(size, device=device).to(dtype, memory_format=NHWC),), device)
@@ -156,7 +157,8 @@ def measure(
 
     for name in variants:
         left = yield row
-        if name in COMPILED and (reason := tables.too_long(COMPILING_SLOW if name == SLOW else COMPILING, left)):
+        needed = MAX_AUTOTUNE_SECONDS if name == SLOW else COMPILE_SECONDS
+        if name in COMPILED and (reason := tables.too_long(needed, left)):
             row["missing"][name] = reason
             continue
         try:
@@ -165,7 +167,7 @@ def measure(
             time({next(iter(calls)), name})
         except Exception as failure:
             calls.pop(name, None)
-            told = str(failure) if isinstance(failure, Disagrees) else f"{type(failure).__name__}: {failure}"
-            row["missing"][name] = told.strip().splitlines()[0]
+            message = str(failure) if isinstance(failure, WrongResult) else f"{type(failure).__name__}: {failure}"
+            row["missing"][name] = message.strip().splitlines()[0]
     left = yield row
     time(calls, seconds if left is None else min(seconds, left))

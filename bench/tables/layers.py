@@ -1,4 +1,4 @@
-"""The convolutions of ResNet34, and the work that each of them is."""
+"""The convolution layers of ResNet34: shapes and FLOP counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Layer:
     out_channels: int
     kernel: int
     stride: int
-    size: int  # of the input
+    size: int  # input height and width
     dilation: int = 1
 
     def __str__(self) -> str:
@@ -36,58 +36,58 @@ class Layer:
         return (self.size - 1) // self.stride + 1
 
     def flop(self, batch: int) -> int:
-        """Of one pass; forward, dgrad and wgrad do the same work."""
+        """FLOP of one pass, two per multiply-add; forward, dgrad and wgrad have the same count."""
         return 2 * batch * self.out_channels * self.out_size**2 * self.in_channels * self.kernel**2
 
 
 @dataclass(frozen=True)
-class Site(Layer):
-    """A convolution with what the network puts behind it: BatchNorm, the block's input, a slope for each channel."""
+class FusedLayer(Layer):
+    """A convolution with its epilogue in the network: BatchNorm, residual add, channel-wise PReLU."""
 
     act: bool = True
     residual: bool = False
 
 
-Some = TypeVar("Some", bound=Layer)
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
 
 
 def convolutions(size: int = 224) -> list[Layer]:
     """Every convolution of ResNet34 on an image of this size, in the order in which they run."""
-    found: list[Layer] = []
+    convs: list[Layer] = []
     with torch.device("meta"):
         model = models.resnet34().eval()
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d):
 
-                def note(conv, args, name=name):
+                def add_layer(conv, args, name=name):
                     shape = conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], args[0].shape[-1]
-                    found.append(Layer(name, 1, *shape))
+                    convs.append(Layer(name, 1, *shape))
 
-                module.register_forward_pre_hook(note)
+                module.register_forward_pre_hook(add_layer)
         model(torch.empty(1, 3, size, size))
-    return found
+    return convs
 
 
-def distinct(every: list[Some]) -> list[Some]:
-    """Those that differ in more than their names, each under the name of its first."""
-    names: dict[Some, list[str]] = {}
+def distinct(every: list[AnyLayer]) -> list[AnyLayer]:
+    """Merges layers that differ only in their names; each keeps the first name and gets the count."""
+    names: dict[AnyLayer, list[str]] = {}
     for layer in every:
         names.setdefault(replace(layer, name=""), []).append(layer.name)
-    return [replace(layer, name=found[0], count=len(found)) for layer, found in names.items()]
+    return [replace(layer, name=same[0], count=len(same)) for layer, same in names.items()]
 
 
 def layers(size: int = 224) -> list[Layer]:
     return distinct(convolutions(size))
 
 
-def sites(size: int = 224) -> list[Site]:
-    """As layers(), but a convolution with a residual is another site than the same one without."""
+def fusable_layers(size: int = 224) -> list[FusedLayer]:
+    """As layers(), with epilogues: equal convolutions with and without a residual are two layers."""
     return distinct([
-        Site(**vars(layer), act="downsample" not in layer.name, residual=layer.name.endswith("conv2"))
+        FusedLayer(**vars(layer), act="downsample" not in layer.name, residual=layer.name.endswith("conv2"))
         for layer in convolutions(size)
     ])  # fmt: skip
 
 
-def dilated(plain: list[Some], dilations: tuple[int, ...] = (1, 2, 4)) -> list[Some]:
-    """A 1x1 convolution has no dilation."""
+def dilated(plain: list[AnyLayer], dilations: tuple[int, ...] = (1, 2, 4)) -> list[AnyLayer]:
+    """Every layer at every dilation; 1x1 convolutions at dilation 1 alone."""
     return [replace(layer, dilation=d) for layer in plain for d in dilations if layer.kernel > 1 or d == 1]

@@ -1,4 +1,4 @@
-"""What is measured on a card, one row of a table each; every function takes the device, so that a CPU can test it."""
+"""Measurements for the tables, one row each. Every function takes the device, so that tests can run them on a CPU."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def rotated(make: Callable[[], Set], device: torch.device) -> Iterator[Set]:
 
 
 def ends(x: Tensor, images: int = 4) -> Tensor:
-    """The first and the last images of a batch: enough for fp64 to tell a wrong result, and quickly."""
+    """The first and last images of a batch: enough to detect a wrong result, and quick to recompute in fp64."""
     return x if len(x) <= 2 * images else torch.cat([x[:images], x[-images:]])
 
 
 @contextlib.contextmanager
 def heuristic() -> Iterator[None]:
-    """cuDNN's first guess instead of a search, for what is not timed."""
+    """Disables cuDNN's algorithm search, for calls that are not timed."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     try:
@@ -42,13 +42,13 @@ def heuristic() -> Iterator[None]:
 
 
 def replayed(run: Callable[[], T], device: torch.device) -> Callable[[], T]:
-    """run as one CUDA graph; run itself on a CPU, which has none."""
+    """Captures run in a CUDA graph and returns its replay; on a CPU, returns run itself."""
     if device.type != "cuda":
         return run
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(2):  # what is compiled, chosen or allocated on first use must be there before the capture
+        for _ in range(2):  # compile, choose algorithms and allocate before the capture
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -63,10 +63,10 @@ def replayed(run: Callable[[], T], device: torch.device) -> Callable[[], T]:
 
 
 def medians(calls: Mapping[str, timing.Call], device: torch.device, seconds: float = 0.3) -> dict[str, float]:
-    """Milliseconds of each, in turns; the calls of one measurement take about 5 ms together, so that launches do not
-    count."""
+    """Median milliseconds of each call, measured in turns. One measurement repeats a call for about 5 ms, so that
+    launch overhead is negligible."""
     for call in calls.values():
-        call()  # the library chooses its algorithm, or torch.compile compiles
+        call()  # cuDNN chooses its algorithm, torch.compile compiles
     fastest = min(timing.milliseconds(call, device) for call in calls.values())
     count = max(1, int(5 / max(fastest, 1e-3)))
     return timing.medians(timing.interleaved(calls, device, seconds, least=5, most=50, warmup=2, calls=count))
@@ -77,7 +77,7 @@ def median(call: timing.Call, device: torch.device, seconds: float = 0.3) -> flo
 
 
 def convolution(layer: Layer, direction: str, batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """One row of the table."""
+    """One row of the cuDNN table: a convolution in one direction (forward, dgrad or wgrad)."""
 
     def make() -> tuple[Tensor, ...]:
         sizes = (
@@ -105,7 +105,7 @@ def convolution(layer: Layer, direction: str, batch: int, dtype: torch.dtype, de
 def network(
     variant: str, training: bool, batch: int, device: torch.device, size: int = 224, dtype=torch.bfloat16
 ) -> dict[str, Any]:
-    """Images a second of ResNet34 with channel-wise PReLU, everything in one dtype. Training: SGD with momentum."""
+    """Images per second of ResNet34 with channel-wise PReLU in one dtype. Training uses SGD with momentum."""
     layout = torch.contiguous_format if variant == "eager" else NHWC
     model = models.resnet34(act="prelu").to(device, dtype).to(memory_format=layout).train(training)
     run = torch.compile(model, dynamic=False, fullgraph=True) if variant == "compile" else model

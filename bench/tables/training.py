@@ -1,10 +1,10 @@
-"""The table of training on a GPU: a step of SGD, its peak memory, and the two goals.
+"""Measure training on a GPU: time and peak memory of an SGD step, and the two goals.
 
     python -m bench.tables.training RESULTS_DIR [--part NAME] [--seconds S] [--continue]
 
 ResNet34 with channel-wise PReLU in bf16 autocast, channels_last: plain, compiled, fused, and fused in torch.compile, in
-turns; torch.compile's slowest mode has a part of its own, last. Under tables.training in RESULTS_DIR/<gpu>-<date>.json,
-after each way to train.
+turns; torch.compile's slowest mode has a part of its own, last. Written to tables.training in
+RESULTS_DIR/<gpu>-<date>.json after each variant.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from bench.tables.measures import dtype_name, medians
 
 SECONDS = {"steps": 240.0, "max_autotune": 300.0}
 BATCHES = (256, 32)
-WAYS: dict[str, Callable] = {
+VARIANTS: dict[str, Callable] = {
     "eager_channels_last": lambda model: model,
     "atrous": fuse,
-    "atrous_keeping": functools.partial(fuse, recompute=False),
+    "atrous_no_recompute": functools.partial(fuse, recompute=False),
     "compile": functools.partial(torch.compile, fullgraph=True, dynamic=False),
     "atrous_compile": lambda model: torch.compile(fuse(model), fullgraph=True, dynamic=False),
     "compile_max_autotune": functools.partial(
@@ -37,16 +37,16 @@ WAYS: dict[str, Callable] = {
     ),
 }
 SLOW = "compile_max_autotune"
-COMPILING, COMPILING_SLOW = 60.0, 240.0  # seconds that torch.compile may take, forward and backward
+COMPILE_SECONDS, MAX_AUTOTUNE_SECONDS = 60.0, 240.0  # that torch.compile may take, forward and backward
 BESIDE_SLOW = ("eager_channels_last", "atrous", SLOW)
-FASTER, SMALLER = 1.2, 0.6  # over torch.compile at batch 256; of eager's peak memory
+FASTER, SMALLER = 1.2, 0.6  # speed-up over torch.compile at batch 256; fraction of eager's peak memory
 
 
 class Step(demo_training.Step):
-    """A step in autocast's dtype."""
+    """A training step under autocast with the given dtype."""
 
     def __init__(self, name: str, images: Tensor, dtype: torch.dtype):
-        super().__init__(WAYS[name], fused_models.model(32).to(images.device), images)
+        super().__init__(VARIANTS[name], fused_models.model(32).to(images.device), images)
         self.dtype = dtype
 
     def loss(self) -> Tensor:
@@ -55,7 +55,7 @@ class Step(demo_training.Step):
 
 
 def peak(step: Step) -> int:
-    """Bytes that torch's allocator gave out at the most during a step."""
+    """Peak bytes that torch's allocator held during a step, beyond those allocated before it."""
     torch.cuda.synchronize(step.images.device)
     torch.cuda.reset_peak_memory_stats(step.images.device)
     before = torch.cuda.memory_allocated(step.images.device)
@@ -64,11 +64,11 @@ def peak(step: Step) -> int:
 
 
 def measure(
-    batch: int, dtype: torch.dtype, device: torch.device, size: int, seconds: float, ways: Iterable[str]
-) -> tables.Growing:
-    """Yields one row as it grows, before each way: milliseconds and peak bytes, and why others do not run.
+    batch: int, dtype: torch.dtype, device: torch.device, size: int, seconds: float, variants: Iterable[str]
+) -> tables.GrowingRow:
+    """Yields one row before each variant: milliseconds, peak bytes, and the reasons of the variants that do not run.
 
-    A new way is timed in turns with the first; the last numbers are of all of them in turns.
+    A new variant is timed in turns with the first; the final numbers come from all variants in turns.
     """
     images = torch.randn(batch, 3, size, size, device=device)
     steps: dict[str, Step] = {}
@@ -80,9 +80,10 @@ def measure(
         "peak": {},
         "missing": {},
     }
-    for name in ways:
+    for name in variants:
         left = yield row
-        if "compile" in name and (reason := tables.too_long(COMPILING_SLOW if name == SLOW else COMPILING, left)):
+        needed = MAX_AUTOTUNE_SECONDS if name == SLOW else COMPILE_SECONDS
+        if "compile" in name and (reason := tables.too_long(needed, left)):
             row["missing"][name] = reason
             continue
         try:
@@ -142,10 +143,10 @@ def table(
         result["goals"] = goals(result)
         save()
 
-    def step(batch: int, dtype: torch.dtype) -> tables.Growing:
-        return measure(batch, dtype, device, size, timing, [name for name in WAYS if name != SLOW])
+    def step(batch: int, dtype: torch.dtype) -> tables.GrowingRow:
+        return measure(batch, dtype, device, size, timing, [name for name in VARIANTS if name != SLOW])
 
-    def slow_step(batch: int, dtype: torch.dtype) -> tables.Growing:
+    def slow_step(batch: int, dtype: torch.dtype) -> tables.GrowingRow:
         return measure(batch, dtype, device, size, timing, BESIDE_SLOW)
 
     parts = {
@@ -165,7 +166,7 @@ def run(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Training beside torch.compile on a GPU.")
+    parser = argparse.ArgumentParser(description="Measure training against torch.compile on a GPU.")
     return tables.main(parser, argv, "training", SECONDS, run)
 
 

@@ -1,4 +1,4 @@
-// The epilogue's values a channel, in the type that it computes in.
+// Per-channel epilogue parameters in the compute type.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 
 namespace atrous {
 
-// `count` values of a vector; a vector of one value repeats it.
+// Reads `count` values of a vector; a vector of one value is broadcast.
 template <class T>
 void read(const Tensor& vector, T* values, int64_t count) {
   const int64_t stride = vector.size(0) == 1 ? 0 : vector.stride(0);
@@ -19,10 +19,11 @@ void read(const Tensor& vector, T* values, int64_t count) {
 
 template <class T>
 struct Channels {
-  std::vector<T> scale, shift, slope;  // at least one element, and up to `padded`: what kernels read but do not use
+  // At least one and at least `padded` elements each: kernels read the padding but do not use it.
+  std::vector<T> scale, shift, slope;
   Draw<T> draw{};
 
-  // The bias of a convolution whose sum has none yet goes into the shift.
+  // bias: of a convolution whose accumulators do not include it yet; it is folded into the shift.
   Channels(const Arguments& arguments, int64_t channels, const OptionalTensor& bias = {}, int64_t padded = 1)
       : scale(std::max(channels, padded), identity<T>().scale),
         shift(scale.size(), identity<T>().shift),

@@ -1,4 +1,4 @@
-// _conv_epilogue: torch's own convolution, then the epilogue in place on its result.
+// _conv_epilogue: torch's own convolution, followed by the epilogue in place.
 #include "../convolution.h"
 
 #include "primitives.h"

@@ -1,4 +1,4 @@
-// The primitives on the CPU. Each checks its arguments and throws an error that names the one that is wrong.
+// The CPU primitives. Each checks its arguments and throws an error that names the invalid one.
 #pragma once
 
 #include "../arguments.h"
@@ -6,7 +6,7 @@
 namespace atrous::cpu {
 
 Tensor epilogue(const Arguments& arguments, const Tensor& z);
-// The same with a place for the result, which may be z itself.
+// Writes the epilogue of z to y, which may be z itself.
 void epilogue_into(const Arguments& arguments, const Tensor& z, const Tensor& y);
 
 Tensor epilogue_reduce(const Arguments& arguments, const Tensor& grad, const Tensor& z);
@@ -17,7 +17,7 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& z);
 Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups);
 
-// turned: for the gradient of the input: by 180 degrees, input and output channels changed over.
+// turned: rotates the kernel by 180 degrees and swaps input and output channels, for the gradient of the input.
 Tensor winograd_weight(const Tensor& weight, bool turned);
 Tensor winograd_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& transformed,
                          int64_t out_channels, const OptionalTensor& bias, const Sizes& padding, const Sizes& dilation);

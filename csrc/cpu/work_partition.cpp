@@ -4,32 +4,32 @@ namespace atrous {
 
 namespace {
 
-constexpr int64_t ELEMENTS = 8192;  // of a chunk: they stay in the nearest cache
-constexpr int64_t CHANNELS = 128;   // of a chunk at most
-constexpr int64_t ROWS = 256;       // channels last: a sum of more loses digits
+constexpr int64_t MAX_ELEMENTS = 8192;  // of a chunk: they stay in the L1 cache
+constexpr int64_t MAX_CHANNELS = 128;   // of a chunk
+constexpr int64_t MAX_ROWS = 256;       // of a channels-last chunk: a sum over more rows loses digits
 
-int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
+// The beginning of part `part`, if `size` is divided into `parts` nearly equal parts.
 int64_t bound(int64_t size, int64_t part, int64_t parts) { return size * part / parts; }
 
 }  // namespace
 
-Cut::Cut(const Layout& layout) : layout_(layout) {
+WorkPartition::WorkPartition(const Layout& layout) : layout_(layout) {
   const int64_t channels = layout.channels;
   if (layout.channels_last) {
-    blocks_ = parts(channels, CHANNELS);
-    const int64_t rows = std::min(ROWS, ELEMENTS / parts(channels, blocks_));
-    slots_ = pieces_ = parts(layout.images * layout.spatial, rows);
+    blocks_ = ceil_div(channels, MAX_CHANNELS);
+    const int64_t rows = std::min(MAX_ROWS, MAX_ELEMENTS / ceil_div(channels, blocks_));
+    slots_ = pieces_ = ceil_div(layout.images * layout.spatial, rows);
   } else {
-    pieces_ = parts(layout.spatial, ELEMENTS);
-    const int64_t together = std::clamp<int64_t>(ELEMENTS / parts(layout.spatial, pieces_), 1, CHANNELS);
-    blocks_ = parts(channels, together);
+    pieces_ = ceil_div(layout.spatial, MAX_ELEMENTS);
+    const int64_t together = std::clamp<int64_t>(MAX_ELEMENTS / ceil_div(layout.spatial, pieces_), 1, MAX_CHANNELS);
+    blocks_ = ceil_div(channels, together);
     slots_ = layout.images * pieces_;
   }
 }
 
-int64_t Cut::grain() const { return std::max<int64_t>(1, size() * GRAIN / layout_.size()); }
+int64_t WorkPartition::grain() const { return std::max<int64_t>(1, size() * GRAIN / layout_.size()); }
 
-Chunk Cut::operator[](int64_t chunk) const {
+Chunk WorkPartition::operator[](int64_t chunk) const {
   const int64_t slot = chunk / blocks_, block = chunk % blocks_;
   const int64_t channel = bound(layout_.channels, block, blocks_);
   const int64_t channels = bound(layout_.channels, block + 1, blocks_) - channel;
@@ -41,7 +41,7 @@ Chunk Cut::operator[](int64_t chunk) const {
   return {(plane + channel) * layout_.spatial + first, channel, channels, count(slot), layout_.spatial};
 }
 
-int64_t Cut::count(int64_t slot) const {
+int64_t WorkPartition::count(int64_t slot) const {
   const int64_t size = layout_.channels_last ? layout_.images * layout_.spatial : layout_.spatial;
   const int64_t piece = slot % pieces_;
   return bound(size, piece + 1, pieces_) - bound(size, piece, pieces_);

@@ -1,5 +1,5 @@
-// The rectangles that the elements of a tensor are cut into. The cut depends on the tensor's shape alone: sums that are
-// taken rectangle by rectangle have the same bits for any number of threads.
+// Partitions a tensor into chunks for threads. The partition depends on the tensor's shape alone, so sums that are
+// taken chunk by chunk have the same bits for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -8,31 +8,31 @@
 
 namespace atrous {
 
-constexpr int64_t GRAIN = 16384;  // elements: below this a second thread costs more than it brings
+constexpr int64_t GRAIN = 16384;  // elements per thread: with fewer, a second thread costs more than it saves
 
-// A rectangle of memory: `rows` of `length` elements, `stride` apart, the first at `at`. Its channels, from `channel`
-// on, run along a row (channels last) or from row to row.
+// A rectangle of memory: `rows` rows of `length` elements, `stride` apart, the first at `at`. Its channels start at
+// `channel` and run along a row (channels last) or from row to row (channels first).
 struct Chunk {
   int64_t at, channel, rows, length, stride;
 };
 
-// Slot after slot, each of whose chunks have every channel once.
-class Cut {
+// The chunks, ordered by slot. The chunks of one slot cover every channel exactly once.
+class WorkPartition {
  public:
-  explicit Cut(const Layout& layout);
+  explicit WorkPartition(const Layout& layout);
 
   int64_t slots() const { return slots_; }
   int64_t size() const { return slots_ * blocks_; }
   int64_t slot(int64_t chunk) const { return chunk / blocks_; }
-  int64_t grain() const;  // chunks that a thread should have at least
+  int64_t grain() const;  // the fewest chunks that are worth a thread
   Chunk operator[](int64_t chunk) const;
-  // How many values of each channel a slot holds.
+  // The number of values per channel in a slot.
   int64_t count(int64_t slot) const;
 
  private:
   Layout layout_;
-  int64_t pieces_;  // channels last: of all pixels; else of a plane
-  int64_t blocks_;  // of channels
+  int64_t pieces_;  // into which all pixels (channels last) or each plane (channels first) are divided
+  int64_t blocks_;  // into which the channels are divided
   int64_t slots_;
 };
 

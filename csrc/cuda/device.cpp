@@ -44,7 +44,7 @@ void Device::check(const Arguments& arguments) const {
 
 void check(cudaError_t error, const char* kernel) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // an error of a launch stays until it is read
+  cudaGetLastError();  // clears the error, which would stay otherwise
   int device = 0, major = 0, minor = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);

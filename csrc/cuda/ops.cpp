@@ -1,3 +1,4 @@
+// Registers the CUDA primitives in torch.ops.atrous.
 #include "ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(atrous, CUDA, m) { atrous::cuda::implement(m); }

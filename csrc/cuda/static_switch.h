@@ -1,6 +1,7 @@
-// From the values that select a kernel's code to the types that do.
+// Turns run-time values that select a kernel's code into compile-time constants.
 #pragma once
 
+#include <stdexcept>
 #include <type_traits>
 
 #include "../epilogue.h"
@@ -16,37 +17,57 @@ struct Kind {
   static constexpr bool dropout = DROPOUT;
 };
 
-// run(Kind), one of four.
-template <class Run>
-void with_kind(Slope slope, bool dropout, Run&& run) {
-  if (slope == Slope::relu)
-    dropout ? run(Kind<Slope::relu, true>{}) : run(Kind<Slope::relu, false>{});
-  else if (dropout || slope == Slope::random)
-    run(Kind<Slope::random, true>{});
-  else
-    run(Kind<Slope::tensor, false>{});
+// Calls function(Kind) with one of four kinds. A number is a tensor of one value here, and every kernel with dropout
+// but ReLU's is compiled as `random`.
+template <class Function>
+void with_kind(Slope slope, bool dropout, Function&& function) {
+  switch (slope) {
+    case Slope::relu:
+      return dropout ? function(Kind<Slope::relu, true>{}) : function(Kind<Slope::relu, false>{});
+    case Slope::number:
+    case Slope::tensor:
+      return dropout ? function(Kind<Slope::random, true>{}) : function(Kind<Slope::tensor, false>{});
+    case Slope::random:
+      return function(Kind<Slope::random, true>{});
+  }
+  throw std::logic_error("atrous: unknown Slope");
 }
 
-// run(place), a compile-time constant.
-template <class Run>
-auto with_place(Residual place, Run&& run) {
-  if (place == Residual::none) return run(Constant<Residual::none>{});
-  if (place == Residual::before) return run(Constant<Residual::before>{});
-  return run(Constant<Residual::after>{});
+// Calls function(place) with a compile-time constant.
+template <class Function>
+auto with_place(Residual place, Function&& function) {
+  switch (place) {
+    case Residual::none:
+      return function(Constant<Residual::none>{});
+    case Residual::before:
+      return function(Constant<Residual::before>{});
+    case Residual::after:
+      return function(Constant<Residual::after>{});
+  }
+  throw std::logic_error("atrous: unknown Residual");
 }
 
-// The same for a gradient, in which a residual after the activation has no part.
-template <class Run>
-auto with_place_before(bool before, Run&& run) {
-  if (before) return run(Constant<Residual::before>{});
-  return run(Constant<Residual::none>{});
+// with_place for a gradient, which does not depend on a residual after the activation.
+template <class Function>
+auto with_place_before(bool before, Function&& function) {
+  if (before) return function(Constant<Residual::before>{});
+  return function(Constant<Residual::none>{});
 }
 
-// run(slope, place) for an epilogue that draws nothing. A number is a tensor of one value here.
-template <class Run>
-auto with_slope(Slope slope, Residual place, Run&& run) {
-  return with_place(place, [&](auto where) {
-    return slope == Slope::relu ? run(Constant<Slope::relu>{}, where) : run(Constant<Slope::tensor>{}, where);
+// Calls function(slope, place) for an epilogue that draws nothing. A number is a tensor of one value here.
+template <class Function>
+auto with_slope(Slope slope, Residual place, Function&& function) {
+  return with_place(place, [&](auto place) {
+    switch (slope) {
+      case Slope::relu:
+        return function(Constant<Slope::relu>{}, place);
+      case Slope::number:
+      case Slope::tensor:
+        return function(Constant<Slope::tensor>{}, place);
+      case Slope::random:
+        throw std::logic_error("atrous: expected an epilogue that draws nothing, got random slopes");
+    }
+    throw std::logic_error("atrous: unknown Slope");
   });
 }
 

@@ -1,4 +1,4 @@
-// What a thread reads and writes at once: sixteen bytes of a tensor, or another number of elements.
+// Vectorized global memory access: a thread loads and stores 16 bytes at once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,69 +8,70 @@
 namespace atrous::cuda {
 
 template <class S, int COUNT = 16 / sizeof(S)>
-struct alignas(COUNT * sizeof(S)) Pack {
+struct alignas(COUNT * sizeof(S)) AlignedVector {
   static constexpr int SIZE = COUNT;
   S at[SIZE];
 };
 
-// As the hardware moves it.
+// The hardware's vector type of the same size.
 template <class S, int COUNT>
-using Word = std::conditional_t<sizeof(Pack<S, COUNT>) == 16, uint4, uint2>;
+using Word = std::conditional_t<sizeof(AlignedVector<S, COUNT>) == 16, uint4, uint2>;
 
 template <class S, int COUNT>
-__device__ Pack<S, COUNT> load(const S* from) {
+__device__ AlignedVector<S, COUNT> load(const S* from) {
   const Word<S, COUNT> word = *reinterpret_cast<const Word<S, COUNT>*>(from);
-  Pack<S, COUNT> pack;
-  static_assert(sizeof word == sizeof pack);
-  std::memcpy(&pack, &word, sizeof word);
-  return pack;
+  AlignedVector<S, COUNT> vector;
+  static_assert(sizeof word == sizeof vector);
+  std::memcpy(&vector, &word, sizeof word);
+  return vector;
 }
 
 template <class S, int COUNT>
-__device__ void store(S* to, const Pack<S, COUNT>& pack) {
+__device__ void store(S* to, const AlignedVector<S, COUNT>& vector) {
   Word<S, COUNT> word;
-  std::memcpy(&word, &pack, sizeof word);
-  __stwb(reinterpret_cast<Word<S, COUNT>*>(to), word);  // an assignment would become one store an element
+  std::memcpy(&word, &vector, sizeof word);
+  __stwb(reinterpret_cast<Word<S, COUNT>*>(to), word);  // an assignment would compile to one store per element
 }
 
-// Whether every pack is whole and lies at a multiple of 16 bytes: a type, since the loads of a loop that asks at run
-// time wait for one another.
-using Whole = std::true_type;
-using Parted = std::false_type;
+// Unmasked: every vector is whole and 16-byte aligned. Masked: element by element. They are types, because in a loop
+// that tests this at run time the loads wait for one another.
+using Unmasked = std::true_type;
+using Masked = std::false_type;
 
-// The first `count` elements, the others zero.
+// Loads the first `count` elements; the others are zero.
 template <class S>
-__device__ Pack<S> load(const S* from, int, Whole) {
-  return load<S, Pack<S>::SIZE>(from);
+__device__ AlignedVector<S> load(const S* from, int, Unmasked) {
+  return load<S, AlignedVector<S>::SIZE>(from);
 }
 
 template <class S>
-__device__ Pack<S> load(const S* from, int count, Parted) {
-  Pack<S> pack{};
+__device__ AlignedVector<S> load(const S* from, int count, Masked) {
+  AlignedVector<S> vector{};
 #pragma unroll
-  for (int i = 0; i < Pack<S>::SIZE; ++i)
-    if (i < count) pack.at[i] = from[i];
-  return pack;
+  for (int i = 0; i < AlignedVector<S>::SIZE; ++i)
+    if (i < count) vector.at[i] = from[i];
+  return vector;
+}
+
+// Stores the first `count` elements.
+template <class S>
+__device__ void store(S* to, const AlignedVector<S>& vector, int, Unmasked) {
+  store(to, vector);
 }
 
 template <class S>
-__device__ void store(S* to, const Pack<S>& pack, int, Whole) {
-  store(to, pack);
-}
-
-template <class S>
-__device__ void store(S* to, const Pack<S>& pack, int count, Parted) {
+__device__ void store(S* to, const AlignedVector<S>& vector, int count, Masked) {
 #pragma unroll
-  for (int i = 0; i < Pack<S>::SIZE; ++i)
-    if (i < count) to[i] = pack.at[i];
+  for (int i = 0; i < AlignedVector<S>::SIZE; ++i)
+    if (i < count) to[i] = vector.at[i];
 }
 
-inline bool divides(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// Whether none of them lies off a multiple of 16 bytes; one that is absent does not.
+// True if every non-null pointer is 16-byte aligned.
 template <class... Pointers>
 bool aligned(const Pointers*... pointers) {
-  return (divides(pointers) && ...);
+  return (is_aligned(pointers) && ...);
 }
 
 }  // namespace atrous::cuda

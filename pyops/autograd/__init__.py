@@ -1,5 +1,5 @@
-"""Convolution, batch normalisation and activation as one differentiable function; what is saved and recomputed."""
+"""Convolution, BatchNorm, residual and activation as one differentiable function that saves little and recomputes."""
 
-from .function import Call, site
+from .function import LayerConfig, fused_layer
 
-__all__ = ["Call", "site"]
+__all__ = ["LayerConfig", "fused_layer"]

@@ -1,32 +1,36 @@
-"""Max-pooling that keeps no more than where the maxima were."""
+"""Max-pooling that saves only the indices of the maxima for its backward."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .save import once, size_and_layout, stand_in
+from .save import no_double_backward, shape_and_layout, stand_in
 
 
 class MaxPool(torch.autograd.Function):
-    """max_pool2d that keeps the places of the maxima alone: its gradient asks of its input only the size."""
+    """y = max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode).
+
+    torch's own function saves x as well, of which its backward uses the size only.
+    """
 
     @staticmethod
     def forward(ctx, input: Tensor, *geometry):
-        y, places = torch.ops.aten.max_pool2d_with_indices(
+        y, indices = torch.ops.aten.max_pool2d_with_indices(
             input, *(_pair(value) for value in geometry[:4]), geometry[4]
         )
-        ctx.geometry, ctx.like = geometry, size_and_layout(input)
-        ctx.save_for_backward(places)
+        ctx.geometry, ctx.input_like = geometry, shape_and_layout(input)
+        ctx.save_for_backward(indices)
         return y
 
     @staticmethod
-    @once
+    @no_double_backward
     def backward(ctx, grad: Tensor):
-        (places,) = ctx.saved_tensors
+        (indices,) = ctx.saved_tensors
         geometry = (*(_pair(value) for value in ctx.geometry[:4]), ctx.geometry[4])
-        found = torch.ops.aten.max_pool2d_with_indices_backward(grad, stand_in(grad, *ctx.like), *geometry, places)
-        return found, *(None for _ in geometry)
+        input = stand_in(grad, *ctx.input_like)
+        dx = torch.ops.aten.max_pool2d_with_indices_backward(grad, input, *geometry, indices)
+        return dx, *(None for _ in geometry)
 
 
 def _pair(value: int | tuple[int, int]) -> list[int]:

@@ -1,9 +1,8 @@
-"""What a site's output is made of, so that it need not be kept for a backward: it is computed again, to the same bits.
+"""Recomputes the output of a fused layer in the backward, to the same bits, so that it need not be saved.
 
-An output y carries its recipe: its site's row and the arguments of that row's `_epilogue_again`, which are the site's
-kept z, vectors and residual.
-Who would keep y keeps those instead. A recipe that is lost, or whose tensors have changed since, costs memory and
-never correctness.
+An output y refers to its layer's backend and to the arguments of that backend's primitive `_epilogue_again`: the
+layer's saved z, vectors and residual. A layer that would save y saves those instead. If they are gone, or have changed
+since, y itself is saved: that costs memory, never correctness.
 """
 
 from __future__ import annotations
@@ -15,74 +14,81 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-HELD = object()  # stands where a tensor is that is held by a weak reference
-Kept = tuple[Any, ...]  # (the tensor,), or the row and the arguments of its `_epilogue_again` that give it
+Saved = tuple[Any, ...]  # (y,), or (backend, *arguments) with which its `_epilogue_again` recomputes y
+TENSOR = object()  # placeholder of a tensor to which there is a weak reference
 
 
-class Recipe(NamedTuple):
-    """The arguments, HELD where a tensor is, the tensors, and the sum of their versions and y's."""
+class Recompute(NamedTuple):
+    """How to recompute y: an attribute of y, which keeps no tensor alive."""
 
-    held: tuple
-    references: list[weakref.ref]
-    versions: int
+    arguments: tuple  # with TENSOR in place of each tensor
+    tensors: list[weakref.ref]
+    versions: int  # the sum of the versions of y and of the tensors
 
     def __reduce__(self):
-        """A y that is saved or sent to another process goes without."""
-        return (OrderedDict, ())  # one of the few that torch.load takes with weights_only
+        """A tensor that is saved to a file or sent to another process loses this attribute's content."""
+        return (OrderedDict, ())  # a type that torch.load accepts with weights_only=True
 
 
 def attach(y: Tensor, arguments: tuple) -> None:
-    """Gives y its recipe. Only its own site's graph keeps the tensors alive: after the backward the recipe is lost."""
+    """Attaches to y how to recompute it: (backend, *arguments of `_epilogue_again`).
+
+    Only the autograd graph of y's layer keeps the tensors alive: after the backward y can no longer be recomputed.
+    """
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     if torch.compiler.is_compiling():
-        made = _traced().produced(y, *tensors)
-        if made != _traced().NESTED:
-            y._atrous_traced = (arguments, made)  # type: ignore[attr-defined]
+        versions = _dynamo_versions().mark_and_sum_versions(y, *tensors)
+        if versions != _dynamo_versions().NESTED:
+            y._atrous_traced = (arguments, versions)  # type: ignore[attr-defined]
     elif not _checkpointed():
-        held = tuple(HELD if isinstance(value, Tensor) else value for value in arguments)
-        recipe = Recipe(held, [weakref.ref(tensor) for tensor in tensors], _versions(y, tensors))
-        y._atrous_recipe = recipe  # type: ignore[attr-defined]
+        slots = tuple(TENSOR if isinstance(value, Tensor) else value for value in arguments)
+        y._atrous_recompute = Recompute(  # type: ignore[attr-defined]
+            slots, [weakref.ref(tensor) for tensor in tensors], _versions(y, tensors)
+        )
 
 
-def keep(y: Tensor) -> Kept:
-    """What to save in order to have y in the backward."""
+def to_save(y: Tensor) -> Saved:
+    """The tuple to save, from which restore() gives y in the backward."""
     if torch.compiler.is_compiling():
-        arguments, made = getattr(y, "_atrous_traced", None) or ((), None)
+        arguments, versions = getattr(y, "_atrous_traced", None) or ((), None)
         tensors = [value for value in arguments if isinstance(value, Tensor)]
-        return arguments if tensors and _traced().current(y, *tensors) == made else (y,)
+        return arguments if tensors and _dynamo_versions().sum_versions(y, *tensors) == versions else (y,)
     if _checkpointed():
         return (y,)
-    recipe = getattr(y, "_atrous_recipe", None)
-    if not isinstance(recipe, Recipe):
+    recompute = getattr(y, "_atrous_recompute", None)
+    if not isinstance(recompute, Recompute):
         return (y,)
-    held, references, made = recipe
-    tensors = [tensor for reference in references if (tensor := reference()) is not None]
-    if len(tensors) < len(references) or _versions(y, tensors) != made:
+    tensors = [tensor for reference in recompute.tensors if (tensor := reference()) is not None]
+    if len(tensors) < len(recompute.tensors) or _versions(y, tensors) != recompute.versions:
         return (y,)
     alive = iter(tensors)
-    return tuple(next(alive) if value is HELD else value for value in held)
+    return tuple(next(alive) if value is TENSOR else value for value in recompute.arguments)
 
 
-def value(kept: Kept) -> Tensor:
-    if len(kept) == 1:
-        return kept[0]
-    row, z, *arguments = kept
-    return row.primitive("_epilogue_again", z)(z, *arguments)
+def restore(saved: Saved) -> Tensor:
+    """The tensor for which to_save() returned this: as it was saved, or recomputed."""
+    if len(saved) == 1:
+        return saved[0]
+    backend, z, *arguments = saved
+    return backend.primitive("_epilogue_again", z)(z, *arguments)
 
 
 def _versions(y: Tensor, tensors: list[Tensor]) -> int:
-    """Grows with every change in place of any of them."""
+    """A number that grows with every in-place change of any of these tensors."""
     return y._version + sum(tensor._version for tensor in tensors)
 
 
 def _checkpointed() -> bool:
-    """Whether activation checkpointing runs: it keeps nothing of the first run, so recipes would only last in the
-    second, which must save what the first did."""
+    """True inside activation checkpointing.
+
+    Nothing of its first run stays alive, so y could be recomputed in its second run only; but the second run must save
+    exactly what the first saved.
+    """
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
     return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
-def _traced():
-    from . import dynamo_versions  # it imports torch._dynamo, which takes a second
+def _dynamo_versions():
+    from . import dynamo_versions  # imported here, because importing torch._dynamo takes a second
 
     return dynamo_versions

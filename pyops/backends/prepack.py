@@ -1,48 +1,54 @@
-"""The forms of a frozen weight that backends want, made when first used."""
+"""A cache of the packed weights of a frozen convolution, filled when a backend first runs it."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from ..core.spec import Epilogue, Spec
 from ..ops import triton_impl
+from .base import Backend
 
 
-class Packs:
-    """A few packed weights, by row and by what the packing depends on; remade when the weight has changed.
+class PrepackedWeights:
+    """The last `capacity` packed weights, by backend and Backend.pack_key; packed again when the weight has changed.
 
-    Packed forms are never copied, moved or saved: a copy starts empty.
+    Packed weights are never copied, moved or saved: a copy of this object is empty.
     """
 
-    def __init__(self, most: int = 4) -> None:
-        self.most = most
-        self.made: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()  # the weight stays alive: ids recur
+    def __init__(self, capacity: int = 4) -> None:
+        self.capacity = capacity
+        # key -> weight, packed weight. The weight is kept alive, since ids and addresses are reused.
+        self.entries: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()
 
     def __reduce__(self):
-        return (Packs, (self.most,))
+        return (PrepackedWeights, (self.capacity,))
 
-    def bind(self, row: ModuleType):
-        """row.packed_conv_epilogue with the arguments of row.conv_epilogue."""
-        return partial(self._run, row)
+    def bind(self, backend: Backend) -> Callable[..., Tensor]:
+        """backend.packed_conv_epilogue with the arguments of backend.conv_epilogue."""
+        return partial(self._run, backend)
 
-    def _run(self, row, input, weight, bias, spec, arguments) -> Tensor:
-        return row.packed_conv_epilogue(input, self._get(row, input, weight, spec), weight, bias, spec, arguments)
+    def _run(
+        self, backend: Backend, input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
+    ) -> Tensor:
+        packed = self._packed(backend, input, weight, spec)
+        return backend.packed_conv_epilogue(input, packed, weight, bias, spec, arguments)
 
-    def _get(self, row, input: Tensor, weight: Tensor, spec) -> Tensor:
-        if torch.compiler.is_compiling():  # in a graph the packing is an operator like another
-            return row.pack(input, weight, spec)
+    def _packed(self, backend: Backend, input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+        if torch.compiler.is_compiling():  # in a compiled graph packing is an ordinary operator
+            return backend.pack(input, weight, spec)
         version = None if weight.is_inference() else weight._version
-        key = (row.name, row.pack_key(input, weight, spec), id(weight), weight.data_ptr(), version)
-        if key not in self.made:
-            if triton_impl.capturing(input):  # what is made now has no values before the graph is replayed
-                return row.pack(input, weight, spec)
-            for stale in [k for k in self.made if k[2:] != key[2:]]:
-                del self.made[stale]
-            self.made[key] = weight, row.pack(input, weight, spec)
-            while len(self.made) > self.most:
-                self.made.popitem(last=False)
-        return self.made[key][1]
+        key = (backend.name, backend.pack_key(input, weight, spec), id(weight), weight.data_ptr(), version)
+        if key not in self.entries:
+            if triton_impl.capturing(input):  # a tensor made under capture has no values until the graph is replayed
+                return backend.pack(input, weight, spec)
+            for stale in [k for k in self.entries if k[2:] != key[2:]]:
+                del self.entries[stale]
+            self.entries[key] = weight, backend.pack(input, weight, spec)
+            while len(self.entries) > self.capacity:
+                self.entries.popitem(last=False)
+        return self.entries[key][1]

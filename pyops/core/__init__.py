@@ -1,1 +1,1 @@
-"""The vocabulary of every layer: geometry, epilogue, activations, layouts, and the checks of arguments."""
+"""Types and checks that all other modules use: conv geometry, epilogue, activations, memory layouts, arguments."""

@@ -1,4 +1,4 @@
-"""The only list of activations: each is a slope for the values that are not positive.
+"""The supported activations. Each is defined by its slope for non-positive values:
 
     y = u          if u > 0
     y = slope * u  otherwise
@@ -21,7 +21,7 @@ SlopeLike = str | float | Tensor | tuple[float, float]
 
 
 class Slope(NamedTuple):
-    """A slope as the kernels take it: the fields of the same names in spec.Epilogue."""
+    """A slope in the form that kernels take: the slope fields of spec.Epilogue."""
 
     kind: str  # relu | number | tensor | random
     value: float = 1.0
@@ -30,7 +30,7 @@ class Slope(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """How an activation is made for a number of channels, and what slope its module stands for."""
+    """The module class of an activation, its constructor for C channels, and module -> slope argument."""
 
     module: type[nn.Module]
     make: Callable[[int], nn.Module]
@@ -38,7 +38,7 @@ class Activation(NamedTuple):
 
 
 def _bounds(lower: float, upper: float) -> tuple[float, float]:
-    if not (math.isfinite(lower) and math.isfinite(upper) and lower <= upper):  # the type that F.rrelu raises
+    if not (math.isfinite(lower) and math.isfinite(upper) and lower <= upper):  # F.rrelu raises RuntimeError too
         raise RuntimeError(f"slope: expected finite bounds, lower <= upper, got ({lower}, {upper})")
     return float(lower), float(upper)
 
@@ -63,19 +63,19 @@ _BY_MODULE = {activation.module: activation for activation in ACTIVATIONS.values
 
 
 def make(name: str, channels: int) -> nn.Module:
-    """A new activation module for `channels` channels; PReLU gets one slope a channel, starting at 0.25."""
+    """Returns a new activation module for `channels` channels; PReLU has one slope per channel, initially 0.25."""
     if name not in ACTIVATIONS:
         raise ValueError(f"act: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name].make(channels)
 
 
 def is_activation(module: object) -> bool:
-    """Whether this is, to the exact type, a module that an epilogue can stand in for."""
+    """True if `module` is exactly of a class in ACTIVATIONS; a subclass may compute something else."""
     return type(module) in _BY_MODULE
 
 
-def of_module(module: nn.Module | None, training: bool = False) -> SlopeLike:
-    """The slope argument that a module stands for. RReLU draws in training, else takes the mean of its bounds."""
+def module_slope(module: nn.Module | None, training: bool = False) -> SlopeLike:
+    """Returns the slope argument of an activation module; for RReLU in eval it is the mean of the bounds."""
     if module is None:
         return 1.0
     if not is_activation(module):
@@ -85,12 +85,12 @@ def of_module(module: nn.Module | None, training: bool = False) -> SlopeLike:
 
 
 def draw_seed(device: torch.device | str) -> Tensor:
-    """Seed and offset of the counter-based generator, from torch's own: torch.manual_seed reproduces the draws."""
+    """Draws the Philox seed and offset, (2,) int64, from torch's generator, so torch.manual_seed reproduces them."""
     return torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device=device)
 
 
-def of(slope: SlopeLike) -> Slope:
-    """The slope argument of the functional ops, as the kernels take it."""
+def parse_slope(slope: SlopeLike) -> Slope:
+    """Converts the `slope` argument of the functional operators to the form that kernels take."""
     if isinstance(slope, Tensor):
         return Slope("tensor", tensor=slope)
     if isinstance(slope, str):

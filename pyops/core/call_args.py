@@ -1,4 +1,4 @@
-"""The arguments of a call in two groups: its BatchNorm, and its residual and activation."""
+"""The arguments of a functional operator in two groups: the BatchNorm, and what follows it (residual, activation)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .spec import Epilogue
 from .sync_stats import Group
 
 
-class Normalisation(NamedTuple):
-    """The BatchNorm of a call, or none."""
+class BatchNormArgs(NamedTuple):
+    """The BatchNorm arguments; absent if no vector is given and neither training nor required is set."""
 
     mean: Tensor | None = None
     var: Tensor | None = None
@@ -24,8 +24,8 @@ class Normalisation(NamedTuple):
     training: bool = False
     momentum: float = 0.1
     eps: float = 1e-5
-    group: Group | None = None  # whose processes share the statistics of a batch
-    prefix: str = "bn_"  # of the names in messages
+    group: Group | None = None  # processes that share the batch statistics
+    prefix: str = "bn_"  # prefix of weight and bias in error messages
     required: bool = False
 
     @property
@@ -42,27 +42,27 @@ class Normalisation(NamedTuple):
             checks.number("momentum", self.momentum)
 
     def update(self, mean: Tensor, var: Tensor, count: Tensor | int) -> None:
-        """running = (1 - momentum) * running + momentum * batch, var unbiased; an empty batch changes nothing."""
+        """running = (1 - momentum) * running + momentum * batch, with unbiased var; an empty batch changes nothing."""
         if self.mean is None or self.var is None or (isinstance(count, int) and count == 0):
             return
         with torch.no_grad():
             for running, batch in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
                 if running.dtype == batch.dtype:
                     running.lerp_(batch, self.momentum)
-                else:  # rounded once
+                else:  # computed in the wider dtype and rounded once
                     running.copy_(torch.lerp(running.to(batch.dtype), batch, self.momentum))
 
 
-NO_NORMALISATION = Normalisation()
+NO_BATCH_NORM = BatchNormArgs()
 
 
-class Ending:
-    """The residual and the activation of a call."""
+class PostOpArgs:
+    """The residual, activation and dropout that follow the convolution and BatchNorm."""
 
     def __init__(
         self, slope: SlopeLike, residual: Tensor | None, after: bool, name="residual", required=False, dropout=0.0
     ):
-        self.slope, self.residual, self.after = activation.of(slope), residual, bool(after)
+        self.slope, self.residual, self.after = activation.parse_slope(slope), residual, bool(after)
         self.name, self.required, self.dropout = name, required, float(dropout)
 
     def check(self, z: Tensor, size: tuple[int, ...], autocast: bool) -> None:
@@ -75,7 +75,7 @@ class Ending:
                 checks.dtype("slope", self.slope.tensor, z.dtype if self.after else self.dtype(z))
 
     def dtype(self, z: Tensor) -> torch.dtype:
-        """Of the result: as eager's sum, the wider of z and the residual."""
+        """Returns the dtype of the result: the wider of z and the residual, as in eager's sum."""
         return z.dtype if self.residual is None else torch.promote_types(z.dtype, self.residual.dtype)
 
     def seed(self, device: torch.device) -> Tensor | None:
@@ -84,13 +84,15 @@ class Ending:
     def tensors(self) -> tuple[Tensor | None, ...]:
         return self.slope.tensor, self.residual
 
-    def arguments(self, normalisation: Normalisation, like: Tensor, size, memory_format) -> Epilogue:
-        """What the primitives take, for a z of this dtype, size and layout."""
+    def epilogue(self, batch_norm: BatchNormArgs, like: Tensor, size, memory_format) -> Epilogue:
+        """Returns the arguments of the primitives for a z with the dtype of `like`, this size and this layout."""
         residual = self.residual
         if residual is not None:
             if tuple(residual.shape) != tuple(size):
                 residual = residual.expand(size)
             residual = laid_out(residual, self.dtype(like), memory_format)
         kind, value, upper, tensor = self.slope
-        vectors, seed, ending = normalisation[:4], self.seed(like.device), (self.after, self.dropout)
-        return Epilogue(*vectors, normalisation.eps, kind, value, upper, tensor, seed, residual, *ending)
+        seed = self.seed(like.device)
+        return Epilogue(
+            *batch_norm[:4], batch_norm.eps, kind, value, upper, tensor, seed, residual, self.after, self.dropout
+        )

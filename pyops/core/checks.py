@@ -1,6 +1,6 @@
-"""Every error that a user can meet: which argument, what was expected, what came.
+"""Argument checks. An error names the argument, the expected value and the given one.
 
-The exception types are those of torch.nn.functional and torch.nn for the same mistake.
+The exception types are those that torch.nn.functional and torch.nn raise for the same mistake.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch import Tensor
 from .spec import Pair, Spec
 
 
-class Mistake(Exception):
-    """Of the command line's user: something to tell in one line."""
+class UsageError(Exception):
+    """A mistake on the command line, reported as one line without a traceback."""
 
 
 def writable(option: str, path: Path | None) -> None:
-    """Before the work, so that none of it is lost."""
+    """Raises UsageError unless the file can be written. Called before the work, so that no result is lost."""
     if path is None:
         return
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise Mistake(f"{option}: expected a file that can be written, got {str(path)!r}")
+        raise UsageError(f"{option}: expected a file that can be written, got {str(path)!r}")
 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def tensor(name: str, value: object, like: Tensor | None = None) -> Tensor:
-    """A dense tensor of a dtype that we compute in, on the device of `like`."""
+    """Returns `value` if it is a dense tensor of one of DTYPES on the device of `like`, else raises."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.layout != torch.strided or value.is_quantized:
@@ -54,7 +54,7 @@ def feature_map(name: str, value: Tensor, error: type[Exception]) -> None:
 
 
 def pair(name: str, value: object, minimum: int) -> Pair:
-    """An int, or two of them, none below `minimum`."""
+    """Converts an int, or one or two ints, to a pair. Each must be at least `minimum`."""
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if len(values) not in (1, 2) or any(isinstance(v, (bool, float)) or not hasattr(v, "__index__") for v in values):
         error = RuntimeError if len(values) > 2 else TypeError
@@ -68,7 +68,7 @@ def pair(name: str, value: object, minimum: int) -> Pair:
 def convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int
 ) -> tuple[Spec, tuple[int, ...] | None]:
-    """The geometry, and what the input must be padded with beforehand where padding="same" is not symmetric."""
+    """Checks shapes and dtypes; returns the geometry, and the F.pad widths for padding="same" of an even kernel."""
     feature_map("input", input, RuntimeError)
     if weight.dim() != 4:
         raise RuntimeError(f"weight: expected 4-D (C_out, C_in / groups, kH, kW), got {tuple(weight.shape)}")
@@ -108,7 +108,7 @@ def geometry(input: Tensor, weight: Tensor, stride: Pair, padding, dilation: Pai
             raise RuntimeError(f'padding: "same" expects stride 1, got stride {stride}')
         total = [d * (k - 1) for d, k in zip(dilation, kernel)]
         padding = (total[0] // 2, total[1] // 2)
-        if total[0] % 2 or total[1] % 2:  # an even kernel: one more row or column at the end
+        if total[0] % 2 or total[1] % 2:  # an even kernel: one more row or column, at the end
             before = (0, total[1] % 2, 0, total[0] % 2)
     elif isinstance(padding, str):
         raise RuntimeError(f'padding: expected a number, a pair, "same" or "valid", got {padding!r}')
@@ -126,7 +126,7 @@ def geometry(input: Tensor, weight: Tensor, stride: Pair, padding, dilation: Pai
 
 
 def batch_norm(vectors: dict[str, Tensor | None], channels: int, z: Tensor, eps: float, training: bool) -> None:
-    """running_mean, running_var, weight, bias: (C,), all of z's dtype, or all fp32 beside fp16 and bf16."""
+    """Checks running_mean, running_var, weight, bias: (C,), all of z's dtype, or all fp32 if z is fp16 or bf16."""
     allowed = [z.dtype] + [torch.float32] * (z.dtype in (torch.float16, torch.bfloat16))
     for name, other in (("running_mean", "running_var"), ("running_var", "running_mean")):
         if vectors[name] is None and not training:
@@ -138,7 +138,7 @@ def batch_norm(vectors: dict[str, Tensor | None], channels: int, z: Tensor, eps:
             continue
         tensor(name, value, like=z)
         if tuple(value.shape) != (channels,):
-            raise RuntimeError(f"{name}: expected shape ({channels},), one value a channel, got {tuple(value.shape)}")
+            raise RuntimeError(f"{name}: expected shape ({channels},), one value per channel, got {tuple(value.shape)}")
         if value.dtype not in allowed:
             raise RuntimeError(f"{name}: expected {' or '.join(map(str, allowed))}, got {value.dtype}")
         allowed = [value.dtype]
@@ -147,14 +147,14 @@ def batch_norm(vectors: dict[str, Tensor | None], channels: int, z: Tensor, eps:
 
 
 def more_than_one_value(size: Sequence[int]) -> None:
-    """Batch statistics of a single value a channel do not exist."""
+    """Batch statistics need more than one value per channel."""
     values = size[0] * size[2] * size[3]
     if values == 1:
-        raise ValueError(f"input: expected more than 1 value a channel when training, got size {tuple(size)}")
+        raise ValueError(f"input: expected more than 1 value per channel when training, got size {tuple(size)}")
 
 
 def slope(value: Tensor, size: Sequence[int]) -> None:
-    """A slope tensor: one number, or one a channel (dimension 1)."""
+    """Checks a slope tensor: one value, or one per channel (dimension 1)."""
     channels = size[1] if len(size) > 1 else 1
     if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
         raise RuntimeError(f"slope: expected shape (1,) or ({channels},), got {tuple(value.shape)}")
@@ -162,7 +162,7 @@ def slope(value: Tensor, size: Sequence[int]) -> None:
 
 def dtype(name: str, value: Tensor, expected: torch.dtype) -> None:
     if value.dtype != expected:
-        raise RuntimeError(f"{name}: expected dtype {expected}, as what it is applied to has, got {value.dtype}")
+        raise RuntimeError(f"{name}: expected dtype {expected}, that of the values it is applied to, got {value.dtype}")
 
 
 def number(name: str, value: object) -> None:
@@ -176,7 +176,7 @@ def probability(name: str, value: float) -> None:
 
 
 def residual(name: str, value: Tensor | None, size: Sequence[int], like: Tensor) -> None:
-    """A residual has the output's shape, or broadcasts to it."""
+    """Checks that a residual has the output's shape or broadcasts to it."""
     value = tensor(name, value, like)
     shape = tuple(value.shape)
     aligned = (1,) * (len(size) - len(shape)) + shape

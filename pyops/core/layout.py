@@ -1,4 +1,4 @@
-"""How a feature map lies in memory: NCHW or channels_last (NHWC)."""
+"""The memory layout of a feature map: NCHW or channels_last (NHWC)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether the strides of x are ordered as NHWC and not as NCHW, as x.suggest_memory_format() decides in C++."""
+    """True if the strides of x are ordered as NHWC and not as NCHW: x.suggest_memory_format() of C++."""
     if x.dim() != 4:
         return False
     nhwc = x.is_contiguous(memory_format=torch.channels_last)
-    if nhwc != x.is_contiguous():  # the usual: it is one of them
+    if nhwc != x.is_contiguous():  # the common case: dense in exactly one of the two
         return nhwc
     if x.stride(1) == 0 or 0 in x.shape:
         return False
@@ -24,13 +24,16 @@ def channels_last(x: Tensor) -> bool:
 
 
 def memory_format(*tensors: Tensor) -> torch.memory_format:
-    """What eager's convolution gives for these: channels_last if any of them is."""
+    """Returns the output layout of eager's convolution: channels_last if any of the tensors is."""
     return torch.channels_last if any(map(channels_last, tensors)) else torch.contiguous_format
 
 
 def laid_out(x: Tensor, dtype: torch.dtype, layout: torch.memory_format | None = None) -> Tensor:
-    """x in this dtype and layout. Where it is so already: the very same object, with the recipe that it may carry, also
-    in a compiled graph, in which `to` and `contiguous` always make another."""
+    """Returns x in this dtype and layout.
+
+    An x that has both already is returned as the same object, since recompute information may be attached to it; in a
+    compiled graph `to` and `contiguous` would return another.
+    """
     if x.dtype != dtype:
         x = x.to(dtype)
     if layout is None or x.is_contiguous(memory_format=layout):

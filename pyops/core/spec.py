@@ -1,4 +1,4 @@
-"""What travels to a kernel: the geometry of a convolution and the arguments of an epilogue."""
+"""The argument types of the kernels: convolution geometry (Spec) and epilogue (Epilogue)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Pair = tuple[int, int]
 
 
 def accumulate_type(dtype: torch.dtype) -> torch.dtype:
-    """What sums, statistics and everything else of an epilogue are computed in."""
+    """Returns the dtype in which epilogues, sums and statistics are computed: fp64 for fp64, else fp32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Geometry of a 2-D convolution; every pair is (height, width)."""
+    """Geometry of a 2-D convolution. Each pair is (height, width)."""
 
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
@@ -37,13 +37,13 @@ class Spec:
 
 
 class Epilogue(NamedTuple):
-    """u = z * scale + shift (+ residual), y = drop(act(u) (+ residual)): the arguments that follow z in schemas.def.
+    """u = z * scale + shift (+ residual), y = dropout(act(u) (+ residual)): the arguments after z in schemas.def.
 
-    mean is None: scale is 1, shift is beta or 0. Else scale = gamma / sqrt(var + eps), shift = beta - mean * scale.
+    mean is None: scale = 1, shift = beta or 0. Otherwise scale = gamma / sqrt(var + eps), shift = beta - mean * scale.
     slope_kind: "relu" | "number" (slope_value) | "tensor" (slope) | "random" (slope_value to slope_upper, from seed).
-    residual: the shape, dtype and strides of z.
+    residual: has the shape, dtype and strides of z.
     dropout: the probability of a zero; the rest is scaled by 1 / (1 - dropout).
-    seed: (2,) int64 on the device of z: the generator's seed and offset, where slopes or zeros are drawn.
+    seed: (2,) int64 on the device of z: Philox seed and offset, if slopes or dropout are drawn.
     """
 
     mean: Tensor | None = None

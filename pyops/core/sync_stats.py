@@ -1,6 +1,6 @@
-"""Statistics over the processes of a group, as SyncBatchNorm has them; between the primitives of a site.
+"""Batch statistics over the processes of a group, as in SyncBatchNorm.
 
-Functional collectives: torch.compile traces them. The processes' batches may be of unequal size, or empty.
+Uses functional collectives, which torch.compile traces. The batches of the processes may differ in size or be empty.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _collectives = torch.ops._c10d_functional
 
 
 class Group(NamedTuple):
-    """The processes that share the statistics of a batch."""
+    """A process group that shares batch statistics."""
 
     name: str
     size: int
 
     @staticmethod
     def of(process_group) -> Group | None:
-        """That of nn.SyncBatchNorm.process_group (None: all processes); None where it is this process alone."""
+        """Returns the Group of nn.SyncBatchNorm.process_group (None: all processes), or None for a single process."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return None
         group: torch.distributed.ProcessGroup = process_group or torch.distributed.group.WORLD  # type: ignore[assignment]
@@ -30,18 +30,18 @@ class Group(NamedTuple):
 
 
 def statistics(mean: Tensor, var: Tensor, count: int, group: Group) -> tuple[Tensor, Tensor, Tensor]:
-    """mean, biased variance and number of the values of all processes, by Chan's formula in the order of the ranks.
+    """Returns mean, biased variance and count over all processes, by Chan's formula in rank order.
 
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983).
     """
-    mine = torch.cat([mean, var, torch.full_like(mean[:1], count)])
-    gathered = _collectives.all_gather_into_tensor(mine, group.size, group.name)
-    everyone = _collectives.wait_tensor(gathered).view(group.size, -1)
-    means, variances, counts = everyone.split([mean.numel(), var.numel(), 1], 1)
+    local = torch.cat([mean, var, torch.full_like(mean[:1], count)])
+    gathered = _collectives.all_gather_into_tensor(local, group.size, group.name)
+    ranks = _collectives.wait_tensor(gathered).view(group.size, -1)
+    means, variances, counts = ranks.split([mean.numel(), var.numel(), 1], 1)
     total = counts.sum().clamp(min=1)
     overall = (counts * means).sum(0) / total
     return overall, (counts * (variances + (means - overall).square())).sum(0) / total, total
 
 
-def summed(sums: Tensor, group: Group) -> Tensor:
+def all_reduce_sum(sums: Tensor, group: Group) -> Tensor:
     return _collectives.wait_tensor(_collectives.all_reduce(sums, "sum", group.name))

@@ -1,4 +1,4 @@
-"""A second module tree over the same parameters."""
+"""Copies a module tree so that both trees share parameters and buffers."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from torch import nn
 
 
 class Generated:
-    """Base of the forwards that fuse() puts on instances: a twin does not inherit them."""
+    """Base class of the forwards that fuse() sets on instances; a copy does not take them over."""
 
 
-def twin(root: nn.Module) -> nn.Module:
-    """The same classes, names and attributes, and the very same parameter and buffer dicts, so that moving or swapping
-    a tensor in one is seen by both. Its own: children, training flags and hooks. A module used twice stays one module.
+def shared_copy(root: nn.Module) -> nn.Module:
+    """Returns a module tree with the same classes, names and attributes that shares the parameter and buffer dicts, so
+    that moving or replacing a tensor affects both. Children, training flags and hooks are its own. A module that is
+    used twice stays one module.
     """
-    twins: dict[int, nn.Module] = {}
-    result = _twin(root, twins)
-    for module in twins.values():
-        _rebind(vars(module), twins)
+    copies: dict[int, nn.Module] = {}
+    result = _copy(root, copies)
+    for module in copies.values():
+        _rebind(vars(module), copies)
         for name in filter(_own, vars(module)):
-            _rebind(vars(module)[name], twins)
+            _rebind(vars(module)[name], copies)
     return result
 
 
-def _rebind(values: dict, twins: dict[int, nn.Module]) -> None:
-    """A method that is kept as an attribute or a hook belongs to the twin of its object."""
+def _rebind(values: dict, copies: dict[int, nn.Module]) -> None:
+    """Binds methods that are stored as attributes or hooks to the copies of their objects."""
     for name, value in values.items():
-        if isinstance(value, MethodType) and id(value.__self__) in twins:
-            values[name] = MethodType(value.__func__, twins[id(value.__self__)])
+        if isinstance(value, MethodType) and id(value.__self__) in copies:
+            values[name] = MethodType(value.__func__, copies[id(value.__self__)])
 
 
 def _own(name: str) -> bool:
-    """Whether a twin has its own dict of these: hooks."""
+    """True for the hook dicts, of which a copy has its own."""
     return name.startswith("_") and name.endswith(("_hooks", "_with_kwargs", "_always_called"))
 
 
-def _twin(module: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:
-    if id(module) in twins:
-        return twins[id(module)]
-    result = twins[id(module)] = object.__new__(type(module))
+def _copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+    if id(module) in copies:
+        return copies[id(module)]
+    result = copies[id(module)] = object.__new__(type(module))
     vars(result).update({name: value for name, value in vars(module).items() if not isinstance(value, Generated)})
     for name in filter(_own, vars(module)):
         vars(result)[name] = copy.copy(vars(module)[name])
     children = copy.copy(module._modules)
     for name, child in children.items():
-        children[name] = None if child is None else _twin(child, twins)
+        children[name] = None if child is None else _copy(child, copies)
     vars(result)["_modules"] = children
     return result

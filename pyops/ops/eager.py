@@ -1,4 +1,7 @@
-"""The primitives in plain torch, for where no kernel of ours runs. They compute in fp32 (fp64) and round once."""
+"""The primitives in plain torch, used where none of our kernels runs.
+
+They compute in fp32, or fp64 for fp64 tensors, and round once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from . import fake
 
 
 def _widened(function, z: Tensor, *arguments):
-    """function(z, *arguments) in the dtype that the kernels compute in."""
+    """function(z, *arguments) in accumulate_type(z.dtype)."""
     wide = accumulate_type(z.dtype)
     cast = [a.to(wide) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
     return function(z.to(wide), *cast)
@@ -29,7 +32,7 @@ def _epilogue_reduce(grad: Tensor, z: Tensor, *arguments) -> Tensor:
 
 
 def _epilogue_backward(grad: Tensor, z: Tensor, *arguments) -> tuple[Tensor, Tensor]:
-    dz, du = fake._epilogue_backward(grad, z, *arguments)  # where the results go, in the layout of z
+    dz, du = fake._epilogue_backward(grad, z, *arguments)  # allocates the results in the layout of z
     wide = _widened(reference.epilogue_backward, grad, z, *arguments)
     return dz.copy_(wide[0]), du.copy_(wide[1])
 

@@ -1,4 +1,4 @@
-"""What the primitives return, without values: shapes, dtypes and strides, for torch.compile and export."""
+"""Fakes of the primitives: shapes, dtypes and strides of their results, for torch.compile and export."""
 
 from __future__ import annotations
 

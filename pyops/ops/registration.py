@@ -1,10 +1,10 @@
-"""The primitives torch.ops.atrous._* and torch.ops.atrous_triton._*: their schemas, and who implements them where.
+"""Registers the primitives torch.ops.atrous._* and torch.ops.atrous_triton._* with their implementations per device.
 
-atrous: csrc builds libatrous.so, which owns the schemas and the kernels in C++, on CUDA too where it was built with it.
-What it lacks is plain torch (ops_plain.py), and without it Python defines the same schemas.
-atrous_triton: the Triton kernels (ops_cuda.py), on CUDA, under the same schemas. They need names of their own, since a
-dispatcher has one kernel for an operator on a device, and a compiled graph keeps an operator and not a row.
-Fakes of both: ops_fake.py. None of the primitives is differentiable or mutates an input.
+atrous: libatrous.so, built from csrc, owns the schemas and the C++ kernels, for CUDA if it was built with CUDA. What it
+lacks runs in plain torch (eager.py); without the library Python defines the same schemas.
+atrous_triton: the Triton kernels (triton_impl.py), on CUDA, with the same schemas. They need a namespace of their own,
+since the dispatcher has one kernel per operator and device, and a compiled graph stores operators, not backends.
+The fakes of both are in fake.py. No primitive is differentiable or mutates an input.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ _HERE = Path(__file__).parents[1]
 
 
 def schemas() -> dict[str, str]:
-    """name -> schema, from schemas.def, the one list of them."""
+    """name -> schema, read from schemas.def, the only list of the primitives."""
     text = (_HERE / "schemas.def").read_text()
     epilogue = re.search(r'#define EPILOGUE "(.*)"', text)
     assert epilogue is not None
-    found = re.findall(r'^OP\("(.*)"\)$', text.replace('" EPILOGUE "', epilogue[1]), re.MULTILINE)
-    return {schema.partition("(")[0]: schema for schema in found}
+    listed = re.findall(r'^OP\("(.*)"\)$', text.replace('" EPILOGUE "', epilogue[1]), re.MULTILINE)
+    return {schema.partition("(")[0]: schema for schema in listed}
 
 
 def _load_library() -> str | None:
-    """None, or why libatrous.so is not there. A library that does not fit these sources is an error, not an absence."""
+    """Loads libatrous.so; returns None, or the reason why it cannot.
+
+    Raises ImportError if the library was built from other sources.
+    """
     path = _HERE / "libatrous.so"
     if not path.exists():
         return "libatrous.so is not built (pip install --no-build-isolation . builds it)"
@@ -66,4 +69,4 @@ def _register() -> tuple[torch.library.Library, torch.library.Library]:
     return library, triton
 
 
-_libraries = _register()  # the registrations live as long as these objects
+_libraries = _register()  # the registrations last as long as these objects

@@ -1,7 +1,7 @@
-"""What is here: versions, how csrc was built, the machine, and each row's state with its reasons.
+"""Collect and render what is installed: versions, the build of csrc, the machine, and the state of each backend.
 
-`python -m atrous info` prints render(collect()); --json FILE keeps collect() as it is. Nothing here fails because
-something is absent: what is absent is said, with its reason.
+`python -m atrous info` prints render(collect()); --json FILE saves collect(). A missing part is no error: it is
+reported with its reason.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def versions() -> dict[str, str | None]:
 
 
 def library() -> dict:
-    """libatrous.so: whether it is loaded, else why not, and what atrous._C says of the build."""
+    """State of libatrous.so: loaded or why not, and how it was built, as atrous._C reports."""
     build, reason = None, None
     try:
         build = importlib.import_module("..._C", __name__).build()
@@ -47,13 +47,13 @@ def library() -> dict:
 
 
 def machine() -> dict:
-    """The processor as torch uses it, and the cards that torch sees; native: why the library has no kernels for one."""
+    """The CPU as torch uses it, and the GPUs that torch sees. native: why the library has no kernels for a GPU."""
     devices = []
     for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        capability, memory = f"sm_{card.major}{card.minor}", round(card.total_memory / 2**30, 1)
-        native = list(device_support.lacks(torch.device("cuda", index)))
-        devices.append({"name": card.name, "capability": capability, "memory_gib": memory, "native": native})
+        gpu = torch.cuda.get_device_properties(index)
+        capability, memory = f"sm_{gpu.major}{gpu.minor}", round(gpu.total_memory / 2**30, 1)
+        native = list(device_support.native_reasons(torch.device("cuda", index)))
+        devices.append({"name": gpu.name, "capability": capability, "memory_gib": memory, "native": native})
     return {
         "cpu": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -63,42 +63,42 @@ def machine() -> dict:
 
 
 def collect() -> dict:
-    """What `info` tells, ready for JSON: versions, library, machine, rows (name -> why not here; [] = it runs)."""
-    rows = {name: selection.available(name) for name in selection.rows()}
-    return {"versions": versions(), "library": library(), "machine": machine(), "rows": rows}
+    """The report for JSON: versions, library, machine, backends (name -> reasons why it cannot run; [] = it runs)."""
+    backends = {name: selection.available(name) for name in selection.backends()}
+    return {"versions": versions(), "library": library(), "machine": machine(), "backends": backends}
 
 
 def missing(info: dict, names: Iterable[str]) -> list[str]:
-    """Which of these rows do not run here, on the cards where there are any, and why."""
-    reasons = {name: list(info["rows"][name]) for name in names}
+    """The backends among `names` that do not run on this machine, or on its GPUs if it has any, with the reasons."""
+    reasons = {name: list(info["backends"][name]) for name in names}
     if reasons.get("native") == []:
-        reasons["native"] = [reason for card in info["machine"]["devices"] for reason in card["native"]]
-    return [f"{name} does not run here: {', '.join(found)}" for name, found in reasons.items() if found]
+        reasons["native"] = [reason for gpu in info["machine"]["devices"] for reason in gpu["native"]]
+    return [f"{name} does not run here: {', '.join(why)}" for name, why in reasons.items() if why]
 
 
 def _line(name: str, value) -> str:
-    """'  name          value', the value wrapped under itself."""
+    """'  name          value'; long values wrap below themselves."""
     text = "-" if value in (None, "", []) else ", ".join(value) if isinstance(value, list) else str(value)
     start = f"  {name.replace('_', ' '):<13} "
     return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * 16, break_on_hyphens=False)
 
 
 def render(info: dict) -> str:
-    """collect() as text for a terminal of 60 columns."""
-    built, host = info["library"], info["machine"]
+    """The result of collect() as text for a terminal of 60 columns."""
+    lib, host = info["library"], info["machine"]
     lines = ["versions", *(_line(name, value) for name, value in info["versions"].items()), "", "C++ library"]
-    lines.append(_line("state", "loaded" if built["loaded"] else f"not loaded: {built['reason']}"))
-    if built["build"] is None:
-        lines.append(_line("build", f"unknown: {built['build_reason']}"))
+    lines.append(_line("state", "loaded" if lib["loaded"] else f"not loaded: {lib['reason']}"))
+    if lib["build"] is None:
+        lines.append(_line("build", f"unknown: {lib['build_reason']}"))
     else:
-        lines += [_line(name, value) for name, value in built["build"].items()]
+        lines += [_line(name, value) for name, value in lib["build"].items()]
     lines += ["", "machine", *(_line(name, host[name]) for name in ("cpu", "capability", "threads"))]
-    for card in host["devices"]:
-        lacks = "".join(f"; row native not there: {reason}" for reason in card["native"])
-        lines.append(_line("cuda", f"{card['name']}, {card['capability']}, {card['memory_gib']} GiB{lacks}"))
+    for gpu in host["devices"]:
+        note = "".join(f"; backend native cannot run: {reason}" for reason in gpu["native"])
+        lines.append(_line("cuda", f"{gpu['name']}, {gpu['capability']}, {gpu['memory_gib']} GiB{note}"))
     if not host["devices"]:
-        lines.append(_line("cuda", "no card that torch sees"))
-    lines += ["", "rows (who convolves)"]
-    for name, reasons in info["rows"].items():
-        lines.append(_line(name, "not here: " + "; ".join(reasons) if reasons else "ready"))
+        lines.append(_line("cuda", "torch sees no GPU"))
+    lines += ["", "backends"]
+    for name, reasons in info["backends"].items():
+        lines.append(_line(name, "cannot run: " + "; ".join(reasons) if reasons else "ready"))
     return "\n".join(lines)

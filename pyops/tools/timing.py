@@ -1,4 +1,4 @@
-"""Timing side by side: callables measured in turns, so that a slow spell of the machine meets them all."""
+"""Time callables in turns, so that a slow phase of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 Call = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
 Set = TypeVar("Set", tuple, dict)
-ROTATED = 2**30  # bytes of inputs at most
+MAX_BYTES = 2**30  # of all copies of the inputs
 
 
 def milliseconds(call: Call, device: torch.device, calls: int = 1) -> float:
-    """The time of one call, as the mean of `calls` in a row: CUDA events on a card, the wall clock elsewhere."""
+    """The time of one call, as the mean of `calls` consecutive ones: CUDA events on a GPU, else the wall clock."""
     if device.type == "cuda":
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -41,19 +41,19 @@ def interleaved(
     calls: int = 1,
     progress: Callable[[int], object] = lambda rounds: None,
 ) -> dict[Key, list[float]]:
-    """Milliseconds of each variant, measured round robin after `warmup` rounds that are not kept.
+    """Milliseconds of each variant, measured round robin after `warmup` rounds that are not recorded.
 
-    Every variant gets an equal share of `seconds`, and so as many repeats as fit into it, from `least` to `most`: one
-    that is slow gets fewer, spread evenly over the rounds of the others. The first round that is kept is the estimate.
+    Every variant gets an equal part of `seconds` and as many repeats as fit into it, from `least` to `most`: a slow one
+    gets fewer, spread evenly over the rounds of the others. The first recorded round is the estimate of its time.
 
-    calls: how many calls make one measurement. progress: is called after each round, with their number.
+    calls: the calls in one measurement. progress: called after each round with the number of rounds.
     """
     for _ in range(warmup):
         for call in variants.values():
             milliseconds(call, device, calls)
     times = {name: [milliseconds(call, device, calls)] for name, call in variants.items()}
-    share = seconds * 1e3 / max(len(variants), 1)
-    repeats = {name: min(most, max(least, int(share / (first * calls + 1e-6)))) for name, (first,) in times.items()}
+    budget = seconds * 1e3 / max(len(variants), 1)
+    repeats = {name: min(most, max(least, int(budget / (first * calls + 1e-6)))) for name, (first,) in times.items()}
     rounds = max(repeats.values(), default=0)
     for done in range(1, rounds + 1):
         for name, call in variants.items():
@@ -68,23 +68,23 @@ def medians(times: Mapping[Key, list[float]]) -> dict[Key, float]:
 
 
 def copies(make: Callable[[], Set], device: torch.device) -> list[Set]:
-    """Sets of tensors, so many that the L2 cache of a card holds none of them when its turn comes again."""
+    """Enough sets of tensors that a GPU's L2 cache no longer holds a set when its turn comes again."""
     first = make()
     values = list(first.values()) if isinstance(first, dict) else list(first)
     size = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
     cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
-    count = max(1, min(-(-3 * cache // size), ROTATED // size))
+    count = max(1, min(-(-3 * cache // size), MAX_BYTES // size))
     return [first] + [make() for _ in range(count - 1)]
 
 
 def ceilings(device: torch.device, side: int = 8192, mebi: int = 1024) -> dict[str, float]:
-    """What the device reaches in this run: a bf16 matrix product, and a copy (bytes read and written)."""
+    """Peak throughput measured in this run: of a bf16 matrix product, and of a copy (bytes read and written)."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.randn(mebi * 2**18, device=device)
     target = torch.empty_like(source)
     calls = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
-    found = medians(interleaved(calls, device, 2.0, least=5, calls=5))
+    times = medians(interleaved(calls, device, 2.0, least=5, calls=5))
     return {
-        "matmul_tflops": 2 * side**3 / found["product"] / 1e9,
-        "copy_gb_s": 2 * source.nbytes / found["copy"] / 1e6,
+        "matmul_tflops": 2 * side**3 / times["product"] / 1e9,
+        "copy_gb_s": 2 * source.nbytes / times["copy"] / 1e6,
     }

@@ -1,8 +1,10 @@
-"""Tuning tables: the measured backend and kernel config for a convolution, kept in JSON files for each device."""
+"""Tuning tables: the measured fastest backend and kernel config for a convolution, in one JSON file per device."""
 
 from .table import (
     bucket,
+    ceilings,
     constant,
+    contents,
     key,
     lookup,
     measured,
@@ -11,12 +13,15 @@ from .table import (
     reload,
     save,
     shape_of,
+    tf32,
     user_folder,
 )
 
 __all__ = [
     "bucket",
+    "ceilings",
     "constant",
+    "contents",
     "key",
     "lookup",
     "measured",
@@ -25,5 +30,6 @@ __all__ = [
     "reload",
     "save",
     "shape_of",
+    "tf32",
     "user_folder",
 ]

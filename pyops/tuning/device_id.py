@@ -1,4 +1,4 @@
-"""The device and the versions that a table of measured choices belongs to."""
+"""The device name and the versions that identify a tuning table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def device_name(device: torch.device) -> str:
-    """Of the card; or of the processor, with the threads that torch runs on it."""
+    """The name of the GPU; or of the processor, with the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {torch.get_num_threads()} threads"
@@ -21,14 +21,14 @@ def device_name(device: torch.device) -> str:
 
 def processor() -> str:
     try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def versions(device: torch.device) -> dict[str, str | None]:
-    """Of what a time depends on."""
+    """The versions of everything that a measured time depends on."""
     cudnn: Any = torch.backends.cudnn
     onednn = re.search(r"MKL-DNN v([\d.]+)", torch.__config__.show())
     library = {"cudnn": str(cudnn.version())} if device.type == "cuda" else {"onednn": onednn and onednn[1]}
@@ -40,7 +40,7 @@ def versions(device: torch.device) -> dict[str, str | None]:
 
 
 def distribution(name: str) -> str | None:
-    """The installed version; a folder that is on the path without its metadata is asked itself."""
+    """The installed version, or __version__ of a folder on the path that has no metadata; None if there is neither."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -52,5 +52,5 @@ def distribution(name: str) -> str | None:
 
 
 def file_name(device: torch.device) -> str:
-    """Of a device's table: those for several versions of torch lie side by side."""
+    """The name of a device's table, which differs between versions of torch."""
     return re.sub(r"[^a-z0-9.]+", "-", f"{device_name(device)} torch {torch.__version__}".lower()).strip("-") + ".json"

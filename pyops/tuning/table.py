@@ -1,8 +1,9 @@
-"""The table of measured choices: which row, in which config, was the fastest for a convolution on this device.
+"""Looks up, reads and writes the tuning tables: the backend and config measured fastest for a convolution on a device.
 
-`python -m atrous tune` fills the user's tables, $XDG_CACHE_HOME/atrous/tuning/*.json (~/.cache where that is not set);
-those that atrous ships are in tables/. The user's come first. A table counts on the device and with the versions that
-it was measured with; a file that is no table is told of once and left alone. To undo a choice, delete its file.
+`python -m atrous tune` writes the user's tables, $XDG_CACHE_HOME/atrous/tuning/*.json (default: ~/.cache); those that
+atrous ships are in tables/. The user's take precedence. A table is used only on the device and with the versions that
+it was measured with. A file that is not a valid table causes one warning and is ignored. To undo a measurement, delete
+its file.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from ..core.layout import memory_format
 from ..core.spec import Spec
 from ..triton_kernels.conv.configs import Conv, precision
 from .device_id import device_name, versions
-from .format import MOST_BYTES, Entry, Key, Table, dump, parse
+from .format import MAX_BYTES, Entry, Key, Table, dump, parse
 
 SHIPPED = Path(__file__).parent / "tables"
 T = TypeVar("T")
 
 
 def bucket(batch: int) -> int:
-    """The power of two at or above a batch: what was measured for one holds for its neighbours."""
+    """The smallest power of two >= batch: a measurement is used for every batch in its bucket."""
     return 1 << max(batch - 1, 0).bit_length()
 
 
@@ -42,7 +43,7 @@ def key(
     training: bool = False,
     frozen: bool = False,
 ) -> Key:
-    """What the choice for a call depends on. frozen: the weight may be packed, which only a CPU's rows do."""
+    """The table's key for a call. frozen: the weight may be packed, which changes times on a CPU only."""
     batch, in_channels, height, width = input.shape
     dtype, cuda = str(input.dtype).removeprefix("torch."), input.device.type == "cuda"
     return Key(
@@ -53,27 +54,27 @@ def key(
 
 
 def measured(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool = False) -> Entry | None:
-    """The entry for a call in inference; None where nothing was measured for it, and where a size is symbolic."""
-    found = _key_of(input, weight, spec, residual, frozen)
-    return None if found is None else lookup(input.device, found)
+    """The entry for an inference call; None if there is none, or a size is symbolic."""
+    call_key = _key_of(input, weight, spec, residual, frozen)
+    return None if call_key is None else lookup(input.device, call_key)
 
 
 def measured_config(input: Tensor, weight: Tensor, spec: Spec, residual: bool) -> Conv | None:
-    """The config of row triton for a call in inference: what was measured for it, else for its shape (shape_of)."""
-    found = _key_of(input, weight, spec, residual, False)
-    return None if found is None else lookup_config(input.device, found)
+    """The triton config for an inference call: measured for it, else for its shape at another dilation (shape_of)."""
+    call_key = _key_of(input, weight, spec, residual, False)
+    return None if call_key is None else lookup_config(input.device, call_key)
 
 
 def _key_of(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool) -> tuple | None:
-    """As a plain tuple: torch 2.13 hands a NamedTuple on to a constant function as another one."""
-    if not tuned(input.device) or not _plain((*input.shape, *weight.shape)):
+    """The key as a plain tuple: torch 2.13 passes a NamedTuple to a constant function as another type."""
+    if not tuned(input.device) or not _all_ints((*input.shape, *weight.shape)):
         return None
     layout = "channels_last" if memory_format(input, weight) == torch.channels_last else "NCHW"
     return tuple(key(input, weight, spec, layout=layout, residual=residual, frozen=frozen))
 
 
-def _plain(sizes: tuple) -> bool:
-    """Whether all are plain numbers; under torch.compile with dynamic shapes they are not."""
+def _all_ints(sizes: tuple) -> bool:
+    """True if no size is symbolic, as under torch.compile with dynamic shapes."""
     if not torch.compiler.is_compiling():
         return all(type(size) is int for size in sizes)
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -82,20 +83,20 @@ def _plain(sizes: tuple) -> bool:
 
 
 def constant(function: T) -> T:
-    """In a graph its result is one: torch.compiler.assume_constant_result without its import, which takes a second."""
+    """torch.compiler.assume_constant_result, reimplemented because its import takes a second."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 @constant
 def tf32() -> bool:
-    """Whether torch allows it in cuDNN's convolutions."""
+    """True if torch allows tf32 in cuDNN's convolutions."""
     return precision(torch.float32) == "tf32"
 
 
 @constant
 def tuned(device: torch.device) -> bool:
-    """Whether anything was measured on this device."""
+    """True if a table has entries for this device."""
     return bool(_entries(device))
 
 
@@ -107,34 +108,34 @@ def lookup(device: torch.device, key: tuple) -> Entry | None:
 
 @constant
 def lookup_config(device: torch.device, key: tuple) -> Conv | None:
-    """The config of row triton for a Key on a device, or None."""
+    """The triton config for a Key on a device, or None."""
     entry = _entries(device).get(key)  # type: ignore[call-overload]
     return entry.config if entry else _config(device, key)
 
 
-@lru_cache(maxsize=4096)  # a call of an eager model asks each time
+@lru_cache(maxsize=4096)  # an eager model looks it up in every call
 def _config(device: torch.device, key: tuple) -> Conv | None:
     return _configs(device).get(shape_of(Key(*key)))
 
 
 def shape_of(key: Key) -> tuple:
-    """A key without its dilation: of the padding it leaves what that makes of the size of the output.
+    """A key without padding and dilation, but with the size of the output.
 
-    A dilation moves the taps of a Triton kernel and changes neither its tiles nor their number: the config that was the
-    fastest for a shape is so at any dilation. A library has other algorithms for a dilated convolution, so that times
-    and the choice between rows are told apart by it.
+    Dilation moves the taps of a Triton kernel, but changes neither its tiles nor their number: the fastest config for a
+    shape is the same at any dilation. A library uses other algorithms for a dilated convolution, so times, and the
+    choice between backends, do depend on it.
     """
     reach = (d * (k - 1) for d, k in zip(key.dilation, key.kernel))
-    parts = zip(key.size, key.padding, reach, key.stride)
-    out_size = tuple((size + 2 * padding - reach - 1) // stride + 1 for size, padding, reach, stride in parts)
+    axes = zip(key.size, key.padding, reach, key.stride)
+    out_size = tuple((size + 2 * padding - reach - 1) // stride + 1 for size, padding, reach, stride in axes)
     return out_size, *key._replace(padding=(0, 0), dilation=(1, 1))
 
 
 @lru_cache
 def _configs(device: torch.device) -> dict[tuple, Conv]:
-    """shape_of(key) -> config; of several dilations that of the smallest."""
-    found = sorted(_entries(device).items(), key=lambda item: item[0], reverse=True)
-    return {shape_of(key): entry.config for key, entry in found if entry.config}
+    """shape_of(key) -> config; the config measured at the smallest dilation wins."""
+    entries = sorted(_entries(device).items(), key=lambda item: item[0], reverse=True)
+    return {shape_of(key): entry.config for key, entry in entries if entry.config}
 
 
 @lru_cache
@@ -145,7 +146,7 @@ def _entries(device: torch.device) -> dict[Key, Entry]:
 
 
 def ceilings(device: torch.device) -> dict[str, float] | None:
-    """What a matrix product and a copy reached on this device in the run that measured its table; None: nothing did."""
+    """TFLOP/s of a matrix product and GB/s of a copy, measured with the device's table; None if unknown."""
     return next((table.ceilings for table in reversed(_matching(device)) if table.ceilings), None)
 
 
@@ -156,7 +157,7 @@ def _matching(device: torch.device) -> list[Table]:
 
 
 def reload() -> None:
-    """Forgets what was read: the next call reads the files again."""
+    """Clears the caches: the next call reads the files again."""
     _entries.cache_clear()
     _configs.cache_clear()
     _config.cache_clear()
@@ -165,7 +166,7 @@ def reload() -> None:
 
 @lru_cache
 def _tables(folder: Path | None) -> tuple[Table, ...]:
-    """The tables of a folder, in the order of their names."""
+    """The tables of a folder, in the order of their file names."""
     try:
         names = sorted(os.listdir(folder)) if folder else []
     except (FileNotFoundError, NotADirectoryError):
@@ -173,36 +174,36 @@ def _tables(folder: Path | None) -> tuple[Table, ...]:
     except OSError as error:
         names = []
         warnings.warn(f"atrous: the tuning tables of {folder} are not used: {error}", stacklevel=2)
-    found = []
+    tables = []
     for path in (Path(folder or "", name) for name in names if name.endswith(".json")):
         try:
-            found.append(read(path))
+            tables.append(read(path))
         except (OSError, ValueError) as error:
             warnings.warn(f"atrous: the tuning table {path} is not used: {error}", stacklevel=2)
-    return tuple(found)
+    return tuple(tables)
 
 
 def read(path: Path) -> Table:
-    """The table of a file. Raises OSError where it cannot be read, ValueError where it is no table."""
+    """Reads a table from a file. Raises OSError if it cannot be read, ValueError if it is not a valid table."""
     return parse(contents(path))
 
 
 def contents(path: Path) -> bytes:
-    """Of a regular file, but no more than a table may have. Raises OSError, and ValueError for another kind of file."""
+    """The first MAX_BYTES + 1 bytes of a regular file. Raises OSError, and ValueError for another kind of file."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("expected a regular file, got a folder or a device")
     with open(path, "rb") as file:
-        return file.read(MOST_BYTES + 1)
+        return file.read(MAX_BYTES + 1)
 
 
 def save(path: Path, table: Table) -> None:
-    """Writes the table, and the entries that the file has for the same device and versions, whole or not at all.
+    """Writes the table atomically, merged with the file's entries if those have the same device and versions.
 
-    Raises OSError where it cannot be written, ValueError where what is there is no table: it is left alone.
+    Raises OSError if it cannot be written, ValueError if the existing file is not a valid table; it stays unchanged.
     """
-    before = read(path) if os.path.lexists(path) else table
-    if (before.device, before.versions) == (table.device, table.versions):
-        table = table._replace(entries=before.entries | table.entries)
+    existing = read(path) if os.path.lexists(path) else table
+    if (existing.device, existing.versions) == (table.device, table.versions):
+        table = table._replace(entries=existing.entries | table.entries)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -214,7 +215,7 @@ def save(path: Path, table: Table) -> None:
 
 
 def user_folder() -> Path | None:
-    """Where the user's tables are; None where there is no home."""
+    """The folder of the user's tables; None if there is no home directory."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     try:
         return Path(cache if os.path.isabs(cache) else Path.home() / ".cache", "atrous", "tuning")

@@ -9,7 +9,7 @@ from atrous.core import activation
 def test_each_name_makes_its_module_and_the_module_its_slope(name):
     module = activation.make(name, 8).eval()
     assert activation.is_activation(module)
-    slope = activation.of(activation.of_module(module))
+    slope = activation.parse_slope(activation.module_slope(module))
     u = torch.tensor([[-2.0], [-0.0], [3.0], [float("-inf")]]).expand(4, 8).contiguous()
     y = (
         u.clamp_min(0)
@@ -21,8 +21,8 @@ def test_each_name_makes_its_module_and_the_module_its_slope(name):
 
 def test_rrelu_draws_in_training_and_takes_the_mean_in_eval():
     module = nn.RReLU(0.1, 0.3)
-    assert activation.of_module(module, training=True) == (0.1, 0.3)
-    assert activation.of_module(module, training=False) == pytest.approx(0.2)
+    assert activation.module_slope(module, training=True) == (0.1, 0.3)
+    assert activation.module_slope(module, training=False) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_rrelu_draws_in_training_and_takes_the_mean_in_eval():
 )
 def test_a_bad_slope_says_what_was_expected(slope, error, text):
     with pytest.raises(error, match=text):
-        activation.of(slope)
+        activation.parse_slope(slope)
 
 
 def test_unknown_names_and_modules_are_refused():
     with pytest.raises(ValueError, match="act: expected one of identity, relu, .* got 'swish'"):
         activation.make("swish", 8)
     with pytest.raises(TypeError, match="act: expected .* got GELU"):
-        activation.of_module(nn.GELU())
+        activation.module_slope(nn.GELU())
 
     class Mine(nn.ReLU):
         pass

@@ -1,4 +1,4 @@
-"""CASES.md, framework: opcheck of every primitive, torch.compile and torch.export of a site."""
+"""opcheck of every primitive, and torch.compile and torch.export of ConvBNAct2d."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def test_opcheck_of_winograd():
 
 @pytest.fixture(autouse=True)
 def fresh_dynamo():
-    """Dynamo compiles one function a limited number of times, whatever tests it serves."""
+    """Dynamo limits the recompilations of a function, and all tests count."""
     torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_compile(row, training):
-    ours, plain, x = module_and_input(row)
+def test_compile(backend, training):
+    ours, plain, x = module_and_input(backend)
     ours.train(training), plain.train(training)
     residual = torch.randn(2, 6, 9, 8)
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
@@ -75,15 +75,16 @@ def test_compile(row, training):
         assert oracle.layout(y) == oracle.layout(eager)
     if training:
         y.square().sum().backward(), eager.square().sum().backward()
-        for (name, found), expected in zip(ours.named_parameters(), plain.parameters()):
-            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-3, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        for (name, parameter), expected in zip(ours.named_parameters(), plain.parameters()):
+            message = f"gradient of {name}: {{}}".format
+            torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-3, msg=message)
         torch.testing.assert_close(ours.bn.running_var, plain.bn.running_var)
         assert ours.bn.num_batches_tracked == 1
 
 
 @torch.no_grad()
-def test_compile_with_inductor_and_weights_that_change(row):
-    ours, plain, x = module_and_input(row)
+def test_compile_with_inductor_and_weights_that_change(backend):
+    ours, plain, x = module_and_input(backend)
     compiled = torch.compile(ours, fullgraph=True)
     torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)
     for module in (ours, plain):
@@ -94,8 +95,8 @@ def test_compile_with_inductor_and_weights_that_change(row):
 
 @pytest.mark.parametrize("act", ["relu", "prelu", "rrelu"])
 @torch.no_grad()
-def test_export(row, act):
-    ours, plain, x = module_and_input(row, act)
+def test_export(backend, act):
+    ours, plain, x = module_and_input(backend, act)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(ours, (x,), dynamic_shapes=({0: batch},) if act == "prelu" else None)
     torch.testing.assert_close(program.module()(x), plain(x), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""CASES.md, framework: modes, mutation, repeated bits, staleness, copies, hooks and threads of ConvBNAct2d."""
+"""ConvBNAct2d in the framework: modes, mutation, determinism, staleness, copies, hooks and threads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import nn
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("act", ACTS)
-def test_without_gradients(row, mode, act):
-    """Parameters may require gradients; the modes decide. Input may itself come from inference_mode."""
-    ours, plain, x = module_and_input(row, act)
+def test_without_gradients(backend, mode, act):
+    """In these modes the output requires no gradient, even if parameters do. The input may be an inference tensor."""
+    ours, plain, x = module_and_input(backend, act)
     residual = torch.randn(2, 6, 9, 8)
     with mode():
         y = ours(x.clone(), residual)
@@ -26,15 +26,15 @@ def test_without_gradients(row, mode, act):
     assert not y.requires_grad and y.is_inference() == (mode is torch.inference_mode)
 
 
-def test_nothing_is_mutated_and_bits_repeat(row):
+def test_nothing_is_mutated_and_bits_repeat(backend):
     for act in ACTS:
-        ours, _, x = module_and_input(row, act)
+        ours, _, x = module_and_input(backend, act)
         residual = torch.randn(2, 6, 9, 8)
         tensors = [x, residual, *ours.state_dict().values()]
         before = [tensor.clone() for tensor in tensors]
         with torch.no_grad():
             results = [ours(x, residual) for _ in range(3)]
-        assert all(torch.equal(found, expected) for found, expected in zip(tensors, before))
+        assert all(torch.equal(tensor, expected) for tensor, expected in zip(tensors, before))
         assert all(torch.equal(result, results[0]) for result in results), act
 
 
@@ -55,8 +55,8 @@ UPDATES = {
 
 @pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
 @torch.no_grad()
-def test_nothing_is_stale(row, update):
-    ours, plain, x = module_and_input(row)
+def test_nothing_is_stale(backend, update):
+    ours, plain, x = module_and_input(backend)
     before = ours(x)
     update(ours), update(plain)
     x = x.to(ours.conv.weight.dtype)
@@ -64,8 +64,8 @@ def test_nothing_is_stale(row, update):
     assert before.shape != ours(x).shape or not torch.equal(before, ours(x))
 
 
-def test_eval_train_eval(row):
-    ours, plain, x = module_and_input(row)
+def test_eval_train_eval(backend):
+    ours, plain, x = module_and_input(backend)
     for module in (ours, plain):
         module(x)
         module.train()
@@ -78,15 +78,15 @@ def test_eval_train_eval(row):
 
 
 @torch.no_grad()
-def test_copies(row):
-    """deepcopy, pickle, torch.save and state_dict, also after a call has prepared whatever it prepares."""
-    ours, plain, x = module_and_input(row)
+def test_copies(backend):
+    """deepcopy, pickle, torch.save and state_dict, also after a call that may have cached something."""
+    ours, plain, x = module_and_input(backend)
     expected = ours(x)
     assert ours.state_dict().keys() == plain.state_dict().keys()
     buffer = io.BytesIO()
     torch.save(ours, buffer)
     buffer.seek(0)
-    fresh = ours_of(make_plain(nn.PReLU(6)), row).eval()
+    fresh = ours_of(make_plain(nn.PReLU(6)), backend).eval()
     fresh(x)
     fresh.load_state_dict(plain.state_dict())
     copies = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), torch.load(buffer, weights_only=False), fresh]
@@ -98,23 +98,23 @@ def test_copies(row):
 
 
 @torch.no_grad()
-def test_functional_call_swaps_parameters(row):
-    ours, plain, x = module_and_input(row)
+def test_functional_call_swaps_parameters(backend):
+    ours, plain, x = module_and_input(backend)
     swapped = {name: torch.rand_like(p) for name, p in ours.named_parameters()}
     expected = torch.func.functional_call(plain, swapped, (x,))
     torch.testing.assert_close(torch.func.functional_call(ours, swapped, (x,)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_hooks_of_the_children_fire_or_are_refused(row):
-    ours, plain, x = module_and_input(row, "relu")
+def test_hooks_of_the_children_fire_or_are_refused(backend):
+    ours, plain, x = module_and_input(backend, "relu")
     for module in (ours, plain):
         module.bn.register_forward_hook(lambda module, inputs, output: output + 1)
     with torch.no_grad():
         oracle.agree_or_refuse(lambda: ours(x), lambda: plain(x), "hook|hooks")
 
 
-def test_two_threads_two_models(row):
-    models = [module_and_input(row, act) for act in ("prelu", "relu")]
+def test_two_threads_two_models(backend):
+    models = [module_and_input(backend, act) for act in ("prelu", "relu")]
 
     def run(ours, plain, x):
         with torch.no_grad():

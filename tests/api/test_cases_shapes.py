@@ -1,4 +1,4 @@
-"""CASES.md, shapes and arguments: every geometry's values, and eager's own exception wherever eager raises."""
+"""Edge cases of shapes and arguments: the values for each geometry, and eager's exception type where eager raises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from oracle import agree, agree_or_refuse, make_site, refuse
+from oracle import agree, agree_or_refuse, conv_arguments, refuse
 from torch import nn
 
 import atrous
@@ -39,42 +39,44 @@ GEOMETRIES = {
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 @pytest.mark.parametrize("after", [False, True])
-def test_geometry(row, geometry, after):
-    site = make_site(**geometry) | dict(residual_after_act=after)
-    site |= dict(slope=torch.rand(site["weight"].shape[0]), residual=torch.randn_like(oracle.conv_bn_act(**site)))
-    agree("conv_bn_act", row, site)
+def test_geometry(backend, geometry, after):
+    arguments = conv_arguments(**geometry) | dict(residual_after_act=after)
+    arguments |= dict(
+        slope=torch.rand(arguments["weight"].shape[0]), residual=torch.randn_like(oracle.conv_bn_act(**arguments))
+    )
+    agree("conv_bn_act", backend, arguments)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("bn", [True, False])
-def test_optional_arguments(row, bias, affine, bn):
-    site = make_site(bn=bn, padding=1, slope=0.1)
+def test_optional_arguments(backend, bias, affine, bn):
+    arguments = conv_arguments(bn=bn, padding=1, slope=0.1)
     left_out = ([] if bias else ["bias"]) + ([] if affine else ["bn_weight", "bn_bias"])
-    agree("conv_bn_act", row, {name: value for name, value in site.items() if name not in left_out})
+    agree("conv_bn_act", backend, {name: value for name, value in arguments.items() if name not in left_out})
 
 
 @pytest.mark.parametrize("changes", [dict(batch=0), dict(batch=0, residual=torch.zeros(0, 6, 7, 6))])
-def test_empty_batch_in_eval(row, changes):
-    assert agree("conv_bn_act", row, make_site(**changes)).shape == (0, 6, 7, 6)
+def test_empty_batch_in_eval(backend, changes):
+    assert agree("conv_bn_act", backend, conv_arguments(**changes)).shape == (0, 6, 7, 6)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_empty_batch_with_a_residual_of_any_layout(row, layout):
-    site = make_site(batch=0, padding=1, slope="relu")
-    agree("conv_bn_act", row, site | dict(residual=torch.empty(0, 6, 9, 8, memory_format=layout)))
+def test_empty_batch_with_a_residual_of_any_layout(backend, layout):
+    arguments = conv_arguments(batch=0, padding=1, slope="relu")
+    agree("conv_bn_act", backend, arguments | dict(residual=torch.empty(0, 6, 9, 8, memory_format=layout)))
 
 
-def test_empty_batch_in_bn_act_and_add_act(row):
+def test_empty_batch_in_bn_act_and_add_act(backend):
     empty = torch.zeros(0, 4, 5, 5)
-    agree("bn_act", row, dict(input=empty, running_mean=torch.zeros(4), running_var=torch.ones(4), slope="relu"))
-    agree("add_act", row, dict(input=empty, other=empty, slope=torch.zeros(4)))
+    agree("bn_act", backend, dict(input=empty, running_mean=torch.zeros(4), running_var=torch.ones(4), slope="relu"))
+    agree("add_act", backend, dict(input=empty, other=empty, slope=torch.zeros(4)))
 
 
-def test_empty_batch_in_training(row):
-    """Empty result, statistics unchanged, the counter goes on, gradients are zero."""
+def test_empty_batch_in_training(backend):
+    """The result is empty, statistics are unchanged, the counter increases, gradients are zero."""
     plain = oracle.make_plain(nn.PReLU(6)).train()
-    ours = oracle.ours_of(plain, row)
+    ours = oracle.ours_of(plain, backend)
     before = {name: value.clone() for name, value in ours.bn.named_buffers()}
     y = ours(torch.zeros(0, 4, 9, 8))
     y.sum().backward()
@@ -86,7 +88,7 @@ def test_empty_batch_in_training(row):
 
 
 WRONG = (
-    {  # what is changed in a good call, and the arguments that the message may name
+    {  # changes to a valid call, and the arguments that the message may name
         "5-D input": (dict(input=torch.randn(1, 2, 4, 9, 8)), "input"),
         "3-D input with a BatchNorm": (dict(input=torch.randn(4, 9, 8)), "input"),
         "2-D input": (dict(input=torch.randn(4, 9)), "input"),
@@ -142,9 +144,9 @@ WRONG = (
 
 
 @pytest.mark.parametrize("changes, named", WRONG.values(), ids=WRONG)
-def test_refused_as_eager_refuses(row, changes, named):
-    site = make_site() | changes
-    refuse(lambda: atrous.conv_bn_act(**site, backend=row), lambda: oracle.conv_bn_act(**site), named)
+def test_refused_as_eager_refuses(backend, changes, named):
+    arguments = conv_arguments() | changes
+    refuse(lambda: atrous.conv_bn_act(**arguments, backend=backend), lambda: oracle.conv_bn_act(**arguments), named)
 
 
 MODULE_WRONG = {
@@ -162,58 +164,64 @@ MODULE_WRONG = {
 
 @pytest.mark.parametrize("options, input, residual, named", MODULE_WRONG.values(), ids=MODULE_WRONG)
 @torch.no_grad()
-def test_module_refuses_as_eager_refuses(row, options, input, residual, named):
+def test_module_refuses_as_eager_refuses(backend, options, input, residual, named):
     plain = oracle.make_plain(**options).eval()
-    refuse(lambda: oracle.ours_of(plain, row)(input, residual), lambda: plain(input, residual), named)
+    refuse(lambda: oracle.ours_of(plain, backend)(input, residual), lambda: plain(input, residual), named)
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 3, 4, 5), (6, 4, 4)])
-def test_bn_act_refuses_what_is_not_4d(row, shape):
+def test_bn_act_refuses_what_is_not_4d(backend, shape):
     arguments = dict(input=torch.randn(shape), running_mean=torch.zeros(shape[1]), running_var=torch.ones(shape[1]))
-    refuse(lambda: atrous.bn_act(**arguments, backend=row), lambda: oracle.bn_act(**arguments), "input")
+    refuse(lambda: atrous.bn_act(**arguments, backend=backend), lambda: oracle.bn_act(**arguments), "input")
 
 
-def test_bn_act_without_statistics(row):
+def test_bn_act_without_statistics(backend):
     arguments = dict(input=torch.randn(2, 4, 3, 3), running_mean=None, running_var=None)
-    refuse(lambda: atrous.bn_act(**arguments, backend=row), lambda: oracle.bn_act(**arguments), "running_mean")
+    refuse(lambda: atrous.bn_act(**arguments, backend=backend), lambda: oracle.bn_act(**arguments), "running_mean")
 
 
 @pytest.mark.parametrize("other", [None, [1.0], torch.randn(2, 4, 5, 6), torch.randn(3, 4, 5, 5)])
-def test_add_act_refuses_as_eager_refuses(row, other):
+def test_add_act_refuses_as_eager_refuses(backend, other):
     input = torch.randn(2, 4, 5, 5)
-    refuse(lambda: atrous.add_act(input, other, backend=row), lambda: oracle.add_act(input, other), "other")
+    refuse(lambda: atrous.add_act(input, other, backend=backend), lambda: oracle.add_act(input, other), "other")
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 1, 1), (6, 1, 1), (1,), (), (2, 1, 7, 6), (7, 6), (1, 6, 7, 6)])
 @pytest.mark.parametrize("after", [False, True])
-def test_residual_that_broadcasts(row, shape, after):
-    agree("conv_bn_act", row, make_site(residual=torch.randn(shape), residual_after_act=after, slope=0.2))
+def test_residual_that_broadcasts(backend, shape, after):
+    agree("conv_bn_act", backend, conv_arguments(residual=torch.randn(shape), residual_after_act=after, slope=0.2))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (4, 1, 1), (2, 1, 5, 5), ()])
-def test_add_act_broadcasts(row, shape):
-    agree("add_act", row, dict(input=torch.randn(2, 4, 5, 5), other=torch.randn(shape), slope="relu"))
+def test_add_act_broadcasts(backend, shape):
+    agree("add_act", backend, dict(input=torch.randn(2, 4, 5, 5), other=torch.randn(shape), slope="relu"))
 
 
-def test_what_eager_does_and_no_network_needs(row):
-    """The same as eager, or a refusal that names the argument."""
-    wider = make_site(batch=1, residual=torch.randn(3, 6, 7, 6))
-    unbatched = make_site(bn=False, slope=0.1) | dict(input=torch.randn(4, 9, 8))
-    no_channel = dict(input=torch.randn(2, 0, 9, 8), weight=torch.randn(6, 0, 3, 3))  # eager's has no channel either
-    for site, named in ((wider, "residual"), (unbatched, "input"), (no_channel, "input|weight")):
-        agree_or_refuse(lambda: atrous.conv_bn_act(**site, backend=row), lambda: oracle.conv_bn_act(**site), named)  # noqa: B023
+def test_calls_that_no_network_needs(backend):
+    """Agrees with eager, or raises an error that names the argument."""
+    wider = conv_arguments(batch=1, residual=torch.randn(3, 6, 7, 6))
+    unbatched = conv_arguments(bn=False, slope=0.1) | dict(input=torch.randn(4, 9, 8))
+    no_channel = dict(
+        input=torch.randn(2, 0, 9, 8), weight=torch.randn(6, 0, 3, 3)
+    )  # eager's output has no channel either
+    for arguments, named in ((wider, "residual"), (unbatched, "input"), (no_channel, "input|weight")):
+        agree_or_refuse(
+            lambda: atrous.conv_bn_act(**arguments, backend=backend),  # noqa: B023
+            lambda: oracle.conv_bn_act(**arguments),  # noqa: B023
+            named,
+        )
     for shape in ((3, 4), (4,), (), (2, 4, 6), (1, 2, 4, 3, 3)):
         pair = dict(input=torch.randn(shape), other=torch.randn(shape), slope=0.1)
-        agree_or_refuse(lambda: atrous.add_act(**pair, backend=row), lambda: oracle.add_act(**pair), "input")  # noqa: B023
+        agree_or_refuse(lambda: atrous.add_act(**pair, backend=backend), lambda: oracle.add_act(**pair), "input")  # noqa: B023
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 @torch.no_grad()
-def test_padding_modes_of_the_module(row, mode):
+def test_padding_modes_of_the_module(backend, mode):
     plain, x = oracle.make_plain(padding_mode=mode, padding=(2, 1)).eval(), torch.randn(2, 4, 9, 8)
-    agree_or_refuse(lambda: oracle.ours_of(plain, row)(x), lambda: plain(x), "padding_mode")
+    agree_or_refuse(lambda: oracle.ours_of(plain, backend)(x), lambda: plain(x), "padding_mode")
 
 
 def test_unknown_backend():
     with pytest.raises(ValueError, match=r"(?s)backend.*native"):
-        atrous.conv_bn_act(**make_site(), backend="fastest")
+        atrous.conv_bn_act(**conv_arguments(), backend="fastest")

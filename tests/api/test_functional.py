@@ -1,4 +1,4 @@
-"""conv_bn_act, bn_act and add_act over the shared cases, rows, dtypes and layouts; edge cases are in test_cases*."""
+"""conv_bn_act, bn_act and add_act over the shared cases, backends, dtypes and layouts. Edge cases: test_cases_*.py."""
 
 import pytest
 import torch
@@ -11,28 +11,28 @@ from atrous.testing import CASES, assert_close
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-ROWS = [name for name in ("library", "native") if not selection.available(name)] + ["auto"]
+BACKENDS = [name for name in ("library", "native") if not selection.available(name)] + ["auto"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("row", ROWS)
-def test_conv_bn_act(row, case, dtype, layout):
-    made = testing.arguments(case, dtype, memory_format=LAYOUTS[layout])
-    y = atrous.conv_bn_act(**made, backend=row)
-    assert_close(y, made)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_conv_bn_act(backend, case, dtype, layout):
+    arguments = testing.arguments(case, dtype, memory_format=LAYOUTS[layout])
+    y = atrous.conv_bn_act(**arguments, backend=backend)
+    assert_close(y, arguments)
     assert y.is_contiguous(memory_format=LAYOUTS[layout])
 
 
 @pytest.mark.parametrize("slope", testing.SLOPES, ids=str)
-@pytest.mark.parametrize("row", ROWS)
-def test_each_slope(row, slope):
-    made = testing.arguments(testing.replace(CASES[1], slope=slope))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_slope(backend, slope):
+    arguments = testing.arguments(testing.replace(CASES[1], slope=slope))
     torch.manual_seed(7)
-    y = atrous.conv_bn_act(**made, backend=row)
+    y = atrous.conv_bn_act(**arguments, backend=backend)
     torch.manual_seed(7)
-    assert_close(y, made, activation.draw_seed("cpu"))
+    assert_close(y, arguments, activation.draw_seed("cpu"))
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 5, 7), (3, 8), (2, 8, 9), (4,), (), (2, 3, 4, 5, 6)], ids=str)
@@ -52,22 +52,22 @@ def test_bn_act_is_batch_norm_and_activation():
 
 
 def test_gradients_flow_in_eval_and_training():
-    made = testing.convert(testing.arguments(CASES[1]), torch.float64)
-    leaves = {k: v.requires_grad_() for k, v in made.items() if isinstance(v, torch.Tensor) and "running" not in k}
+    arguments = testing.convert(testing.arguments(CASES[1]), torch.float64)
+    leaves = {k: v.requires_grad_() for k, v in arguments.items() if isinstance(v, torch.Tensor) and "running" not in k}
     for training in (False, True):
-        y = atrous.conv_bn_act(**made, training=training)
+        y = atrous.conv_bn_act(**arguments, training=training)
         got = torch.autograd.grad(y.square().sum(), leaves.values())
-        plain = testing.eager(made)
+        plain = testing.eager(arguments)
         if training:
-            z = torch.conv2d(made["input"], made["weight"], padding=1)
-            u = torch.nn.functional.batch_norm(z, None, None, made["bn_weight"], made["bn_bias"], True)
-            plain = torch.nn.functional.prelu(u + made["residual"], made["slope"])
+            z = torch.conv2d(arguments["input"], arguments["weight"], padding=1)
+            u = torch.nn.functional.batch_norm(z, None, None, arguments["bn_weight"], arguments["bn_bias"], True)
+            plain = torch.nn.functional.prelu(u + arguments["residual"], arguments["slope"])
         wanted = torch.autograd.grad(plain.square().sum(), leaves.values())
         for name, a, b in zip(leaves, got, wanted):
             torch.testing.assert_close(a, b, msg=name)
 
 
 def test_it_compiles_without_a_graph_break():
-    made = testing.arguments(CASES[0])
+    arguments = testing.arguments(CASES[0])
     compiled = torch.compile(atrous.conv_bn_act, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(**made), atrous.conv_bn_act(**made))
+    assert torch.equal(compiled(**arguments), atrous.conv_bn_act(**arguments))

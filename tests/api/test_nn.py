@@ -11,7 +11,7 @@ from torch import nn
 from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, FrozenConv2d
 
 
-def a_site(channels=16, out=32, act=None, **geometry):
+def a_layer(channels=16, out=32, act=None, **geometry):
     conv, bn = nn.Conv2d(channels, out, 3, **{"padding": 1, **geometry}), nn.BatchNorm2d(out)
     for tensor in (bn.weight, bn.bias, bn.running_mean):
         nn.init.normal_(tensor)
@@ -24,7 +24,7 @@ def a_site(channels=16, out=32, act=None, **geometry):
 )
 @torch.no_grad()
 def test_conv_bn_act_is_its_three_children(act):
-    conv, bn, act = a_site(act=act or nn.Identity())
+    conv, bn, act = a_layer(act=act or nn.Identity())
     x, r = torch.randn(2, 16, 9, 11), torch.randn(2, 32, 9, 11)
     torch.testing.assert_close(ConvBNAct2d(conv, bn, act).eval()(x, r), act(bn(conv(x)) + r))
     torch.testing.assert_close(ConvBNAct2d(conv, bn, act, residual_after_act=True).eval()(x, r), act(bn(conv(x))) + r)
@@ -33,27 +33,27 @@ def test_conv_bn_act_is_its_three_children(act):
 @pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
 @torch.no_grad()
 def test_padding_modes(mode):
-    conv, bn, act = a_site(padding_mode=mode, padding=2)
+    conv, bn, act = a_layer(padding_mode=mode, padding=2)
     x = torch.randn(2, 16, 9, 11)
     torch.testing.assert_close(ConvBNAct2d(conv, bn, act).eval()(x), act(bn(conv(x))))
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_training_counts_and_averages_as_batch_norm(momentum):
-    conv, bn, act = a_site()
+    conv, bn, act = a_layer()
     bn.momentum = momentum
     plain = copy.deepcopy(bn).train()
-    site = ConvBNAct2d(conv, bn, act).train()
+    layer = ConvBNAct2d(conv, bn, act).train()
     for _ in range(3):
         x = torch.randn(4, 16, 6, 6)
-        torch.testing.assert_close(site(x), act(plain(conv(x))))
+        torch.testing.assert_close(layer(x), act(plain(conv(x))))
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(bn.state_dict()[name], value)
 
 
 @torch.no_grad()
 def test_bn_act_and_add_act():
-    _, bn, act = a_site()
+    _, bn, act = a_layer()
     x, r = torch.randn(2, 32, 5, 5), torch.randn(2, 32, 5, 5)
     torch.testing.assert_close(BNAct2d(bn, act).eval()(x, r), act(bn(x) + r))
     torch.testing.assert_close(AddAct(act).eval()(x, r), act(x + r))
@@ -63,7 +63,7 @@ def test_bn_act_and_add_act():
 
 
 def test_wrong_children_are_refused():
-    conv, bn, act = a_site()
+    conv, bn, act = a_layer()
     with pytest.raises(TypeError, match="conv: expected nn.Conv2d, got Linear"):
         ConvBNAct2d(nn.Linear(3, 3), bn, act)
     with pytest.raises(RuntimeError, match="bn: expected num_features=32.* got 31"):
@@ -78,7 +78,7 @@ def test_wrong_children_are_refused():
 )
 @torch.no_grad()
 def test_frozen_is_as_near_to_fp64_as_eager(geometry, dtype):
-    conv, bn, act = a_site(**geometry)
+    conv, bn, act = a_layer(**geometry)
     conv, bn, act = (m.to(dtype) for m in (conv, bn, act))
     x = torch.randn(2, 16, 13, 10, dtype=dtype)
     r = torch.randn_like(conv(x))
@@ -91,15 +91,15 @@ def test_frozen_is_as_near_to_fp64_as_eager(geometry, dtype):
 
 
 @torch.no_grad()
-def test_frozen_packs_are_never_stale_copied_or_saved():
-    conv, bn, _ = a_site()
+def test_frozen_prepacked_weights_are_never_stale_copied_or_saved():
+    conv, bn, _ = a_layer()
     frozen, x = FrozenConv2d(conv, bn), torch.randn(1, 16, 8, 8)
     before = frozen(x)
-    assert len(frozen.packs.made) == 1
-    for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
-        assert not twin.packs.made and torch.equal(twin(x), before)
+    assert len(frozen.prepacked.entries) == 1
+    for copied in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert not copied.prepacked.entries and torch.equal(copied(x), before)
     assert set(frozen.state_dict()) == {"weight", "bias"}
-    other = FrozenConv2d(*a_site()[:2])
+    other = FrozenConv2d(*a_layer()[:2])
     file = io.BytesIO()
     torch.save(other.state_dict(), file)
     file.seek(0)
@@ -113,10 +113,10 @@ def test_frozen_packs_are_never_stale_copied_or_saved():
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
 @pytest.mark.parametrize("channels, kernel, groups", [(24, 3, 24), (16, 1, 1), (1, 3, 1), (16, 3, 1)])
 @torch.no_grad()
-def test_frozen_has_the_layout_of_eager(row, channels, kernel, groups, dtype):
-    """Of weights that are NCHW the input decides, whatever the packed product's own layout is."""
+def test_frozen_has_the_layout_of_eager(backend, channels, kernel, groups, dtype):
+    """For NCHW weights the input decides the layout, whatever layout the packed convolution has."""
     conv = nn.Conv2d(channels, 48, kernel, padding=kernel // 2, groups=groups, dtype=dtype)
-    frozen = FrozenConv2d(conv, backend=row)
+    frozen = FrozenConv2d(conv, backend=backend)
     formats = (torch.channels_last, torch.contiguous_format)
     for of_weight, of_input in itertools.product(formats, formats):
         conv.weight.data = frozen.to(memory_format=of_weight).weight
@@ -129,24 +129,24 @@ def test_frozen_has_the_layout_of_eager(row, channels, kernel, groups, dtype):
 
 
 @torch.no_grad()
-def test_frozen_takes_a_bias_of_any_stride(row):
-    frozen, x = FrozenConv2d(nn.Conv2d(8, 16, 5), backend=row), torch.randn(1, 8, 9, 8)
+def test_frozen_takes_a_bias_of_any_stride(backend):
+    frozen, x = FrozenConv2d(nn.Conv2d(8, 16, 5), backend=backend), torch.randn(1, 8, 9, 8)
     dense = frozen(x)
     frozen.bias = torch.stack([frozen.bias, torch.full_like(frozen.bias, float("nan"))], 1)[:, 0]
     assert torch.equal(frozen(x), dense)
 
 
 @torch.no_grad()
-def test_frozen_holds_few_packs_however_many_sizes_come():
-    frozen = FrozenConv2d(*a_site(stride=2)[:2])
+def test_frozen_keeps_few_prepacked_weights_for_many_sizes():
+    frozen = FrozenConv2d(*a_layer(stride=2)[:2])
     for size in range(8, 20):
         frozen(torch.randn(1, 16, size, size))
-    assert len(frozen.packs.made) <= frozen.packs.most
+    assert len(frozen.prepacked.entries) <= frozen.prepacked.capacity
 
 
-def test_site_compiles_and_exports():
-    conv, bn, act = a_site()
-    site, x = ConvBNAct2d(conv, bn, act).eval(), torch.randn(2, 16, 8, 8)
+def test_conv_bn_act_compiles_and_exports():
+    conv, bn, act = a_layer()
+    layer, x = ConvBNAct2d(conv, bn, act).eval(), torch.randn(2, 16, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(site, fullgraph=True, backend="aot_eager")(x), site(x))
-        torch.testing.assert_close(torch.export.export(site, (x,)).module()(x), site(x))
+        torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+        torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))

@@ -1,4 +1,4 @@
-"""The oracle against torch.nn itself, and that it stands alone."""
+"""Compares reference.py with torch.nn and autograd, and tests that it imports only torch."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_it_is_conv_bn_add_activation():
 
 
 def test_uniform_is_philox_4x32_10():
-    """The known answers of Random123 (kat_vectors, philox4x32 10): first word, upper 24 bits."""
+    """Known answers of Random123 (kat_vectors, philox4x32 10): first word, upper 24 bits."""
     zeros = reference.uniform(torch.tensor([0, 0]), (1,))
     assert zeros.item() == (0x6627E8D5 >> 8) * 2.0**-24
     pi = 0x243F6A88 | 0x85A308D3 << 32  # counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0
@@ -35,7 +35,7 @@ def test_uniform_is_philox_4x32_10():
 
 
 def philox_at(index: int, seed: torch.Tensor) -> float:
-    """reference.uniform with one chosen counter."""
+    """Returns reference.uniform for one counter value."""
     original = torch.arange
     value = index - 2**64 if index >= 2**63 else index
     try:
@@ -54,7 +54,7 @@ def test_uniform_is_uniform_and_depends_on_seed_and_offset():
 
 
 def test_it_needs_nothing_of_ours():
-    """It runs from its file alone, where neither triton nor atrous can be imported."""
+    """It runs from its file alone, with imports of triton and atrous blocked."""
     block = "import sys; sys.modules['triton'] = sys.modules['atrous'] = None;"
     load = f"import runpy, torch; r = runpy.run_path({reference.__file__!r});"
     check = "print(r['activate'](torch.tensor([-1.0, 2.0]), 'number', 0.5).tolist())"
@@ -63,7 +63,7 @@ def test_it_needs_nothing_of_ours():
 
 
 def a_call(kind, after, dropout, bn=True):
-    """z and the arguments of an epilogue in fp64, all of whose tensors may need gradients."""
+    """Returns z and epilogue arguments in fp64 whose tensors can require gradients."""
     z, residual = (torch.randn(3, 4, 5, 2, dtype=torch.float64) for _ in range(2))
     gamma, beta, slope = (torch.randn(4, dtype=torch.float64) for _ in range(3))
     seed = torch.tensor([-(2**40) - 7, 2**35 + 3])
@@ -76,39 +76,39 @@ def a_call(kind, after, dropout, bn=True):
 @pytest.mark.parametrize("batch", [True, False, None], ids=["batch", "running", "none"])
 @pytest.mark.parametrize("kind", ["relu", "number", "tensor", "random"])
 def test_the_two_backward_passes_are_what_autograd_gives(kind, batch, after, dropout):
-    z, vectors, eps, *ending = a_call(kind, after, dropout, bn=batch is not None)
-    residual, slope, needed = ending[5], ending[3], [z, ending[5], ending[3], *vectors]
+    z, vectors, eps, *post_op = a_call(kind, after, dropout, bn=batch is not None)
+    residual, slope, needed = post_op[5], post_op[3], [z, post_op[5], post_op[3], *vectors]
     needed = [t.requires_grad_() for t in needed if t is not None]
     statistics = (None, None)
     if batch is not None:
         statistics = (
             reference.statistics(z.detach()) if batch else (torch.randn(4).double(), torch.rand(4).double() + 0.5)
         )
-    y = reference.epilogue(z, *statistics, *vectors, eps, *ending)
-    if batch:  # torch's own, in which the statistics depend on z
+    y = reference.epilogue(z, *statistics, *vectors, eps, *post_op)
+    if batch:  # torch's batch_norm, whose statistics depend on z
         u = F.batch_norm(z, None, None, *vectors, True, eps=eps)
-        plain = reference.finish(u, residual, after, *ending[:5]) * reference.keep(y, dropout, ending[4])
+        plain = reference.finish(u, residual, after, *post_op[:5]) * reference.keep(y, dropout, post_op[4])
         torch.testing.assert_close(y, plain)
         y = plain
     dy = torch.randn_like(y)
     expected = torch.autograd.grad(y, needed, dy, allow_unused=True, materialize_grads=True)
     with torch.no_grad():
-        arguments = (*statistics, *vectors, eps, *ending)
+        arguments = (*statistics, *vectors, eps, *post_op)
         sums = reference.epilogue_reduce(dy, z, *arguments)
         means = sums[:2] / (z.numel() / 4) if batch else None
         dz, du = reference.epilogue_backward(dy, z, means, True, True, *arguments)
-        found = [dz, dy * reference.keep(dy, dropout, ending[4]) if after else du, sums[2], sums[1], sums[0]]
-    for a, b in zip(found, expected):
+        gradients = [dz, dy * reference.keep(dy, dropout, post_op[4]) if after else du, sums[2], sums[1], sums[0]]
+    for a, b in zip(gradients, expected):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
     assert residual.shape == z.shape and slope.shape == (4,)
 
 
 def test_dropout_zeroes_and_scales():
     y, seed = torch.randn(2, 8, 32, 32), torch.tensor([5, 9])
-    kept = reference.keep(y, 0.25, seed)
-    torch.testing.assert_close(kept.unique(), torch.tensor([0.0, 1 / 0.75]))
-    assert kept.mean().item() == pytest.approx(1.0, abs=0.02)
+    factors = reference.keep(y, 0.25, seed)
+    torch.testing.assert_close(factors.unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert factors.mean().item() == pytest.approx(1.0, abs=0.02)
     assert not reference.keep(y, 1.0, seed).any()
-    # other draws than the slopes'
+    # independent of the draws of slopes
     other = reference.uniform(seed, tuple(y.shape))
-    assert abs(torch.corrcoef(torch.stack([other.flatten(), kept.flatten()]))[0, 1]) < 0.05
+    assert abs(torch.corrcoef(torch.stack([other.flatten(), factors.flatten()]))[0, 1]) < 0.05

@@ -1,4 +1,4 @@
-"""The table of the fused sites and networks: its arithmetic, its goals and its report, on sizes of no time at all."""
+"""Tests of the table of fused layers and networks on tiny sizes: rows, goals and report."""
 
 import json
 from dataclasses import replace
@@ -17,15 +17,15 @@ from atrous.tuning.format import Entry, Table
 from bench.report import fused as report_fused
 from bench.report import report
 from bench.tables import fused as fused_table
-from bench.tables import fused_goals, fused_models, fused_sites, layers, measures
+from bench.tables import fused_goals, fused_layers, fused_models, layers, measures
 
 ROOT = Path(__file__).parents[2]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
 CEILINGS = {"matmul_tflops": 2.0, "copy_gb_s": 100.0}
-SMALL = layers.Site("small", 2, 8, 16, 3, 2, 9, dilation=2, residual=True)
-ROWS = tuple(row for row in ("library", "native") if not atrous.backends.selection.available(row))  # in triton's place
+SMALL = layers.FusedLayer("small", 2, 8, 16, 3, 2, 9, dilation=2, residual=True)
+BACKENDS = tuple(b for b in ("library", "native") if not atrous.backends.selection.available(b))  # instead of triton
 
 
 @pytest.fixture
@@ -35,56 +35,57 @@ def quick(monkeypatch):
     def medians(calls, device, seconds=0.3):
         return {name: [call(), 2.0][1] for name, call in calls.items()}
 
-    for module in (measures, fused_sites, fused_models):
+    for module in (measures, fused_layers, fused_models):
         monkeypatch.setattr(module, "medians", medians)
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
 
 
-# Sites
+# Layers
 
 
-def test_the_sites_are_those_of_resnet34():
-    found = layers.sites()
-    assert len(found) == 15 and sum(site.count for site in found) == 36
-    assert sum(site.count for site in found if site.residual) == 16
-    assert [site.name for site in found if not site.act] == [f"layer{n}.0.downsample.0" for n in (2, 3, 4)]
-    assert found[0] == layers.Site("conv1", 1, 3, 64, 7, 2, 224)
-    assert found[2] == layers.Site("layer1.0.conv2", 3, 64, 64, 3, 1, 56, residual=True)
-    assert len({str(site) for site in layers.dilated(found)}) == 12 * 3 + 3
+def test_the_layers_are_those_of_resnet34():
+    fusable = layers.fusable_layers()
+    assert len(fusable) == 15 and sum(layer.count for layer in fusable) == 36
+    assert sum(layer.count for layer in fusable if layer.residual) == 16
+    assert [layer.name for layer in fusable if not layer.act] == [f"layer{n}.0.downsample.0" for n in (2, 3, 4)]
+    assert fusable[0] == layers.FusedLayer("conv1", 1, 3, 64, 7, 2, 224)
+    assert fusable[2] == layers.FusedLayer("layer1.0.conv2", 3, 64, 64, 3, 1, 56, residual=True)
+    assert len({str(layer) for layer in layers.dilated(fusable)}) == 12 * 3 + 3
 
 
-def test_a_site_has_the_slope_and_residual_of_the_network():
-    made = atrous.testing.arguments(fused_sites.case(SMALL, 2))
-    assert made["slope"].shape == (16,) and made["residual"].shape == (2, 16, 5, 5) and not made["residual_after_act"]
-    made = atrous.testing.arguments(fused_sites.case(replace(SMALL, act=False, residual=False), 2))
-    assert made["slope"] == 1.0 and "residual" not in made
+def test_a_layer_has_the_slope_and_residual_of_the_network():
+    arguments = atrous.testing.arguments(fused_layers.case(SMALL, 2))
+    assert arguments["slope"].shape == (16,) and arguments["residual"].shape == (2, 16, 5, 5)
+    assert not arguments["residual_after_act"]
+    arguments = atrous.testing.arguments(fused_layers.case(replace(SMALL, act=False, residual=False), 2))
+    assert arguments["slope"] == 1.0 and "residual" not in arguments
 
 
-@pytest.mark.parametrize("rows", sorted({ROWS, ROWS[:1]}))
-def test_a_site_is_measured(rows):
-    row = fused_sites.measure(SMALL, 2, torch.float32, CPU, CEILINGS, rows)
-    assert list(row["ms"]) == [*rows, "eager", "convolution"] and row["auto"] in ROWS and row["config"] is None
+@pytest.mark.parametrize("backends", sorted({BACKENDS, BACKENDS[:1]}))
+def test_a_layer_is_measured(backends):
+    row = fused_layers.measure(SMALL, 2, torch.float32, CPU, CEILINGS, backends)
+    assert list(row["ms"]) == [*backends, "eager", "convolution"] and row["auto"] in BACKENDS and row["config"] is None
     for name, ms in row["ms"].items():
         assert row["tflops"][name] == pytest.approx(2 * 2 * 16 * 5 * 5 * 8 * 9 / ms / 1e9)
         assert row["of_matmul"][name] == pytest.approx(row["tflops"][name] / 2.0)
-    assert list(row["of_floor"]) == [*rows, "eager"]
-    told = [row[key] for key in ("layer", "count", "dilation", "residual", "batch", "dtype")]
-    assert told == ["small", 2, 2, True, 2, "float32"] and json.loads(json.dumps(row)) == row
+    assert list(row["of_bound"]) == [*backends, "eager"]
+    values = [row[key] for key in ("layer", "count", "dilation", "residual", "batch", "dtype")]
+    assert values == ["small", 2, 2, True, 2, "float32"] and json.loads(json.dumps(row)) == row
 
 
-def test_a_row_tells_what_was_tuned(quick, tuning_folder):
+def test_a_row_shows_whether_it_was_tuned(quick, tuning_folder):
     """An entry decides for its own dilation; its config serves the shape at any."""
     rows = {}
-    for site in (SMALL, replace(SMALL, dilation=1)):
-        rows[site.dilation] = fused_sites.measure(site, 2, torch.float32, CPU, CEILINGS, ROWS)
-        assert not rows[site.dilation]["tuned"] and rows[site.dilation]["config"] is None
-    made = atrous.testing.arguments(fused_sites.case(SMALL, 2), torch.float32, CPU, torch.channels_last)
+    for layer in (SMALL, replace(SMALL, dilation=1)):
+        rows[layer.dilation] = fused_layers.measure(layer, 2, torch.float32, CPU, CEILINGS, BACKENDS)
+        assert not rows[layer.dilation]["tuned"] and rows[layer.dilation]["config"] is None
+    arguments = atrous.testing.arguments(fused_layers.case(SMALL, 2), torch.float32, CPU, torch.channels_last)
     spec = atrous.core.spec.Spec(*SMALL.geometry)
-    key = tuning.key(made["input"], made["weight"], spec, layout="channels_last", residual=True)
+    key = tuning.key(arguments["input"], arguments["weight"], spec, layout="channels_last", residual=True)
     entry = Entry("library", CONV[0], {"library": 1.0, "triton": 2.0})
     tuning.save(tuning_folder / "a.json", Table(device_name(CPU), versions(CPU), "2026-11-28", {key: entry}))
     rows = {
-        dilation: fused_sites.measure(replace(SMALL, dilation=dilation), 2, torch.float32, CPU, CEILINGS, ROWS)
+        dilation: fused_layers.measure(replace(SMALL, dilation=dilation), 2, torch.float32, CPU, CEILINGS, BACKENDS)
         for dilation in (1, 2)
     }
     assert [(row["tuned"], row["config"]) for row in rows.values()] == [
@@ -92,10 +93,10 @@ def test_a_row_tells_what_was_tuned(quick, tuning_folder):
         (True, CONV[0].describe()),
     ]
     assert rows[2]["auto"] == "library"
-    assert "tuned: 1 of 2: shares" in "\n".join(fused_table._sites(list(rows.values())))
+    assert "tuned: 1 of 2: of the matmul ceiling" in "\n".join(fused_table._layers(list(rows.values())))
 
 
-def test_a_network_tells_how_many_of_its_convolutions_are_tuned(monkeypatch):
+def test_a_network_counts_its_tuned_convolutions(monkeypatch):
     fused = atrous.fuse(atrous.models.resnet34().eval(), freeze=True)
     target = fused_models.Target(CPU, torch.float32, torch.channels_last)
     assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "0 of 36"
@@ -105,32 +106,32 @@ def test_a_network_tells_how_many_of_its_convolutions_are_tuned(monkeypatch):
     assert fused_models.tuned(fused, (1, 3, 32, 32), "auto", target) == "7 of 36"
 
 
-def test_the_floor_is_the_slower_of_products_and_bytes():
-    site = layers.Site("x", 1, 64, 128, 3, 1, 10, residual=True)
-    products = 2 * 4 * 128 * 100 * 64 * 9
+def test_the_lower_bound_is_the_slower_of_flop_and_bytes():
+    layer = layers.FusedLayer("x", 1, 64, 128, 3, 1, 10, residual=True)
+    flop = 2 * 4 * 128 * 100 * 64 * 9
     moved = 2 * (4 * (64 * 100 + 2 * 128 * 100) + 128 * 64 * 9)
-    assert fused_sites.floor(site, 4, 2, {"matmul_tflops": 1e-3, "copy_gb_s": 1e9}) == pytest.approx(products / 1e6)
-    assert fused_sites.floor(site, 4, 2, {"matmul_tflops": 1e9, "copy_gb_s": 2.0}) == pytest.approx(moved / 2e6)
+    assert fused_layers.lower_bound(layer, 4, 2, {"matmul_tflops": 1e-3, "copy_gb_s": 1e9}) == pytest.approx(flop / 1e6)
+    assert fused_layers.lower_bound(layer, 4, 2, {"matmul_tflops": 1e9, "copy_gb_s": 2.0}) == pytest.approx(moved / 2e6)
 
 
-def test_a_wrong_row_is_named_and_not_timed(monkeypatch):
+def test_a_wrong_backend_is_named_and_not_timed(monkeypatch):
     right = atrous.conv_bn_act
-    wrong = dict.fromkeys(ROWS, 0.0) | {ROWS[-1]: 1.0}
-    monkeypatch.setattr(atrous, "conv_bn_act", lambda backend, **made: right(backend=backend, **made) + wrong[backend])
-    monkeypatch.setattr(fused_sites, "timed", lambda *arguments: pytest.fail("timed"))
-    with pytest.raises(AssertionError, match=f"^{ROWS[-1]}: error"):
-        fused_sites.measure(SMALL, 2, torch.float32, CPU, CEILINGS, ROWS)
+    wrong = dict.fromkeys(BACKENDS, 0.0) | {BACKENDS[-1]: 1.0}
+    monkeypatch.setattr(atrous, "conv_bn_act", lambda backend, **rest: right(backend=backend, **rest) + wrong[backend])
+    monkeypatch.setattr(fused_layers, "timed", lambda *arguments: pytest.fail("timed"))
+    with pytest.raises(AssertionError, match=f"^{BACKENDS[-1]}: error"):
+        fused_layers.measure(SMALL, 2, torch.float32, CPU, CEILINGS, BACKENDS)
 
 
 def test_a_graph_holds_a_call_on_every_set(quick, monkeypatch):
     graphs, seen = [], []
-    monkeypatch.setattr(fused_sites, "replayed", lambda run, device: [graphs.append(device), run][1])
+    monkeypatch.setattr(fused_layers, "replayed", lambda run, device: [graphs.append(device), run][1])
     sets = [{"input": index} for index in range(4)]
-    ms = fused_sites.timed({"a": lambda made: seen.append(made["input"])}, sets, torch.device("cuda"))
-    assert ms == {"a": pytest.approx(2.0 / fused_sites.CALLS)} and len(graphs) == 1
+    ms = fused_layers.timed({"a": lambda arguments: seen.append(arguments["input"])}, sets, torch.device("cuda"))
+    assert ms == {"a": pytest.approx(2.0 / fused_layers.CALLS)} and len(graphs) == 1
     assert seen == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     sets *= 5
-    assert fused_sites.timed({"a": lambda made: None}, sets, torch.device("cuda")) == {"a": pytest.approx(0.1)}
+    assert fused_layers.timed({"a": lambda arguments: None}, sets, torch.device("cuda")) == {"a": pytest.approx(0.1)}
 
 
 def test_only_the_ends_of_a_batch_are_checked():
@@ -140,7 +141,7 @@ def test_only_the_ends_of_a_batch_are_checked():
     assert measures.ends(wide).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_what_is_not_timed_is_not_searched_for(monkeypatch):
+def test_calls_that_are_not_timed_do_not_search_for_an_algorithm(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     with measures.heuristic():
         assert not torch.backends.cudnn.benchmark
@@ -150,7 +151,7 @@ def test_what_is_not_timed_is_not_searched_for(monkeypatch):
 # Networks
 
 
-@pytest.mark.parametrize("backend", ["auto", *ROWS])
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_a_network_is_measured(quick, backend):
     *_, row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, backend)
     assert tuple(row["ms"]) == fused_models.PLAIN
@@ -166,7 +167,7 @@ def test_graphs_of_torch_compile_are_for_batch_1(quick):
 
 
 def test_a_compilation_begins_only_where_it_may_end(quick):
-    """Nothing interrupts torch.compile; what was measured until then is a whole row."""
+    """torch.compile cannot be interrupted; the row with the variants before it is complete."""
     network, variants = fused_models.Network(1, 32), ("eager_channels_last", "compile", fused_models.SLOW)
     rows = fused_models.measure(network, torch.float32, CPU, variants=variants)
     row = next(rows)
@@ -211,25 +212,25 @@ def test_a_graph_reads_the_images_of_its_call():
 
 @pytest.fixture
 def result(quick, monkeypatch):
-    """Of the whole table, with three of the sites."""
-    torch.manual_seed(0)  # in fp32 and with one image, twice eager's error is a near thing
-    monkeypatch.setattr(fused_table, "sites", lambda size: layers.sites(size)[:3])
-    saved, made = [], {"device": "a CPU", "kind": "fused"}
-    small = {"size": 32, "batches": (2, 1), "dtypes": (torch.float32,), "rows": ROWS, "side": 16, "mebi": 1}
+    """The whole table for three of the layers."""
+    torch.manual_seed(0)  # with one image in fp32 the budget of twice eager's error is narrow
+    monkeypatch.setattr(fused_table, "fusable_layers", lambda size: layers.fusable_layers(size)[:3])
+    saved, result = [], {"device": "a CPU", "kind": "fused"}
+    small = {"size": 32, "batches": (2, 1), "dtypes": (torch.float32,), "backends": BACKENDS, "side": 16, "mebi": 1}
     networks = (fused_models.Network(1, 32), fused_models.Network(1, 32, 8))
-    fused_table.table(CPU, made, lambda: saved.append(json.dumps(made)), networks=networks, **small)
-    assert json.loads(saved[-1]) == made and len(saved) > len(made["sites"]) + len(made["networks"])
-    return made
+    fused_table.table(CPU, result, lambda: saved.append(json.dumps(result)), networks=networks, **small)
+    assert json.loads(saved[-1]) == result and len(saved) > len(result["layers"]) + len(result["networks"])
+    return result
 
 
 def test_the_whole_table(result):
-    assert len(result["sites"]) == 9 * 2 and len(result["networks"]) == 2 and not result["not_run"]
+    assert len(result["layers"]) == 9 * 2 and len(result["networks"]) == 2 and not result["not_run"]
     assert [tuple(row["ms"]) for row in result["compiled"]] == [fused_models.compiled(1)] * 2
     assert [list(row["ms"]) for row in result["max_autotune"]] == [list(fused_models.BESIDE_SLOW)] * 2
-    assert [row["batch"] for row in result["sites"]] == [2] * 9 + [1] * 9
-    text = fused_table.show(result)
-    for told in ("layer1.0.conv2", "float32, batch 2", "output stride 8, 32x32", "atrous, CUDA graph", "not measured"):
-        assert told in text
+    assert [row["batch"] for row in result["layers"]] == [2] * 9 + [1] * 9
+    shown = fused_table.show(result)
+    for text in ("layer1.0.conv2", "float32, batch 2", "output stride 8, 32x32", "atrous, CUDA graph", "not measured"):
+        assert text in shown
     assert not fused_table.wrong(result)
 
 
@@ -238,47 +239,49 @@ def test_a_wrong_result_of_ours_is_the_exit_status(result, monkeypatch):
     assert not fused_table.wrong(result)
     result["networks"][0]["missing"]["atrous_cudagraph"] = "disagrees with fp64 by 1"
     assert fused_table.wrong(result) and "disagrees" in fused_table.show(result)
-    entry = {"part": "sites", "arguments": ["x"], "reason": "AssertionError: triton: error 1, budget 0.1"}
+    entry = {"part": "layers", "arguments": ["x"], "reason": "AssertionError: triton: error 1, budget 0.1"}
     assert fused_table.wrong({"networks": [], "not_run": [entry]})
     monkeypatch.setattr(fused_table, "table", lambda device, result, save, seconds: None)
     assert fused_table.run(SimpleNamespace(seconds={}), CPU, result, lambda: None)[1] == 1
 
 
-def test_the_file_is_named_after_card_and_day(result, monkeypatch, tmp_path, capsys):
+def test_the_file_is_named_after_gpu_and_day(result, monkeypatch, tmp_path, capsys):
     known = {
         "is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda device: "NVIDIA H100",
-        # What a CUDA build of torch asks for the version of cuDNN.
+        # A CUDA build of torch calls these to get the version of cuDNN.
         "device_count": lambda: 1, "get_device_capability": lambda *device: (9, 0),
     }  # fmt: skip
     for name, answer in known.items():
         monkeypatch.setattr(torch.cuda, name, answer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     rest = {key: value for key, value in result.items() if key not in ("device", "kind")}
-    monkeypatch.setattr(fused_table, "table", lambda device, made, save, seconds: [made.update(rest), save()])
+    monkeypatch.setattr(fused_table, "table", lambda device, result, save, seconds: [result.update(rest), save()])
     assert fused_table.main([str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
-    made = json.loads(path.read_text())
-    assert path.name == f"nvidia-h100-{made['date']}.json"
-    assert {"device", "date", "versions", "commit", "ceilings"} <= made.keys() and made["tables"]["fused"]["goals"]
+    contents = json.loads(path.read_text())
+    assert path.name == f"nvidia-h100-{contents['date']}.json"
+    assert {"device", "date", "versions", "commit", "ceilings"} <= contents.keys()
+    assert contents["tables"]["fused"]["goals"]
     assert str(path) in capsys.readouterr().out
 
 
 # The goals
 
 PLAN = [
-    layers.Site("a", 2, 64, 64, 3, 1, 56),
-    layers.Site("b", 1, 64, 128, 3, 2, 56, residual=True),
-    layers.Site("b", 1, 64, 128, 3, 2, 56, dilation=2, residual=True),
-    layers.Site("c", 1, 64, 128, 1, 2, 56, act=False),
+    layers.FusedLayer("a", 2, 64, 64, 3, 1, 56),
+    layers.FusedLayer("b", 1, 64, 128, 3, 2, 56, residual=True),
+    layers.FusedLayer("b", 1, 64, 128, 3, 2, 56, dilation=2, residual=True),
+    layers.FusedLayer("c", 1, 64, 128, 1, 2, 56, act=False),
 ]
 
 
-def site_row(site, batch=256, share=0.6, cudnn=0.5, triton=1.0, auto="triton", dtype="bfloat16"):
-    """A row in which the library takes 1 ms."""
-    told = {key: getattr(site, key) for key in vars(site) if key != "name"}
+def layer_row(layer, batch=256, fraction=0.6, cudnn=0.5, triton=1.0, auto="triton", dtype="bfloat16"):
+    """A row in which backend library takes 1 ms."""
+    shape = {key: getattr(layer, key) for key in vars(layer) if key != "name"}
     ms = {"library": 1.0, "triton": triton, "eager": 3.0, "convolution": 0.5}
-    of_matmul = {"library": 0.3, "triton": share, "eager": 0.2, "convolution": cudnn}
-    return {"layer": site.name, **told, "batch": batch, "dtype": dtype, "auto": auto, "ms": ms, "of_matmul": of_matmul}
+    of_matmul = {"library": 0.3, "triton": fraction, "eager": 0.2, "convolution": cudnn}
+    shape |= {"layer": layer.name, "batch": batch, "dtype": dtype}
+    return {**shape, "auto": auto, "ms": ms, "of_matmul": of_matmul}
 
 
 def network_row(batch, stride=32, peer=2.0, **ours):
@@ -286,13 +289,13 @@ def network_row(batch, stride=32, peer=2.0, **ours):
     return {"batch": batch, "output_stride": stride, "size": 224, "dtype": "bfloat16", "ms": ms, "missing": {}}
 
 
-def states(sites=(), networks=()):
-    made = {"sites": list(sites), "networks": list(networks)}
-    return {row["goal"]: (row["state"], row["measured"]) for row in fused_goals.goals(made, PLAN)}
+def states(rows=(), networks=()):
+    result = {"layers": list(rows), "networks": list(networks)}
+    return {row["goal"]: (row["state"], row["measured"]) for row in fused_goals.goals(result, PLAN)}
 
 
-def only(found, *words):
-    (answer,) = [value for goal, value in found.items() if all(word in goal for word in words)]
+def only(goals, *words):
+    (answer,) = [value for goal, value in goals.items() if all(word in goal for word in words)]
     return answer
 
 
@@ -300,61 +303,61 @@ def test_nothing_measured_reaches_nothing():
     assert {state for state, _ in states().values()} == {"not measured"} and len(states()) == 13
 
 
-def test_the_share_of_the_worst_site_counts():
-    rows = [site_row(PLAN[0], share=0.41), site_row(PLAN[1], share=0.56), site_row(PLAN[2], share=0.54)]
-    found = states([*rows, site_row(PLAN[3], share=0.1)])
-    assert only(found, "with 64 channels", "40%")[0] == "reached"
-    state, measured = only(found, "128 to 512", "55%")
-    assert state == "not reached" and measured == "54% at the least (b dilation 2); 2 of 2 sites"
-    assert only(states(rows[:2]), "128 to 512")[0] == "not measured"  # what is missing may be slower
+def test_the_fraction_of_the_worst_layer_counts():
+    rows = [layer_row(PLAN[0], fraction=0.41), layer_row(PLAN[1], fraction=0.56), layer_row(PLAN[2], fraction=0.54)]
+    checked = states([*rows, layer_row(PLAN[3], fraction=0.1)])
+    assert only(checked, ", 64 channels", "40%")[0] == "reached"
+    state, measured = only(checked, "128 to 512", "55%")
+    assert state == "not reached" and measured == "54% at worst (b dilation 2); 2 of 2 layers"
+    assert only(states(rows[:2]), "128 to 512")[0] == "not measured"  # a missing layer may be slower
     assert only(states(rows[2:]), "128 to 512")[0] == "not reached"
-    other = [site_row(site, batch=32) for site in PLAN] + [site_row(site, dtype="float16") for site in PLAN]
+    other = [layer_row(layer, batch=32) for layer in PLAN] + [layer_row(layer, dtype="float16") for layer in PLAN]
     assert only(states(other), "128 to 512")[0] == "not measured"
 
 
-def test_no_site_may_be_slower_than_the_library():
-    rows = [site_row(PLAN[0], triton=0.5), site_row(PLAN[1], triton=1.01), site_row(PLAN[2])]
-    taken = site_row(PLAN[3], triton=3.0, auto="library")
+def test_no_layer_may_be_slower_than_the_library():
+    rows = [layer_row(PLAN[0], triton=0.5), layer_row(PLAN[1], triton=1.01), layer_row(PLAN[2])]
+    taken = layer_row(PLAN[3], triton=3.0, auto="library")
     state, measured = only(states([*rows, taken]), "batch 256", "slower")
-    assert state == "reached" and "0.99x as fast at the least (b dilation 1)" in measured
-    assert measured.endswith("4 of 4 sites, 3 of them by triton")
-    slow = site_row(PLAN[3], triton=1.1)
+    assert state == "reached" and "0.99x as fast at worst (b dilation 1)" in measured
+    assert measured.endswith("4 of 4 layers, 3 of them by triton")
+    slow = layer_row(PLAN[3], triton=1.1)
     assert only(states([*rows, slow]), "batch 256", "slower")[0] == "not reached"
     assert only(states(rows), "batch 256", "slower")[0] == "not measured"
 
 
-def test_the_convolution_in_cpp_beside_the_bare_one_of_the_library():
-    rows = [site_row(site) for site in PLAN]
+def test_backend_native_is_compared_with_the_bare_convolution():
+    rows = [layer_row(layer) for layer in PLAN]
     for row, ms in zip(rows, (0.6, 0.71, 0.5, 0.4)):
-        row["ms"]["native"] = ms  # the library's takes 0.5
-    state, measured = only(states(rows), "row native", "batch 256")
-    assert state == "reached" and measured == "70% at the least (b dilation 1); 4 of 4 sites"
+        row["ms"]["native"] = ms  # the bare convolution takes 0.5
+    state, measured = only(states(rows), "backend native", "batch 256")
+    assert state == "reached" and measured == "70% at worst (b dilation 1); 4 of 4 layers"
     rows[0]["ms"]["native"] = 0.8
-    assert only(states(rows), "row native", "batch 256")[0] == "not reached"
+    assert only(states(rows), "backend native", "batch 256")[0] == "not reached"
     del rows[0]["ms"]["native"]
-    assert only(states(rows), "row native", "batch 256")[0] == "not measured"
+    assert only(states(rows), "backend native", "batch 256")[0] == "not measured"
 
 
 def test_the_library_decides_what_is_expected_of_the_network():
-    """Its share is that of the plain network: time-weighted, dilation 1 alone, each site as often as it occurs."""
-    rows = [site_row(PLAN[0], cudnn=0.5), site_row(PLAN[1], cudnn=0.9), site_row(PLAN[3], cudnn=0.3)]
-    assert fused_goals.library_share({"sites": rows}, PLAN, 256) == pytest.approx((2 * 0.5 + 0.9 + 0.3) / 4)
-    assert fused_goals.library_share({"sites": rows[:2]}, PLAN, 256) is None
+    """The fraction is that of the plain network: weighted by time and count, dilation 1 alone."""
+    rows = [layer_row(PLAN[0], cudnn=0.5), layer_row(PLAN[1], cudnn=0.9), layer_row(PLAN[3], cudnn=0.3)]
+    assert fused_goals.library_fraction({"layers": rows}, PLAN, 256) == pytest.approx((2 * 0.5 + 0.9 + 0.3) / 4)
+    assert fused_goals.library_fraction({"layers": rows[:2]}, PLAN, 256) is None
     network = network_row(256, atrous=1.6)
     assert only(states([], [network]), "batch 256", "max-autotune") == ("not reached", "1.25x (atrous)")
     assert only(states(rows, [network]), "55%", "1.3x")[0] == "not reached"
-    fast = [site_row(site, cudnn=0.7) for site in PLAN]
+    fast = [layer_row(layer, cudnn=0.7) for layer in PLAN]
     assert only(states(fast, [network]), "70%", "1.15x") == ("reached", "1.25x (atrous)")
 
 
-def test_the_faster_of_ours_counts_and_at_batch_1_only_graphs():
+def test_the_fastest_atrous_variant_counts_and_at_batch_1_only_graphs():
     rows = [network_row(1, atrous=0.1, atrous_cudagraph=1.4, atrous_compile_cudagraph=1.3)]
     assert only(states([], rows), "CUDA graph", "1.5x") == ("reached", "1.54x (atrous_compile_cudagraph)")
     assert only(states([], [network_row(1, atrous=0.1)]), "CUDA graph")[0] == "not measured"
     dilated = [network_row(8, 8, atrous=1.0, atrous_cudagraph=1.6), network_row(1, 8, atrous=1.8)]
-    found = states([], dilated)
-    assert only(found, "output stride 8", "batch 8") == ("reached", "2.00x (atrous)")
-    assert only(found, "output stride 8", "batch 1")[0] == "not reached"
+    checked = states([], dilated)
+    assert only(checked, "output stride 8", "batch 8") == ("reached", "2.00x (atrous)")
+    assert only(checked, "output stride 8", "batch 1")[0] == "not reached"
     lacking = network_row(32, atrous=1.0)
     del lacking["ms"]["compile_max_autotune"]
     assert only(states([], [lacking]), "batch 32", "max-autotune")[0] == "not measured"
@@ -363,19 +366,19 @@ def test_the_faster_of_ours_counts_and_at_batch_1_only_graphs():
 # The report
 
 
-def made_up(sites, networks, device="a card"):
+def fake_result(rows, networks, device="a GPU"):
     return {
         "device": device, "driver": "1.2", "date": "2030-01-02", "commit": "c",
         "versions": {"torch": "2.11.0", "triton": "3.6.0"}, "ceilings": {"matmul_tflops": 700.4, "copy_gb_s": 3000.0},
-        "sites": sites, "networks": networks, "not_run": [], "goals": [],
+        "layers": rows, "networks": networks, "not_run": [], "goals": [],
     }  # fmt: skip
 
 
-def test_the_report_has_the_sites_and_the_networks():
-    sites = [site_row(site, batch=batch, triton=0.8) for batch in (32, 256) for site in PLAN]
-    sites += [site_row(PLAN[0], batch=512, dtype="float16")]
+def test_the_report_has_the_layers_and_the_networks():
+    rows = [layer_row(layer, batch=batch, triton=0.8) for batch in (32, 256) for layer in PLAN]
+    rows += [layer_row(PLAN[0], batch=512, dtype="float16")]
     dilated = {**network_row(1, 8, atrous=2.0), "size": 512}
-    text = report_fused.tables(made_up(sites, [dilated, network_row(256, atrous=1.25)]), "a.json")
+    text = report_fused.tables(fake_result(rows, [dilated, network_row(256, atrous=1.25)]), "a.json")
     assert "bfloat16 at batch 256" in text and "700 TFLOP/s" in text and "[a.json](bench/results/a.json)" in text
     assert "| | dilation 1 | dilation 2 |\n|---|---|---|\n" in text
     assert "| 3x3, 64 to 64, 56x56 | 60%, 50%, 1.25x |  |" in text
@@ -387,43 +390,43 @@ def test_the_report_has_the_sites_and_the_networks():
 def test_the_slowest_mode_stands_in_the_column_of_its_network():
     slow = {**network_row(256), "ms": {"eager_channels_last": 6.0, "atrous": 3.0, "compile_max_autotune": 2.0}}
     plain = {**network_row(256), "ms": {"eager_channels_last": 4.0, "atrous": 2.0}}
-    text = report_fused.tables({**made_up([], [plain]), "max_autotune": [slow]}, "a.json")
+    text = report_fused.tables({**fake_result([], [plain]), "max_autotune": [slow]}, "a.json")
     assert "| | 224x224, batch 256 |\n" in text and "| atrous | 2.00x (2) |" in text
     assert "| torch.compile, max-autotune (CUDA graph) | 3.00x (2) |" in text
 
 
 def test_a_part_that_was_not_run_is_no_table():
-    text = report_fused.tables(made_up([], []), "a.json")
-    assert "a card" in text and "|" not in text and not text.endswith("\n")
+    text = report_fused.tables(fake_result([], []), "a.json")
+    assert "a GPU" in text and "|" not in text and not text.endswith("\n")
 
 
-def test_the_newest_file_of_a_card_is_reported(tmp_path):
+def test_the_newest_file_of_a_gpu_is_reported(tmp_path):
     for name, device in (("x-2030-01-01", "x"), ("x-2030-01-02", "x"), ("y-2029-01-01", "y")):
-        made = made_up([], [network_row(1)], device)
-        tables = {"fused": {key: made.pop(key) for key in ("sites", "networks", "not_run", "goals")}}
-        (tmp_path / f"{name}.json").write_text(json.dumps({**made, "tables": tables}))
+        result = fake_result([], [network_row(1)], device)
+        tables = {"fused": {key: result.pop(key) for key in ("layers", "networks", "not_run", "goals")}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**result, "tables": tables}))
     written = report.report("<!-- report: begin -->\n<!-- report: end -->\n", tmp_path)
     assert "x-2030-01-02" in written and "y-2029-01-01" in written and "x-2030-01-01" not in written
     assert report.report(written, tmp_path) == written
 
 
-def test_the_readme_is_what_the_results_say():
+def test_the_readme_matches_the_results():
     readme = (ROOT / "README.md").read_text()
     assert report.report(readme, ROOT / "bench" / "results") == readme
 
 
-# On a card
+# On a GPU
 
 
 @pytest.mark.gpu
-def test_a_site_on_the_card():
-    site = layers.Site("small", 1, 64, 64, 3, 1, 28, dilation=2, residual=True)
-    row = fused_sites.measure(site, 4, torch.bfloat16, DEVICE, timing.ceilings(DEVICE, 2048, 64))
-    names = [name for name in row["ms"] if name != "native"]  # where it is built for the card
+def test_a_layer_on_the_gpu():
+    layer = layers.FusedLayer("small", 1, 64, 64, 3, 1, 28, dilation=2, residual=True)
+    row = fused_layers.measure(layer, 4, torch.bfloat16, DEVICE, timing.ceilings(DEVICE, 2048, 64))
+    names = [name for name in row["ms"] if name != "native"]  # present only if built for this GPU
     assert names == ["library", "triton", "eager", "convolution"] and min(row["ms"].values()) > 0
 
 
 @pytest.mark.gpu
-def test_a_network_on_the_card():
+def test_a_network_on_the_gpu():
     *_, row = fused_models.measure(fused_models.Network(2, 64), torch.bfloat16, DEVICE, seconds=0.3)
     assert tuple(row["ms"]) == fused_models.PLAIN, row["missing"]

@@ -1,4 +1,4 @@
-"""The table of the passes without a convolution, on small maps on the CPU: its rows, its check, its goals, its text."""
+"""Tests of the table of pointwise and reduction kernels on small CPU tensors: rows, correctness check, goals, text."""
 
 import json
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Every call runs once, on the set that the others get, and takes 2 ms, but the copy 1 ms."""
+    """Every call runs once on the same tensors and counts as 2 ms, the copy as 1 ms."""
 
     def timed(calls, sets, device):
         for call in calls.values():
@@ -39,41 +39,41 @@ def test_every_pass_is_right_and_counted(quick):
         assert row["gb_s"]["native"] == pytest.approx(row["maps"] * size / 2e6)
         assert row["of_copy"] == {"native": 0.5} and row["gb_s"]["copy"] == 2 * row["gb_s"]["native"]
     text = pointwise_table.show(result)
-    assert "backward, residual" in text and "16x4x4" in text and "row native" in text
+    assert "backward, residual" in text and "16x4x4" in text and "backend native" in text
 
 
 @pytest.mark.parametrize("name", pointwise_table.PASSES)
 def test_the_copy_moves_as_many_bytes_as_the_pass(name):
-    """The pass reads and writes what it says: its maps are all that it is given, and what it returns is counted."""
+    """A pass reads and writes as many feature maps as it states."""
     one = pointwise_table.PASSES[name]
-    made = pointwise_table.made(one, 16, 4, 2, torch.bfloat16, "NCHW", CPU)
-    assert set(made) == {*one.reads, "half", "means", "vectors"}
-    found = pointwise_table.run(torch.ops.atrous, one.call(made))
-    read = [value.data_ptr() for value in one.call(made) if isinstance(value, torch.Tensor) and value.dim() == 4]
+    tensors = pointwise_table.inputs(one, 16, 4, 2, torch.bfloat16, "NCHW", CPU)
+    assert set(tensors) == {*one.reads, "half", "means", "vectors"}
+    outputs = pointwise_table.run(torch.ops.atrous, one.call(tensors))
+    read = [value.data_ptr() for value in one.call(tensors) if isinstance(value, torch.Tensor) and value.dim() == 4]
     assert len(set(read)) == len(one.reads)
-    written = [y for y in (found if isinstance(found, tuple) else (found,)) if y.dim() == 4 and y.numel()]
-    assert len(written) == one.writes and 2 * made["half"].nbytes == one.maps * made["z"].nbytes
+    written = [y for y in (outputs if isinstance(outputs, tuple) else (outputs,)) if y.dim() == 4 and y.numel()]
+    assert len(written) == one.writes and 2 * tensors["half"].nbytes == one.maps * tensors["z"].nbytes
 
 
 @pytest.mark.parametrize("name", pointwise_table.PASSES)
 def test_a_wrong_result_is_not_timed(quick, monkeypatch, name):
     def off(*call):
-        found = getattr(torch.ops.atrous, wanted)(*call)
-        values = found if isinstance(found, tuple) else (found,)
+        outputs = getattr(torch.ops.atrous, name_of_op)(*call)
+        values = outputs if isinstance(outputs, tuple) else (outputs,)
         return tuple(value * 1.1 for value in values)
 
     one = pointwise_table.PASSES[name]
-    wanted = one.call(pointwise_table.made(one, 5, 7, 2, torch.float32, "NCHW", CPU))[0]
-    monkeypatch.setattr(pointwise_table, "languages", lambda device: {"native": SimpleNamespace(**{wanted: off})})
+    name_of_op = one.call(pointwise_table.inputs(one, 5, 7, 2, torch.float32, "NCHW", CPU))[0]
+    monkeypatch.setattr(pointwise_table, "backends", lambda device: {"native": SimpleNamespace(**{name_of_op: off})})
     monkeypatch.setattr(pointwise_table, "PASSES", {name: one})
     result = table()
     assert not result["passes"] and all("AssertionError: native" in entry["reason"] for entry in result["not_run"])
 
 
-@pytest.mark.parametrize("share, state", [(0.86, "reached"), (0.84, "not reached")])
-def test_the_slowest_pass_decides(share, state):
+@pytest.mark.parametrize("fraction, state", [(0.86, "reached"), (0.84, "not reached")])
+def test_the_slowest_pass_decides(fraction, state):
     row = {"pass": "bn_act", "channels": 64, "layout": "NCHW", "dtype": "bfloat16"}
-    rows = [{**row, "of_copy": {"native": value}} for value in (0.9, share)]
+    rows = [{**row, "of_copy": {"native": value}} for value in (0.9, fraction)]
     rows[1]["pass"] = "statistics"
     native, triton = pointwise_table.goals({"passes": rows}, 2)
     assert native["state"] == state and "statistics, 64 channels, NCHW" in native["measured"]
@@ -81,7 +81,7 @@ def test_the_slowest_pass_decides(share, state):
 
 
 @pytest.mark.gpu
-def test_a_pass_on_the_card():
-    card = torch.device("cuda")
-    row = pointwise_table.measure("backward, residual", 64, 56, "channels_last", 8, torch.bfloat16, card)
+def test_a_pass_on_the_gpu():
+    gpu = torch.device("cuda")
+    row = pointwise_table.measure("backward, residual", 64, 56, "channels_last", 8, torch.bfloat16, gpu)
     assert {"triton", "copy"} <= row["ms"].keys() and min(row["ms"].values()) > 0

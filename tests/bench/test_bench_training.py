@@ -1,4 +1,4 @@
-"""The training table on small images on the CPU: its rows, its goals, its text."""
+"""Tests of the training table on small images on the CPU: rows, goals, text."""
 
 import pytest
 import torch
@@ -7,15 +7,15 @@ from bench.tables import training as training_table
 
 
 @pytest.fixture
-def two_ways(monkeypatch):
-    ways = {name: training_table.WAYS[name] for name in ("eager_channels_last", "atrous")}
-    monkeypatch.setattr(training_table, "WAYS", ways)
+def two_variants(monkeypatch):
+    variants = {name: training_table.VARIANTS[name] for name in ("eager_channels_last", "atrous")}
+    monkeypatch.setattr(training_table, "VARIANTS", variants)
     monkeypatch.setattr(
         training_table, "medians", lambda calls, *_: {name: [call(), 2.0][1] for name, call in calls.items()}
     )
 
 
-def test_a_row_of_each_batch(two_ways):
+def test_a_row_of_each_batch(two_variants):
     result = {"device": "cpu"}
     seconds = {"steps": 600.0}
     training_table.table(torch.device("cpu"), result, lambda: None, batches=(2,), size=32, seconds=seconds)
@@ -30,6 +30,6 @@ def test_a_row_of_each_batch(two_ways):
 def test_goals(ours, states):
     ms = {"eager_channels_last": 150.0, "compile": 100.0, "atrous": ours[0]}
     peak = {"eager_channels_last": 1.0, "compile": 0.9, "atrous": ours[1]}
-    found = training_table.goals({"steps": [{"batch": 256, "ms": ms, "peak": peak}]})
-    assert [entry["state"] for entry in found] == [states, states]
-    assert found[0]["measured"] == f"{100 / ours[0]:.2f} (atrous)"
+    checked = training_table.goals({"steps": [{"batch": 256, "ms": ms, "peak": peak}]})
+    assert [entry["state"] for entry in checked] == [states, states]
+    assert checked[0]["measured"] == f"{100 / ours[0]:.2f} (atrous)"

@@ -1,4 +1,4 @@
-"""One formula in csrc/cuda/conv/cost_model.h and triton_kernels/conv/cost_model.py: equal clocks for equal layers."""
+"""Tests that the cost models in C++ and Python, conv/cost_model.h and conv/cost_model.py, predict equal clocks."""
 
 import math
 import subprocess
@@ -36,7 +36,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """A line for each layer: chip, m, n, what Cost says of the tile, clocks without and with a residual."""
+    """A line per GPU, tile and layer: chip, m, n, the fields of Cost, clocks without and with a residual."""
     folder = tmp_path_factory.mktemp("costs")
     (folder / "costs.cpp").write_text(PROGRAM % ", ".join(f"{{{', '.join(map(str, layer))}}}" for layer in LAYERS))
     folders = [f"-I{path}" for path in (ROOT / "tests/csrc", ROOT / "tests/support/host_cuda", *include_paths())]
@@ -52,10 +52,10 @@ def test_every_tile_costs_the_same(printed):
         if cluster_size > 1:  # Triton has no clusters
             continue
         images, size, c, k = LAYERS[at % len(LAYERS)]
-        here = GPUS[int(chip)]
+        gpu = GPUS[int(chip)]
         steps = 9 * c * 2 // 64  # of 64 bytes
         turns = -(-math.ceil(images * size * size / m) * math.ceil(k / n) // 132)
-        rates = Rates(here.asynchronous if tma else here.mma, here.l2, here.memory)
+        rates = Rates(gpu.asynchronous if tma else gpu.mma, gpu.l2, gpu.memory)
         work = Work(int(m), int(n), 64, 2, steps, 1, rows_read, turns, min(turns, int(blocks_per_sm)), not tma)
         # Python has a residual at every second layer.
         expected = clocks(work, rates)

@@ -1,4 +1,4 @@
-"""The convolution in CUDA C++ on a GPU, in every kind of product: the small cases of the other tests take few."""
+"""Tests the CUDA C++ convolution on a GPU with every main loop, also those that the small cases of other tests skip."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ CASES = [
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_product(case, dtype, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")  # as these products multiply fp32
-    made = testing.arguments(case, dtype, "cuda", NHWC)
-    if reasons := selection.reasons("native", made["input"]):
+def test_every_main_loop(case, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")  # as these kernels multiply fp32
+    arguments = testing.arguments(case, dtype, "cuda", NHWC)
+    if reasons := selection.reasons("native", arguments["input"]):
         pytest.skip("; ".join(reasons))
-    y = atrous.conv_bn_act(**made, backend="native")
+    y = atrous.conv_bn_act(**arguments, backend="native")
     assert y.is_contiguous(memory_format=NHWC)
-    testing.assert_close(y, made)
+    testing.assert_close(y, arguments)
 
 
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_named_tile(case, tile, monkeypatch):
-    """Every tile on every case, whatever is predicted; a stem has a tile of its own."""
-    if reasons := device_support.lacks(torch.device("cuda", torch.cuda.current_device())):
+    """Every tile computes every case, whichever is predicted; a stem has its own tile."""
+    if reasons := device_support.native_reasons(torch.device("cuda", torch.cuda.current_device())):
         pytest.skip("; ".join(reasons))
     if case.name == "a stem":
         expected = pytest.raises(RuntimeError, match=f"{tile} cannot compute this convolution: .* 4 channels")
@@ -53,6 +53,6 @@ def test_a_named_tile(case, tile, monkeypatch):
     torch.ops.atrous._conv_tile(tile)
     try:
         with expected:
-            test_a_product(case, torch.bfloat16, monkeypatch)
+            test_every_main_loop(case, torch.bfloat16, monkeypatch)
     finally:
         torch.ops.atrous._conv_tile("")

@@ -1,4 +1,4 @@
-"""The pointwise kernels of csrc/cuda, compiled for sm_80, sm_90a and sm_100 without a card; see cuda_gate.py."""
+"""Checks csrc/cuda's pointwise kernels as compiled for sm_80, sm_90a and sm_100, without a GPU; see cuda_gate.py."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import pytest
 pytestmark = pytest.mark.gate
 
 CHIPS = (80, "90a", 100)
-# Four dtypes; of the epilogue four kinds and three places of a residual, two in its gradient.
+# Variants: four dtypes, four kinds of slope and dropout, and three places of a residual (two in its gradient).
 KERNELS = {"epilogue_kernel": 48, "backward_kernel": 32, "reduce_kernel": 32, "statistics_kernel": 4}
-FINISHING = 2 * 2  # of two reductions, fp32 and fp64
 SOURCES = [f"csrc/cuda/{name}.cu" for name in ("epilogue", "backward", "reduce", "statistics")]
-# What their launch bounds leave: four blocks of 256 threads on a multiprocessor's 65536 registers, two, or one.
-MOST_REGISTERS = {"epilogue_kernel": 128, "backward_kernel": 128, "reduce_kernel": 128, "statistics_kernel": 80}
+# The registers that the launch bounds allow: three, two or one blocks of 256 threads share 65536 registers.
+MAX_REGISTERS = {"epilogue_kernel": 128, "backward_kernel": 128, "reduce_kernel": 128, "statistics_kernel": 80}
 
 
-def most_registers(kernel: gate.Kernel) -> int:
-    """Those of its name; the reductions that draw have one block."""
+def max_registers(kernel: gate.Kernel) -> int:
+    """The limit of this kernel; reductions that draw have one block per multiprocessor."""
     name, _, arguments = kernel.name.partition("<")
-    return 255 if name == "reduce_kernel" and arguments.endswith("true>") else MOST_REGISTERS.get(name, 255)
+    return 255 if name == "reduce_kernel" and arguments.endswith("true>") else MAX_REGISTERS.get(name, 255)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
 def test_resources(chip):
-    """Every kernel is there and spills nothing; what is aligned is read and written in 16 bytes."""
+    """Every kernel exists and spills nothing; aligned tensors are read and written in 16-byte accesses."""
     if reason := gate.missing():
         pytest.skip(reason)
     kernels = gate.compile(SOURCES, chip)
@@ -33,11 +32,11 @@ def test_resources(chip):
     assert names.count("finish_kernel") == len(names) - sum(KERNELS.values())
     wrong = []
     for name, kernel in zip(names, kernels):
-        label, most = f"{kernel.name} sm_{chip}", most_registers(kernel)
+        label, limit = f"{kernel.name} sm_{chip}", max_registers(kernel)
         if kernel.stack or kernel.spills:
             wrong.append(f"{label}: expected no stack, got {kernel.stack} bytes, {kernel.spills} of them spilled")
-        if kernel.registers > most:
-            wrong.append(f"{label}: expected at most {most} registers, got {kernel.registers}")
+        if kernel.registers > limit:
+            wrong.append(f"{label}: expected at most {limit} registers, got {kernel.registers}")
         if name in KERNELS and not kernel.opcodes["LDG.128"]:
             wrong.append(f"{label}: expected loads of 16 bytes")
         if name in ("epilogue_kernel", "backward_kernel") and not kernel.opcodes["STG.128"]:

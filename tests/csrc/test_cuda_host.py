@@ -1,4 +1,4 @@
-"""The kernels of csrc/cuda, run as C++ on the CPU: values against the fp64 oracle, memory, barriers."""
+"""Tests the kernels of csrc/cuda, run as C++ on the CPU: values against the fp64 oracle, memory accesses, barriers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atrous.core.spec import Epilogue
 pytestmark = pytest.mark.gate
 
 
-@pytest.fixture(scope="session")  # a worker may come back to this file, and no process loads the library twice
+@pytest.fixture(scope="session")  # a worker may return to this file, and a process can load the library only once
 def ops(tmp_path_factory):
     torch.ops.load_library(cuda_host.build(tmp_path_factory.mktemp("plain")))
     return torch.ops.atrous_host
@@ -24,14 +24,14 @@ def ops(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def on_the_host(request, monkeypatch):
-    """What checks the CPU's primitives checks these."""
+    """Makes the tests of the CPU primitives use these ops."""
     if "ops" in request.fixturenames:
         for module in (test_native, training):
             monkeypatch.setattr(module, "ops", request.getfixturevalue("ops"))
 
 
-# Packs that are whole and that are not, planes smaller than a pack, one channel, no space, more channels than lanes,
-# a single image whose planes are cut.
+# Whole and partial vectors, planes smaller than a vector, one channel, no spatial dimensions, more channels than lanes,
+# a single image whose planes are divided.
 SHAPES = itertools.cycle(
     [(2, 1, 7, 7), (1, 3, 12, 8), (3, 8, 4, 4), (2, 31, 1, 1), (2, 9, 3, 5), (9, 1), (5, 40), (2, 3, 3, 2, 4), (3, 264)]
 )
@@ -81,7 +81,7 @@ def test_vectors_draws_and_needs(ops):
 
 
 def test_the_bits_are_those_of_the_cpu(ops):
-    """fma is explicit and nothing else is fused: an epilogue has the same bits wherever it runs."""
+    """fma is explicit and nothing else is fused, so an epilogue has the same bits on every device."""
     for z in training.layouts(torch.randn(2, 24, 9, 7)):
         grad, means, e = training.case(z, "tensor", "before", "running", 0.3)
         assert torch.equal(ops._epilogue(z, *e), torch.ops.atrous._epilogue(z, *e))
@@ -90,8 +90,8 @@ def test_the_bits_are_those_of_the_cpu(ops):
             assert torch.equal(host, cpu)
 
 
-# in_channels, size, out_channels, kernel, stride, padding, dilation: of stems (rows as one position, or not, where they
-# are dilated), cut into shares, one by one.
+# in_channels, size, out_channels, kernel, stride, padding, dilation: stems (with merged kernel rows, or dilated and so
+# without), split-K, and 1x1.
 CONVOLUTIONS = [
     (3, (9, 8), 16, (7, 7), (2, 2), (3, 3), (1, 1)),
     (4, (7, 6), 8, (3, 2), (1, 3), (2, 1), (2, 1)),
@@ -103,7 +103,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
 @pytest.mark.parametrize("convolution", CONVOLUTIONS, ids=str)
-def test_what_is_around_the_products_of_a_convolution(ops, convolution, dtype):
+def test_convolution_with_an_emulated_main_loop(ops, convolution, dtype):
     in_channels, size, out_channels, kernel, *geometry = convolution
     input = torch.randn(2, in_channels, *size).to(dtype, memory_format=torch.channels_last)
     weight = (torch.randn(out_channels, in_channels, *kernel) / (in_channels * kernel[0]) ** 0.5).to(dtype)
@@ -119,7 +119,7 @@ def test_what_is_around_the_products_of_a_convolution(ops, convolution, dtype):
 
 
 def test_the_name_of_a_tile(ops):
-    """One that is named is taken, or the reason is one sentence; a name that is refused changes nothing."""
+    """A named tile is used, or an error gives the reason; an unknown name changes nothing."""
     x, w = torch.randn(1, 64, 9, 9).to(memory_format=torch.channels_last), torch.randn(64, 64, 3, 3)
     call = lambda x: ops._conv_epilogue(x, w, None, (1, 1), (1, 1), (1, 1), 1, *Epilogue())  # noqa: E731
     y = call(x)
@@ -128,7 +128,7 @@ def test_the_name_of_a_tile(ops):
     torch.testing.assert_close(call(x), y, rtol=0, atol=0)
     try:
         ops._conv_tile("mma-128x64")
-        torch.testing.assert_close(call(x), y)  # whose reduction was in other splits
+        torch.testing.assert_close(call(x), y)  # the reduction has other splits
         with pytest.raises(RuntimeError, match="mma-128x64 cannot compute this convolution: input: expected chan"):
             call(x.contiguous())
         ops._conv_tile("wgmma-128x64")
@@ -139,8 +139,8 @@ def test_the_name_of_a_tile(ops):
     torch.testing.assert_close(call(x.contiguous()), y, rtol=1e-4, atol=1e-4)
 
 
-def test_a_convolution_that_no_kernel_takes(ops):
-    """Groups, contiguous tensors, fp64, what is drawn: torch's own, then the epilogue."""
+def test_a_convolution_that_no_kernel_supports(ops):
+    """Groups, contiguous tensors, fp64 and random draws use torch's own convolution, then the epilogue."""
     for kind, place in test_native.CASES:
         test_native.test_conv_epilogue(kind, place)
 
@@ -153,9 +153,9 @@ def test_errors(ops):
         ops._statistics(z[..., ::2])
 
 
-# A planted fault: sanitizer, header, unit that sees it, what is right, what is wrong, the op, what is said of it.
+# Planted faults: sanitizer, header, unit that includes it, right text, wrong text, op, and the sanitizer's report.
 FAULTS = [
-    ("address", "vector_access.cuh", "epilogue.cu", "if (i < count) pack.at[i] = from[i];", "pack.at[i] = from[i];",
+    ("address", "vector_access.cuh", "epilogue.cu", "if (i < count) vector.at[i] = from[i];", "vector.at[i] = from[i];",
      "_epilogue", "heap-buffer-overflow"),
     ("thread", "reduction.cuh", "statistics.cu", "    __syncthreads();\n    if (member >= half) continue;",
      "    if (member >= half) continue;", "_statistics", "data race"),
@@ -164,7 +164,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("sanitizer, header, unit, right, wrong, op, report", FAULTS, ids=lambda value: str(value)[:12])
 def test_sanitizers(tmp_path, sanitizer, header, unit, right, wrong, op, report):
-    """They say nothing of the kernels as they are; they find an access without its mask and a barrier left out."""
+    """The sanitizers report nothing on the kernels, and detect an access without its mask and a missing barrier."""
     (tmp_path / "clean").mkdir()
     clean = cuda_host.build(tmp_path / "clean", sanitizer)
     passed = cuda_host.run(clean, sanitizer)

@@ -1,4 +1,4 @@
-"""The primitives of libatrous.so against the oracle in fp64: on the CPU, and with --device cuda on a card."""
+"""Tests the primitives of libatrous.so against the fp64 oracle, on the CPU and, with --device cuda, on a GPU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from atrous import reference
 from atrous.backends import selection
-from atrous.backends.prepack import Packs
+from atrous.backends.prepack import PrepackedWeights
 from atrous.core.spec import Epilogue
 
 reasons = selection.reasons("native", torch.empty(0))
 pytestmark = pytest.mark.skipif(bool(reasons), reason="; ".join(reasons))
-on_cpu = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="what the CPU alone has")
+on_cpu = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="only the CPU has this")
 ops = torch.ops.atrous
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-STORED = (torch.float32, torch.float16, torch.bfloat16)  # what the Winograd convolution takes
+STORED = (torch.float32, torch.float16, torch.bfloat16)  # the Winograd convolution's dtypes
 KINDS = ("relu", "number", "tensor", "random")
 PLACES = (None, "before", "after")
 CASES = list(itertools.product(KINDS, PLACES))
@@ -34,7 +34,7 @@ def wide(value):
 
 
 def arguments(like: Tensor, kind: str, place: str | None, norm=True, dtype: torch.dtype | None = None) -> Epilogue:
-    """Random arguments that fit an output like this one."""
+    """Random epilogue arguments for an output like this one."""
     channels, dtype = like.shape[1], dtype or like.dtype
     mean, gamma, beta = torch.randn(3, channels).to(dtype)
     slope = torch.randn(channels if channels % 2 else 1).to(dtype) if kind == "tensor" else None
@@ -55,9 +55,9 @@ def arguments(like: Tensor, kind: str, place: str | None, norm=True, dtype: torc
 
 def assert_near(result: Tensor, truth: Tensor, eager: Tensor) -> None:
     """The error is at most that of eager in the same dtype, or a few roundings of fp32 (fp64)."""
-    floor = 1e-14 if result.dtype == torch.float64 else 1e-6
+    tolerance = 1e-14 if result.dtype == torch.float64 else 1e-6
     error, budget = (result.double() - truth).abs().max(), (eager.double() - truth).abs().max()
-    assert error <= budget + floor * truth.abs().max(), f"error {error:.2e}, eager's {budget:.2e}"
+    assert error <= budget + tolerance * truth.abs().max(), f"error {error:.2e}, eager's {budget:.2e}"
 
 
 def assert_same(result: Tensor, expected: Tensor) -> None:
@@ -68,11 +68,11 @@ def assert_same(result: Tensor, expected: Tensor) -> None:
 
 
 def check_epilogue(z: Tensor, e: Epilogue) -> None:
-    kept = z.clone()
+    original = z.clone()
     y = ops._epilogue(z, *e)
     assert y.shape == z.shape and y.stride() == z.stride() and y.dtype == z.dtype
     assert_near(y, reference.epilogue(z.double(), *map(wide, e)), reference.epilogue(z, *e))
-    assert torch.equal(z, kept) and torch.equal(y, ops._epilogue(z, *e))
+    assert torch.equal(z, original) and torch.equal(y, ops._epilogue(z, *e))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("nchw", "nhwc"))
@@ -344,19 +344,19 @@ def test_errors_of_winograd():
             ops._winograd_weight(bad)
 
 
-def test_packs_keep_their_weight_alive_and_nothing_that_a_capture_made():
-    """An address and an id recur once a weight is gone; a pack that is made under capture has no values yet."""
-    made, row = [], mock.Mock()
-    row.name, row.pack_key = "row", lambda *a: ()
-    row.pack = lambda input, weight, spec: made.append(1) or weight.clone()
-    packs, x, weight = Packs(), torch.zeros(1), torch.ones(3)
-    packs._get(row, x, weight, None)
-    ((kept, _),) = packs.made.values()
-    assert kept is weight
+def test_prepacked_weights_keep_their_weight_alive_and_store_nothing_under_capture():
+    """Ids and addresses are reused once a weight is gone; a weight packed under capture has no values yet."""
+    calls, backend = [], mock.Mock()
+    backend.name, backend.pack_key = "fake", lambda *a: ()
+    backend.pack = lambda input, weight, spec: calls.append(1) or weight.clone()
+    prepacked, x, weight = PrepackedWeights(), torch.zeros(1), torch.ones(3)
+    prepacked._packed(backend, x, weight, None)
+    ((stored, _),) = prepacked.entries.values()
+    assert stored is weight
     weight.add_(1)
-    assert torch.equal(packs._get(row, x, weight, None), weight) and len(packs.made) == 1
+    assert torch.equal(prepacked._packed(backend, x, weight, None), weight) and len(prepacked.entries) == 1
     other = torch.ones(3)
-    with mock.patch("atrous.backends.prepack.ops_cuda.capturing", lambda x: True):
-        packs._get(row, x, other, None)
-        packs._get(row, x, other, None)
-    assert len(made) == 4 and all(kept is not other for kept, _ in packs.made.values())
+    with mock.patch("atrous.backends.prepack.triton_impl.capturing", lambda x: True):
+        prepacked._packed(backend, x, other, None)
+        prepacked._packed(backend, x, other, None)
+    assert len(calls) == 4 and all(stored is not other for stored, _ in prepacked.entries.values())

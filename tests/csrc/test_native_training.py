@@ -1,6 +1,6 @@
-"""The training primitives of libatrous.so against the oracle in fp64, and against plain torch in fp32.
+"""Tests the training primitives of libatrous.so against the fp64 oracle and against plain torch in fp32.
 
-On the CPU, and with --device cuda on a card.
+On the CPU and, with --device cuda, on a GPU.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 KINDS = ("relu", "number", "tensor", "random")
 NORMS = ("none", "running", "batch")
 SMALL = ((2, 1, 7, 7), (1, 3, 13, 29), (2, 31, 1, 1), (2, 65, 7, 7), (9, 1), (5, 31), (2, 3, 3, 2, 4))
-# Several chunks, several tiles of a chunk: in the plane, in the channels, in the batch.
+# Several chunks and several tiles per chunk: along the plane, the channels and the batch.
 LARGE = ((2, 3, 101, 97), (2, 600, 9, 11), (5, 31, 13, 29), (70, 1, 13, 29), (300, 65), (3, 65, 2, 1, 1))
 
 
 def layouts(tensor: Tensor):
-    """The tensor contiguous and channels last, where these differ."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
-    return [tensor, *([tensor.contiguous(memory_format=last)] if last else [])]
+    """The tensor in contiguous and in channels_last layout, if it has both."""
+    nhwc = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    return [tensor, *([tensor.contiguous(memory_format=nhwc)] if nhwc else [])]
 
 
 def case(z: Tensor, kind: str, place: str | None, norm: str, dropout: float) -> tuple[Tensor, Tensor | None, Epilogue]:
-    """Random grad, means and arguments for this z."""
+    """Random grad, means and epilogue arguments for this z."""
     channels, dtype = z.shape[1], z.dtype
     gamma, beta = torch.randn(2, channels).to(dtype) + 0.25
     statistics = dict(mean=torch.randn(channels).to(dtype), var=torch.rand(channels).add(0.5).to(dtype))
@@ -99,10 +99,10 @@ def test_several_chunks(dtype, shape):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_statistics(dtype, shape):
     for z in layouts((torch.randn(shape) * 2 + 1).to(dtype)):
-        found, truth = ops._statistics(z), reference.statistics(z.double())
-        for name, *three in zip(("mean", "var"), found, eager._statistics(z), truth):
+        results, truth = ops._statistics(z), reference.statistics(z.double())
+        for name, *three in zip(("mean", "var"), results, eager._statistics(z), truth):
             close(*three, name)
-        assert all(torch.equal(a, b) for a, b in zip(found, ops._statistics(z)))
+        assert all(torch.equal(a, b) for a, b in zip(results, ops._statistics(z)))
 
 
 @pytest.mark.parametrize("shape", SMALL + LARGE, ids=str)
@@ -145,7 +145,7 @@ def same(result: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("dropout", (0.0, 0.5, 1.0))
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_values(kind, dropout):
-    """NaN, infinities and both zeros, in z and in grad, for every pair; without BatchNorm no formula rounds apart."""
+    """Every pair of NaN, infinities and both zeros in z and grad; without BatchNorm both formulas round alike."""
     values = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1.0, -2.0])
     z, grad = (part.reshape(1, 1, 7, 7).repeat(2, 3, 1, 1) for part in torch.meshgrid(values, values, indexing="ij"))
     e = case(z, kind, None, "none", dropout)[2]._replace(beta=None, slope_value=0.25, slope_upper=0.25)
@@ -187,8 +187,8 @@ def test_what_lies_outside_the_tensors_is_not_used(poison, dtype, shape):
             lambda grad, z, e: [ops._epilogue_reduce(grad, z, *e)],
             lambda grad, z, e, means=means: ops._epilogue_backward(grad, z, means, True, True, *e),
         ):
-            for found, expected in zip(call(poison(grad), poison(z), guarded), call(grad, z, e)):
-                assert torch.equal(found, expected)
+            for result, expected in zip(call(poison(grad), poison(z), guarded), call(grad, z, e)):
+                assert torch.equal(result, expected)
 
 
 def test_what_is_not_needed_is_empty_and_means_may_have_two_rows():
@@ -197,8 +197,8 @@ def test_what_is_not_needed_is_empty_and_means_may_have_two_rows():
     dz, du = ops._epilogue_backward(grad, z, means, True, True, *e)
     strided = torch.stack([means[:2], means[:2]], 2)[..., 0]
     for needed in itertools.product((True, False), repeat=2):
-        for found, full, wanted in zip(ops._epilogue_backward(grad, z, strided, *needed, *e), (dz, du), needed):
-            assert torch.equal(found, full) if wanted else found.shape == (0,) and found.dtype == z.dtype
+        for result, full, wanted in zip(ops._epilogue_backward(grad, z, strided, *needed, *e), (dz, du), needed):
+            assert torch.equal(result, full) if wanted else result.shape == (0,) and result.dtype == z.dtype
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 0, 2, 2), (2, 3, 0, 2), (0, 3)], ids=str)

@@ -1,4 +1,4 @@
-"""CASES.md for a whole model through atrous.fuse: the plain model is the oracle, before and after anything changes."""
+"""Edge cases of atrous.fuse on a whole model, compared with the plain model before and after changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import atrous
 
 
 class Block(nn.Module):
-    """A residual block in the spellings that ResNets use."""
+    """A residual block, written as in ResNets."""
 
     def __init__(self, channels, dilation, act):
         super().__init__()
@@ -55,7 +55,7 @@ ACTS = {
 
 
 def net(act="prelu"):
-    """A Net whose BatchNorms have seen a batch, in eval."""
+    """Returns a Net in eval mode whose BatchNorms have seen a batch."""
     model = Net(ACTS[act])
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -78,10 +78,10 @@ def agree(fused, plain, x):
 @pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("act", ACTS)
 @torch.no_grad()
-def test_values(row, act, freeze):
+def test_values(backend, act, freeze):
     plain, x = net(act), torch.randn(2, 3, 29, 31)
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    fused = atrous.fuse(plain, (x,), backend=row, freeze=freeze)
+    fused = atrous.fuse(plain, (x,), backend=backend, freeze=freeze)
     for input in (x, x[:0], x[:1, :, :13, :9], x.contiguous(memory_format=torch.channels_last)):
         agree(fused, plain, input) if len(input) else torch.testing.assert_close(fused(input), plain(input))
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items()), "the original changed"
@@ -89,15 +89,15 @@ def test_values(row, act, freeze):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_dtypes_and_conversion(row, dtype):
+def test_dtypes_and_conversion(backend, dtype):
     plain, x = net(), torch.randn(2, 3, 29, 31).to(dtype)
-    agree(atrous.fuse(copy.deepcopy(plain).to(dtype), backend=row), plain.to(dtype), x)
+    agree(atrous.fuse(copy.deepcopy(plain).to(dtype), backend=backend), plain.to(dtype), x)
 
 
 @torch.no_grad()
-def test_the_two_models_share_parameters_and_keys(row):
+def test_the_two_models_share_parameters_and_keys(backend):
     plain = net()
-    fused = atrous.fuse(plain, backend=row)
+    fused = atrous.fuse(plain, backend=backend)
     assert plain.state_dict().keys() == fused.state_dict().keys()
     ours, theirs = dict(fused.named_parameters()), dict(plain.named_parameters())
     assert ours.keys() == theirs.keys() and all(ours[name] is theirs[name] for name in ours)
@@ -113,16 +113,16 @@ CHANGES = {
     "a swapped BatchNorm": lambda m: setattr(m.block2, "bn2", nn.BatchNorm2d(8).eval()),
     "a swapped convolution": lambda m: setattr(m.block1, "conv2", nn.Conv2d(8, 8, 1)),
     "a BatchNorm made Identity": lambda m: setattr(m, "norm", nn.Identity()),
-    "an activation no site knows": lambda m: setattr(m.block1, "act1", nn.Sigmoid()),
+    "an activation that no site can have": lambda m: setattr(m.block1, "act1", nn.Sigmoid()),
     "double": lambda m: m.double(),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @torch.no_grad()
-def test_nothing_is_stale(row, change):
+def test_nothing_is_stale(backend, change):
     x, plain = torch.randn(2, 3, 29, 31), net()
-    fused = atrous.fuse(copy.deepcopy(plain), backend=row)
+    fused = atrous.fuse(copy.deepcopy(plain), backend=backend)
     before = fused(x)
     torch.manual_seed(0)
     change(fused)
@@ -135,44 +135,44 @@ def test_nothing_is_stale(row, change):
 
 @pytest.mark.parametrize("freeze", [False, True])
 @torch.no_grad()
-def test_copies(row, freeze):
+def test_copies(backend, freeze):
     x, plain = torch.randn(2, 3, 29, 31), net()
-    fused = atrous.fuse(copy.deepcopy(plain), backend=row, freeze=freeze)
+    fused = atrous.fuse(copy.deepcopy(plain), backend=backend, freeze=freeze)
     expected = fused(x)
-    twin = copy.deepcopy(fused)
-    assert torch.equal(twin(x), expected)
+    copied = copy.deepcopy(fused)
+    assert torch.equal(copied(x), expected)
     try:
         again = pickle.loads(pickle.dumps(fused))
     except (pickle.PicklingError, TypeError, RuntimeError, AttributeError) as error:
-        assert "fuse" in str(error), f"the refusal does not say what to do: {error}"
+        assert "fuse" in str(error), f"the message does not name fuse: {error}"
     else:
         assert torch.equal(again(x), expected)
-    for value in twin.state_dict().values():
+    for value in copied.state_dict().values():
         value.mul_(0)
-    assert torch.equal(fused(x), expected) and not torch.equal(twin(x), expected)
-    twin.load_state_dict(fused.state_dict())
-    assert torch.equal(twin(x), expected), "constants prepared before load_state_dict are used after it"
+    assert torch.equal(fused(x), expected) and not torch.equal(copied(x), expected)
+    copied.load_state_dict(fused.state_dict())
+    assert torch.equal(copied(x), expected), "constants prepared before load_state_dict are used after it"
 
 
 @pytest.mark.parametrize("act", ["inplace relu", "prelu"])
-def test_training_step(row, act):
+def test_training_step(backend, act):
     plain, x = net(act).train(), torch.randn(4, 3, 29, 31)
-    fused = atrous.fuse(copy.deepcopy(plain), backend=row).train()
+    fused = atrous.fuse(copy.deepcopy(plain), backend=backend).train()
     for model in (plain, fused):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(2):
             optimizer.zero_grad()
             model(x).square().sum().backward()
             optimizer.step()
-    for (name, found), expected in zip(fused.state_dict().items(), plain.state_dict().values()):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=lambda m: f"{name}: {m}")  # noqa: B023
+    for (name, value), expected in zip(fused.state_dict().items(), plain.state_dict().values()):
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4, msg=f"{name}: {{}}".format)
     with torch.no_grad():
         torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-def test_own_training_flags(row):
+def test_own_training_flags(backend):
     plain = net()
-    fused = atrous.fuse(plain, backend=row)
+    fused = atrous.fuse(plain, backend=backend)
     fused.train()
     assert not any(module.training for module in plain.modules())
     fused.block1.bn1.eval()
@@ -191,24 +191,24 @@ WRONG = {
 
 @pytest.mark.parametrize("input", WRONG.values(), ids=WRONG)
 @torch.no_grad()
-def test_refused_as_eager_refuses(row, input):
+def test_refused_as_eager_refuses(backend, input):
     plain = net()
-    fused = atrous.fuse(plain, backend=row)
+    fused = atrous.fuse(plain, backend=backend)
     refuse(lambda: fused(input), lambda: plain(input), "input|weight")
 
 
 @torch.no_grad()
-def test_hooks_of_the_children_fire(row):
-    """A hook that the user put on a child is part of the model."""
+def test_hooks_of_the_children_fire(backend):
+    """Hooks on children are part of the model."""
     plain, x = net(), torch.randn(2, 3, 29, 31)
-    fused = atrous.fuse(copy.deepcopy(plain), backend=row)
+    fused = atrous.fuse(copy.deepcopy(plain), backend=backend)
     for model in (plain, fused):
         model.block1.bn1.register_forward_hook(lambda module, inputs, output: output + 1)
     agree(fused, plain, x)
 
 
 @torch.no_grad()
-def test_compile_of_a_fused_model(row):
+def test_compile_of_a_fused_model(backend):
     plain, x = net(), torch.randn(2, 3, 29, 31)
-    compiled = torch.compile(atrous.fuse(plain, backend=row), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(atrous.fuse(plain, backend=backend), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)

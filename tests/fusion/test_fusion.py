@@ -1,4 +1,4 @@
-"""fuse(): the sites of the spellings that nets use, what must not be fused, and that nothing is ever stale."""
+"""fuse(): sites in the ways that models write them, refusals, staleness, copies, compile, export and freeze."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ from atrous.nn import FrozenConv2d
 
 
 def fresh(model):
-    """Statistics, affines and slopes that show a mistake: not 0 or 1, some gammas and slopes negative."""
+    """Sets statistics, affine parameters and slopes to values other than 0 and 1, some gammas and slopes negative."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             if module.running_mean is not None:
@@ -36,7 +36,7 @@ def image(channels=4, size=10, batch=2):
 
 
 def same(model, fused, *inputs, tolerance=1e-5):
-    """Both in the mode they are in, without gradients; the inputs are not shared, since a forward may change them."""
+    """Asserts equal outputs in the current mode, without gradients. Inputs are cloned: a forward may change them."""
     with torch.no_grad():
         expected = model(*(x.clone() for x in inputs))
         got = fused(*(x.clone() for x in inputs))
@@ -56,7 +56,7 @@ def conv(i=4, o=4, kernel=3, **kwargs):
 
 
 class Block(nn.Module):
-    """torchvision's spelling: one in-place ReLU used twice, an in-place sum."""
+    """A block as in torchvision: one in-place ReLU used twice, an in-place sum."""
 
     def __init__(self, channels=4, stride=1):
         super().__init__()
@@ -104,7 +104,7 @@ def net():
 
 
 class Spelled(nn.Module):
-    """A module of one conv-bn pair, or two, whose forward is the function `spelling(self, x, y)`."""
+    """A module of two conv-bn pairs whose forward is the function `spelling(self, x, y)`."""
 
     def __init__(self, spelling, act=None):
         super().__init__()
@@ -158,7 +158,7 @@ SPELLINGS = {  # name: (forward, the pattern of conv1, the pattern of anything e
     "both_sides": (both, "conv+bn+add+relu", {"conv2": "conv+bn"}),
     "add_act": (lambda s, x, y: s.act(x + y), None, {"add": "add+relu"}),
     "in_place_private": (lambda s, x, y: F.relu(s.drop(x).add(y)), None, {"add": "add+relu"}),
-    # what cannot be one call keeps its value and loses only the fusion
+    # not fused as a whole, with the same values
     "alpha_2": (lambda s, x, y: s.act(torch.add(trunk(s, x), y, alpha=2)), "conv+bn", {}),
     "number": (lambda s, x, y: s.act(trunk(s, x) + 1.0), "conv+bn", {}),
     "F.prelu": (lambda s, x, y: F.prelu(trunk(s, x), s.slope), "conv+bn", {}),
@@ -236,7 +236,7 @@ def called_again(s, x, y):
     (called_again, "conv1", "bn1 is called again"),
 ])  # fmt: skip
 def test_in_place(spelling, path, text):
-    """Values that somebody else holds keep eager's semantics, in the model's own arguments too."""
+    """In-place changes of values with other users, and of the model's arguments, are those of eager."""
     model = fresh(Spelled(spelling)).eval()
     fused = fuse(model)
     assert text in reason(fused, path)
@@ -264,8 +264,8 @@ def test_resnet34(act):
     model = fresh(models.resnet34(act=act, num_classes=10)).eval()
     fused = fuse(model)
     assert fused.fusion_report.counts == (36, 36)
-    found = list(patterns(fused).values())
-    counts = {p: found.count(p) for p in set(found)}
+    fused_patterns = list(patterns(fused).values())
+    counts = {p: fused_patterns.count(p) for p in set(fused_patterns)}
     assert counts == {f"conv+bn+{act}": 17, f"conv+bn+add+{act}": 16, "conv+bn": 3}
     same(model, fused, torch.randn(1, 3, 40, 40), tolerance=1e-4)
     frozen = fuse(model, freeze=True)
@@ -317,7 +317,7 @@ class Dense(nn.Module):
 
 
 class Outer(nn.Module):
-    """A decoder that runs the inside of its encoder."""
+    """A decoder that calls the children of its encoder."""
 
     def __init__(self):
         super().__init__()
@@ -371,7 +371,7 @@ def test_dense_says_why():
 
 
 def test_training_is_the_models_own(net):
-    """Gradients, running statistics and counters of a step; the control flow of each mode."""
+    """Gradients, running statistics and counters of a training step."""
     mine, theirs = fuse(copy.deepcopy(net)).train(), net.train()
     x = image()
     mine(x).sum().backward()
@@ -574,7 +574,7 @@ def stale_hook(model, fused):
 
 
 def stale_parametrization(model, fused):
-    for m in (fused, model):  # of the twin's module, and of the original's
+    for m in (fused, model):  # the module of the fused copy, then that of the original
         nn.utils.parametrizations.weight_norm(m.layer[0].conv1)
         break
     model.layer[0].conv1 = copy.deepcopy(fused.layer[0].conv1)
@@ -617,7 +617,7 @@ def test_a_changed_attribute_is_noticed():
         model.flag = fused.flag = flag
         model.function = fused.function = function
         same(model, fused, image(), image())
-    assert fused.forward.plans[False].source.count("run_conv_bn_act(") == 1  # found again, not only noticed
+    assert fused.forward.plans[False].source.count("run_conv_bn_act(") == 1  # traced and fused again
 
 
 def test_refusals():
@@ -692,7 +692,7 @@ class Settings:
 
 
 class Attributes(nn.Module):
-    """A forward that reads attributes of every kind; the compiled twin notices when one is replaced."""
+    """A forward that reads attributes of several kinds; the compiled copy must notice when one is replaced."""
 
     def __init__(self):
         super().__init__()
@@ -835,7 +835,7 @@ def test_arguments_are_checked(net):
         fuse(torch.jit.trace(net, image()))
     with pytest.raises(TypeError, match="OptimizedModule"):
         fuse(torch.compile(net))
-    with pytest.raises(ValueError, match="model.1: expected initialised parameters, got a lazy LazyLinear"):
+    with pytest.raises(ValueError, match="model.1: expected initialized parameters, got a lazy LazyLinear"):
         fuse(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)))
     with pytest.raises(ValueError, match="backend: expected"):
         fuse(net, backend="cudnn")
@@ -867,7 +867,7 @@ def test_example_inputs_catch_a_difference(net, monkeypatch):
 
     right = run.fused.conv_bn_act
     monkeypatch.setattr(run.fused, "conv_bn_act", lambda *args: right(*args) * 1.01)
-    with pytest.raises(RuntimeError, match="output 0 of the model and of its fused twin differ by"):
+    with pytest.raises(RuntimeError, match="output 0 of the model and of its fused copy differ by"):
         fuse(net, image())
 
 

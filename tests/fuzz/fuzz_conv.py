@@ -1,11 +1,11 @@
-"""A fuzzer of the convolution: draws a call on every axis and holds what a backend gives against the fp64 oracle.
+"""Fuzzes the convolution: draws random calls and compares a backend's results with the fp64 oracle.
 
     python tests/fuzz/fuzz_conv.py --seed 3 --count 1000 --backend all
 
-A case is plain data that the seed, its number, the backend and the device give, whatever ran before it. Each runs twice
-in memory that is NaN where nobody wrote: both results have the same bits and are within the budget of oracle.py, and
-what lies around the operands stays as it was. On a CPU, TRITON_INTERPRET=1 adds Triton, and `--backend emulation` is
-csrc/cuda compiled as C++ for the CPU (cuda_host.py).
+A case is plain data that depends only on the seed, its number, the backend and the device. Each runs twice in memory
+that is NaN until it is written: both results must be bit-identical and within the error budget of oracle.py, and the
+memory around the operands unchanged. On a CPU, TRITON_INTERPRET=1 adds Triton, and `--backend emulation` is csrc/cuda
+compiled as C++ for the CPU (cuda_host.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from torch import Tensor  # noqa: E402
 
 import atrous  # noqa: E402
 from atrous import reference, tuning  # noqa: E402
-from atrous.backends import selection, training  # noqa: E402
+from atrous.backends import aten, selection  # noqa: E402
 from atrous.core import activation, layout  # noqa: E402
 from atrous.core.spec import Epilogue, Spec, accumulate_type  # noqa: E402
 from atrous.ops import eager as eager_ops  # noqa: E402
@@ -58,18 +58,18 @@ NORMS = {
     "passes": ("none", "shift", "eval", "batch"),
 }
 LEARNED = ("input", "weight", "bias", "bn_weight", "bn_bias", "slope", "residual")
-FEW_VALUES, LEAST_VARIANCE = 8, 1 / 16  # batch statistics below these magnify roundings: such cases get eps = 1
+MIN_VALUES, MIN_VARIANCE = 8, 1 / 16  # batch statistics below these amplify rounding errors: such cases get eps = 1
 
 
-# Multiply-adds and outputs of a case at the most; the emulation runs a thread of the CPU for each of a block.
+# Most multiply-adds and outputs of a case; the emulation runs a CPU thread for each thread of a block.
 MOST = {"cuda": (3e9, 4e6), "cpu": (3e6, 1e5), "triton": (3e6, 2e4), "emulation": (1e6, 3e3)}
-DRAWS = 3  # of a case whose results are over their budget
+DRAWS = 3  # attempts with new values for a case whose results are over budget
 
 
 class Case(NamedTuple):
-    """One call; `values` seeds its tensors, `config` numbers the Triton config among those that fit."""
+    """One call; `values` seeds its tensors, `config` selects the Triton config among those that fit."""
 
-    form: str  # forward, training: conv_bn_act; primitive, frozen: a backend's steps; passes: those without convolution
+    form: str  # forward, training: conv_bn_act; primitive, frozen: backend steps; passes: without the convolution
     dtype: str
     batch: int
     channels: int
@@ -80,18 +80,18 @@ class Case(NamedTuple):
     padding: Any
     dilation: tuple[int, int]
     groups: int
-    layouts: tuple[str, str]  # of the input and the weight, in turn of the residual and the gradient
-    memory: str  # aligned, odd (no address is a multiple of 16 bytes), sliced (not dense)
+    layouts: tuple[str, str]  # first: input and gradient; second: weight and residual
+    memory: str  # aligned, odd (no address is 16-byte aligned), sliced (not dense)
     bias: bool
     norm: str
-    vectors: str  # the dtype of the BatchNorm's vectors: "same" or "float32"
+    vectors: str  # dtype of the BatchNorm vectors: "same" or "float32"
     eps: float
     slope: str
     residual: str
     broadcast: bool
     dropout: float
-    needs: tuple[str, ...]  # whose gradients are taken
-    precision: str  # of fp32 products; the operands of a "tf32" case are exact in it
+    needs: tuple[str, ...]  # operands whose gradients are computed
+    precision: str  # fp32 MMA precision; the operands of a "tf32" case are exact in tf32
     config: int
     values: int
 
@@ -105,7 +105,7 @@ class Case(NamedTuple):
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of the input and the weight."""
+        """The shapes of input and weight."""
         weight = self.out_channels, self.channels // self.groups, *self.kernel
         return (self.batch, self.channels, *self.size), weight
 
@@ -119,7 +119,7 @@ class Case(NamedTuple):
 
 
 def draw_case(seed: int, number: int, backend: str, device: str) -> Case:
-    """The case of this number: the first draw that is legal and of a size that this device does in milliseconds."""
+    """The case of this number: the first draw that is legal and that the device runs in milliseconds."""
     rng = random.Random(f"{seed} {number} {backend} {device}")
     while True:
         case = draw(rng, backend, device == "cuda")
@@ -158,13 +158,13 @@ def draw(rng: random.Random, backend: str, on_gpu: bool) -> Case:
 
 
 def draw_needs(rng: random.Random, dtype: str, on_gpu: bool) -> tuple[str, ...]:
-    """Whose gradients: not a bf16 weight's on a CPU, for which torch 2.13's oneDNN reads memory that nobody wrote."""
-    wrong = () if on_gpu or dtype != "bfloat16" else ("weight",)
-    return tuple(name for name in LEARNED if rng.random() < 0.7 and name not in wrong) or ("input",)
+    """Operands that need gradients: no bf16 weight on a CPU, where oneDNN of torch 2.13 reads uninitialized memory."""
+    excluded = () if on_gpu or dtype != "bfloat16" else ("weight",)
+    return tuple(name for name in LEARNED if rng.random() < 0.7 and name not in excluded) or ("input",)
 
 
 def draw_geometry(rng: random.Random, on_gpu: bool, paired: bool) -> tuple:
-    """The fields from batch to groups. paired: padding is two numbers."""
+    """The fields from batch to groups. paired: padding must be two numbers."""
     pick, largest = rng.choice, 72 if on_gpu else 21
 
     def pair(low: int, high: int) -> tuple[int, int]:
@@ -172,7 +172,7 @@ def draw_geometry(rng: random.Random, on_gpu: bool, paired: bool) -> tuple:
 
     groups, each, out = 1, pick(CHANNELS), pick(CHANNELS)
     kind = pick(("any", "any", "wide", "groups", "depthwise"))
-    if kind == "wide":  # as descriptors and split reductions want them
+    if kind == "wide":  # as descriptors and split-K need them
         each, out = pick((64, 64, 128)), pick((8, 24, 64, 128))
     elif kind == "groups":
         groups, each, out = pick((2, 3, 4)), pick((1, 3, 8, 16, 17)), pick((1, 3, 8, 16, 17))
@@ -196,7 +196,7 @@ def draw_geometry(rng: random.Random, on_gpu: bool, paired: bool) -> tuple:
 
 
 def legal(case: Case, most_work: float = math.inf, most_outputs: float = math.inf) -> bool:
-    """Whether torch takes it, in at most so many multiply-adds and outputs."""
+    """True if torch accepts the case and it has at most so many multiply-adds and outputs."""
     try:
         output = case.output()
     except RuntimeError:
@@ -216,13 +216,13 @@ def pads_of(case: Case) -> tuple[int, int]:
 
 
 def meets_input(extent: int, output: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
-    """Whether an output sees more than padding in this direction; where none does, torch 2.13's oneDNN crashes."""
-    places = (i * stride - padding + tap * dilation for i in range(output) for tap in range(kernel))
-    return any(0 <= place < extent for place in places)
+    """True if an output reads more than padding along this axis; where none does, oneDNN of torch 2.13 crashes."""
+    positions = (i * stride - padding + tap * dilation for i in range(output) for tap in range(kernel))
+    return any(0 <= position < extent for position in positions)
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """What differs in one axis and is easier to read."""
+    """Cases that differ along one axis and are easier to read."""
     plain = {
         "batch": 1, "memory": "aligned", "layouts": ("NCHW", "NCHW"), "bias": False, "norm": "none", "vectors": "same",
         "slope": "identity", "residual": "none", "broadcast": False, "dropout": 0.0, "stride": (1, 1),
@@ -242,18 +242,19 @@ def simpler(case: Case) -> Iterator[Case]:
 
 
 def tensors(case: Case, device: str, margins: oracle.Margins) -> tuple[Case, dict[str, Tensor]]:
-    """The operands by name; and the case, with a larger eps where its batch statistics would magnify roundings."""
+    """The case, with a larger eps if its batch statistics would amplify rounding errors, and its operands by name."""
     generator, dtype = torch.Generator().manual_seed(case.values), getattr(torch, case.dtype)
     vector_type = dtype if case.vectors == "same" else getattr(torch, case.vectors)
     statistics_type = accumulate_type(dtype) if (case.form, case.norm) == ("passes", "batch") else vector_type
     sliced, (first, second) = case.memory == "sliced", case.layouts
-    made: dict[str, Tensor] = {}
+    operands: dict[str, Tensor] = {}
 
     def make(name: str, shape: tuple[int, ...], kind=dtype, scale=1.0, mean=0.0, layout="NCHW", sliced=sliced):
         values = torch.randn(shape, generator=generator) * scale + mean
         values = values.abs() + 0.25 if name == "running_var" else values
         values = values.half() if case.precision == "tf32" else values
-        made[name] = margins.place(strided(values.to(device, kind), layout, sliced), 67 if case.memory == "odd" else 64)
+        margin = 67 if case.memory == "odd" else 64
+        operands[name] = margins.place(strided(values.to(device, kind), layout, sliced), margin)
 
     (input, weight), output, columns = case.shapes, case.output(), (case.out_channels,)
     make("input", input, layout=first)
@@ -268,8 +269,8 @@ def tensors(case: Case, device: str, margins: oracle.Margins) -> tuple[Case, dic
         make("running_var", columns, statistics_type)
     if SLOPES[case.slope] is None:
         make("slope", (1,) if case.slope == "shared" else columns)
-    if case.form not in ("forward", "training"):  # these want what is as large as y in y's layout, and dense
-        last = layout.memory_format(made["input"], made["weight"]) == torch.channels_last
+    if case.form not in ("forward", "training"):  # tensors of y's size must be dense and in y's layout
+        last = layout.memory_format(operands["input"], operands["weight"]) == torch.channels_last
         first = second = "NHWC" if last else "NCHW"
         sliced = False
     if case.residual != "none":
@@ -279,15 +280,15 @@ def tensors(case: Case, device: str, margins: oracle.Margins) -> tuple[Case, dic
     if case.form == "passes":
         make("z", output, scale=2.0, mean=1.0, layout=first, sliced=False)
         make("means", (3, case.out_channels), accumulate_type(dtype), sliced=False)
-    made["seed"] = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).to(device)
+    operands["seed"] = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).to(device)
     if case.norm == "batch" and case.form != "passes":
-        case = case._replace(eps=steady_eps(case, made))
-    keep_off_the_kink(case, made)
-    return case, {name: value.requires_grad_(name in case.needs) for name, value in made.items()}
+        case = case._replace(eps=stable_eps(case, operands))
+    zero_gradient_near_kink(case, operands)
+    return case, {name: value.requires_grad_(name in case.needs) for name, value in operands.items()}
 
 
 def strided(values: Tensor, layout: str, sliced: bool) -> Tensor:
-    """The values with the very strides of torch.empty in this layout, or as a slice of a larger tensor."""
+    """The values with exactly the strides of torch.empty in this layout, or as a slice of a larger tensor."""
     if values.dim() == 4:
         more = (0, 3, 1, values.shape[3] + 1) if sliced else (0, 0, 0, 0)
         size, format = [a + b for a, b in zip(values.shape, more)], cases.LAYOUTS[layout]
@@ -297,18 +298,18 @@ def strided(values: Tensor, layout: str, sliced: bool) -> Tensor:
     return values.new_empty(*values.shape[:-1], values.shape[-1] * step)[..., ::step].copy_(values)
 
 
-def steady_eps(case: Case, t: dict[str, Tensor]) -> float:
+def stable_eps(case: Case, t: dict[str, Tensor]) -> float:
     z = oracle.wide(t)
     z = F.conv2d(z["input"], z["weight"], None, *case.geometry).transpose(0, 1).flatten(1)
     if not z.numel():
         return case.eps
-    one = t["weight"][0].numel() == 1  # then the variance takes the weight's scale away, and dw is next to nothing
-    few = z.shape[1] < FEW_VALUES or z.var(1, unbiased=False).min().item() < LEAST_VARIANCE
-    return 1.0 if one or few else case.eps
+    scalar = t["weight"][0].numel() == 1  # then the BatchNorm cancels the weight's scale, and dw is near 0
+    unstable = z.shape[1] < MIN_VALUES or z.var(1, unbiased=False).min().item() < MIN_VARIANCE
+    return 1.0 if scalar or unstable else case.eps
 
 
-def keep_off_the_kink(case: Case, t: dict[str, Tensor]) -> None:
-    """The gradient is 0 where a rounding of u could turn its sign: there any slope is right."""
+def zero_gradient_near_kink(case: Case, t: dict[str, Tensor]) -> None:
+    """Sets grad to 0 where rounding could change the sign of u, since either slope is right there."""
     truth = oracle.wide(t)
     if case.form == "passes":
         u = reference.gradient(truth["grad"], truth["z"], *epilogue_of(case, truth))[2]
@@ -318,14 +319,14 @@ def keep_off_the_kink(case: Case, t: dict[str, Tensor]) -> None:
         t["grad"].masked_fill_(u.abs() <= 64 * torch.finfo(t["grad"].dtype).eps * u.abs().max(), 0)
 
 
-# The forms: what a backend does, and the same in plain torch in any dtype
+# The forms of a case, by a backend and in plain torch in any dtype
 
 
 def slope_of(case: Case, t: dict[str, Tensor]):
     return t["slope"] if SLOPES[case.slope] is None else SLOPES[case.slope]
 
 
-def site_arguments(case: Case, t: dict[str, Tensor]) -> dict[str, Any]:
+def layer_arguments(case: Case, t: dict[str, Tensor]) -> dict[str, Any]:
     names = ("input", "weight", "bias", "running_mean", "running_var", "bn_weight", "bn_bias")
     geometry = dict(zip(("stride", "padding", "dilation", "groups"), case.geometry))
     return {name: t[name] for name in names if name in t} | geometry | {
@@ -337,43 +338,43 @@ def before_activation(case: Case, t: dict[str, Tensor]) -> Tensor:
     if case.norm == "shift":
         u = F.conv2d(t["input"], t["weight"], t.get("bias"), *case.geometry) + t["bn_bias"].view(-1, 1, 1)
     else:
-        u = oracle.conv_bn_act(**site_arguments(case, t))
+        u = oracle.conv_bn_act(**layer_arguments(case, t))
     return u + t["residual"] if case.residual == "before" else u
 
 
-def site_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+def layer_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
     torch.manual_seed(case.values)
     after = {"residual": t.get("residual"), "residual_after_act": case.residual == "after"}
-    y = atrous.conv_bn_act(**site_arguments(case, t), **after, slope=slope_of(case, t), backend=backend)
+    y = atrous.conv_bn_act(**layer_arguments(case, t), **after, slope=slope_of(case, t), backend=backend)
     return outcome(case, t, y)
 
 
-def site_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+def layer_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
     torch.manual_seed(case.values)
-    kind, value, upper, slope = activation.of(slope_of(case, t))
+    kind, value, upper, slope = activation.parse_slope(slope_of(case, t))
     seed = activation.draw_seed(t["input"].device) if kind == "random" else None
     residual = t["residual"] if case.residual == "after" else None
     y = reference.finish(before_activation(case, t), residual, True, kind, value, upper, slope, seed)
-    found = outcome(case, t, y)
-    if case.norm == "batch" and "d bias" in found:  # which the batch's mean takes away again
-        found["d bias"].zero_()
-    return found
+    results = outcome(case, t, y)
+    if case.norm == "batch" and "d bias" in results:  # the batch mean cancels the bias
+        results["d bias"].zero_()
+    return results
 
 
 def outcome(case: Case, t: dict[str, Tensor], y: Tensor) -> dict[str, Tensor]:
     """y, the gradients and the running statistics."""
-    found = {"y": y.detach()}
-    asked = [name for name in case.needs if name in t]
-    if asked and y.requires_grad:
-        gradients = torch.autograd.grad(y, [t[name] for name in asked], t["grad"])
-        found |= {f"d {name}": gradient for name, gradient in zip(asked, gradients)}
+    results = {"y": y.detach()}
+    needed = [name for name in case.needs if name in t]
+    if needed and y.requires_grad:
+        gradients = torch.autograd.grad(y, [t[name] for name in needed], t["grad"])
+        results |= {f"d {name}": gradient for name, gradient in zip(needed, gradients)}
     if case.norm == "batch":
-        found |= {name: t[name].clone() for name in ("running_mean", "running_var")}
-    return found
+        results |= {name: t[name].clone() for name in ("running_mean", "running_var")}
+    return results
 
 
 def epilogue_of(case: Case, t: dict[str, Tensor]) -> Epilogue:
-    kind, value, upper, slope = activation.of(slope_of(case, t))
+    kind, value, upper, slope = activation.parse_slope(slope_of(case, t))
     vectors = [t.get(name) for name in ("running_mean", "running_var", "bn_weight", "bn_bias")]
     seed = t["seed"] if kind == "random" or case.dropout else None
     return Epilogue(
@@ -382,14 +383,14 @@ def epilogue_of(case: Case, t: dict[str, Tensor]) -> Epilogue:
 
 
 def steps_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-    """What an inference call and a frozen one ask of a backend."""
+    """The backend functions that an inference call, or a frozen one, uses."""
     frozen, residual = case.form == "frozen", case.residual != "none"
     input, weight, bias, e = t["input"], t["weight"], t.get("bias"), epilogue_of(case, t)
-    row = selection.choose(backend, input, weight, case.spec, frozen=frozen, residual=residual)
+    chosen = selection.choose(backend, input, weight, case.spec, frozen=frozen, residual=residual)
     if not frozen:
-        return {"y": row.conv_epilogue(input, weight, bias, case.spec, e)}
-    packed = row.pack(input, weight, case.spec)
-    return {"y": row.packed_conv_epilogue(input, packed, weight, bias, case.spec, e)}
+        return {"y": chosen.conv_epilogue(input, weight, bias, case.spec, e)}
+    packed = chosen.pack(input, weight, case.spec)
+    return {"y": chosen.packed_conv_epilogue(input, packed, weight, bias, case.spec, e)}
 
 
 def steps_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
@@ -397,7 +398,7 @@ def steps_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Ten
 
 
 def passes(primitive, case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The passes of a site without its convolution, by these primitives."""
+    """The passes of a layer without its convolution, by these primitives."""
     z, e, grad = t["z"], epilogue_of(case, t), t["grad"]
     means = t["means"] if case.norm == "batch" else None
     mean, var = primitive("_statistics")(z)
@@ -407,16 +408,21 @@ def passes(primitive, case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def passes_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-    row = selection.choose(backend, t["z"])
-    return passes(lambda name: row.primitive(name, t["z"]), case, t)
+    chosen = selection.choose(backend, t["z"])
+    return passes(lambda name: chosen.primitive(name, t["z"]), case, t)
 
 
 def passes_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
     return passes(lambda name: getattr(eager_ops, name), case, t)
 
 
-RUNS = {"forward": (site_ours, site_plain), "training": (site_ours, site_plain), "passes": (passes_ours, passes_plain),
-        "primitive": (steps_ours, steps_plain), "frozen": (steps_ours, steps_plain)}  # fmt: skip
+RUNS = {
+    "forward": (layer_ours, layer_plain),
+    "training": (layer_ours, layer_plain),
+    "passes": (passes_ours, passes_plain),
+    "primitive": (steps_ours, steps_plain),
+    "frozen": (steps_ours, steps_plain),
+}
 
 
 # Checking
@@ -424,7 +430,7 @@ RUNS = {"forward": (site_ours, site_plain), "training": (site_ours, site_plain),
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """What torch allocates is NaN until it is written, for C++ too."""
+    """Memory that torch allocates, also for C++, is NaN until it is written."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.utils.deterministic.fill_uninitialized_memory
@@ -436,7 +442,7 @@ def poisoned() -> Iterator[None]:
 
 @contextlib.contextmanager
 def drawn_config(case: Case, backend: str) -> Iterator[list[str]]:
-    """Triton takes the drawn config of those that fit a call, whatever was measured or is predicted."""
+    """Makes Triton use the case's config of those that fit a call, instead of the measured or predicted one."""
     chosen: list[str] = []
 
     def config(key: configs.ConvKey) -> configs.Conv:
@@ -444,13 +450,13 @@ def drawn_config(case: Case, backend: str) -> Iterator[list[str]]:
             tile._replace(splits=splits, waves=waves)
             for tile in configs.tiles(key) for splits in configs.SPLITS for waves in configs.WAVES
         )  # fmt: skip
-        ways: dict[tuple, list[configs.Conv]] = {}  # through the kernels: each is as likely, however few configs it has
+        paths: dict[tuple, list[configs.Conv]] = {}  # by code path: each is equally likely
         for fitting in (config for config in listed if not configs.conv_reasons(key, config)):
-            ways.setdefault((fitting.descriptors, fitting.splits > 1, fitting.waves > 0), []).append(fitting)
-        number, way = divmod(case.config, len(ways))
-        found = list(ways.values())[way]
-        chosen.append(found[number % len(found)].describe())
-        return found[number % len(found)]
+            paths.setdefault((fitting.descriptors, fitting.splits > 1, fitting.waves > 0), []).append(fitting)
+        number, path = divmod(case.config, len(paths))
+        candidates = list(paths.values())[path]
+        chosen.append(candidates[number % len(candidates)].describe())
+        return candidates[number % len(candidates)]
 
     with cases.precision(case.precision), contextlib.ExitStack() as stack:
         if backend == "triton":
@@ -460,25 +466,25 @@ def drawn_config(case: Case, backend: str) -> Iterator[list[str]]:
 
 
 def eager_operands(t: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Dense vectors: of others torch's batch_norm reads what lies between their elements (CPU, its gradient)."""
+    """The operands with dense vectors: the gradient of batch_norm on a CPU reads between the elements of others."""
     dense = {name: value.detach().contiguous().requires_grad_(value.requires_grad) for name, value in t.items()}
     return {name: dense[name] if value.dim() == 1 else value for name, value in t.items()}
 
 
 def once(run, case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-    """The results of one run, after which the running statistics are as before."""
+    """The results of one run; restores the running statistics afterwards."""
     before = {name: t[name].clone() for name in ("running_mean", "running_var") if name in t}
     with contextlib.nullcontext() if case.needs else torch.no_grad():
-        found = run(case, t, backend)
+        results = run(case, t, backend)
     for name, value in before.items():
         t[name].copy_(value)
-    return found
+    return results
 
 
 def check(case: Case, backend: str, device: str) -> list[str]:
-    """Raises what is wrong with this backend's results; returns the configs that Triton took.
+    """Raises an error if this backend's results are wrong; returns the configs that Triton used.
 
-    A result over its budget is asked for with other values first: a fault is over it again.
+    A case over its budget is tried with other values first: a fault exceeds it again.
     """
     for values in range(case.values, case.values + DRAWS - 1):
         with contextlib.suppress(oracle.OverBudget):
@@ -487,23 +493,23 @@ def check(case: Case, backend: str, device: str) -> list[str]:
 
 
 def check_values(case: Case, backend: str, device: str) -> list[str]:
-    """The same for these values."""
+    """Checks the case with its own values."""
     margins = oracle.Margins()
     case, t = tensors(case, device, margins)
     ours, plain = RUNS[case.form]
     before = {name: value.detach().clone() for name, value in t.items()}
     with drawn_config(case, backend) as chosen:
         with poisoned():
-            found, again = (once(ours, case, t, backend) for _ in range(2))
+            results, again = (once(ours, case, t, backend) for _ in range(2))
         truth, eager = (once(plain, case, eager_operands(values), backend) for values in (oracle.wide(t), t))
-    assert found.keys() == truth.keys(), f"results: expected {list(truth)}, got {list(found)}"
-    # Eager's fp64 is the truth itself and tells nothing of what sums that cancel may lose: fp32's arithmetic has to do.
+    assert results.keys() == truth.keys(), f"results: expected {list(truth)}, got {list(results)}"
+    # Eager in fp64 is the truth itself, so it gives no error scale for sums that cancel: allow the errors of fp32.
     arithmetic = torch.float32 if (case.form, case.dtype) == ("training", "float64") else None
-    for name, value in found.items():
+    for name, value in results.items():
         oracle.close(value, eager[name], truth[name], name, arithmetic)
         assert torch.equal(value, again[name]), f"{name}: the second call gives other bits"
     if case.form in ("forward", "training"):
-        assert oracle.layout(found["y"]) == oracle.layout(eager["y"]), f"y: strides {found['y'].stride()}"
+        assert oracle.layout(results["y"]) == oracle.layout(eager["y"]), f"y: strides {results['y'].stride()}"
     for name, value in t.items():
         assert torch.equal(value.detach(), before[name]), f"{name} was changed"
     margins.check()
@@ -511,13 +517,13 @@ def check_values(case: Case, backend: str, device: str) -> list[str]:
 
 
 def failure(case: Case, backend: str, device: str, chosen: list[str] | None = None) -> str | None:
-    """What is wrong, in a line; `chosen` gets the configs that Triton took."""
+    """The error in one line, or None; the configs that Triton used are appended to `chosen`."""
     try:
-        configs_taken = check(case, backend, device)
+        used = check(case, backend, device)
     except Exception as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     if chosen is not None:
-        chosen += configs_taken
+        chosen += used
     return None
 
 
@@ -541,7 +547,7 @@ def kind_of(error: str | None) -> str | None:
 
 
 def emulation(library: Path | None) -> types.SimpleNamespace:
-    """csrc/cuda on the CPU as a backend: what `native` is on a GPU, but for the products of tensor cores."""
+    """csrc/cuda on the CPU as a backend: like `native` on a GPU, without tensor cores."""
     if library is None:
         import cuda_host
 
@@ -562,29 +568,29 @@ def emulation(library: Path | None) -> types.SimpleNamespace:
         primitive=primitive,
         epilogue=lambda z, e: host._epilogue(z, *e),
         conv_epilogue=conv_epilogue,
-        convolution=training.convolution,
-        convolution_statistics=training.with_statistics(training.convolution, primitive),
-        convolution_backward=training.convolution_backward,
+        convolution=aten.convolution,
+        convolution_statistics=aten.with_statistics(aten.convolution, primitive),
+        convolution_backward=aten.convolution_backward,
     )
 
 
 def backends_of(options: argparse.Namespace) -> list[str]:
-    """The named backend, or every one that runs on this device. Exits with the reasons where there is none."""
+    """The named backend, or every one that runs on this device. Exits with the reasons if there is none."""
     if options.backend == "emulation":
-        selection._ROWS["emulation"] = emulation(options.library)
+        selection._BACKENDS["emulation"] = emulation(options.library)
         return ["emulation"]
     like = torch.empty(0, device=options.device)
-    refused = {name: selection.reasons(name, like) for name in selection.rows()} | {"auto": []}
-    wanted = list(refused) if options.backend == "all" else [options.backend]
-    for name in wanted:
+    refused = {name: selection.reasons(name, like) for name in selection.backends()} | {"auto": []}
+    names = list(refused) if options.backend == "all" else [options.backend]
+    for name in names:
         if refused[name]:
             print(f"{name}: {'; '.join(refused[name])}")
-    running = [name for name in wanted if not refused[name]]
+    running = [name for name in names if not refused[name]]
     return running or sys.exit(2)
 
 
 def axes(case: Case) -> dict[str, str]:
-    """What the summary counts."""
+    """The values that the summary counts, by axis."""
     spans = [d * (k - 1) + 1 for d, k in zip(case.dilation, case.kernel)]
     padding = case.padding if isinstance(case.padding, (str, int)) else "pair"
     multiplier = case.out_channels // case.groups
@@ -599,7 +605,7 @@ def axes(case: Case) -> dict[str, str]:
         "kernel": "x".join(map(str, case.kernel)),
         "stride": "x".join(map(str, case.stride)),
         "padding": padding if isinstance(padding, str) else "number",
-        "dilation": "1" if case.dilation == (1, 1) else "wider than the map" if spans > list(case.size) else "dilated",
+        "dilation": "1" if case.dilation == (1, 1) else "wider than input" if spans > list(case.size) else "dilated",
         "groups": f"{grouped} x{multiplier}" if grouped == "depthwise" else grouped,
         "layouts": " ".join(case.layouts),
         "memory": case.memory,
@@ -611,7 +617,7 @@ def axes(case: Case) -> dict[str, str]:
 
 
 class Report:
-    """What was drawn and what failed; its file is valid JSON at each moment."""
+    """Counts of drawn values and the failures; its file is valid JSON at all times."""
 
     def __init__(self, options: argparse.Namespace, backends: list[str]):
         self.options, self.backends, self.file, self.written = options, backends, options.json, 0.0
@@ -641,10 +647,10 @@ class Report:
         self.written = time.monotonic()
         if self.file is None:
             return
-        told = {"seed": self.options.seed, "device": self.options.device, "torch": torch.__version__}
-        told |= {"done": self.done, "failures": self.failures, "drawn": self.drawn}
+        report = {"seed": self.options.seed, "device": self.options.device, "torch": torch.__version__}
+        report |= {"done": self.done, "failures": self.failures, "drawn": self.drawn}
         partial = self.file.with_name(self.file.name + ".partial")
-        partial.write_text(json.dumps(told, indent=1))
+        partial.write_text(json.dumps(report, indent=1))
         os.replace(partial, self.file)
 
     def print(self) -> None:
@@ -656,7 +662,7 @@ class Report:
 
 
 def fuzz(options: argparse.Namespace) -> int:
-    """Draws until the count or the time is over. Returns how many failed."""
+    """Runs cases until the count or the time is used up. Returns the number of failures."""
     backends = backends_of(options)
     report, end = Report(options, backends), time.monotonic() + (options.seconds or math.inf)
     numbers = range(options.count) if options.only is None else [options.only]
@@ -676,18 +682,18 @@ def fuzz(options: argparse.Namespace) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Draws convolutions and holds a backend's results to the fp64 oracle.")
+    parser = argparse.ArgumentParser(description="Compare a backend's random convolutions with the fp64 oracle.")
     add = parser.add_argument
     add("--seed", type=int, default=0)
-    add("--count", type=int, help="cases in all (default: 1000, or no end with --seconds)")
-    add("--seconds", type=float, help="stop after so many")
-    add("--only", type=int, metavar="K", help="the case of this number alone")
+    add("--count", type=int, help="total number of cases (default: 1000, or no end with --seconds)")
+    add("--seconds", type=float, help="stop after so many seconds")
+    add("--only", type=int, metavar="K", help="run only the case of this number")
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--backend", default="all", choices=("triton", "native", "library", "auto", "all", "emulation"))
-    add("--library", type=Path, help="of the backend emulation; built where there is none")
-    add("--failures", type=int, default=20, help="stop after so many (default: %(default)s)")
-    add("--no-shrink", dest="shrink", action="store_false", help="print a failure as it was drawn")
-    add("--json", type=Path, help="where results are written, as they come")
+    add("--library", type=Path, help="library of the backend emulation (default: build it)")
+    add("--failures", type=int, default=20, help="stop after so many failures (default: %(default)s)")
+    add("--no-shrink", dest="shrink", action="store_false", help="print failures as drawn, without simplifying them")
+    add("--json", type=Path, help="file of the results, written as they come")
     options = parser.parse_args(arguments)
     if options.count is None:
         options.count = sys.maxsize if options.seconds else 1000

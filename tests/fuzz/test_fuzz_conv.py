@@ -1,4 +1,4 @@
-"""The convolution's fuzzer: a small drawn part of it, what it prints and writes, and that it finds planted faults."""
+"""Tests of the fuzzer: a small run, its output and report, and that it finds planted faults."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import triton_cases as cases
 from atrous.backends import library
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(cases.INTERPRETING, reason="it starts the processes that are the interpreter's")
+pytestmark = pytest.mark.skipif(cases.INTERPRETING, reason="it starts interpreter processes itself")
 
 
 def fuzz(*options, interpret: bool, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The fuzzer in a process of its own; path: a folder whose packages come first."""
+    """Runs the fuzzer in its own process; path: a folder whose packages come first."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
     environment |= {"PYTHONPATH": str(path)} if path else {}
@@ -40,13 +40,13 @@ def test_drawn(seed, capsys):
 
 
 def test_a_case_does_not_depend_on_what_ran_before():
-    found = [fuzz_conv.draw_case(3, number, "native", "cpu") for number in range(20)]
-    assert fuzz_conv.draw_case(3, 19, "native", "cpu") == found[19] and len(set(found)) == 20
-    assert fuzz_conv.draw_case(4, 19, "native", "cpu") != found[19]
+    drawn = [fuzz_conv.draw_case(3, number, "native", "cpu") for number in range(20)]
+    assert fuzz_conv.draw_case(3, 19, "native", "cpu") == drawn[19] and len(set(drawn)) == 20
+    assert fuzz_conv.draw_case(4, 19, "native", "cpu") != drawn[19]
 
 
-def test_a_failure_is_told_and_reproduced(tmp_path, monkeypatch, capsys):
-    """The residual comes on the wrong side: each failure has its command, a simpler case, and is in the file."""
+def test_a_failure_is_reported_and_reproduced(tmp_path, monkeypatch, capsys):
+    """With the residual on the wrong side, each failure has a command, a simpler case and an entry in the file."""
     right = library.epilogue
 
     def wrong(z, arguments):
@@ -55,9 +55,9 @@ def test_a_failure_is_told_and_reproduced(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(library, "epilogue", wrong)
     file = tmp_path / "fuzz.json"
     assert fuzz_conv.main(["--backend", "library", "--count", "60", "--failures", "1", "--json", str(file)]) == 1
-    told, written = capsys.readouterr().out, json.loads(file.read_text())
+    printed, written = capsys.readouterr().out, json.loads(file.read_text())
     (failed,) = written["failures"]
-    assert f"FAILED {failed['reproduce']}\n    OverBudget: y: error" in told and "Case(form=" in told
+    assert f"FAILED {failed['reproduce']}\n    OverBudget: y: error" in printed and "Case(form=" in printed
     assert failed["case"]["norm"] == "none" and failed["case"]["batch"] == 1 and not list(tmp_path.glob("*.partial"))
     assert sum(written["drawn"]["form"].values()) == written["done"]["library"] == failed["number"] + 1
     again = failed["reproduce"].split()[2:] + ["--no-shrink"]
@@ -72,7 +72,7 @@ def test_time_ends_a_run_without_a_count(capsys):
 
 
 @pytest.mark.skipif(fuzz_conv.torch.cuda.is_available(), reason="there is a GPU")
-def test_what_cannot_run_is_refused(capsys):
+def test_an_unavailable_device_or_backend_is_refused(capsys):
     with pytest.raises(SystemExit) as exit:
         fuzz_conv.main(["--device", "cuda"])
     assert exit.value.code == 2 and "--device cuda: expected a CUDA device" in capsys.readouterr().err
@@ -81,7 +81,7 @@ def test_what_cannot_run_is_refused(capsys):
     assert exit.value.code == 2 and "triton: no CUDA device" in capsys.readouterr().out
 
 
-# A fault: the backend that has it, the file, what is right, what is wrong.
+# Fault: its backend, its file, the right text, the wrong text.
 FAULTS = {
     "dilation of the other axis": ("triton", "triton_kernels/conv/main_loop.py",
         "tap % L.kernel[1] * L.dilation[1]\n    inside", "tap % L.kernel[1] * L.dilation[0]\n    inside"),
@@ -96,12 +96,12 @@ FAULTS = {
         "        tile += pixel_programs", "        tile += pixel_tiles"),
     "a split left out": ("triton", "triton_kernels/conv/forward.py",
         "tl.range(1, splits, ", "tl.range(1, splits - 1, "),
-    "statistics of what lies outside": ("triton", "triton_kernels/conv/statistics.py",
-        "merge(there.to(tl.float32)", "merge(exists[:, None].to(tl.float32) + 0.0 * there.to(tl.float32)"),
+    "statistics of pixels outside the output": ("triton", "triton_kernels/conv/statistics.py",
+        "merge(mask.to(tl.float32)", "merge(exists[:, None].to(tl.float32) + 0.0 * mask.to(tl.float32)"),
     "a gradient without the batch's mean": ("library", "pyops/autograd/function.py",
-        "means = shared / ", "means = 0 * shared / "),
+        "means = global_sums / ", "means = 0 * global_sums / "),
     "the gradients of the residuals exchanged": ("library", "pyops/autograd/function.py",
-        'grad if ctx.place == "after" else du', 'du if ctx.place == "after" else grad'),
+        'grad if ctx.residual_place == "after" else du', 'du if ctx.residual_place == "after" else grad'),
     "a biased running variance": ("library", "pyops/core/call_args.py", "var * (count / (count - 1))", "var * 1.0"),
     "padding on the wrong side": ("library", "pyops/core/checks.py",
         "before = (0, total[1] % 2, 0, total[0] % 2)", "before = (total[1] % 2, 0, total[0] % 2, 0)"),
@@ -111,7 +111,7 @@ FAULTS = {
 @pytest.mark.gate
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault, tmp_path):
-    """In a copy of the package, within five times the cases that test_drawn has of a backend."""
+    """In a copy of the package, within five times as many cases per backend as test_drawn has."""
     backend, file, right, wrong = FAULTS[fault]
     package = tmp_path / "atrous"
     shutil.copytree(ROOT / "pyops", package)
@@ -124,7 +124,7 @@ def test_a_planted_fault_is_found(fault, tmp_path):
     assert run.returncode == 1 and "1 failed" in run.stdout, run.stdout + run.stderr
 
 
-# The same in csrc/cuda: the unit, what is right, what is wrong.
+# Faults in csrc/cuda: the unit, the right text, the wrong text.
 EMULATED_FAULTS = {
     "a split left out": ("conv/split_k.cu", "split < sums.splits", "split + 1 < sums.splits"),
     "pixels left unwritten": ("conv/split_k.cu", "pixel < sums.pixels; pixel", "pixel + 1 < sums.pixels; pixel"),

@@ -1,4 +1,4 @@
-"""pyops/models: the sizes, names and numbers of ResNet34, its dilated forms, and checkpoints."""
+"""ResNet34 and its dilated variants: sizes, names, values and checkpoints."""
 
 import math
 import pickle
@@ -16,7 +16,7 @@ BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def torchvision_keys():
-    """The names of torchvision's ResNet34 state_dict, in its order."""
+    """Yields the names of torchvision's ResNet34 state_dict in order."""
     yield "conv1.weight"
     yield from (f"bn1.{name}" for name in BN)
     for layer, (_, blocks) in BLOCKS.items():
@@ -31,7 +31,7 @@ def torchvision_keys():
 
 
 def vary(model):
-    """BatchNorms and slopes as after training, so that no layer is an identity by chance."""
+    """Sets BatchNorms and slopes to values as after training, so that no layer is the identity by chance."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
@@ -55,8 +55,8 @@ def double(relu):
     return {name: value.double() for name, value in relu.state_dict().items() if not name.startswith("fc.")}
 
 
-def made(weights, **arguments):
-    """A model with these weights in place, which spares the initialisation; PReLU gets slopes of its own."""
+def with_weights(weights, **arguments):
+    """Returns a model with these weights, without initializing it first; PReLU slopes are set here."""
     with torch.device("meta"):
         model = resnet34(**arguments)
     slopes = {
@@ -92,7 +92,7 @@ def test_every_activation_is_its_own_module(act):
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_training_step(act):
-    """In-place activations and the in-place add keep what the gradients need."""
+    """In-place activations and the in-place add do not overwrite values that the gradients need."""
     model = ResNet((1, 1, 1, 1), num_classes=3, act=act)
     slopes = [module.weight for module in model.modules() if isinstance(module, nn.PReLU)]
     assert len(slopes) == (9 if act == "prelu" else 0)
@@ -171,29 +171,29 @@ def test_dilations(output_stride, multi_grid, first_dilation, dilations):
     (16, (33, 51), None, "relu"),
     *((8, (33, 51), (1, 2, 4), act) for act in ACTIVATIONS),
 ])  # fmt: skip
-def test_dilated_features_hold_the_strided_ones(double, output_stride, size, multi_grid, act):
-    """With first_dilation="previous" dilation replaces stride exactly, borders too: see resnet34's docstring."""
+def test_dilated_features_contain_the_strided_ones(double, output_stride, size, multi_grid, act):
+    """With first_dilation="previous" dilation replaces stride exactly, at borders too; see resnet34's docstring."""
     steps = (1, 1, 1, 16 // output_stride, 32 // output_stride)
-    strided = made(double, act=act, multi_grid=multi_grid, features_only=True)
-    dilated = made(double, act=act, multi_grid=multi_grid, features_only=True, output_stride=output_stride)
+    strided = with_weights(double, act=act, multi_grid=multi_grid, features_only=True)
+    dilated = with_weights(double, act=act, multi_grid=multi_grid, features_only=True, output_stride=output_stride)
     image = torch.randn(1, 3, *size, dtype=torch.float64)
     with torch.no_grad():
-        for step, few, many in zip(steps, strided(image), dilated(image), strict=True):
-            torch.testing.assert_close(many[..., ::step, ::step], few, rtol=1e-9, atol=1e-9)
+        for step, strided_map, dilated_map in zip(steps, strided(image), dilated(image), strict=True):
+            torch.testing.assert_close(dilated_map[..., ::step, ::step], strided_map, rtol=1e-9, atol=1e-9)
 
 
 def test_the_other_convention_computes_something_else(double):
-    strided = made(double, features_only=True)
-    dilated = made(double, features_only=True, output_stride=8, first_dilation="new")
+    strided = with_weights(double, features_only=True)
+    dilated = with_weights(double, features_only=True, output_stride=8, first_dilation="new")
     image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
-        few, many = strided(image)[4], dilated(image)[4][..., ::4, ::4]
-    assert (few - many).abs().max() > 0.01 * few.abs().max()
+        strided_map, dilated_map = strided(image)[4], dilated(image)[4][..., ::4, ::4]
+    assert (strided_map - dilated_map).abs().max() > 0.01 * strided_map.abs().max()
 
 
 def test_features_are_those_of_the_whole_model(relu):
     weights = {name: value for name, value in relu.state_dict().items() if not name.startswith("fc.")}
-    backbone = made(weights, features_only=True)
+    backbone = with_weights(weights, features_only=True)
     image = torch.randn(2, 3, 64, 64)
     seen = []
     hooks = [
@@ -251,7 +251,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 class Small(nn.Module):
-    """Names as in a ResNet, in a file that is quickly written."""
+    """A small module with names as in a ResNet, for small checkpoint files."""
 
     def __init__(self, act=nn.ReLU, head=True):
         super().__init__()

@@ -1,4 +1,4 @@
-"""pyops/prelu.py: where a PReLU network's weights start, and which of its parameters are decayed."""
+"""prelu_training.py: initialization of PReLU networks, and the parameter groups with and without decay."""
 
 import copy
 import math
@@ -39,7 +39,9 @@ def test_weights_are_normal_with_the_variance_of_equation_15(layer, inputs, dtyp
     std, count = math.sqrt(GAIN / inputs), weight.numel()
     assert weight.mean().abs() < 5 * std / math.sqrt(count)
     assert abs(weight.var() / std**2 - 1) < 5 * math.sqrt(2 / count)  # five standard errors of a variance
-    assert abs((weight.abs() < std).double().mean() - 0.6827) < 5 * math.sqrt(0.22 / count) + 0.005  # a bell, no box
+    assert (
+        abs((weight.abs() < std).double().mean() - 0.6827) < 5 * math.sqrt(0.22 / count) + 0.005
+    )  # normal, not uniform
     assert torch.equal(model[0].bias, torch.zeros_like(model[0].bias))
     assert torch.equal(model[1].weight, torch.full_like(model[1].weight, 0.25))
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
@@ -47,25 +49,28 @@ def test_weights_are_normal_with_the_variance_of_equation_15(layer, inputs, dtyp
 
 
 def convolution():
-    return nn.Conv2d(128, 128, 3, padding=1, padding_mode="circular")  # zeros at the border would take from the signal
+    return nn.Conv2d(128, 128, 3, padding=1, padding_mode="circular")  # zero padding would weaken the signal
 
 
-@pytest.mark.parametrize("layer, depth, signal", [
-    (lambda: nn.Linear(1024, 1024), 40, (16, 1024)), (convolution, 20, (8, 128, 8, 8)),
+@pytest.mark.parametrize("layer, depth, signal, factor", [
+    (lambda: nn.Linear(1024, 1024), 40, (16, 1024), 3), (convolution, 20, (8, 128, 8, 8), 6),
 ], ids=["linear", "conv"])  # fmt: skip
 @torch.no_grad()
-def test_variance_survives_a_deep_stack_without_batch_norm(layer, depth, signal):
-    """Between the first layer's output and the last's. ReLU's variance, 2 / n, grows elevenfold over 40 layers."""
+def test_variance_survives_a_deep_stack_without_batch_norm(layer, depth, signal, factor):
+    """From the first output to the last. With the variance 2 / n of ReLU the signal grows elevenfold in 40 layers.
+
+    factor: exp(3 s) rounded up, s the standard deviation of log(ratio) over 20 seeds (0.33 linear, 0.57 conv).
+    """
     model = nn.Sequential(*(module for _ in range(depth) for module in (layer(), nn.PReLU(init=0.9))))
     powers, value = [], torch.randn(signal)
     for module in init_prelu_kaiming_(model):
         value = module(value)
         powers += [float(value.square().mean())] if not isinstance(module, nn.PReLU) else []
-    assert len(powers) == depth and 1 / 3 < powers[-1] / powers[0] < 3, powers
+    assert len(powers) == depth and 1 / factor < powers[-1] / powers[0] < factor, powers
 
 
 def test_the_first_layer_is_no_exception():
-    """Its output has the variance 2 / (1 + a^2) of its input, once, however deep the network."""
+    """Its output has 2 / (1 + a^2) times the variance of its input; the factor does not grow with the depth."""
     model = init_prelu_kaiming_(nn.Sequential(nn.Linear(512, 2048), nn.PReLU()))
     with torch.no_grad():
         assert float(model[0](torch.randn(512, 512)).var()) == pytest.approx(GAIN, rel=0.03)
@@ -87,18 +92,18 @@ def test_resnet34_and_what_is_left_alone():
     assert own["layer4.2.conv2.weight"].var() == pytest.approx(GAIN / (9 * 512), rel=0.01)
 
 
-def test_fused_models_and_sites():
+def test_fused_models_and_layers():
     model = resnet34(act="prelu")
     fused = atrous.fuse(model)
     torch.manual_seed(1)
     init_prelu_kaiming_(fused)
-    through_the_twin = values(model)
+    through_the_fused_copy = values(model)
     torch.manual_seed(1)
     for name, value in values(init_prelu_kaiming_(model)).items():
-        torch.testing.assert_close(value, through_the_twin[name], rtol=0, atol=0)
-    site = init_prelu_kaiming_(ConvBNAct2d(nn.Conv2d(64, 256, 3), nn.BatchNorm2d(256), nn.PReLU(256, init=0.1)))
-    assert site.conv.weight.detach().var() == pytest.approx(GAIN / (9 * 64), rel=0.05)
-    assert bool((site.act.weight == 0.25).all())
+        torch.testing.assert_close(value, through_the_fused_copy[name], rtol=0, atol=0)
+    layer = init_prelu_kaiming_(ConvBNAct2d(nn.Conv2d(64, 256, 3), nn.BatchNorm2d(256), nn.PReLU(256, init=0.1)))
+    assert layer.conv.weight.detach().var() == pytest.approx(GAIN / (9 * 64), rel=0.05)
+    assert bool((layer.act.weight == 0.25).all())
 
 
 def test_frozen_parameters_stay():
@@ -157,7 +162,7 @@ def test_class_weights_are_no_frozen_ones():
 
 
 def names(model, groups):
-    """The names of the parameters of each group."""
+    """Returns the names of the parameters of each group."""
     known = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=True)}
     return [[known[id(parameter)] for parameter in group["params"]] for group in groups]
 
@@ -166,23 +171,25 @@ def test_groups_of_resnet34():
     model = resnet34(act="prelu")
     groups = atrous.param_groups(model, 1e-4)
     assert [group["weight_decay"] for group in groups] == [1e-4, 0.0] and [len(group) for group in groups] == [2, 2]
-    decayed, kept = names(model, groups)
+    decayed, exempt = names(model, groups)
     order = [name for name, _ in model.named_parameters()]
     matrices = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
     assert decayed == [*matrices, "fc.bias"] and len(matrices) == 37
-    assert kept == [name for name in order if name not in decayed] and len(kept) == 33 + 2 * 36
+    assert exempt == [name for name in order if name not in decayed] and len(exempt) == 33 + 2 * 36
 
 
 def test_groups_of_a_fused_model_are_those_of_the_model():
     model = resnet34(act="prelu")
-    groups, twins = (atrous.param_groups(each, 0.1) for each in (model, atrous.fuse(model)))
-    assert [list(map(id, group["params"])) for group in groups] == [list(map(id, group["params"])) for group in twins]
-    site = nn.Sequential(
+    groups, fused_groups = (atrous.param_groups(each, 0.1) for each in (model, atrous.fuse(model)))
+    assert [list(map(id, group["params"])) for group in groups] == [
+        list(map(id, group["params"])) for group in fused_groups
+    ]
+    layer = nn.Sequential(
         ConvBNAct2d(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4)), BNAct2d(nn.BatchNorm2d(4), nn.PReLU())
     )
-    site.add = AddAct(nn.PReLU(4))
-    decayed, kept = names(site, atrous.param_groups(site, 0.1))
-    assert decayed == ["0.conv.weight", "0.conv.bias"] and len(kept) == 7
+    layer.add = AddAct(nn.PReLU(4))
+    decayed, exempt = names(layer, atrous.param_groups(layer, 0.1))
+    assert decayed == ["0.conv.weight", "0.conv.bias"] and len(exempt) == 7
     frozen = atrous.fuse(model.eval(), freeze=True)  # for inference only: nothing of it is trained
     assert [group["params"] for group in atrous.param_groups(frozen, 0.1)] == [[], []]
 
@@ -193,13 +200,13 @@ def test_groups_of_a_fused_model_are_those_of_the_model():
 ], ids=str)  # fmt: skip
 def test_norms_and_slopes_are_not_decayed(norm):
     model = nn.Sequential(nn.Linear(4, 4), norm)
-    decayed, kept = atrous.param_groups(model, 0.1)
+    decayed, exempt = atrous.param_groups(model, 0.1)
     assert list(map(id, decayed["params"])) == list(map(id, model[0].parameters()))
-    assert list(map(id, kept["params"])) == list(map(id, norm.parameters())) and kept["params"]
+    assert list(map(id, exempt["params"])) == list(map(id, norm.parameters())) and exempt["params"]
 
 
 class Own(nn.Module):
-    """A parameter of its own, one that is a slope and something else, a module that is used twice, a frozen one."""
+    """A module with its own parameter, a slope under a second name, a module used twice and a frozen module."""
 
     def __init__(self):
         super().__init__()
@@ -214,9 +221,9 @@ class Own(nn.Module):
 
 def test_each_parameter_once():
     model = Own()
-    decayed, kept = names(model, atrous.param_groups(model, 0.1))
-    assert decayed == ["scale", "first.weight", "first.bias"] and kept == ["tied"]  # which is the slope
-    assert names(model, atrous.param_groups(model, 0.1)) == [decayed, kept]
+    decayed, exempt = names(model, atrous.param_groups(model, 0.1))
+    assert decayed == ["scale", "first.weight", "first.bias"] and exempt == ["tied"]  # which is the slope
+    assert names(model, atrous.param_groups(model, 0.1)) == [decayed, exempt]
 
 
 def test_a_slope_under_a_parametrization_is_one():
@@ -227,7 +234,7 @@ def test_a_slope_under_a_parametrization_is_one():
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_step_decays_weights_alone(optimizer):
-    """With gradients of zero a step is nothing but the decay."""
+    """With zero gradients a step applies only the decay."""
     model = init_prelu_kaiming_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.PReLU(8)))
     nn.init.ones_(model[0].bias)
     before = values(model)

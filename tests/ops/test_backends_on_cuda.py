@@ -1,16 +1,16 @@
-"""Which operators each row calls for tensors on a card: fake ones, so that no card is needed."""
+"""The operators that each backend calls for CUDA tensors: fake tensors, so that no GPU is needed."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from names import Names
+from names import OperatorNames
 
 import atrous
 from atrous import tuning
 from atrous.autograd import recompute
-from atrous.backends import selection, training
-from atrous.backends import triton as triton_row
+from atrous.backends import aten, selection
+from atrous.backends import triton as triton_backend
 from atrous.core.spec import Spec, accumulate_type
 from atrous.ops import device_support, triton_impl
 
@@ -18,35 +18,35 @@ pytestmark = pytest.mark.skipif(not atrous.ops.library_loaded, reason="libatrous
 
 
 @pytest.fixture
-def card(monkeypatch):
-    """Makes this machine look as if it had a card; returns what says whether Triton and the library run on it."""
+def gpu(monkeypatch):
+    """Makes this machine look as if it had a GPU; the result sets whether Triton and the library run on it."""
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    # Layouts do not count here, and a torch without CUDA copies not even a fake tensor.
+    # Layouts do not matter here, and a torch without CUDA cannot copy even a fake CUDA tensor.
     monkeypatch.setattr(torch.Tensor, "contiguous", lambda x, memory_format=None: x)
-    monkeypatch.setattr(triton_row, "available", lambda: [])
+    monkeypatch.setattr(triton_backend, "available", lambda: [])
     monkeypatch.setattr(device_support, "capability", lambda device: (9, 0))
 
-    def has(triton=True, image=True):
-        monkeypatch.setattr(triton_impl, "triton_found", triton)
+    def configure(triton=True, image=True):
+        monkeypatch.setattr(triton_impl, "triton_installed", triton)
         monkeypatch.setattr(triton_impl, "atrous_runs", lambda device: image)
-        monkeypatch.setattr(device_support, "lacks", lambda device: () if image else ("no image",))
+        monkeypatch.setattr(device_support, "native_reasons", lambda device: () if image else ("no image",))
 
-    has()
+    configure()
     with torch._subclasses.FakeTensorMode():
-        yield has
+        yield configure
 
 
-def called(row, dtype=torch.float16, training=False):
+def called(backend, dtype=torch.float16, training=False):
     options = dict(dtype=dtype, device="cuda", memory_format=torch.channels_last)
     x, w = torch.empty(2, 8, 6, 6, **options), torch.empty(4, 8, 3, 3, **options)
     vectors = [torch.empty(4, dtype=accumulate_type(dtype), device="cuda") for _ in range(4)]
-    with Names() as names, torch.no_grad():  # without a card torch ends the process where it records
-        atrous.conv_bn_act(x, w, None, *vectors, slope=0.1, training=training, backend=row)
+    with OperatorNames() as names, torch.no_grad():  # recording gradients without a GPU ends the process
+        atrous.conv_bn_act(x, w, None, *vectors, slope=0.1, training=training, backend=backend)
     return names.ours
 
 
 @pytest.mark.parametrize(
-    "row, inference, trains",
+    "backend, inference, training",
     [
         ("native", ["atrous::_conv_epilogue"], ["aten::convolution", "atrous::_statistics", "atrous::_epilogue"]),
         ("triton", ["atrous_triton::_conv_epilogue"], ["atrous_triton::_conv_statistics", "atrous_triton::_epilogue"]),
@@ -57,62 +57,62 @@ def called(row, dtype=torch.float16, training=False):
         ),
     ],
 )
-def test_operators_of_a_row(card, row, inference, trains):
-    assert called(row) == inference and called(row, training=True) == trains
-    if row == "library":
-        assert called("auto") == inference and called("auto", training=True) == trains
+def test_operators_of_a_backend(gpu, backend, inference, training):
+    assert called(backend) == inference and called(backend, training=True) == training
+    if backend == "library":
+        assert called("auto") == inference and called("auto", training=True) == training
 
 
-def test_row_library_without_triton(card):
-    card(triton=False)
+def test_library_without_triton(gpu):
+    gpu(triton=False)
     assert called("library", training=True) == ["aten::convolution", "atrous::_statistics", "atrous::_epilogue"]
-    card(triton=False, image=False)  # the operator that goes on in plain torch
+    gpu(triton=False, image=False)  # this operator then runs in plain torch
     assert called("library") == ["aten::convolution", "atrous_triton::_epilogue"]
 
 
-def test_row_native_in_fp32(card, monkeypatch):
+def test_native_in_fp32(gpu, monkeypatch):
     assert called("native", torch.float64) == ["atrous::_conv_epilogue"]
     for tf32, expected in ((True, ["atrous::_conv_epilogue"]), (False, ["aten::convolution", "atrous::_epilogue"])):
         monkeypatch.setattr(tuning, "tf32", lambda tf32=tf32: tf32)
         assert called("native", torch.float32) == expected
 
 
-def test_winograd_is_the_cpu_s_alone(card):
+def test_winograd_runs_on_a_cpu_only(gpu):
     x = torch.empty(4, 32, 32, 32, device="cuda", memory_format=torch.channels_last)
     w = torch.empty(32, 32, 3, 3, device="cuda", memory_format=torch.channels_last)
-    row = selection.rows()["native"]
+    native = selection.backends()["native"]
     spec = Spec(padding=(1, 1))
-    assert "device: expected cpu, got cuda:0" in row.pack_reasons(x, w, spec) and row.pack(x, w, spec) is w
-    with Names() as names:
-        row.convolution(x, w, None, spec)
+    assert "device: expected cpu, got cuda:0" in native.pack_reasons(x, w, spec) and native.pack(x, w, spec) is w
+    with OperatorNames() as names:
+        native.convolution(x, w, None, spec)
     assert names.ours == ["aten::convolution"]
 
 
-def test_a_frozen_weight_is_laid_out_as_the_input_is(card, monkeypatch):
-    """On a card; on a CPU one pack serves inputs of both layouts."""
-    asked, row, weight = [], selection.rows()["native"], torch.empty(8, 8, 3, 3, device="cuda")
-    monkeypatch.setattr(torch.Tensor, "contiguous", lambda x, memory_format=None: asked.append(memory_format) or x)
+def test_a_frozen_weight_has_the_layout_of_the_input(gpu, monkeypatch):
+    """On a GPU; on a CPU one packed weight serves inputs of both layouts."""
+    copies, native, weight = [], selection.backends()["native"], torch.empty(8, 8, 3, 3, device="cuda")
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda x, memory_format=None: copies.append(memory_format) or x)
     layouts = [torch.channels_last, torch.contiguous_format]
     inputs = [torch.empty(2, 8, 6, 6, device="cuda", memory_format=layout) for layout in layouts]
     for x in inputs:
-        row.pack(x, weight, Spec())
-    assert asked == layouts and len({row.pack_key(x, weight, Spec()) for x in inputs}) == 2
+        native.pack(x, weight, Spec())
+    assert copies == layouts and len({native.pack_key(x, weight, Spec()) for x in inputs}) == 2
     inputs = [torch.empty(2, 8, 6, 6, memory_format=layout) for layout in layouts]
-    assert len({row.pack_key(x, torch.empty(8, 8, 3, 3), Spec()) for x in inputs}) == 1
+    assert len({native.pack_key(x, torch.empty(8, 8, 3, 3), Spec()) for x in inputs}) == 1
 
 
-@pytest.mark.parametrize("row, namespace", [("native", "atrous"), ("triton", "atrous_triton")])
-def test_what_is_computed_again_is_so_by_the_row_that_computed_it(monkeypatch, row, namespace):
-    """Whoever keeps the recipe; on shapes alone, since gradients of tensors on a card need one."""
-    monkeypatch.setattr(triton_row, "available", lambda: [])
+@pytest.mark.parametrize("backend, namespace", [("native", "atrous"), ("triton", "atrous_triton")])
+def test_an_output_is_recomputed_by_the_backend_that_computed_it(monkeypatch, backend, namespace):
+    """Whichever backend saves it. On meta tensors, since gradients of CUDA tensors need a GPU."""
+    monkeypatch.setattr(triton_backend, "available", lambda: [])
     x, w = torch.empty(2, 8, 6, 6, device="meta"), torch.empty(8, 8, 3, 3, device="meta", requires_grad=True)
-    y = atrous.conv_bn_act(x, w, padding=1, slope=torch.empty(8, device="meta"), backend=row)
-    with Names() as names:
-        recompute.value(recompute.keep(y))
+    y = atrous.conv_bn_act(x, w, padding=1, slope=torch.empty(8, device="meta"), backend=backend)
+    with OperatorNames() as names:
+        recompute.restore(recompute.to_save(y))
         atrous.conv_bn_act(y, w, padding=1, backend="library").sum().backward()
     assert [name for name in names.ours if "again" in name] == [f"{namespace}::_epilogue_again"] * 2
 
 
-def test_on_a_cpu_the_epilogue_is_the_library_s(card):
+def test_on_a_cpu_the_epilogue_is_torch_ops_atrous(gpu):
     with torch._subclasses.FakeTensorMode():
-        assert training.primitive("_epilogue", torch.empty(1)) is torch.ops.atrous._epilogue
+        assert aten.primitive("_epilogue", torch.empty(1)) is torch.ops.atrous._epilogue

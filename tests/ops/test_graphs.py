@@ -1,4 +1,4 @@
-"""CUDA graphs: a call during capture always works, or a named row says that it was not compiled before."""
+"""CUDA graphs: a call during capture works, or a named backend says that its kernel was not compiled before."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from unittest import mock
 
 import pytest
 import torch
-from names import Names
+from names import OperatorNames
 from torch import nn
-from triton_cases import on_card
+from triton_cases import on_gpu
 
 import atrous
 from atrous.backends import library, selection
@@ -21,13 +21,17 @@ pytest.importorskip("triton")
 from atrous.triton_kernels import launch as launching  # noqa: E402
 from atrous.triton_kernels.launch import NotCompiled, Plan, launch  # noqa: E402
 
-CARD = torch.device("cuda", 0)
-LACKS = device_support.lacks(CARD) if torch.cuda.is_available() else ["no card"]
-ROWS = ["auto", "triton", pytest.param("native", marks=pytest.mark.skipif(bool(LACKS), reason="; ".join(LACKS)))]
+GPU = torch.device("cuda", 0)
+REASONS = device_support.native_reasons(GPU) if torch.cuda.is_available() else ["no GPU"]
+BACKENDS = [
+    "auto",
+    "triton",
+    pytest.param("native", marks=pytest.mark.skipif(bool(REASONS), reason="; ".join(REASONS))),
+]
 
 
 class Kernel:
-    """Stands in for a compiled kernel and counts its launches."""
+    """A fake compiled kernel that counts its launches."""
 
     __name__ = "kernel"
     arg_names = ("x", "y", "size", "BLOCK")
@@ -44,7 +48,7 @@ class Kernel:
 
 @pytest.fixture
 def capturing():
-    """Makes this machine look as if it had a card, and one that captures or not."""
+    """Makes this machine look as if it had a GPU; the mock's return value says whether a graph is captured."""
     state = mock.Mock(return_value=False)
     with (
         mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()),
@@ -54,11 +58,11 @@ def capturing():
         yield state
 
 
-def test_under_capture_only_what_was_launched_before(capturing):
+def test_under_capture_only_kernels_that_were_launched_before(capturing):
     kernel, x = Kernel(), torch.zeros(64)
-    launch(Plan(kernel, 1, (3,), {"BLOCK": 64}), CARD, (x, None))
+    launch(Plan(kernel, 1, (3,), {"BLOCK": 64}), GPU, (x, None))
     capturing.return_value = True
-    launch(Plan(kernel, 1, (4,), {"BLOCK": 64}), CARD, (torch.zeros(128), None))  # sizes do not matter
+    launch(Plan(kernel, 1, (4,), {"BLOCK": 64}), GPU, (torch.zeros(128), None))  # sizes do not matter
     assert kernel.launched == 2
     for tensors, size, block in [
         ((x, None), 3, 128),
@@ -68,7 +72,7 @@ def test_under_capture_only_what_was_launched_before(capturing):
         ((x, None), 2**31, 64),
     ]:
         with pytest.raises(NotCompiled, match="kernel: a CUDA graph is being captured .* call it once"):
-            launch(Plan(kernel, 1, (size,), {"BLOCK": block}), CARD, tensors)
+            launch(Plan(kernel, 1, (size,), {"BLOCK": block}), GPU, tensors)
     with pytest.raises(NotCompiled):
         launch(Plan(kernel, 1, (3,), {"BLOCK": 64}), torch.device("cuda", 1), (x, None))
     assert kernel.launched == 2
@@ -79,19 +83,19 @@ def test_a_launch_that_failed_is_not_remembered(capturing):
     kernel.__getitem__.return_value.side_effect = RuntimeError("no image")
     plan = Plan(kernel, 1, (), {})
     with pytest.raises(RuntimeError, match="no image"):
-        launch(plan, CARD, ())
+        launch(plan, GPU, ())
     capturing.return_value = True
     with pytest.raises(NotCompiled):
-        launch(plan, CARD, ())
+        launch(plan, GPU, ())
 
 
-def test_the_second_launch_of_a_plan_takes_its_code(capturing):
-    """With the arguments in the kernel's order, constants by their places; other tensors take their own code."""
+def test_the_second_launch_of_a_plan_reuses_its_compiled_kernel(capturing):
+    """Its arguments are in the kernel's order, constants by position; tensors of another dtype compile again."""
     kernel, code, wide = (mock.MagicMock(arg_names=("x", "y", "eps", "size", "BLOCK")) for _ in range(3))
     kernel.__getitem__.return_value.side_effect = [code, wide]
     plan, x = Plan(kernel, 7, (3,), {"BLOCK": 64, "num_warps": 4}), torch.zeros(64)
     for tensors in ((x, None), (x, None), (x.double(), None), (x[4:], None)):
-        launch(plan, CARD, tensors, (0.5,))
+        launch(plan, GPU, tensors, (0.5,))
     calls = kernel.__getitem__.return_value.call_args_list
     assert [c.kwargs for c in calls] == [{"BLOCK": 64, "num_warps": 4}] * 2
     assert [c.args[2:] for c in calls] == [(0.5, 3)] * 2 and calls[1].args[0].dtype == torch.float64
@@ -101,34 +105,34 @@ def test_the_second_launch_of_a_plan_takes_its_code(capturing):
     assert not wide.__getitem__.return_value.called
 
 
-def test_auto_takes_the_library_for_what_is_not_compiled():
+def test_auto_runs_the_library_if_the_kernel_is_not_compiled():
     x, w = torch.randn(1, 4, 8, 8), torch.randn(6, 4, 3, 3)
-    call = x, w, None, Spec(padding=(1, 1)), Epilogue(slope_kind="relu")
-    refuses = mock.Mock(side_effect=NotCompiled("no"))
-    assert torch.equal(selection.compiled_or_library(refuses)(*call), library.conv_epilogue(*call))
-    works = mock.Mock(return_value=x)
-    assert selection.compiled_or_library(works)(*call) is x and works.call_args.args == call
+    arguments = x, w, None, Spec(padding=(1, 1)), Epilogue(slope_kind="relu")
+    not_compiled = mock.Mock(side_effect=NotCompiled("no"))
+    assert torch.equal(selection.compiled_or_library(not_compiled)(*arguments), library.conv_epilogue(*arguments))
+    compiled = mock.Mock(return_value=x)
+    assert selection.compiled_or_library(compiled)(*arguments) is x and compiled.call_args.args == arguments
 
 
 @pytest.mark.parametrize("triton", [True, False], ids=["not compiled", "no Triton"])
 @pytest.mark.parametrize("image", [True, False], ids=["image", "no image"])
-def test_in_place_of_triton_is_the_library_or_plain_torch_where_it_has_no_image(monkeypatch, triton, image):
-    z, said = torch.randn(2, 3, 4, 4), mock.Mock(side_effect=NotCompiled("no"))
+def test_without_triton_the_library_runs_or_plain_torch_if_it_has_no_image(monkeypatch, triton, image):
+    z, kernel = torch.randn(2, 3, 4, 4), mock.Mock(side_effect=NotCompiled("no"))
     monkeypatch.setattr(triton_impl, "triton_runs", lambda device: triton)
     monkeypatch.setattr(triton_impl, "atrous_runs", lambda device: image)
-    monkeypatch.setattr("atrous.triton_kernels.pointwise.forward.epilogue", said)
-    with Names() as names:
+    monkeypatch.setattr("atrous.triton_kernels.pointwise.forward.epilogue", kernel)
+    with OperatorNames() as names:
         y = triton_impl._epilogue(z, *Epilogue(slope_kind="relu"))
-    assert torch.equal(y, z.relu()) and said.called == triton
+    assert torch.equal(y, z.relu()) and kernel.called == triton
     assert ("atrous::_epilogue" in names.called) == image
 
 
-@on_card
+@on_gpu
 def test_a_capture_without_a_call_before():
-    """A named row says so, auto works; what was captured gives the same as a call."""
+    """A named backend raises; auto works, and the replayed graph gives the result of a call."""
     x = torch.randn(2, 48, 9, 7, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     w = torch.randn(40, 48, 3, 3, device="cuda", dtype=torch.bfloat16)
-    torch.conv2d(x, w)  # cuDNN's own handle
+    torch.conv2d(x, w)  # creates cuDNN's handle before the capture
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with mock.patch.object(launching, "_launched", set()), torch.cuda.graph(graph):
@@ -139,8 +143,8 @@ def test_a_capture_without_a_call_before():
     torch.testing.assert_close(y, torch.conv2d(x, w).relu(), rtol=2e-2, atol=2e-2)
 
 
-@on_card
-@pytest.mark.parametrize("backend", ROWS)
+@on_gpu
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_frozen_model_as_a_graph(backend):
     model = atrous.models.resnet34(act="prelu", output_stride=8).cuda().bfloat16().eval()
     frozen = atrous.fuse(model, backend=backend, freeze=True)
@@ -153,8 +157,8 @@ def test_a_frozen_model_as_a_graph(backend):
         assert torch.equal(graphed(other), frozen(other))
 
 
-@on_card
-@pytest.mark.parametrize("backend", ROWS)
+@on_gpu
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_reduce_overhead(backend):
     torch.manual_seed(0)
     model = nn.Sequential(

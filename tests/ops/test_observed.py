@@ -1,4 +1,4 @@
-"""Who looks at operators: then a kernel is called by its operator, else without the dispatcher."""
+"""Observed calls go through the operator, all others launch the kernel without the dispatcher."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ class Subclass(Tensor): ...
 
 
 class Backward(torch.autograd.Function):
-    """Asks in its backward, where a batch of gradients has a type and keys of its own."""
+    """Calls observed() in its backward, where a batch of gradients has its own type and dispatch keys."""
 
     @staticmethod
-    def forward(ctx, x, said):
-        ctx.said = said
+    def forward(ctx, x, answers):
+        ctx.answers = answers
         return x * 2
 
     @staticmethod
     def backward(ctx, grad):
-        ctx.said.append(triton_impl.observed(grad))
+        ctx.answers.append(triton_impl.observed(grad))
         return grad * 2, None
 
 
-def ask(said):
+def ask(answers):
     def function(x):
-        said.append(triton_impl.observed(x, None, 1.0, "relu"))
+        answers.append(triton_impl.observed(x, None, 1.0, "relu"))
         return x * 1
 
     return function
 
 
-def batched_gradients(said):
+def batched_gradients(answers):
     x = torch.ones(3, requires_grad=True)
-    torch.autograd.grad(Backward.apply(x, said), x, torch.eye(3), is_grads_batched=True)
+    torch.autograd.grad(Backward.apply(x, answers), x, torch.eye(3), is_grads_batched=True)
 
 
-def in_a_mode(said):
+def in_a_mode(answers):
     with Mode():
-        ask(said)(torch.ones(2))
+        ask(answers)(torch.ones(2))
 
 
-def profiled(said):
+def profiled(answers):
     with torch.profiler.profile():
-        ask(said)(torch.ones(2))
+        ask(answers)(torch.ones(2))
 
 
 OBSERVERS = {
     "dispatch mode": in_a_mode,
     "profiler": profiled,
     "batched gradients": batched_gradients,
-    "make_fx": lambda said: make_fx(ask(said))(torch.ones(2)),
-    "make_fx, before dispatch": lambda said: make_fx(ask(said), pre_dispatch=True)(torch.ones(2)),
-    "jit.trace": lambda said: torch.jit.trace(ask(said), torch.ones(2), check_trace=False),
-    "grad": lambda said: torch.func.grad(lambda x: ask(said)(x).sum())(torch.ones(2)),
-    "vmap": lambda said: torch.func.vmap(ask(said))(torch.ones(2, 2)),
-    "jvp": lambda said: torch.func.jvp(ask(said), (torch.ones(2),), (torch.ones(2),)),
-    "subclass": lambda said: ask(said)(torch.ones(2).as_subclass(Subclass)),
-    "subclass behind": lambda said: said.append(
+    "make_fx": lambda answers: make_fx(ask(answers))(torch.ones(2)),
+    "make_fx, before dispatch": lambda answers: make_fx(ask(answers), pre_dispatch=True)(torch.ones(2)),
+    "jit.trace": lambda answers: torch.jit.trace(ask(answers), torch.ones(2), check_trace=False),
+    "grad": lambda answers: torch.func.grad(lambda x: ask(answers)(x).sum())(torch.ones(2)),
+    "vmap": lambda answers: torch.func.vmap(ask(answers))(torch.ones(2, 2)),
+    "jvp": lambda answers: torch.func.jvp(ask(answers), (torch.ones(2),), (torch.ones(2),)),
+    "subclass": lambda answers: ask(answers)(torch.ones(2).as_subclass(Subclass)),
+    "subclass behind": lambda answers: answers.append(
         triton_impl.observed(torch.ones(2), torch.ones(2).as_subclass(Subclass))
     ),
 }
@@ -75,26 +75,26 @@ OBSERVERS = {
 
 @pytest.mark.parametrize("name", OBSERVERS)
 def test_observed(name):
-    said = []
-    OBSERVERS[name](said)
-    assert said and all(said)
+    answers = []
+    OBSERVERS[name](answers)
+    assert answers and all(answers)
 
 
 def test_not_observed():
-    """Plain tensors and parameters, with gradients, without, in inference mode, and in a backward."""
-    said, x = [], torch.nn.Parameter(torch.ones(2))
-    ask(said)(x)
-    Backward.apply(x, said).sum().backward()
+    """Plain tensors and parameters: with and without gradients, in inference mode and in a backward."""
+    answers, x = [], torch.nn.Parameter(torch.ones(2))
+    ask(answers)(x)
+    Backward.apply(x, answers).sum().backward()
     with torch.no_grad(), torch.autocast("cpu"):
-        ask(said)(x)
+        ask(answers)(x)
     with torch.inference_mode():
-        ask(said)(torch.ones(2))
-    assert len(said) == 4 and not any(said)
+        ask(answers)(torch.ones(2))
+    assert len(answers) == 4 and not any(answers)
 
 
-@pytest.mark.parametrize("row", ["triton", "training"])
-def test_the_operator_is_called_where_anybody_observes(row, monkeypatch):
-    from atrous.backends import training, triton
+@pytest.mark.parametrize("module", ["triton", "aten"])
+def test_the_operator_is_called_if_the_call_is_observed(module, monkeypatch):
+    from atrous.backends import aten, triton
 
     called, x = [], torch.ones(2)
     monkeypatch.setattr(triton_impl, "triton_runs", lambda device: True)
@@ -102,7 +102,7 @@ def test_the_operator_is_called_where_anybody_observes(row, monkeypatch):
     monkeypatch.setattr(triton_impl, "pointwise", lambda name: lambda *_: called.append("kernel"))
     monkeypatch.setattr(torch.ops.atrous_triton, "_statistics", lambda *_: called.append("operator"))
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda x: True))
-    primitive = {"triton": triton, "training": training}[row].primitive("_statistics", x)
+    primitive = {"triton": triton, "aten": aten}[module].primitive("_statistics", x)
     primitive(x)
     with Mode():
         primitive(x)

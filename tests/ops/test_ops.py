@@ -1,4 +1,4 @@
-"""The primitives' registrations: one list of schemas, honest fakes, opcheck."""
+"""Registration of the primitives: schemas, fakes, opcheck."""
 
 import subprocess
 import sys
@@ -18,9 +18,9 @@ CONVOLUTIONS = ("_conv_epilogue", "_conv_statistics", "_winograd_weight", "_wino
 
 
 TRITON = (*POINTWISE, "_conv_epilogue", "_conv_statistics")
-WHERE = torch.get_default_device().type
-ROWS = {"atrous": "native" if ops.library_loaded else "library", "atrous_triton": "triton"}
-BOTH = [*(("atrous", name) for name in ops.schemas()), *(("atrous_triton", name) for name in TRITON)]
+DEVICE_TYPE = torch.get_default_device().type
+BACKENDS = {"atrous": "native" if ops.library_loaded else "library", "atrous_triton": "triton"}
+ALL = [*(("atrous", name) for name in ops.schemas()), *(("atrous_triton", name) for name in TRITON)]
 
 
 def primitive(name, namespace="atrous"):
@@ -28,15 +28,15 @@ def primitive(name, namespace="atrous"):
 
 
 def skip_where_it_has_no_kernel(namespace, name):
-    """The Winograd primitives are the CPU's, in C++ alone; Triton's are a card's."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}[WHERE]
+    """The Winograd primitives have C++ kernels for CPUs only; Triton's run on GPUs."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}[DEVICE_TYPE]
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", key):
         pytest.skip(f"{namespace}::{name} has no kernel here")
-    if reasons := selection.reasons(ROWS[namespace], torch.empty(0)):
+    if reasons := selection.reasons(BACKENDS[namespace], torch.empty(0)):
         pytest.skip("; ".join(reasons))
 
 
-def test_the_registered_schemas_are_the_list():
+def test_the_registered_schemas_are_those_of_schemas_def():
     assert set(ops.schemas()) == {*POINTWISE, *CONVOLUTIONS}
     for name, schema in ops.schemas().items():
         assert str(primitive(name)._schema) == str(torch._C.parse_schema("atrous::" + schema))
@@ -67,19 +67,19 @@ def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("namespace, name", BOTH)
+@pytest.mark.parametrize("namespace, name", ALL)
 def test_opcheck(namespace, name, memory_format):
     skip_where_it_has_no_kernel(namespace, name)
     torch.library.opcheck(primitive(name, namespace), sample(name, memory_format))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("namespace, name", BOTH)
+@pytest.mark.parametrize("namespace, name", ALL)
 def test_fakes_have_real_strides(namespace, name, memory_format):
-    """Of Triton's, where there is no card, those of the other namespace, whose fakes are the same."""
-    skip_where_it_has_no_kernel("atrous" if WHERE == "cpu" else namespace, name)
+    """Without a GPU, Triton's fakes are compared with the other namespace's operators, which share them."""
+    skip_where_it_has_no_kernel("atrous" if DEVICE_TYPE == "cpu" else namespace, name)
     arguments = sample(name, memory_format)
-    real = primitive(name, "atrous" if WHERE == "cpu" else namespace)(*arguments)
+    real = primitive(name, "atrous" if DEVICE_TYPE == "cpu" else namespace)(*arguments)
     with torch._subclasses.FakeTensorMode() as mode:
         fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
         fake = primitive(name, namespace)(*fakes)
@@ -88,7 +88,7 @@ def test_fakes_have_real_strides(namespace, name, memory_format):
 
 
 def test_python_defines_the_primitives_where_the_library_is_absent(tmp_path):
-    """A copy of the package without libatrous.so: same schemas, plain torch inside, same values."""
+    """A copy of the package without libatrous.so has the same schemas, runs plain torch and gives the same values."""
     code = """
 import shutil, sys, pathlib, torch
 source, kernels, target = map(pathlib.Path, sys.argv[1:4])

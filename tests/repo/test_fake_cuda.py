@@ -1,4 +1,4 @@
-"""The tests of `--device cuda`, on a fake one: what a GPU would refuse in them fails here."""
+"""Tests of `--device cuda` on a fake device (support/fake_cuda.py), which raises the errors that a GPU would."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-# torch.compile, torch.export and FakeTensor take no such tensors; a CPU adds up in fp16 what a GPU adds up in fp32. In
-# plain torch too the gradient of a sum's second term and circular pads are on the CPU, and `.data =` does nothing;
-# such a tensor has no tolist().
-LEFT_OUT = (
+# torch.compile, torch.export and FakeTensor do not accept the fake tensors; a CPU accumulates in fp16 where a GPU does
+# in fp32. In plain torch, too, the gradient of a sum's second term and circular pads are on the CPU and `.data =` has
+# no effect; a fake tensor has no tolist().
+SKIPPED = (
     "compile or export or opcheck or fakes or python_defines or (native and float16) "
     "or only_some_inputs or circular or swapped or not_finite"
 )
@@ -34,7 +34,7 @@ def test_refused(mistake, message):
     with pytest.raises((RuntimeError, TypeError), match=message):
         mistake(torch.randn(1, 3))
 
-def test_taken(generator):
+def test_accepted(generator):
     x, w = torch.randn(2, 3, 5, 5, generator=generator), torch.randn(4, 3, 3, 3, requires_grad=True)
     y = torch.conv2d(x, w)
     y.sum().backward()
@@ -47,7 +47,7 @@ def test_taken(generator):
 
 
 def run(*arguments: str, folder: Path) -> str:
-    """What pytest says of tests on the fake device, which all pass."""
+    """Runs tests on the fake device, which must all pass; returns the output of pytest."""
     paths = os.pathsep.join([str(TESTS), str(TESTS / "support"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "fake_cuda", "--device", "cuda", "-n", "0"]
     done = subprocess.run(
@@ -58,14 +58,14 @@ def run(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_it_refuses_what_a_gpu_refuses(tmp_path):
+def test_the_fake_device_raises_the_errors_of_a_gpu(tmp_path):
     (tmp_path / "test_fake.py").write_text(REFUSED)
     assert re.search(r"\b5 passed", run("-p", "conftest", str(tmp_path), folder=tmp_path))
 
 
 def test_the_cases_of_types_and_devices():
     assert re.search(
-        r"\b\d\d+ passed", run("tests/api/test_cases_types.py", "-k", f"not ({LEFT_OUT})", folder=TESTS.parent)
+        r"\b\d\d+ passed", run("tests/api/test_cases_types.py", "-k", f"not ({SKIPPED})", folder=TESTS.parent)
     )
 
 
@@ -73,4 +73,4 @@ def test_the_cases_of_types_and_devices():
 @pytest.mark.parametrize("files", ["test_cases_*.py", "test_native*.py", "test_ops.py"])
 def test_every_case(files):
     paths = sorted(str(path) for path in TESTS.rglob(files))
-    assert re.search(r"\b\d+ passed", run(*paths, "-m", "not gate", "-k", f"not ({LEFT_OUT})", folder=TESTS.parent))
+    assert re.search(r"\b\d+ passed", run(*paths, "-m", "not gate", "-k", f"not ({SKIPPED})", folder=TESTS.parent))

@@ -1,4 +1,4 @@
-"""A test that loses the GPU takes its pytest-xdist worker with it, and no other test."""
+"""Tests of support/lost_gpu.py: after a test that loses the GPU, the other tests run in a new pytest-xdist worker."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import torch
 
 from atrous import testing
 
-# After test_3 the process is marked: no other test may run in it.
+# After test 3 the process is marked as without a GPU: no other test may run in it.
 TESTS = """
 import lost_gpu, pytest
 marked = []
@@ -38,7 +38,7 @@ def run(folder, *options):
     return done.returncode, done.stdout
 
 
-def test_a_new_worker_takes_the_tests_that_are_left(tmp_path):
+def test_a_new_worker_runs_the_remaining_tests(tmp_path):
     pytest.importorskip("xdist")
     status, out = run(tmp_path, "-n", "1")
     assert status == 1 and "an illegal memory access" in out and "crashed" in out
@@ -56,7 +56,7 @@ def test_a_gpu_is_lost_when_it_does_not_synchronise(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", refuse)
-    assert not testing.gpu_lost()  # where nothing ran on one
+    assert not testing.gpu_lost()  # nothing ran on a GPU
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert testing.gpu_lost()
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)

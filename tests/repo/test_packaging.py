@@ -1,4 +1,4 @@
-"""What is installed: the wheel, the sdist, editable installs, the two libraries, and the sentences that end a build."""
+"""Tests of the package: wheel, sdist, editable installs, the two libraries, and the error messages of a build."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ import atrous
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "pyops" / "libatrous.so"
-LEAVE = shutil.ignore_patterns(".*", "build", "dist", "out", "*.so", "*.egg-info", "__pycache__", "results")
+IGNORED = shutil.ignore_patterns(".*", "build", "dist", "out", "*.so", "*.egg-info", "__pycache__", "results")
 FORBIDDEN = ("at::", "c10::", "Py")
 
 spec = importlib.util.spec_from_file_location("atrous_setup", ROOT / "setup.py")
@@ -26,7 +26,7 @@ spec.loader.exec_module(setup)
 
 
 def run(*command, cwd=ROOT, check=True, **environment):
-    """The finished process; its output is in the error if it fails. None takes a variable out."""
+    """Runs a command. Raises AssertionError with its output if it fails; a variable that is None is unset."""
     full = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=full, capture_output=True, text=True)
     if check and done.returncode:
@@ -35,9 +35,9 @@ def run(*command, cwd=ROOT, check=True, **environment):
 
 
 def checkout(folder):
-    """A copy of the checkout without anything built, for builds to write into. They compile without optimizing: what
-    is held is what they build, where it lands and whether it loads; and every call into torch is still in there."""
-    tree = Path(shutil.copytree(ROOT, folder / "checkout", ignore=LEAVE))
+    """A copy of the checkout without build outputs, to build in. It compiles without optimization: the tests check
+    which files are built and that they load, and every call into torch remains."""
+    tree = Path(shutil.copytree(ROOT, folder / "checkout", ignore=IGNORED))
     flags = tree / "csrc" / "flags.txt"
     flags.write_text(flags.read_text().replace("-O3", "-O0"))
     return tree
@@ -81,7 +81,7 @@ def pure_wheel(tree, tmp_path_factory):
 # The wheel and the sdist
 
 
-def test_pure_wheel_holds_atrous_alone(pure_wheel):
+def test_pure_wheel_has_atrous_alone(pure_wheel):
     assert top_level(pure_wheel) == {"atrous", f"atrous-{atrous.__version__}.dist-info"}
     assert pure_wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(pure_wheel).namelist()
@@ -108,29 +108,29 @@ assert atrous.__file__.startswith({str(tmp_path)!r}), atrous.__file__
 x, w = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3)
 expected = torch.relu(torch.conv2d(x, w, padding=1))
 torch.testing.assert_close(atrous.conv_bn_act(x, w, padding=1, slope="relu"), expected)
-from atrous import build_info
+from atrous.tools import info as build_info
 info = build_info.collect()
-assert not info["library"]["loaded"] and info["rows"]["native"] and not info["rows"]["library"], info
+assert not info["library"]["loaded"] and info["backends"]["native"] and not info["backends"]["library"], info
 if "triton" in {without!r}:
-    assert info["rows"]["triton"], info
+    assert info["backends"]["triton"], info
 print(build_info.render(info))
 """
     unpack(pure_wheel, tmp_path)
     run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(tmp_path))
 
 
-def test_sdist_carries_what_builds(tree, tmp_path):
+def test_sdist_has_every_build_input(tree, tmp_path):
     unpacked = sdist(tree, tmp_path)
-    held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     csrc = {str(path.relative_to(tree)) for path in (tree / "csrc").rglob("*") if path.is_file()}
-    assert csrc <= held
-    assert {"setup.py", "CMakeLists.txt", "LICENSE", "pyops/schemas.def", "triton_kernels/gpus.def"} <= held
-    assert not [name for name in held if name.endswith(".so")]
+    assert csrc <= files
+    assert {"setup.py", "CMakeLists.txt", "LICENSE", "pyops/schemas.def", "triton_kernels/gpus.def"} <= files
+    assert not [name for name in files if name.endswith(".so")]
 
 
 def test_sources_are_listed():
-    found = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp") if "cuda" not in path.parts}
-    assert set(setup.lines("csrc/sources.txt")) == found - {"csrc/module.cpp"}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp") if "cuda" not in path.parts}
+    assert set(setup.lines("csrc/sources.txt")) == sources - {"csrc/module.cpp"}
 
 
 def test_built_libraries_import_nothing_unstable():
@@ -141,31 +141,31 @@ def test_built_libraries_import_nothing_unstable():
 
 def assert_stable(library):
     symbols = run("nm", "-DC", "--undefined-only", library).stdout
-    assert "torch_library_impl" in symbols  # it does import something
+    assert "torch_library_impl" in symbols  # nm did list the imports
     assert not [line for line in symbols.splitlines() if any(name in line for name in FORBIDDEN)]
 
 
 @pytest.mark.gate
 def test_native_wheel_from_the_sdist(tree, tmp_path):
-    """The sdist builds by itself; the wheel holds both libraries, and they load from it."""
-    for folder in ("sdist", "wheel", "site"):
+    """The sdist builds without the checkout; the wheel has both libraries, and they load."""
+    for folder in ("sdist", "wheel", "installed"):
         (tmp_path / folder).mkdir()
     built = wheel(sdist(tree, tmp_path / "sdist"), tmp_path / "wheel")
     assert top_level(built) == {"atrous", f"atrous-{atrous.__version__}.dist-info"}
-    site = unpack(built, tmp_path / "site")
-    assert (site / "atrous" / "libatrous.so").exists() and list(site.glob("atrous/_C.*.so"))
-    assert_stable(site / "atrous" / "libatrous.so")
-    program = "import atrous; from atrous.tools import info as b; i = b.collect(); print(b.render(i)); print(i)"
+    installed = unpack(built, tmp_path / "installed")
+    assert (installed / "atrous" / "libatrous.so").exists() and list(installed.glob("atrous/_C.*.so"))
+    assert_stable(installed / "atrous" / "libatrous.so")
+    program = "import atrous; from atrous.tools import info; i = info.collect(); print(info.render(i)); print(i)"
     program += "; assert i['library']['loaded'] and i['library']['build']['torch_target'] == '2.11', i"
-    shown = run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(site)).stdout
+    shown = run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(installed)).stdout
     assert "loaded" in shown
 
 
 @pytest.mark.gate
-def test_the_oldest_torch_will_do(tmp_path):
-    """csrc compiles with the headers of torch 2.11, and its libtorch_cpu has every symbol that libatrous.so imports.
+def test_the_oldest_torch_is_supported(tmp_path):
+    """csrc compiles with the headers of torch 2.11, whose libtorch_cpu has every symbol that libatrous.so imports.
 
-    The wheel for macOS is read, since it is the smallest; nothing of it runs.
+    The test reads the wheel for macOS, the smallest one, and runs none of it.
     """
     pip = (sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", tmp_path)
     if run(
@@ -191,11 +191,11 @@ def test_the_oldest_torch_will_do(tmp_path):
 
 
 def environment(path):
-    """A Python of its own that borrows this one's packages, but not its editable install of atrous."""
+    """A new virtual environment that sees this Python's packages, but not its editable install of atrous."""
     run(sys.executable, "-m", "venv", "--without-pip", path)
     python = path / "bin" / "python"
-    site = run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").stdout.strip()
-    Path(site, "borrowed.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    packages = run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").stdout.strip()
+    Path(packages, "borrowed.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     return python
 
 
@@ -223,14 +223,14 @@ def test_editable(tmp_path, mode):
 @pytest.mark.parametrize("mode", ["lenient", "strict"])
 def test_editable_with_the_libraries(tmp_path, mode):
     shown = install_editable(checkout(tmp_path), tmp_path, mode)
-    assert shown.rstrip().endswith("[]")  # row native has no reason not to run
+    assert shown.rstrip().endswith("[]")  # backend native has no reason not to run
 
 
-# The sentences that end a build
+# The error messages of a build
 
 
 def refused(**variables):
-    """What setup.py says before it ends: one line, no traceback."""
+    """The error of setup.py: one line, no traceback."""
     done = run(sys.executable, "setup.py", "--version", check=False, ATROUS_SKIP_NATIVE=None, **variables)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
@@ -257,7 +257,7 @@ def test_without_a_compiler(variables):
     assert f"compiler `{variables['CXX'] or 'c++'}`" in line and "install g++" in line
 
 
-def test_pip_shows_the_sentence(tree, tmp_path):
+def test_pip_shows_the_error(tree, tmp_path):
     pip = (sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target", tmp_path, tree)
     done = run(*pip, check=False, CXX="/nowhere/c++", ATROUS_SKIP_NATIVE=None)
     assert done.returncode != 0
@@ -280,7 +280,7 @@ def test_with_cuda():
 
 
 def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
-    """A toolkit that answers like nvcc 12.6, a torch built for CUDA 12.6, one .cu file: it is built."""
+    """With a fake nvcc 12.6, a torch for CUDA 12.6 and one .cu file, the extension includes the .cu file."""
     from torch.utils import cpp_extension
 
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
@@ -294,7 +294,7 @@ def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
     monkeypatch.delenv("FORCE_CUDA", raising=False)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
     assert setup.nvcc_version(str(tmp_path)) == "12.6" and setup.nvcc_version(None) is None
-    assert "csrc/cuda/extra.cu" not in setup.extensions(torch)[0].sources  # this torch may be a CPU build
+    assert "csrc/cuda/extra.cu" not in setup.extensions(torch)[0].sources  # the real torch may be a CPU build
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(setup, "cutlass_include", lambda: ["headers of CUTLASS"])
@@ -313,7 +313,7 @@ def test_cuda_sources_follow_torch_and_nvcc(tmp_path, monkeypatch):
         setup.extensions(torch)
 
 
-def test_the_default_architectures_are_those_that_nvcc_knows(monkeypatch):
+def test_the_default_architectures_are_those_that_nvcc_supports(monkeypatch):
     assert setup.arch_list("13.0") == setup.arch_list("12.8") == "8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
     assert setup.arch_list("12.6") == "8.0;8.6;8.9+PTX;9.0a"
 
@@ -360,7 +360,7 @@ int main() {  // y = u > 0 ? u : 0.5 * u, with neither BatchNorm nor residual
 
 @pytest.mark.gate
 def test_cmake_builds_a_library_that_cpp_can_load(tree, tmp_path):
-    """The CMake build, and a C++ program without Python that calls an op of it."""
+    """The CMake build, and a C++ program without Python that calls an operator of its library."""
     if not shutil.which("cmake"):
         pytest.skip("cmake is not installed")
     configure = ("cmake", "-S", tree, "-B", tmp_path, f"-DPython_EXECUTABLE={sys.executable}")

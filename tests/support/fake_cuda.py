@@ -1,10 +1,10 @@
-"""A CUDA device whose memory is the CPU's, for tests of `--device cuda` on a machine without a GPU.
+"""A fake CUDA device in CPU memory, to run tests with `--device cuda` on a machine without a GPU.
 
     PYTHONPATH=tests/support python -m pytest -p fake_cuda --device cuda tests/api/test_cases_types.py
 
-Tensors say that they lie on cuda:0, every operator runs for real on what they hold, and what a GPU refuses is refused:
-tensors of two devices in one call, a CPU's generator, numpy, autocast for "cpu". Kernels of a GPU are not there: the
-backends `library` and `native` run, `triton` does not. torch.compile sees a subclass and is not for it.
+Tensors report cuda:0, and every operator runs on the CPU tensor that they wrap. Errors of a real GPU are raised: for
+tensors of two devices in one call, a CPU generator, numpy, autocast for "cpu". There are no GPU kernels: the backends
+`library` and `native` run, `triton` does not. torch.compile sees a tensor subclass and is not supported.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
-COPIES = ("copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "set_")  # take two devices
+TWO_DEVICE_OPERATORS = ("copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "set_")
 REFUSAL = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
-plain = SimpleNamespace(
+original = SimpleNamespace(
     generator=torch.Generator, autocast=torch.autocast, tensor=torch.tensor, to=Tensor.to, type=Tensor.type
 )
 
 
 class CudaTensor(Tensor):
-    """`held` is the tensor on the CPU."""
+    """A tensor that reports cuda:0 and wraps `on_cpu`, the tensor that holds its values."""
 
-    held: Tensor
+    on_cpu: Tensor
     device, is_cuda, is_cpu = (property(lambda self, value=value: value) for value in (CUDA, True, False))
 
     @staticmethod
-    def __new__(cls, held: Tensor):
-        about = {name: getattr(held, name) for name in ("dtype", "layout")}
-        about |= {"strides": held.stride(), "storage_offset": held.storage_offset()} if not held.is_sparse else {}
-        self = Tensor._make_wrapper_subclass(cls, held.size(), device="cpu", **about)
-        self.held = held
+    def __new__(cls, on_cpu: Tensor):
+        options = {name: getattr(on_cpu, name) for name in ("dtype", "layout")}
+        if not on_cpu.is_sparse:
+            options |= {"strides": on_cpu.stride(), "storage_offset": on_cpu.storage_offset()}
+        self = Tensor._make_wrapper_subclass(cls, on_cpu.size(), device="cpu", **options)
+        self.on_cpu = on_cpu
         return self
 
-    def __init__(self, held: Tensor):
+    def __init__(self, on_cpu: Tensor):
         pass
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -51,10 +52,10 @@ class CudaTensor(Tensor):
         return 0
 
     def data_ptr(self):
-        return self.held.data_ptr()
+        return self.on_cpu.data_ptr()
 
     def untyped_storage(self):
-        return self.held.untyped_storage()
+        return self.on_cpu.untyped_storage()
 
     def numpy(self, *arguments, **named):
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
@@ -66,46 +67,47 @@ class CudaTensor(Tensor):
 
     def __deepcopy__(self, memo):
         if id(self) not in memo:
-            copy = memo[id(self)] = CudaTensor(self.held.clone()).requires_grad_(self.requires_grad)
+            copy = memo[id(self)] = CudaTensor(self.on_cpu.clone()).requires_grad_(self.requires_grad)
             copy._is_param = getattr(self, "_is_param", False)
             copy.grad = self.grad.__deepcopy__(memo) if self.grad is not None else None
         return memo[id(self)]
 
     def __repr__(self, **named):
-        return f"Cuda{self.held!r}"
+        return f"Cuda{self.on_cpu!r}"
 
 
 def dispatch(operator, args, kwargs):
-    """The operator on what the tensors hold; its results are where they would be."""
+    """Runs the operator on the wrapped tensors and wraps its results if they would be on the GPU."""
     values = list(tree_iter((args, kwargs)))
-    ours, asked = [x for x in values if isinstance(x, CudaTensor)], kwargs.get("device")
-    refuse(operator, values, ours)
-    here = bool(ours) if asked is None else torch.device(asked).type == "cuda"
+    fakes, device = [x for x in values if isinstance(x, CudaTensor)], kwargs.get("device")
+    refuse_mixed_devices(operator, values, fakes)
+    on_cuda = bool(fakes) if device is None else torch.device(device).type == "cuda"
     for x in values:
-        if isinstance(x, plain.generator) and generators.get(x._cdata, "cpu") != ("cuda" if here else "cpu"):
-            raise RuntimeError(f"Expected a generator of {'cuda' if here else 'cpu'}, got the other one")
-    if asked is not None and here:
+        if isinstance(x, original.generator) and generators.get(x._cdata, "cpu") != ("cuda" if on_cuda else "cpu"):
+            raise RuntimeError(f"Expected a generator of {'cuda' if on_cuda else 'cpu'}, got the other one")
+    if device is not None and on_cuda:
         kwargs = {**kwargs, "device": CPU}
-    args, kwargs = tree_map(lambda x: x.held if isinstance(x, CudaTensor) else x, (args, kwargs))
-    holders = {id(x.held): x for x in ours}  # of what is written in place
+    args, kwargs = tree_map(lambda x: x.on_cpu if isinstance(x, CudaTensor) else x, (args, kwargs))
+    wrappers = {id(x.on_cpu): x for x in fakes}  # for results of in-place operators
 
-    def wrapped(x):
-        if not here or not isinstance(x, Tensor) or x.is_meta:
+    def wrap(x):
+        if not on_cuda or not isinstance(x, Tensor) or x.is_meta:
             return x
-        return holders.get(id(x)) if id(x) in holders else CudaTensor(x)
+        return wrappers.get(id(x)) if id(x) in wrappers else CudaTensor(x)
 
-    return tree_map(wrapped, operator(*args, **kwargs))
+    return tree_map(wrap, operator(*args, **kwargs))
 
 
-def refuse(operator, values, ours):
+def refuse_mixed_devices(operator, values, fakes):
+    """Raises torch's error if a call mixes fake CUDA tensors with CPU tensors that are not scalars."""
     namespace, name = operator._schema.name.split("::")
-    for x in values if ours and name not in COPIES else ():
+    for x in values if fakes and name not in TWO_DEVICE_OPERATORS else ():
         if isinstance(x, Tensor) and not isinstance(x, CudaTensor) and (x.dim() or namespace != "aten"):
             raise RuntimeError(f"{namespace}::{name}: {REFUSAL}")
 
 
 class Dispatch(TorchDispatchMode):
-    """For what has no tensor among its arguments."""
+    """Handles operators without a tensor argument."""
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         return dispatch(operator, args, kwargs or {})
@@ -114,9 +116,9 @@ class Dispatch(TorchDispatchMode):
 generators: dict[int, str] = {}
 
 
-class Generator(plain.generator):
+class Generator(original.generator):
     def __new__(cls, device="cpu"):
-        self = plain.generator.__new__(cls)
+        self = original.generator.__new__(cls)
         generators[self._cdata] = torch.device(device).type
         return self
 
@@ -124,8 +126,8 @@ class Generator(plain.generator):
         pass
 
 
-class Autocast(plain.autocast):
-    """A GPU's is done by the CPU's; the CPU's own does nothing for tensors of a GPU."""
+class Autocast(original.autocast):
+    """Autocast for "cuda" is the CPU's autocast; autocast for "cpu" does not apply to CUDA tensors."""
 
     def __init__(self, device_type, dtype=torch.bfloat16, enabled=True, cache_enabled=None):
         super().__init__("cpu", dtype, enabled and device_type == "cuda", cache_enabled)
@@ -136,17 +138,17 @@ def to(self, *args, copy=False, **kwargs):
     device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
     if device is not None and torch.device(device).type != self.device.type:
         return torch.ops.aten._to_copy(self, device=device, dtype=dtype, memory_format=layout)
-    return plain.to(self, dtype or self.dtype, copy=copy, **({"memory_format": layout} if layout else {}))
+    return original.to(self, dtype or self.dtype, copy=copy, **({"memory_format": layout} if layout else {}))
 
 
 def tensor(data, *, dtype=None, device=None, requires_grad=False):
     device = torch.device(device or torch.get_default_device())
-    made = plain.tensor(data, dtype=dtype, device="cpu" if device.type == "cuda" else device)
-    return to(made, device).requires_grad_(requires_grad)
+    on_cpu = original.tensor(data, dtype=dtype, device="cpu" if device.type == "cuda" else device)
+    return to(on_cpu, device).requires_grad_(requires_grad)
 
 
 def install() -> None:
-    """For the whole process."""
+    """Installs the device for the whole process."""
     from atrous.ops import device_support, triton_impl
 
     answers = {
@@ -166,8 +168,8 @@ def install() -> None:
     torch.autocast = torch.amp.autocast_mode.autocast = Autocast
     enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
     torch.is_autocast_enabled, torch.get_autocast_dtype = lambda *device: enabled("cpu"), lambda *device: dtype("cpu")
-    triton_impl.triton_found = False
-    device_support.lacks = lambda device: ()
+    triton_impl.triton_installed = False
+    device_support.native_reasons = lambda device: ()
     Dispatch().__enter__()
 
 

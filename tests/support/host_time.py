@@ -1,14 +1,14 @@
-"""Host time of a call of each backend and of a launch of each Triton kernel, measured without a GPU.
+"""Measures the host time of a call of each backend and of a launch of each Triton kernel, without a GPU.
 
     python tests/support/host_time.py [--json FILE] [--rounds N]
 
-What the processor does until a kernel is in the driver's hands: at batch 1 it, and not the GPU, sets the pace of a
-network without a CUDA graph. Triton's own launcher runs over the stand-in for the CUDA driver (standin.py), which takes
-no time; beside it run plain torch's calls on a CPU, which compute 4x4 pixels. Tensors are on the CPU, so what torch
-adds on a GPU (a device guard, cuDNN's choice of an algorithm) is in neither.
+Host time is what the CPU spends until the driver has the kernel: at batch 1 without a CUDA graph it limits a network,
+not the GPU. Triton's own launcher runs on the stand-in for the CUDA driver (standin.py), which takes no time; the peer
+is plain torch on a CPU, which computes 4x4 pixels. Tensors are on the CPU, so neither includes what torch adds on a GPU
+(a device guard, cuDNN's choice of an algorithm).
 
-Times are of the processor in this thread, the median of interleaved rounds. Budgets: 2x plain torch for the backends
-that it runs through, 15 us for a launch.
+Times are CPU time of this thread, the median of interleaved rounds. Budgets: 2x plain torch for a backend, 15 us for a
+launch.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ from bench import record
 Call = Callable[[], object]
 CHIP, MULTIPROCESSORS = 90, 132
 LAUNCHERS = (conv, conv_statistics, pointwise, gradients, channel_statistics, channel_sums)
-CALLS = 200  # of one measurement
-BACKEND, LAUNCH = 2.0, 15.0  # the budgets: over plain torch; us
+CALLS = 200  # per measurement
+MAX_RATIO, MAX_LAUNCH_US = 2.0, 15.0  # budgets: a backend over plain torch; a launch
 NHWC = torch.channels_last
 
 
 @contextlib.contextmanager
 def fake_gpu() -> Iterator[None]:
-    """Triton's launchers take CPU tensors for those of an H100, and the stand-in's driver takes the launches."""
+    """Makes Triton's launchers accept CPU tensors as those of an H100; the stand-in driver takes the launches."""
     standin.library().use(CHIP)
     standin.library().calls.standin_any_memory(True)
     from triton.backends.nvidia.driver import CudaDriver
@@ -81,7 +81,7 @@ def fake_gpu() -> Iterator[None]:
 
 
 def layer(channels: int, size: int, dtype: torch.dtype) -> SimpleNamespace:
-    """A 3x3 convolution with BatchNorm, a slope a channel and a residual, on one map of size x size."""
+    """A 3x3 convolution with BatchNorm, per-channel slopes and a residual, on one image of size x size pixels."""
     x = torch.randn(1, channels, size, size).to(dtype, memory_format=NHWC)
     w = torch.randn(channels, channels, 3, 3).to(dtype, memory_format=NHWC)
     vectors, slope = [torch.rand(channels) + 0.5 for _ in range(4)], torch.rand(channels)
@@ -89,72 +89,72 @@ def layer(channels: int, size: int, dtype: torch.dtype) -> SimpleNamespace:
     return SimpleNamespace(x=x, w=w, epilogue=epilogue, spec=Spec(padding=(1, 1)))
 
 
-def plain(made: SimpleNamespace) -> Call:
-    """What a user would have called: a convolution, a BatchNorm, an addition and a PReLU."""
-    mean, var, gamma, beta, *_ = made.epilogue
-    slope, residual = made.epilogue.slope, made.epilogue.residual
+def plain(conv_layer: SimpleNamespace) -> Call:
+    """The layer in plain torch: a convolution, a BatchNorm, an addition and a PReLU."""
+    mean, var, gamma, beta, *_ = conv_layer.epilogue
+    slope, residual = conv_layer.epilogue.slope, conv_layer.epilogue.residual
 
     def call():
-        z = F.conv2d(made.x, made.w, None, 1, 1)
+        z = F.conv2d(conv_layer.x, conv_layer.w, None, 1, 1)
         return F.prelu(F.batch_norm(z, mean, var, gamma, beta) + residual, slope)
 
     return call
 
 
 def backends() -> dict[str, Call]:
-    """A call of each backend. Those of plain torch and of C++ compute; a small map keeps that short."""
-    small, map_ = layer(4, 4, torch.float32), layer(64, 56, torch.bfloat16)
+    """A call of each backend. Plain torch and C++ compute, so their image is small."""
+    small, large = layer(4, 4, torch.float32), layer(64, 56, torch.bfloat16)
     calls = {"plain torch": plain(small)}
     for backend in (library, native):
         arguments = small.x, small.w, None, small.spec, small.epilogue
         calls[backend.name] = lambda backend=backend, arguments=arguments: backend.conv_epilogue(*arguments)
-    arguments = map_.x, map_.w, None, map_.spec, map_.epilogue
+    arguments = large.x, large.w, None, large.spec, large.epilogue
     calls["triton"] = lambda: triton.conv_epilogue(*arguments)
-    calls["triton, the epilogue alone"] = lambda: triton.epilogue(map_.x, map_.epilogue)
+    calls["triton, the epilogue alone"] = lambda: triton.epilogue(large.x, large.epilogue)
     return calls
 
 
 def launches() -> dict[str, Call]:
-    """The last launch of each launcher by itself: `launch` with a plan that has its code."""
-    made, few = layer(64, 56, torch.bfloat16), layer(64, 7, torch.bfloat16)
-    grad = torch.randn_like(made.x)
+    """The launch of each launcher by itself: `launch` with a plan that already has its code."""
+    full, small = layer(64, 56, torch.bfloat16), layer(64, 7, torch.bfloat16)
+    grad = torch.randn_like(full.x)
     means = torch.zeros(3, 64)
     pointers = next(config for config in configs.CONV if not config.descriptors)
 
-    def convolve(made=made, config=None):
-        geometry = made.spec.stride, made.spec.padding, made.spec.dilation, made.spec.groups
+    def convolve(case=full, config=None):
+        geometry = case.spec.stride, case.spec.padding, case.spec.dilation, case.spec.groups
         return conv.conv_epilogue(
-            made.x, made.w, None, *geometry, *made.epilogue, memory_format=NHWC, config=config
+            case.x, case.w, None, *geometry, *case.epilogue, memory_format=NHWC, config=config
         )  # fmt: skip
 
     launchers = {
         "conv_epilogue, descriptors": convolve,
-        "conv_epilogue, descriptors, split-K": lambda: convolve(few),
+        "conv_epilogue, descriptors, split-K": lambda: convolve(small),
         "conv_epilogue, pointers": lambda: convolve(config=pointers),
         "conv_statistics": lambda: conv_statistics.conv_statistics(
-            made.x, made.w, None, (1, 1), (1, 1), (1, 1), 1, memory_format=NHWC
+            full.x, full.w, None, (1, 1), (1, 1), (1, 1), 1, memory_format=NHWC
         ),
-        "epilogue": lambda: pointwise.epilogue(made.x, *made.epilogue),
-        "statistics": lambda: gradients.statistics(made.x),
-        "epilogue_reduce": lambda: gradients.epilogue_reduce(grad, made.x, *made.epilogue),
-        "epilogue_backward": lambda: gradients.epilogue_backward(grad, made.x, means, True, True, *made.epilogue),
+        "epilogue": lambda: pointwise.epilogue(full.x, *full.epilogue),
+        "statistics": lambda: gradients.statistics(full.x),
+        "epilogue_reduce": lambda: gradients.epilogue_reduce(grad, full.x, *full.epilogue),
+        "epilogue_backward": lambda: gradients.epilogue_backward(grad, full.x, means, True, True, *full.epilogue),
     }
     return {name: captured(call) for name, call in launchers.items()}
 
 
 def captured(call: Call) -> Call:
-    """The launch that a launcher makes, without the launcher."""
-    said: list[tuple[Any, Any]] = []
+    """The one `launch` that this call of a launcher makes, without the launcher."""
+    recorded: list[tuple[Any, Any]] = []
 
-    def keep(*arguments, **options):
-        said.append((arguments, options))
+    def record_launch(*arguments, **options):
+        recorded.append((arguments, options))
         launch.launch(*arguments, **options)
 
     with contextlib.ExitStack() as stack:
         for module in LAUNCHERS:
-            stack.enter_context(mock.patch.object(module, "launch", keep))
+            stack.enter_context(mock.patch.object(module, "launch", record_launch))
         call()
-    ((arguments, options),) = said
+    ((arguments, options),) = recorded
     return lambda: launch.launch(*arguments, **options)
 
 
@@ -169,18 +169,18 @@ def measure(calls: dict[str, Call], rounds: int) -> dict[str, float]:
     for call in calls.values():
         microseconds(call)
     times = [{name: microseconds(call) for name, call in calls.items()} for _ in range(rounds)]
-    return {name: statistics.median(row[name] for row in times) for name in calls}
+    return {name: statistics.median(one_round[name] for one_round in times) for name in calls}
 
 
 @torch.no_grad()
 def measured(rounds: int) -> dict[str, Any]:
     with fake_gpu():
-        called, launched = backends(), launches()
-        times = measure(called | launched, rounds)
+        backend_calls, kernel_launches = backends(), launches()
+        times = measure(backend_calls | kernel_launches, rounds)
     return {
         **record.about(info.processor(), info.versions()),
-        "backends": {name: times[name] for name in called},
-        "launches": {name: times[name] for name in launched},
+        "backends": {name: times[name] for name in backend_calls},
+        "launches": {name: times[name] for name in kernel_launches},
     }
 
 
@@ -193,15 +193,16 @@ def show(result: dict[str, Any]) -> str:
 
 
 def over(result: dict[str, Any]) -> list[str]:
-    """What takes more than its budget."""
+    """A line for each time over its budget."""
     peer = result["backends"]["plain torch"]
-    found = [
-        f"{name} {us / peer:.2f}x plain torch, {BACKEND:g}x allowed"
-        for name, us in result["backends"].items() if us > BACKEND * peer
+    slow_calls = [
+        f"{name} {us / peer:.2f}x plain torch, {MAX_RATIO:g}x allowed"
+        for name, us in result["backends"].items() if us > MAX_RATIO * peer
     ]  # fmt: skip
-    return found + [
-        f"launch of {name} {us:.1f} us, {LAUNCH:g} allowed" for name, us in result["launches"].items() if us > LAUNCH
-    ]
+    return slow_calls + [
+        f"launch of {name} {us:.1f} us, {MAX_LAUNCH_US:g} allowed"
+        for name, us in result["launches"].items() if us > MAX_LAUNCH_US
+    ]  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

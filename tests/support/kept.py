@@ -1,4 +1,4 @@
-"""Bytes that a forward leaves in memory for its backward, counted in two ways: by autograd, and by what lives on."""
+"""Bytes that a forward leaves in memory for its backward: those that autograd saved, and those still allocated."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from torch.utils._pytree import tree_leaves
 
 from atrous.tools.explain.training_cost import addresses, saved
 
-__all__ = ["MB", "alive", "saved"]
+__all__ = ["MB", "saved", "still_allocated"]
 
 MB = 1e6
 
 
-def alive(call, *without) -> tuple[object, int]:
-    """The result of call(), and the bytes of all that its operators made and that lives on, whoever holds it.
+def still_allocated(call, *without) -> tuple[object, int]:
+    """The result of call(), and the bytes of its operators' outputs that are still allocated.
 
-    It sees what `saved` cannot: a tensor that hangs on a context, a module or another tensor. Eager only.
+    Unlike `saved`, it counts tensors referenced by a context, a module or another tensor. Eager only.
+    without: tensors that are not counted, and modules whose parameters are not.
     """
-    made = {}
+    outputs_by_storage = {}
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), named=None):
             outputs = function(*arguments, **(named or {}))
             for tensor in tree_leaves(outputs):
                 if isinstance(tensor, Tensor):
-                    made[tensor.untyped_storage()._cdata] = (
+                    outputs_by_storage[tensor.untyped_storage()._cdata] = (
                         StorageWeakRef(tensor.untyped_storage()), tensor.untyped_storage().nbytes()
                     )  # fmt: skip
             return outputs
@@ -36,6 +37,10 @@ def alive(call, *without) -> tuple[object, int]:
     with Watch():
         result = call()
     gc.collect()
-    known = addresses(*without)
-    living = [size for address, (storage, size) in made.items() if address not in known and not storage.expired()]
-    return result, sum(living)
+    excluded = addresses(*without)
+    remaining = [
+        size
+        for address, (storage, size) in outputs_by_storage.items()
+        if address not in excluded and not storage.expired()
+    ]
+    return result, sum(remaining)

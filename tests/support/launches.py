@@ -1,12 +1,11 @@
-"""A small launch of every CUDA kernel, of Triton in every config: the first thing to run on a GPU, and what the
-sanitizers see.
+"""Launches every CUDA kernel on small tensors, Triton's in every config: a smoke test for a GPU and for sanitizers.
 
-    python launches.py [--one]      --one: of each kernel and way to address the first launch, for memcheck
+    python launches.py [--one]      --one: only the first launch of each kernel and addressing mode, for memcheck
 
-Each is named before it runs and waited for, so that the last line names the one that hangs or ends the process. One
-that fails does not end the run; the exit status is then 1. After an illegal access nothing runs in the process any
-more: the launches behind it run in a new one. Those in C++ are left out where the library is not built for
-this GPU, and under Triton's interpreter. Values are what the tests check; here only that all of an output is written.
+Each launch is named before it runs and waited for, so the last line names the one that hangs or kills the process. A
+failed launch does not end the run; the exit status is then 1. After an illegal access nothing runs in the process any
+more, so the remaining launches run in a new one. C++ launches are left out if the library is not built for this GPU,
+and under Triton's interpreter. Only that outputs are finite is checked; the tests check values.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ DTYPE = torch.float16
 NHWC, NCHW = torch.channels_last, torch.contiguous_format
 WHOLE = (1, 1), (2, 2), (2, 2), 1  # stride, padding, dilation, groups
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
-Launch = tuple[str, Callable[[], Outputs]]  # what it is called, and the call
+Launch = tuple[str, Callable[[], Outputs]]  # label, call
 
 
 def draw(*size: int, memory_format: torch.memory_format = NCHW) -> torch.Tensor:
@@ -40,12 +39,12 @@ def draw(*size: int, memory_format: torch.memory_format = NCHW) -> torch.Tensor:
 
 
 def convolutions():
-    """x, w, geometry, layout, config: every config on a map that its tiles do not divide, and every way to address."""
+    """x, w, geometry, layout, config: every config, on a size that its tiles do not divide; every addressing mode."""
     for tile in configs.CONV:
-        splits = [tile._replace(splits=2)] if tile.elements <= 64 else []
+        splits = [tile._replace(splits=2)] if tile.accumulators <= 64 else []
         for config in (tile, tile._replace(waves=2), *splits):
             x, w = draw(2, 64, 9, 11, memory_format=NHWC), draw(72, 64, 3, 3)
-            if not configs.conv_reasons(conv_key(x, w, *WHOLE, NHWC), config):  # not every card takes every config
+            if not configs.conv_reasons(conv_key(x, w, *WHOLE, NHWC), config):  # not every GPU runs every config
                 yield x, w, WHOLE, NHWC, config
     halves = (2, 2), (1, 1), (1, 1), 1
     yield draw(2, 64, 10, 12, memory_format=NHWC), draw(72, 64, 3, 3), halves, NHWC, None
@@ -55,28 +54,28 @@ def convolutions():
     yield draw(2, 31, 9, 11), draw(33, 31, 1, 3), ((2, 1), (0, 5), (1, 5), 1), NCHW, None
     yield draw(2, 32, 9, 11, memory_format=NHWC), draw(32, 8, 3, 3), (*WHOLE[:3], 4), NHWC, None
     for layout in (NHWC, NCHW):
-        for config in configs.DEPTHWISE["last" if layout == NHWC else "planes"]:
+        for config in configs.DEPTHWISE["nhwc" if layout == NHWC else "nchw"]:
             yield draw(2, 12, 9, 11, memory_format=layout), draw(24, 1, 3, 3), (*WHOLE[:3], 12), layout, config
 
 
-def ending(channels: int, size: torch.Size, layout: torch.memory_format, kind: str):
+def epilogue_arguments(channels: int, size: torch.Size, layout: torch.memory_format, kind: str):
     vectors = [torch.rand(channels, device=DEVICE) + 0.5 for _ in range(4)]
     slope, seed = torch.rand(channels, device=DEVICE), torch.tensor([1, 2], device=DEVICE)
     return *vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout), False
 
 
-# Of each layout a batch whose reductions one program makes, and one that several share (reduction_plan.grid).
-MAPS = [((batch, 16, 9, 11), NHWC) for batch in (2, 9)]
-MAPS += [((batch, *rest), NCHW) for *batches, rest in ((2, 9, (16, 4, 8)), (29, 45, (5, 7, 7))) for batch in batches]
+# For each layout a batch reduced by one program per tile, and one by several (reduction_plan.grid).
+SIZES = [((batch, 16, 9, 11), NHWC) for batch in (2, 9)]
+SIZES += [((batch, *rest), NCHW) for *batches, rest in ((2, 9, (16, 4, 8)), (29, 45, (5, 7, 7))) for batch in batches]
 
 
 def pointwise(language: str, primitive: Callable[[str], Callable]) -> Iterator[Launch]:
-    """The kernels without a convolution, forward and backward."""
-    for size, layout in MAPS:
+    """Launches of the kernels without a convolution, forward and backward."""
+    for size, layout in SIZES:
         for kind in ("relu", "tensor", "random"):
             z = draw(*size, memory_format=layout)
             label = f"{language} %s {size} {'NHWC' if layout == NHWC else 'NCHW'} {kind}"
-            call = z, *ending(size[1], z.shape, layout, kind)
+            call = z, *epilogue_arguments(size[1], z.shape, layout, kind)
             backward, sums = (torch.randn_like(z), *call, 0.5), torch.randn(3, size[1], device=DEVICE)
             yield label % "epilogue", partial(primitive("_epilogue"), *call, 0.0)
             yield label % "epilogue with dropout", partial(primitive("_epilogue"), *call, 0.5)
@@ -89,31 +88,31 @@ def pointwise(language: str, primitive: Callable[[str], Callable]) -> Iterator[L
 def triton() -> Iterator[Launch]:
     for x, w, geometry, layout, config in convolutions():
         size = torch.conv2d(x.to("meta"), w.to("meta"), None, *geometry).shape
-        arguments = ending(w.shape[0], size, layout, "tensor" if config else "random")
+        arguments = epilogue_arguments(w.shape[0], size, layout, "tensor" if config else "random")
         label = f"triton %s {tuple(x.shape)} * {tuple(w.shape)} {config.describe() if config else 'predicted config'}"
         run = partial(conv.conv_epilogue, x, w, None, *geometry, *arguments, memory_format=layout, config=config)
         yield label % "conv_epilogue", run
         if config is None or config.waves or w.shape[1] == 1:
-            fits = config if config and config.waves and config.elements <= 64 else None
-            run = partial(statistics.conv_statistics, x, w, None, *geometry, memory_format=layout, config=fits)
+            fitting = config if config and config.waves and config.accumulators <= 64 else None
+            run = partial(statistics.conv_statistics, x, w, None, *geometry, memory_format=layout, config=fitting)
             yield label % "conv_statistics", run
     yield from pointwise("triton", triton_impl.pointwise)
 
 
-# What _conv_tile takes; without a name the predicted one.
+# Tile names of _conv_tile; "" is the predicted tile.
 TILES = ("", "wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
 
 
 def tiles() -> tuple[str, ...]:
-    """Those that the library has for this GPU."""
+    """The tiles that the library has for this GPU."""
     device = torch.device("cuda", torch.cuda.current_device())
     wgmma = device_support.capability(device) == (9, 0) and "9.0a" in device_support.arch_list()
     return tuple(tile for tile in TILES if wgmma or not tile.startswith("wgmma"))
 
 
 def native() -> Iterator[Launch]:
-    """libatrous.so: convolutions with splits, in large tiles and in each tile that can have them, of a stem, and one
-    that it leaves to torch."""
+    """Launches of libatrous.so: convolutions with split-K, with large tiles, of a stem, and one that it leaves to
+    torch, in each tile that fits them."""
     calls = [
         (2, 64, 9, 72, 3, 1),
         (8, 64, 56, 64, 3, 1),
@@ -122,11 +121,11 @@ def native() -> Iterator[Launch]:
         (2, 32, 9, 32, 3, 4),
     ]
     for tile, (images, channels, side, out, kernel, groups) in itertools.product(tiles(), calls):
-        if tile and (channels < 4 or groups > 1):  # which no tile that has a name computes
+        if tile and (channels < 4 or groups > 1):  # no named tile computes these
             continue
         x, w = draw(images, channels, side, side, memory_format=NHWC), draw(out, channels // groups, kernel, kernel)
         geometry = (1, 1), (kernel // 2,) * 2, (1, 1), groups
-        arguments = ending(out, torch.Size((images, out, side, side)), NHWC, "tensor")
+        arguments = epilogue_arguments(out, torch.Size((images, out, side, side)), NHWC, "tensor")
         run = partial(in_tile, tile, torch.ops.atrous._conv_epilogue, x, w, None, *geometry, *arguments, 0.0)
         yield f"native conv_epilogue {tuple(x.shape)} * {tuple(w.shape)} {tile or 'predicted tile'}", run
     yield from pointwise("native", lambda name: getattr(torch.ops.atrous, name))
@@ -141,46 +140,48 @@ def in_tile(tile: str, run: Callable[..., Outputs], *arguments) -> Outputs:
 
 
 def failure(run: Callable[[], Outputs]) -> str:
-    """Why a launch failed; empty if it did not."""
+    """The reason why a launch failed; "" if it did not."""
     try:
-        found = run()
-        outputs = found if isinstance(found, tuple) else (found,)
-        written = all(bool(output.isfinite().all()) for output in outputs)  # which waits for the kernel
+        result = run()
+        outputs = result if isinstance(result, tuple) else (result,)
+        written = all(bool(output.isfinite().all()) for output in outputs)  # waits for the kernel
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "" if written else "not all of its output is finite"
 
 
 def main(launches: Iterable[Launch], done: int = 0, failed: int = 0) -> int:
-    """done, failed: of an earlier process, which did so many launches."""
+    """Runs the launches behind the first `done`, which an earlier process did and of which `failed` failed."""
     for label, run in itertools.islice(launches, done, None):
         print(label, end=": ", flush=True)
         reason = failure(run)
         print(f"FAILED, {reason}" if reason else "done", flush=True)
         done, failed = done + 1, failed + bool(reason)
         if reason and testing.gpu_lost():
-            go_on(done, failed)
+            resume(done, failed)
     print(f"{done} launches, {failed} failed")
     return int(failed > 0)
 
 
-def go_on(done: int, failed: int) -> None:
-    """Becomes a new process that begins with the next launch."""
+def resume(done: int, failed: int) -> None:
+    """Replaces this process by one that begins with the next launch."""
     options = [word for word in sys.argv[1:] if word == "--one"]
     counts = ["--done", str(done), "--failed", str(failed)]
     os.execv(sys.executable, [sys.executable, "-u", __file__, *options, *counts])
 
 
-# Of a label: a convolution's tile, and a pass's map and activation.
-TILE, MAP = re.compile(r"\d+x\d+x\d+B w\d+ s\d+|(?<=mma-)\d+x\d+"), re.compile(r"\(.*?\)|relu|tensor|random")
+# Parts of a label: the tile of a convolution; the size and the activation of another kernel.
+TILE, VARIANT = re.compile(r"\d+x\d+x\d+B w\d+ s\d+|(?<=mma-)\d+x\d+"), re.compile(r"\(.*?\)|relu|tensor|random")
 
 
 def one(launches: Iterable[Launch]) -> Iterator[Launch]:
-    """The first of those whose labels differ in a tile, a map or an activation alone. Of a convolution each map stays:
-    how it is addressed hangs on that, and the first ones are dilated, at an edge."""
+    """The first of the launches whose labels differ only in tile, size or activation.
+
+    Convolutions of different sizes all stay: the addressing mode depends on it, and the first ones are dilated.
+    """
     seen = set()
     for label, run in launches:
-        kernel = TILE.sub("", label) if "*" in label else MAP.sub("", label)
+        kernel = TILE.sub("", label) if "*" in label else VARIANT.sub("", label)
         if kernel not in seen:
             seen.add(kernel)
             yield label, run
@@ -188,7 +189,7 @@ def one(launches: Iterable[Launch]) -> Iterator[Launch]:
 
 def every() -> Iterator[Launch]:
     yield from triton()
-    if DEVICE == "cuda" and not device_support.lacks(torch.device("cuda", torch.cuda.current_device())):
+    if DEVICE == "cuda" and not device_support.native_reasons(torch.device("cuda", torch.cuda.current_device())):
         yield from native()
 
 
@@ -198,7 +199,7 @@ if __name__ == "__main__":
 
         quick_interpreter.quicken()
     parser = argparse.ArgumentParser(description="A small launch of every CUDA kernel.")
-    parser.add_argument("--one", action="store_true", help="of each kernel and way to address the first launch")
+    parser.add_argument("--one", action="store_true", help="only the first launch of each kernel and addressing mode")
     parser.add_argument("--done", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--failed", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()

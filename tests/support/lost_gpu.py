@@ -1,7 +1,7 @@
-"""A hook of pytest: where a test lost the GPU, as by an illegal access, no other test runs in its process.
+"""A pytest hook: after a test that lost the GPU, as by an illegal access, no other test runs in its process.
 
-Each would fail within milliseconds, and pytest-xdist would hand the worker all that waits. Without the worker xdist
-starts another one; the test then counts as failed twice, once as a crash of its worker.
+Each would fail within milliseconds, and pytest-xdist would give the worker all remaining tests. When the worker exits,
+xdist starts another one; the test then counts as failed twice, once as a crash of its worker.
 """
 
 from __future__ import annotations

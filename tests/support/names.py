@@ -1,12 +1,12 @@
-"""Which operators run, by name."""
+"""Records the names of the operators that run."""
 
 from __future__ import annotations
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Names(TorchDispatchMode):
-    """Notes the names of what is called, in order."""
+class OperatorNames(TorchDispatchMode):
+    """Records the name of each operator that is called, in order."""
 
     def __init__(self):
         super().__init__()
@@ -18,5 +18,5 @@ class Names(TorchDispatchMode):
 
     @property
     def ours(self) -> list[str]:
-        """Those that are convolutions or of a namespace of ours."""
+        """The names of convolutions and of our own operators."""
         return [name for name in self.called if name.startswith("atrous") or "aten::convolution" in name]

@@ -1,7 +1,7 @@
-"""What eager does, and how far from it and from fp64 a result of ours may be.
+"""Eager references of the public operators, and the error budget of their results.
 
-The budget, stated once: the largest absolute error against fp64 is at most 1.25 times eager's own, or half a unit in
-the last place of the result's dtype plus 32 units of the arithmetic's, both at the largest magnitude of the truth.
+The budget: the largest absolute error against fp64 is at most 1.25 times eager's own, or half a unit in
+the last place of the result's dtype plus 32 units of the compute dtype, both at the largest magnitude of the truth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import atrous
 
 RATIO, ARITHMETIC_UNITS, STORAGE_UNITS = 1.25, 32, 0.5
-# What makes them: this file is imported before the default device is set.
+# Factories: this file is imported before the default device is set.
 ACTS = {
     "none": lambda: None, "relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "prelu": lambda: nn.PReLU(6),
     "rrelu": nn.RReLU,
@@ -89,7 +89,7 @@ def bn_act(
     eps=1e-5,
 ):
     if input.dim() != 4:
-        raise ValueError(f"expected 4D input (got {input.dim()}D input)")  # what nn.BatchNorm2d says
+        raise ValueError(f"expected 4D input (got {input.dim()}D input)")  # the message of nn.BatchNorm2d
     u = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return finish(u, slope, residual, residual_after_act)
 
@@ -106,7 +106,7 @@ def add_act(input, other, *, slope=1.0, dropout=0.0, training=False):
 
 
 class Plain(nn.Module):
-    """The three plain modules of a ConvBNAct2d, with the same names of parameters and buffers."""
+    """The plain modules of a ConvBNAct2d, with the same names of parameters and buffers."""
 
     def __init__(self, conv, bn=None, act=None, residual_after_act=False):
         super().__init__()
@@ -120,27 +120,27 @@ class Plain(nn.Module):
         return y + residual if residual is not None and self.residual_after_act else y
 
 
-def make_site(
+def conv_arguments(
     channels=4, out=6, size=(9, 8), kernel=(3, 3), batch=2, groups=1, dtype=torch.float32, bn=True, **options
 ):
-    """Random arguments of conv_bn_act by name; bn=False leaves the BatchNorm out."""
-    site = dict(
+    """Returns random keyword arguments of conv_bn_act; bn=False leaves the BatchNorm out."""
+    arguments = dict(
         input=torch.randn(batch, channels, *size),
         weight=torch.randn(out, channels // groups, *kernel) * 0.3,
         bias=torch.randn(out),
     )
     if bn:
-        site |= dict(
+        arguments |= dict(
             running_mean=torch.randn(out),
             running_var=torch.rand(out) + 0.5,
             bn_weight=torch.randn(out),
             bn_bias=torch.randn(out),
         )
-    return {name: value.to(dtype) for name, value in site.items()} | dict(groups=groups) | options
+    return {name: value.to(dtype) for name, value in arguments.items()} | dict(groups=groups) | options
 
 
 def make_plain(act=None, bn=True, channels=4, out=6, residual_after_act=False, **options):
-    """A Plain site whose BatchNorm has seen something."""
+    """Returns a Plain layer whose BatchNorm has non-trivial parameters and statistics."""
     norm = nn.BatchNorm2d(out) if bn is True else bn or None
     for name, low in (("running_mean", -1.0), ("running_var", 0.5), ("weight", -1.0), ("bias", -1.0)):
         if getattr(norm, name, None) is not None:
@@ -148,21 +148,21 @@ def make_plain(act=None, bn=True, channels=4, out=6, residual_after_act=False, *
     return Plain(nn.Conv2d(channels, out, 3, **{"padding": 1, **options}), norm, act, residual_after_act)
 
 
-def ours_of(plain, row):
-    """Our module around copies of the plain one's children."""
+def ours_of(plain, backend):
+    """Returns a ConvBNAct2d of copies of the plain module's children."""
     conv, bn, act = (copy.deepcopy(child) for child in (plain.conv, plain.bn, plain.act))
-    module = atrous.nn.ConvBNAct2d(conv, bn, act, plain.residual_after_act, backend=row)
+    module = atrous.nn.ConvBNAct2d(conv, bn, act, plain.residual_after_act, backend=backend)
     return module.train(plain.training)
 
 
-def module_and_input(row, act="prelu"):
-    """Our module, the plain one whose copy it is (both in eval), and an input."""
+def module_and_input(backend, act="prelu"):
+    """Returns a ConvBNAct2d, the plain module that it copies (both in eval), and an input."""
     plain = make_plain(ACTS[act]()).eval()
-    return ours_of(plain, row), plain, torch.randn(2, 4, 9, 8)
+    return ours_of(plain, backend), plain, torch.randn(2, 4, 9, 8)
 
 
 def wide(value):
-    """The same in fp64: tensors, modules, and containers of them; slopes and shapes stay."""
+    """Converts tensors, modules and dicts of them to fp64; other values stay."""
     if isinstance(value, nn.Module):
         return copy.deepcopy(value).double()
     if isinstance(value, Tensor):
@@ -171,18 +171,18 @@ def wide(value):
 
 
 def layout(tensor):
-    """Strides of the dimensions that have more than one element: the others mean nothing."""
+    """Returns the strides of the dimensions with more than one element; the others are arbitrary."""
     return [stride for size, stride in zip(tensor.shape, tensor.stride()) if size > 1] if tensor.numel() else []
 
 
 class Margins:
-    """Tensors inside memory full of NaN: what lies around them, or between their elements, is not theirs."""
+    """Places tensors in memory full of NaN, to catch accesses around them or between their elements."""
 
     def __init__(self):
         self.guards = []
 
-    def place(self, tensor, margin=67):  # odd: no alignment comes by luck
-        """The same values and strides, `margin` elements after the begin of such memory."""
+    def place(self, tensor, margin=67):  # odd, so that nothing is aligned by chance
+        """Returns the same values and strides, `margin` elements into such memory."""
         if not tensor.numel():
             return tensor
         extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
@@ -200,7 +200,7 @@ class Margins:
 
 
 def error(result, truth):
-    """Largest absolute difference; NaN and infinities must be the same ones."""
+    """Returns the largest absolute difference; NaN and infinities must be at the same places."""
     result, truth = result.detach().double(), truth.detach().double()
     special = ~torch.isfinite(truth)
     assert torch.equal(torch.isnan(result), torch.isnan(truth)), "NaN in different places"
@@ -209,7 +209,7 @@ def error(result, truth):
 
 
 def budget(eager, truth, arithmetic=None):
-    """arithmetic: the dtype that is computed in, where the result's own is wider than fp32 and that is not."""
+    """Returns the allowed error. arithmetic: the compute dtype, if it is narrower than the result's."""
     storage = torch.finfo(eager.dtype).eps
     arithmetic = min(torch.finfo(arithmetic or eager.dtype).eps, torch.finfo(torch.float32).eps)
     finite = truth[torch.isfinite(truth)].abs()
@@ -218,28 +218,28 @@ def budget(eager, truth, arithmetic=None):
 
 
 class OverBudget(AssertionError):
-    """A fault, or the luck of a few roundings, which other values do not have again."""
+    """The error exceeds the budget: a bug, or unlucky roundings that other values would not repeat."""
 
 
 def close(result, eager, truth, what="result", arithmetic=None):
-    """result is eager's in shape, dtype, device, and as near to the truth as the budget says."""
+    """Asserts eager's shape, dtype and device, and an error within the budget."""
     assert result.shape == eager.shape and result.dtype == eager.dtype and result.device == eager.device, what
-    found, allowed = error(result, truth), budget(eager, truth, arithmetic)
-    if not found <= allowed:
-        raise OverBudget(f"{what}: error {found:.3g}, allowed {allowed:.3g}, eager {error(eager, truth):.3g}")
+    difference, allowed = error(result, truth), budget(eager, truth, arithmetic)
+    if not difference <= allowed:
+        raise OverBudget(f"{what}: error {difference:.3g}, allowed {allowed:.3g}, eager {error(eager, truth):.3g}")
 
 
-def agree(function, row, arguments, same_layout=True):
-    """atrous.<function> of these arguments is what eager gives; returns ours."""
+def agree(function, backend, arguments, same_layout=True):
+    """Asserts that atrous.<function> of these arguments agrees with eager; returns its result."""
     eager = globals()[function](**arguments)
-    result = getattr(atrous, function)(**arguments, backend=row)
+    result = getattr(atrous, function)(**arguments, backend=backend)
     close(result, eager, globals()[function](**wide(arguments)))
     assert not same_layout or layout(result) == layout(eager), f"strides {result.stride()}, eager {eager.stride()}"
     return result
 
 
 def refuse(ours, eager, named):
-    """Where eager raises, ours raises the same type, and its message names the argument (a regex)."""
+    """Asserts that ours raises the exception type of eager, with a message that names the argument (a regex)."""
     with pytest.raises(Exception) as theirs:
         eager()
     with pytest.raises(theirs.type) as error:
@@ -248,7 +248,7 @@ def refuse(ours, eager, named):
 
 
 def agree_or_refuse(ours, eager, named, truth=None, arithmetic=None):
-    """For what eager does and no network needs: ours gives the same, or says which argument it does not take."""
+    """Asserts that ours agrees with eager or refuses by naming the argument; for calls that no network needs."""
     expected = eager()
     try:
         result = ours()

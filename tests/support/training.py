@@ -1,4 +1,4 @@
-"""A small network that trains, its fused twin, and all that one step of it gives."""
+"""A small network to train, plain and fused, and the results of one training step."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def images(batch=4, size=10):
     return torch.randn(batch, 3, size, size)
 
 
-def everything(model, x, run=None):
-    """Result, gradients and buffers of one step, by name."""
+def training_step(model, x, run=None):
+    """Output, gradients and buffers of one step, by name."""
     model.zero_grad()
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     y = (run or model)(x)
     y.float().square().sum().backward()
-    found = {"y": y.detach(), "input": x.grad} | {name: p.grad for name, p in model.named_parameters()}
-    return found | {name: b.clone() for name, b in model.named_buffers()}
+    gradients = {"input": x.grad} | {name: p.grad for name, p in model.named_parameters()}
+    return {"y": y.detach()} | gradients | {name: b.clone() for name, b in model.named_buffers()}
 
 
-def same(found, expected, **tolerances):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected, **tolerances):
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, **tolerances, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        torch.testing.assert_close(actual[name], value, **tolerances, msg=lambda m: f"{name}: {m}")  # noqa: B023
 
 
-def twins(act="prelu"):
-    """The fused twin of a copy, and the plain model: neither shares anything with the other."""
+def fused_and_plain(act="prelu"):
+    """A fused and a plain model of equal parameters that share no tensors."""
     plain = network(act)
     return atrous.fuse(copy.deepcopy(plain)), plain
 

@@ -1,7 +1,7 @@
-"""What the tests of the Triton convolutions share: calls, their oracle, the error budget, the interpreter's process.
+"""Shared helpers of the tests of Triton convolutions: calls, their oracle, the error budget, the interpreter's process.
 
 Triton reads TRITON_INTERPRET when it is imported, so a test file runs itself again in a process that has it set. The
-interpreter is wrong in bf16: there is none of it there.
+interpreter computes bf16 wrongly, so bf16 is not tested there.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ NAN = float("nan")
 
 
 def on_device(test):
-    """Runs under the interpreter and on a card."""
-    return test if INTERPRETING else on_card(test)
+    """Runs under the interpreter and on a GPU."""
+    return test if INTERPRETING else on_gpu(test)
 
 
-def on_card(test):
-    return pytest.mark.gpu(pytest.mark.skipif(not CUDA or INTERPRETING, reason="needs an NVIDIA card")(test))
+def on_gpu(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not CUDA or INTERPRETING, reason="needs an NVIDIA GPU")(test))
 
 
 BULK_COPIES = not CUDA or INTERPRETING or torch.cuda.get_device_capability() >= (9, 0)
-on_sm_90 = pytest.mark.skipif(not BULK_COPIES, reason="needs an NVIDIA card of sm_90 or newer")
+on_sm_90 = pytest.mark.skipif(not BULK_COPIES, reason="needs an NVIDIA GPU of sm_90 or newer")
 
 
 def interpret(*files, capsys, least, only=""):
-    """Runs the tests of these files in a process of the interpreter's: all pass, and they are more than `least`.
+    """Runs the tests of these files in a process with the interpreter; asserts that all pass, and more than `least`.
 
-    only: an expression of pytest's -k.
+    only: an expression for pytest -k.
     """
     command = [
         sys.executable,
@@ -75,14 +75,14 @@ def interpret(*files, capsys, least, only=""):
 
 @contextlib.contextmanager
 def poisoned_outputs():
-    """What a kernel does not write is NaN, and no integer that anybody would have chosen."""
+    """Fills new tensors, so that an element which a kernel does not write is NaN, or the integer 0x5A."""
 
-    def poisoning(make):
-        def made(*args, **kwargs):
-            tensor = make(*args, **kwargs)
+    def poisoning(allocate):
+        def run(*args, **kwargs):
+            tensor = allocate(*args, **kwargs)
             return tensor.fill_(NAN if tensor.is_floating_point() else 0x5A)
 
-        return made
+        return run
 
     names = ("empty", "empty_like", "empty_strided")
     with mock.patch.multiple(torch, **{name: poisoning(getattr(torch, name)) for name in names}):
@@ -90,7 +90,7 @@ def poisoned_outputs():
 
 
 class Call(NamedTuple):
-    """The positional arguments of `reference.conv_epilogue`, and of the kernel."""
+    """The positional arguments of `reference.conv_epilogue` and of the kernel."""
 
     input: Tensor
     weight: Tensor
@@ -132,7 +132,7 @@ def seed_of(*numbers: int) -> Tensor:
 
 
 def strided_as(values: Tensor, layout: str) -> Tensor:
-    """The values with the very strides of torch.empty in that layout (`to` keeps those of one channel or pixel)."""
+    """The values with the exact strides of torch.empty in that layout; `to` keeps the strides of axes of size 1."""
     return torch.empty(values.shape, dtype=values.dtype, device=DEVICE, memory_format=LAYOUTS[layout]).copy_(values)
 
 
@@ -140,15 +140,17 @@ def convolution(
     size, out_channels, kernel, dtype, layout="NCHW", *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
     bias=True,
 ) -> Call:  # fmt: skip
-    """A convolution alone: its epilogue changes nothing. Weights keep the variance of an input of any size."""
+    """A convolution with an identity epilogue. The weights preserve the variance whatever the fan-in."""
     fan_in = size[1] // groups * kernel[0] * kernel[1]
     weight = (torch.randn(out_channels, size[1] // groups, *kernel, device=DEVICE) * (2 / fan_in) ** 0.5).to(dtype)
     input = strided_as(draw(*size, dtype=dtype), layout)
     return Call(input, weight, draw(out_channels, dtype=dtype) if bias else None, stride, padding, dilation, groups)
 
 
-def ended(call: Call, layout="NCHW", slope_kind="tensor", residual="before", norm=True, shared=False, vectors=None):
-    """The same with an epilogue: slopes below 0 and above 1, gammas of both signs."""
+def with_epilogue(
+    call: Call, layout="NCHW", slope_kind="tensor", residual="before", norm=True, shared=False, vectors=None
+):
+    """The call with an epilogue: slopes below 0 and above 1, gammas of both signs."""
     channels, vectors = call.weight.shape[0], vectors or torch.float32
     changed: dict[str, Any] = {"eps": 1e-3, "slope_kind": slope_kind, "slope_value": -0.125, "slope_upper": 0.5}
     if norm:
@@ -165,15 +167,15 @@ def same_padding(kernel, dilation=(1, 1)) -> tuple[int, int]:
     return tuple(step * (extent - 1) // 2 for extent, step in zip(kernel, dilation))
 
 
-# Each way through the kernels in its smallest form.
+# The smallest config of each code path through the kernels.
 POINTERS, DESCRIPTORS = (
-    min((config for config in configs.CONV if config.descriptors == wanted), key=lambda config: config.elements)
+    min((config for config in configs.CONV if config.descriptors == wanted), key=lambda config: config.accumulators)
     for wanted in (False, True)
 )
 SIZE = (5, 6)
 
 
-class Path(NamedTuple):
+class KernelPath(NamedTuple):
     in_channels: int
     out_channels: int
     kernel: tuple[int, int]
@@ -182,78 +184,83 @@ class Path(NamedTuple):
     batch: int = 2
 
     def call(self, dtype, layout, **changed) -> Call:
-        given = {"padding": (1, 2), "dilation": (2, 1), "groups": self.groups} | changed
+        options = {"padding": (1, 2), "dilation": (2, 1), "groups": self.groups} | changed
         return convolution(
-            (self.batch, self.in_channels, *SIZE), self.out_channels, self.kernel, dtype, layout, **given
+            (self.batch, self.in_channels, *SIZE), self.out_channels, self.kernel, dtype, layout, **options
         )
 
 
 PATHS = {
-    "flat": Path(5, 9, (2, 3), 1, POINTERS),
-    "taps": Path(17, 9, (2, 3), 1, POINTERS),
-    "grouped": Path(32, 6, (2, 3), 2, POINTERS),
-    "persistent": Path(17, 9, (2, 3), 1, POINTERS._replace(waves=2), 4),  # three tiles, two programs
-    "splits": Path(17, 9, (3, 3), 1, POINTERS._replace(splits=2)),
-    "descriptors": Path(64, 24, (2, 3), 1, DESCRIPTORS),
-    "depthwise": Path(5, 5, (2, 3), 5, None),
-    "multiplier": Path(3, 9, (2, 3), 3, None),
+    "flat_k": KernelPath(5, 9, (2, 3), 1, POINTERS),
+    "taps": KernelPath(17, 9, (2, 3), 1, POINTERS),
+    "grouped": KernelPath(32, 6, (2, 3), 2, POINTERS),
+    "persistent": KernelPath(17, 9, (2, 3), 1, POINTERS._replace(waves=2), 4),  # three tiles, two programs
+    "splits": KernelPath(17, 9, (3, 3), 1, POINTERS._replace(splits=2)),
+    "descriptors": KernelPath(64, 24, (2, 3), 1, DESCRIPTORS),
+    "depthwise": KernelPath(5, 5, (2, 3), 5, None),
+    "multiplier": KernelPath(3, 9, (2, 3), 3, None),
 }
 
 
-def runs(config: configs.Conv | None, layout="NHWC", draws=False, ieee=False) -> bool:
-    """Whether a convolution that is large enough in each direction can take this config here, registers apart."""
+def config_runs(config: configs.Conv | None, layout="NHWC", draws=False, ieee=False) -> bool:
+    """True if a convolution that is large enough in each dimension can take this config here, registers aside."""
     if config is None:
         return True
     bulk = BULK_COPIES and layout == "NHWC" and not ieee
     return (bulk or not config.descriptors) and not (config.splits > 1 and draws)
 
 
-WAYS = [(path, layout) for path in PATHS for layout in LAYOUTS if runs(PATHS[path].config, layout)]
+PATHS_AND_LAYOUTS = [(path, layout) for path in PATHS for layout in LAYOUTS if config_runs(PATHS[path].config, layout)]
 
 
-def name_of(value) -> str:
-    """A config's name in a test's id."""
+def config_id(value) -> str:
+    """A config's name in a test id."""
     if not isinstance(value, configs.Conv):
         return str(value)
     kind = "descriptors" if value.descriptors else "pointers"
     return f"{value.block_m}x{value.block_n}x{value.depth}-{kind}-splits{value.splits}-waves{value.waves}"
 
 
-# Kernels with one tap more than so many splits need, and sizes of outputs that take two tiles of so many pixels.
+# splits -> a kernel with one tap more than they need; pixels of a tile -> an output that takes two such tiles.
 SPLIT_KERNELS = {1: (2, 2), 2: (3, 3), 4: (1, 17), 8: (3, 11), 16: (5, 13)}
 PIXELS = {64: (2, 5, 7), 128: (2, 7, 10), 256: (3, 8, 11)}
 
 
-def rotated(listed, *options) -> list[tuple]:
-    """Every config that runs here with one combination of the options, the layout last: another from one to the next,
-    for all of them take long to interpret and to compile."""
-    made = []
+def rotate_options(listed, *options) -> list[tuple]:
+    """Pairs every config that runs here with one combination of the options, whose last is the layout.
+
+    The combination changes from config to config, since all of them would take too long to interpret and to compile.
+    """
+    pairs = []
     for i, config in enumerate(listed):
-        fitting = [combined for combined in itertools.product(*options) if runs(config, combined[-1])]
+        fitting = [combined for combined in itertools.product(*options) if config_runs(config, combined[-1])]
         if fitting:
-            made.append((config, *fitting[(i + i // len(configs.CONV)) % len(fitting)]))
-    return made
+            pairs.append((config, *fitting[(i + i // len(configs.CONV)) % len(fitting)]))
+    return pairs
 
 
-def fill(config: configs.Conv, dtype, layout, kernel, blocks=1, tiles=2, **geometry) -> Call:
-    """A convolution that this config can run: two tiles of pixels, `tiles` of channels, the last of each nearly empty,
-    `blocks` steps of channels a tap (pointers: the last of them not full, where flat ones don't begin)."""
+def convolution_for(config: configs.Conv, dtype, layout, kernel, blocks=1, tiles=2, **geometry) -> Call:
+    """A convolution for this config: two tiles of pixels and `tiles` of channels, the last of each nearly empty.
+
+    A tap takes `blocks` steps of channels. With pointers the last step is not full, but there are enough channels that
+    the flat path is not taken.
+    """
     deep = config.block_k(dtype.itemsize)
-    channels = deep * blocks if config.descriptors else max(deep * (blocks - 1) + 3, configs.FLAT_CHANNELS)
+    channels = deep * blocks if config.descriptors else max(deep * (blocks - 1) + 3, configs.FLAT_K_CHANNELS)
     batch, *size = geometry.pop("pixels", PIXELS[config.block_n])
-    given = {"padding": same_padding(kernel, geometry.get("dilation", (1, 1)))} | geometry
+    options = {"padding": same_padding(kernel, geometry.get("dilation", (1, 1)))} | geometry
     out_channels = config.block_m * (tiles - 1) + 8
-    return convolution((batch, channels, *size), out_channels, kernel, dtype, layout, **given)
+    return convolution((batch, channels, *size), out_channels, kernel, dtype, layout, **options)
 
 
 def tf32(dtype) -> bool:
-    """Whether fp32 products are rounded; the interpreter computes them in fp32."""
+    """True if fp32 factors are rounded to tf32; the interpreter computes in fp32."""
     return dtype == torch.float32 and not INTERPRETING and torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 @contextlib.contextmanager
 def precision(wanted: str):
-    """What torch says of fp32 convolutions."""
+    """Sets torch's precision of fp32 convolutions."""
     before = torch.backends.cudnn.conv.fp32_precision
     torch.backends.cudnn.conv.fp32_precision = wanted
     try:
@@ -263,14 +270,14 @@ def precision(wanted: str):
 
 
 def budget(call: Call, truth: Tensor) -> Tensor:
-    """Half a unit of the result's type, and 8 units of fp32 on the sum of the magnitudes that were added.
+    """Half an ulp of the result's dtype, and 8 units of fp32 on the sum of the magnitudes that were added.
 
-    tf32 keeps 10 bits of each factor, cut or rounded: 2**-9 of a product at the most.
+    tf32 keeps 10 bits of each factor, truncated or rounded: an error of at most 2**-9 of a product.
     """
     exact = call.double()
-    products = F.conv2d(exact.input.abs(), exact.weight.abs(), None, *call[3:7])
+    magnitude = F.conv2d(exact.input.abs(), exact.weight.abs(), None, *call[3:7])
     column, scale = (1, -1, 1, 1), 1.0
-    size = products + (0 if call.bias is None else exact.bias.abs().view(column))
+    size = magnitude + (0 if call.bias is None else exact.bias.abs().view(column))
     if call.mean is not None:
         scale = ((1 if call.gamma is None else exact.gamma) / (exact.var + call.eps).sqrt()).abs().view(column)
         size = (size + exact.mean.abs().view(column)) * scale
@@ -281,12 +288,12 @@ def budget(call: Call, truth: Tensor) -> Tensor:
     steepest = max(1.0, *map(abs, slopes)) if slopes else 1.0
     storage = torch.finfo(call.input.dtype)
     arithmetic = 8 * torch.finfo(torch.float32).eps * size
-    arithmetic = arithmetic + (2.0**-9 * scale * products if tf32(call.input.dtype) else 0)
+    arithmetic = arithmetic + (2.0**-9 * scale * magnitude if tf32(call.input.dtype) else 0)
     return 0.5 * storage.eps * truth.abs() + steepest * arithmetic + storage.smallest_normal * storage.eps
 
 
 def assert_within(y: Tensor, call: Call, truth: Tensor | None = None) -> None:
-    """y is within its budget of the oracle, element by element."""
+    """Asserts that each element of y is within its budget of the oracle."""
     truth = reference.conv_epilogue(*call.double()) if truth is None else truth
     assert (y.shape, y.dtype, y.device) == (truth.shape, call.input.dtype, call.input.device)
     over = (y.double() - truth).abs() - budget(call, truth)
@@ -296,16 +303,19 @@ def assert_within(y: Tensor, call: Call, truth: Tensor | None = None) -> None:
     )
 
 
-def where_it_fits(check, call, layout, config) -> None:
-    """The interpreter has registers for any tile; on a card their number is the one reason to refuse this call."""
+def check_if_it_fits(check, call, layout, config) -> None:
+    """Runs check(call, layout, config), or skips the test if the config needs more registers than the GPU has.
+
+    The interpreter has registers for any tile. On a GPU no other reason to refuse the call is accepted.
+    """
     if INTERPRETING:
-        with mock.patch.object(configs, "most_elements", lambda key, config: config.elements):
+        with mock.patch.object(configs, "max_accumulators", lambda key, config: config.accumulators):
             check(call, layout, config)
         return
     try:
         check(call, layout, config)
     except ValueError as refusal:
-        if not re.fullmatch(r"config: expected at most \d+ elements a thread; got .*", str(refusal)):
+        if not re.fullmatch(r"config: expected at most \d+ accumulators per thread; got .*", str(refusal)):
             raise
         pytest.skip(str(refusal))
 
@@ -323,7 +333,7 @@ def strides(size, layout: str) -> tuple[int, ...]:
 
 
 def compiled() -> int:
-    """Kernels of ours that are compiled for the current card."""
+    """The number of our kernels that are compiled for the current GPU."""
     modules = [module for name, module in sys.modules.items() if name.startswith("atrous.triton_kernels.")]
     kernels = {id(v): v for module in modules for v in vars(module).values() if hasattr(v, "device_caches")}
     return sum(len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels.values())

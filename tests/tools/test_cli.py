@@ -1,4 +1,4 @@
-"""pyops/cli.py: what python -m atrous prints, keeps as JSON, and answers to mistakes."""
+"""The command line: what python -m atrous prints, writes as JSON, and answers to a user's errors."""
 
 import argparse
 import json
@@ -14,8 +14,8 @@ import atrous
 from atrous.tools.demo import command as demo
 
 
-def mistake(answer):
-    """The one line that a mistake is answered with."""
+def error_line(answer):
+    """The one line that a user's error ends in."""
     status, out, err = answer
     assert status == 2 and out == "" and err.endswith("\n") and err.count("\n") == 1, answer
     assert err.startswith("atrous")
@@ -42,7 +42,7 @@ def test_help_lists_what_exists(run):
 
 
 def test_module_and_broken_pipe(tmp_path):
-    """As a user calls it, outside of the sources; a reader that leaves early, as head does, ends it quietly."""
+    """Run as a user does, outside of the sources; a reader that closes the pipe early, as head does, is no error."""
     done = python("-m", "atrous", "explain", "resnet34", "--size", "64", folder=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("resnet34, input 64x64x3, batch 1\n")
@@ -53,12 +53,12 @@ def test_module_and_broken_pipe(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_explain_prints_the_walk(run):
+def test_explain_prints_the_layers(run):
     status, out, err = run("explain", "resnet34")
     assert status == 0 and err == ""
     for text in ("input 224x224x3", "112x112x64", "layer4: 3 blocks", "7x7x512", "21,797,672 parameters", "3.664 GMAC"):
         assert text in out
-    assert "convolves 36 of 36" in out  # --backend auto
+    assert "36 of 36 convolutions" in out  # --backend auto
 
 
 @pytest.mark.parametrize("columns", [60, 100])
@@ -70,22 +70,22 @@ def test_explain_fits_the_terminal(run, columns):
 
 
 def test_explain_takes_the_options_of_resnet34(run, tmp_path):
-    path = tmp_path / "walk.json"
+    path = tmp_path / "layers.json"
     status, _, _ = run(
         "explain", "resnet34", "--act", "prelu", "--output-stride", "16", "--multi-grid", "1,2,4", "--first-dilation",
         "new", "--size", "64x96", "--batch", "2", "--channels", "1", "--backend", "library", "--json", path,
     )  # fmt: skip
     assert status == 0
-    kept = json.loads(path.read_text())
-    assert (kept["model"], kept["input"]) == ("resnet34", [2, 1, 64, 96])
-    rows = {row["name"]: row for row in kept["rows"]}
-    assert rows["conv1"]["output"] == [2, 64, 32, 48] and rows["conv1"]["parameters"] == 49 * 64
-    dilations = [rows[f"layer4.{block}.conv{index}"]["dilation"][0] for block in range(3) for index in (1, 2)]
+    result = json.loads(path.read_text())
+    assert (result["model"], result["input"]) == ("resnet34", [2, 1, 64, 96])
+    layers = {layer["name"]: layer for layer in result["layers"]}
+    assert layers["conv1"]["output"] == [2, 64, 32, 48] and layers["conv1"]["parameters"] == 49 * 64
+    dilations = [layers[f"layer4.{block}.conv{index}"]["dilation"][0] for block in range(3) for index in (1, 2)]
     assert dilations == [2, 2, 4, 4, 8, 8]
-    assert rows["layer1.0.act1"]["kind"] == "PReLU" and rows["layer1.0.act1"]["backend"] is None
-    assert {row["backend"] for row in kept["rows"] if row["kind"] == "Conv2d"} == {"library"}
-    assert kept["totals"]["parameters"] == sum(row["parameters"] for row in kept["rows"])
-    assert kept["totals"]["macs"] == sum(row["macs"] for row in kept["rows"])
+    assert layers["layer1.0.act1"]["kind"] == "PReLU" and layers["layer1.0.act1"]["backend"] is None
+    assert {layer["backend"] for layer in result["layers"] if layer["kind"] == "Conv2d"} == {"library"}
+    assert result["totals"]["parameters"] == sum(layer["parameters"] for layer in result["layers"])
+    assert result["totals"]["macs"] == sum(layer["macs"] for layer in result["layers"])
 
 
 def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
@@ -103,13 +103,13 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     for name in ("Net", "net", "make"):
         status, out, _ = run("explain", f"a_users_models:{name}", "--size", "10")
         assert status == 0 and "8x8x8" in out and "224 parameters" in out
-    assert "expected a_users_models:number to give a torch.nn.Module, got int" in mistake(
+    assert "expected a_users_models:number to return a torch.nn.Module, got int" in error_line(
         run("explain", "a_users_models:number")
     )
-    assert "KeyError" in mistake(run("explain", "a_users_models:broken"))
-    assert "no attribute 'none'" in mistake(run("explain", "a_users_models:none"))
-    assert "(1, 4, 224, 224)" in mistake(run("explain", "a_users_models:net", "--channels", "4"))
-    assert "--act is for resnet34" in mistake(run("explain", "a_users_models:net", "--act", "relu"))
+    assert "KeyError" in error_line(run("explain", "a_users_models:broken"))
+    assert "no attribute 'none'" in error_line(run("explain", "a_users_models:none"))
+    assert "(1, 4, 224, 224)" in error_line(run("explain", "a_users_models:net", "--channels", "4"))
+    assert "--act is for resnet34" in error_line(run("explain", "a_users_models:net", "--act", "relu"))
     monkeypatch.delitem(sys.modules, "a_users_models")
 
 
@@ -120,51 +120,51 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     (("explain", "resnet50"), "expected resnet34 or package.module:factory, got 'resnet50'"),
     (("explain", "no_such_module:make"), "No module named 'no_such_module'"),
     (("explain", "resnet34", "--multi-grid", "1,2"), "multi_grid: expected None or 3 positive ints"),
-    (("explain", "resnet34", "--multi-grid", "1,x,4"), "--multi-grid: expected a positive whole number, got 'x'"),
+    (("explain", "resnet34", "--multi-grid", "1,x,4"), "--multi-grid: expected a positive integer, got 'x'"),
     (("explain", "resnet34", "--output-stride", "4"), "--output-stride: invalid choice: 4"),
     (("explain", "resnet34", "--act", "gelu"), "--act: invalid choice: 'gelu'"),
-    (("explain", "resnet34", "--size", "0"), "--size: expected a positive whole number, got '0'"),
-    (("explain", "resnet34", "--size", "8x"), "--size: expected a positive whole number, got ''"),
+    (("explain", "resnet34", "--size", "0"), "--size: expected a positive integer, got '0'"),
+    (("explain", "resnet34", "--size", "8x"), "--size: expected a positive integer, got ''"),
     (("explain", "resnet34", "--batch", "-1"), "--batch"),
     (("explain", "resnet34", "--backend", "cudnn"), "--backend: invalid choice: 'cudnn'"),
     (("explain", "resnet34", "--chip", "sm_70"), "--chip: invalid choice: 'sm_70'"),
     (("explain", "resnet34", "--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
     (("explain", "resnet34", "--ceilings", "798"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
     (("explain", "resnet34", "--ceilings", "0,nan"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
-    (("explain", "resnet34", "--backend", "triton", "--dtype", "float64", "--chip", "sm_80"), "row triton expects"),
+    (("explain", "resnet34", "--backend", "triton", "--dtype", "float64", "--chip", "sm_80"), "backend triton expects"),
     (("info", "--json", "no/such/folder/info.json"), "--json: expected a file that can be written"),
     (("demo", "--json", "."), "--json: expected a file that can be written, got '.'"),
 ])  # fmt: skip
-def test_mistakes_end_in_one_line(run, tmp_path, monkeypatch, arguments, message):
+def test_errors_end_in_one_line(run, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert message in mistake(run(*arguments))
+    assert message in error_line(run(*arguments))
 
 
 def test_a_named_backend_gives_its_reasons(run, monkeypatch):
-    monkeypatch.setattr(atrous.ops.registration, "library_error", "libatrous.so is not built")
-    line = mistake(run("explain", "resnet34", "--backend", "native"))
+    monkeypatch.setattr(atrous.ops, "library_error", "libatrous.so is not built")
+    line = error_line(run("explain", "resnet34", "--backend", "native"))
     assert "backend='native' cannot run this call: native: libatrous.so is not built" in line
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a card")
-def test_explain_row_triton_without_its_card(run, tmp_path):
-    path = tmp_path / "walk.json"
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_explain_backend_triton_without_a_gpu(run, tmp_path):
+    path = tmp_path / "layers.json"
     status, out, err = run("explain", "resnet34", "--backend", "triton", "--chip", "sm_80", "--json", path, columns=60)
     assert status == 0 and err == "" and max(map(len, out.splitlines())) <= 60
     assert out.startswith(
-        "resnet34, input 224x224x3, batch 1\nfor bfloat16, channels_last, on sm_80 (no such card here)"
+        "resnet34, input 224x224x3, batch 1\nfor bfloat16, channels_last, on sm_80 (not in this machine)"
     )
-    kept = json.loads(path.read_text())
-    assert kept["model"] == "resnet34" and kept["target"]["card"] == {"chip": "sm_80", "multiprocessors": 108}
-    assert len(kept["convolutions"]) == 36 and all(found["config"] for found in kept["convolutions"])
-    assert kept["totals"]["floor_us"] is None
+    result = json.loads(path.read_text())
+    assert result["model"] == "resnet34" and result["target"]["gpu"] == {"chip": "sm_80", "multiprocessors": 108}
+    assert len(result["convolutions"]) == 36 and all(choice["config"] for choice in result["convolutions"])
+    assert result["totals"]["lower_bound_us"] is None
     options = ("--backend", "triton", "--dtype", "float16", "--ceilings", "250,1500", "--chip", "sm_80")
     status, out, _ = run("explain", "resnet34", *options)
-    assert status == 0 and "for float16" in out and "floor (us): 250 TFLOP/s, 1500 GB/s, as given" in out
-    assert "--chip: expected backend='triton'" in mistake(run("explain", "resnet34", "--chip", "sm_90"))
+    assert status == 0 and "for float16" in out and "for 250 TFLOP/s and 1500 GB/s, as given" in " ".join(out.split())
+    assert "--chip: expected backend='triton'" in error_line(run("explain", "resnet34", "--chip", "sm_90"))
 
 
-def test_a_disk_that_refuses_is_told(run, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(run, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -177,23 +177,23 @@ def test_info(run, tmp_path):
     status, out, err = run("info", "--json", tmp_path / "info.json", columns=60)
     assert status == 0 and err == ""
     assert torch.__version__ in out and max(map(len, out.splitlines())) <= 60
-    kept = json.loads((tmp_path / "info.json").read_text())
-    assert kept["versions"]["torch"] == torch.__version__
-    assert set(kept["rows"]) == set(atrous.backends.selection.rows())
+    result = json.loads((tmp_path / "info.json").read_text())
+    assert result["versions"]["torch"] == torch.__version__
+    assert set(result["backends"]) == set(atrous.backends.selection.backends())
 
 
-def test_info_fails_where_a_row_is_required_that_does_not_run(run, monkeypatch):
+def test_info_fails_if_a_required_backend_does_not_run(run, monkeypatch):
     assert run("info", "--require", "library")[0] == 0
-    monkeypatch.setattr(atrous.backends.selection._ROWS["triton"], "available", lambda: ["no GPU"])
+    monkeypatch.setattr(atrous.backends.selection._BACKENDS["triton"], "available", lambda: ["no GPU"])
     status, out, err = run("info", "--require", "library,triton")
-    assert status == 1 and "rows (who convolves)" in out
+    assert status == 1 and "\nbackends\n" in out
     assert err == "atrous info: --require: triton does not run here: no GPU\n"
-    assert "--require: expected some of library, native, triton, got 'cuda'" in mistake(
+    assert "--require: expected some of library, native, triton, got 'cuda'" in error_line(
         run("info", "--require", "cuda")
     )
 
 
-def test_demo_is_handed_its_arguments(run, tmp_path, monkeypatch):
+def test_demo_receives_its_arguments(run, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(demo, "main", lambda args: seen.append(args) or 7)
     status, _, _ = run("demo", "--json", tmp_path / "demo.json", "--plot", tmp_path / "demo.png")

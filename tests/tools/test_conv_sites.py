@@ -1,4 +1,4 @@
-"""pyops/sites.py: which convolutions a fused model runs, in which order, with which residual, and what they move."""
+"""The convolutions of a fused model: their order, geometry, residuals and memory traffic."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from torch import nn
 import atrous
 from atrous.core.spec import Spec
 from atrous.models import ResNet, resnet34
-from atrous.tools.explain.conv_sites import Site, sites
+from atrous.tools.explain.conv_sites import ConvLayer, conv_layers
 
 SMALL = (1, 3, 64, 64)
 
@@ -21,8 +21,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def found(model):
-    return sites(model, (1, 3, 224, 224))
+def layers(model):
+    return conv_layers(model, (1, 3, 224, 224))
 
 
 def blocks(channels, count):
@@ -35,17 +35,17 @@ def blocks(channels, count):
         yield f"{block}.conv2", 1, "before"
 
 
-def test_resnet34_in_order(found):
+def test_resnet34_in_order(layers):
     expected = [("conv1", 2, "none")]
     for stage, (channels, count) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)], start=1):
         expected += [(f"layer{stage}.{name}", *more) for name, *more in blocks(channels, count)]
-    assert [(site.name, site.spec.stride[0], site.residual) for site in found] == expected
-    assert sum(site.macs for site in found) == 3_663_249_408
-    assert found[0] == Site("conv1", (1, 3, 224, 224), (64, 3, 7, 7), Spec((2, 2), (3, 3)))
-    assert found[-1].output == (1, 512, 7, 7) and found[0].output == (1, 64, 112, 112)
+    assert [(layer.name, layer.spec.stride[0], layer.residual) for layer in layers] == expected
+    assert sum(layer.macs for layer in layers) == 3_663_249_408
+    assert layers[0] == ConvLayer("conv1", (1, 3, 224, 224), (64, 3, 7, 7), Spec((2, 2), (3, 3)))
+    assert layers[-1].output == (1, 512, 7, 7) and layers[0].output == (1, 64, 112, 112)
 
 
-# FLOP a byte in 16 bits at batch 1, 32 and 256, worked out by hand beside the layers' sizes.
+# FLOP per byte in 16 bits at batch 1, 32 and 256, computed by hand from the layers' sizes.
 INTENSITY = {
     "conv1": (122.6, 123.8, 123.8),
     "layer1.0.conv1": (263.8, 287.2, 287.9),
@@ -58,19 +58,19 @@ INTENSITY = {
 
 
 @pytest.mark.parametrize("name", INTENSITY)
-def test_bytes(found, name):
-    (site,) = [site for site in found if site.name == name]
+def test_bytes(layers, name):
+    (layer,) = [layer for layer in layers if layer.name == name]
     for batch, intensity in zip((1, 32, 256), INTENSITY[name]):
-        larger = replace(site, input=(batch, *site.input[1:]))
+        larger = replace(layer, input=(batch, *layer.input[1:]))
         assert 2 * larger.macs / larger.bytes(2) == pytest.approx(intensity, abs=0.051)
         assert larger.bytes(4) == 2 * larger.bytes(2)
 
 
 def test_dilated(model):
-    found = {site.name: site for site in sites(resnet34(output_stride=8), (2, 3, 96, 64))}
-    assert found["layer4.2.conv2"].spec == Spec((1, 1), (4, 4), (4, 4))
-    assert found["layer4.2.conv2"].output == (2, 512, 12, 8)
-    assert found["layer4.0.conv1"].spec.dilation == (2, 2)
+    layers = {layer.name: layer for layer in conv_layers(resnet34(output_stride=8), (2, 3, 96, 64))}
+    assert layers["layer4.2.conv2"].spec == Spec((1, 1), (4, 4), (4, 4))
+    assert layers["layer4.2.conv2"].output == (2, 512, 12, 8)
+    assert layers["layer4.0.conv1"].spec.dilation == (2, 2)
 
 
 @pytest.mark.parametrize("change", [
@@ -80,16 +80,16 @@ def test_dilated(model):
     lambda model: atrous.fuse(model, backend="library", freeze=True),
     lambda model: model.to(torch.bfloat16),
     lambda model: model.half().train(),
-], ids=["fused", "fused for a row", "frozen", "frozen for a row", "bfloat16", "half"])  # fmt: skip
+], ids=["fused", "fused for a backend", "frozen", "frozen for a backend", "bfloat16", "half"])  # fmt: skip
 def test_the_same_whatever_was_done_to_the_model(change):
     model = ResNet((1, 1, 1, 1), act="prelu", output_stride=16)
-    expected = sites(model, SMALL)
-    assert [site.residual for site in expected].count("before") == 4
-    assert sites(change(model), SMALL) == expected
+    expected = conv_layers(model, SMALL)
+    assert [layer.residual for layer in expected].count("before") == 4
+    assert conv_layers(change(model), SMALL) == expected
 
 
 class Net(nn.Module):
-    """A sum after the activation, a convolution that runs twice, sums that are no convolution's, and no conv2d."""
+    """A sum after the activation, a convolution that runs twice, sums without a convolution, and other convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -112,20 +112,20 @@ class Net(nn.Module):
 
 
 def test_every_kind_of_convolution():
-    found = sites(Net(), (2, 8, 6, 7))
-    assert found == [
-        Site("conv", (2, 8, 6, 7), (8, 2, 3, 5), Spec((1, 1), (2, 2), (2, 1), 4), "after"),
-        Site("twice", (2, 8, 6, 7), (8, 8, 1, 1), Spec()),
-        Site("twice", (2, 8, 6, 7), (8, 8, 1, 1), Spec()),
-        Site("kernel", (2, 8, 1, 54), (4, 8, 1, 1), Spec((1, 2))),
+    layers = conv_layers(Net(), (2, 8, 6, 7))
+    assert layers == [
+        ConvLayer("conv", (2, 8, 6, 7), (8, 2, 3, 5), Spec((1, 1), (2, 2), (2, 1), 4), "after"),
+        ConvLayer("twice", (2, 8, 6, 7), (8, 8, 1, 1), Spec()),
+        ConvLayer("twice", (2, 8, 6, 7), (8, 8, 1, 1), Spec()),
+        ConvLayer("kernel", (2, 8, 1, 54), (4, 8, 1, 1), Spec((1, 2))),
     ]
-    assert found[0].macs == 2 * 8 * 42 * 2 * 15
-    assert found[0].bytes(2) == 2 * (2 * 8 * 42 + 8 * 2 * 15 + 2 * 2 * 8 * 42)
-    assert found[3].bytes(4) == 4 * (2 * 8 * 54 + 4 * 8 + 2 * 4 * 27)
+    assert layers[0].macs == 2 * 8 * 42 * 2 * 15
+    assert layers[0].bytes(2) == 2 * (2 * 8 * 42 + 8 * 2 * 15 + 2 * 2 * 8 * 42)
+    assert layers[3].bytes(4) == 4 * (2 * 8 * 54 + 4 * 8 + 2 * 4 * 27)
 
 
 class Real(nn.Module):
-    """A model that looks at its numbers cannot run on shapes alone: it runs on zeros, in its dtype."""
+    """A model that reads its values cannot run on shapes alone: it runs on zeros, in its dtype."""
 
     def __init__(self):
         super().__init__()
@@ -139,9 +139,9 @@ class Real(nn.Module):
 @pytest.mark.parametrize("freeze", [False, True])
 def test_a_model_that_needs_numbers(dtype, freeze):
     model = Real().to(dtype)
-    expected = [replace(site, name=f"body.{site.name}") for site in sites(model.body, SMALL)]
+    expected = [replace(layer, name=f"body.{layer.name}") for layer in conv_layers(model.body, SMALL)]
     assert len(expected) == 12
-    assert sites(atrous.fuse(model, freeze=True) if freeze else model, SMALL) == expected
+    assert conv_layers(atrous.fuse(model, freeze=True) if freeze else model, SMALL) == expected
 
 
 def test_no_arithmetic(model, monkeypatch):
@@ -149,13 +149,13 @@ def test_no_arithmetic(model, monkeypatch):
         raise AssertionError("the model would run on numbers")
 
     monkeypatch.setattr(torch, "zeros", refuse)
-    assert sites(model, (10**6, 3, 64, 64))[0].input[0] == 10**6
+    assert conv_layers(model, (10**6, 3, 64, 64))[0].input[0] == 10**6
 
 
 def test_the_model_stays_as_it_was(model):
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    sites(model, SMALL)
+    conv_layers(model, SMALL)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training and not module._forward_hooks for module in model.modules())
     assert "forward" not in vars(model)
@@ -163,4 +163,4 @@ def test_the_model_stays_as_it_was(model):
 
 def test_errors_are_the_models_own(model):
     with pytest.raises(RuntimeError, match="3 channels"):
-        sites(model, (1, 1, 64, 64))
+        conv_layers(model, (1, 1, 64, 64))

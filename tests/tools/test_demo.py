@@ -1,4 +1,4 @@
-"""The demo on small images: its numbers, its text and picture, and how it ends when something is wrong."""
+"""The demo on small images: its numbers, text and plot, and how it ends when something is wrong."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from atrous.tools.demo import variants as demo_variants
 
 Image = pytest.importorskip("PIL.Image")
 VARIANTS = ("eager", "eager_channels_last", "atrous")
-TRAINING = (*VARIANTS, "atrous_keeping")
+TRAINING = (*VARIANTS, "atrous_no_recompute")
 QUICK = dict(size=32, batch_seconds=0.0, training_batch=2, training_variants=TRAINING, training_seconds=0.0)
 SMALL = run.Plan(batches=(1, 2), variants=VARIANTS, **QUICK)
 
@@ -36,7 +36,7 @@ def arguments(*options):
 
 @pytest.fixture(scope="module")
 def finished(picture, tmp_path_factory):
-    """One whole run: its exit status, JSON and picture."""
+    """One whole run: its exit status, JSON and plot."""
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("demo")
     options = ("--image", picture, "--json", folder / "demo.json", "--plot", folder / "demo.png")
@@ -57,9 +57,9 @@ def test_it_succeeds_and_fills_every_key(finished):
     assert not result["not_run"]
 
 
-def test_every_cell_is_there_once(result):
-    found = [(row["dtype"], row["batch"], row["variant"]) for row in result["inference"]]
-    assert found == [(d, b, v) for d in ("float32", "bfloat16") for b in (1, 2) for v in VARIANTS]
+def test_every_cell_is_measured_once(result):
+    cells = [(row["dtype"], row["batch"], row["variant"]) for row in result["inference"]]
+    assert cells == [(d, b, v) for d in ("float32", "bfloat16") for b in (1, 2) for v in VARIANTS]
 
 
 def test_speedups_are_over_eager_float32_at_the_same_batch(result):
@@ -81,11 +81,11 @@ def test_agreement_is_against_fp64_for_both(result):
 
 
 def test_training_is_timed_and_its_memory_counted(result):
-    """Fused, it keeps less than half of eager's, recomputation or not; the gradients are as near to fp64 as eager's."""
+    """Fused training saves less than half of eager's bytes, with recompute or without; gradients agree with fp64."""
     assert [row["variant"] for row in result["training"]] == [row["variant"] for row in result["memory"]] == [*TRAINING]
-    kept = {row["variant"]: row["kept_bytes_per_image"] for row in result["memory"]}
-    assert kept["eager"] == kept["eager_channels_last"] and kept["atrous"] < 0.5 * kept["eager"]
-    assert kept["atrous"] < kept["atrous_keeping"] < kept["eager"]
+    saved = {row["variant"]: row["saved_bytes_per_image"] for row in result["memory"]}
+    assert saved["eager"] == saved["eager_channels_last"] and saved["atrous"] < 0.5 * saved["eager"]
+    assert saved["atrous"] < saved["atrous_no_recompute"] < saved["eager"]
     errors = result["agreement_of_gradients"]
     assert 0 < errors["float64"] <= demo_training.BUDGET and {"eager", "atrous"} < errors.keys()
     first, *others = result["training"]
@@ -103,14 +103,14 @@ def test_launches_counts_work_and_not_views():
     assert demo_variants.launches(lambda: torch.relu(x.t().view(3, 2) + torch.empty(3, 2))) == 2
 
 
-def test_the_picture_is_a_png(finished):
-    with Image.open(finished[2]) as picture:
-        assert picture.format == "PNG" and min(picture.size) > 400
+def test_the_plot_is_a_png(finished):
+    with Image.open(finished[2]) as plot:
+        assert plot.format == "PNG" and min(plot.size) > 400
 
 
 def test_the_text_fits_60_columns(result, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    parts = (demo_report.header, demo_report.agreement, demo_report.sites, demo_report.times, demo_report.training)
+    parts = (demo_report.header, demo_report.agreement, demo_report.fusion, demo_report.times, demo_report.training)
     lines = "\n".join(part(result) for part in parts).splitlines()
     assert max(map(len, lines)) <= 60
     assert sum("atrous" in line and "x " in f"{line} " for line in lines) >= 1
@@ -124,7 +124,7 @@ def test_random_weights_are_seeded_and_not_trivial(picture):
         assert a[kind].std() > 0.01
 
 
-def test_a_wrong_fused_model_is_found_before_anything_is_timed(picture, tmp_path, monkeypatch, capsys):
+def test_a_wrong_fused_model_is_rejected_before_anything_is_timed(picture, tmp_path, monkeypatch, capsys):
     def wrong(model, **options):
         fused = fuse(model, **options)
         fused.fc.bias.data += 0.01
@@ -134,13 +134,13 @@ def test_a_wrong_fused_model_is_found_before_anything_is_timed(picture, tmp_path
     monkeypatch.setattr(run, "fuse", wrong)
     small = run.Plan(batches=(1,), dtypes=(torch.float32,), variants=VARIANTS, **QUICK)
     assert demo.main(arguments("--image", picture, "--json", tmp_path / "demo.json"), small) == 1
-    told = capsys.readouterr()
-    assert "disagrees" in told.err and "float32" in told.err and "DISAGREES" in told.out
+    output = capsys.readouterr()
+    assert "disagrees" in output.err and "float32" in output.err and "DISAGREES" in output.out
     result = json.loads((tmp_path / "demo.json").read_text())
     assert not result["agreement"]["float32"]["agrees"] and not result["inference"]
 
 
-def test_a_compiler_that_fails_is_a_row_that_says_so(picture, monkeypatch, capsys):
+def test_a_compiler_that_fails_is_reported_as_not_run(picture, monkeypatch, capsys):
     def broken(*arguments, **options):
         raise RuntimeError("no C++ compiler\nlong explanation")
 
@@ -148,16 +148,16 @@ def test_a_compiler_that_fails_is_a_row_that_says_so(picture, monkeypatch, capsy
     variants = ("eager", "compile", "atrous")
     small = run.Plan(batches=(1,), dtypes=(torch.float32,), variants=variants, **QUICK)
     assert demo.main(arguments("--image", picture), small) == 0
-    told = capsys.readouterr().out
-    assert "RuntimeError: no C++ compiler" in " ".join(told.split()) and "not run" in told and "explanation" not in told
+    text = capsys.readouterr().out
+    assert "RuntimeError: no C++ compiler" in " ".join(text.split()) and "not run" in text and "explanation" not in text
 
 
 def test_weights_without_slopes_make_a_network_with_relu(picture, tmp_path):
     torch.save(models.resnet34(act="relu").state_dict(), tmp_path / "relu.pt")
     images = demo_images.photographs([picture], 32)
-    model, told = demo_images.subject(tmp_path / "relu.pt", images)
+    model, text = demo_images.subject(tmp_path / "relu.pt", images)
     assert not any(isinstance(module, torch.nn.PReLU) for module in model.modules())
-    assert "relu.pt" in told and not model.training
+    assert "relu.pt" in text and not model.training
 
 
 @pytest.mark.parametrize("option", ["--image", "--weights"])
@@ -168,11 +168,11 @@ def test_an_unreadable_file_is_one_line(option, content, picture, tmp_path, caps
         path.write_bytes(content)
     options = [option, path] if option == "--image" else ["--image", picture, option, path]
     assert demo.main(arguments(*options), SMALL) == 2
-    told = capsys.readouterr()
-    assert str(path) in told.err and told.err.count("\n") == 1 and not told.out
+    output = capsys.readouterr()
+    assert str(path) in output.err and output.err.count("\n") == 1 and not output.out
 
 
-def test_a_plot_that_cannot_be_written_is_said_first(picture, tmp_path, capsys):
+def test_a_plot_that_cannot_be_written_is_reported_first(picture, tmp_path, capsys):
     assert demo.main(arguments("--image", picture, "--plot", tmp_path / "absent" / "demo.png"), SMALL) == 2
     assert "--plot" in capsys.readouterr().err
 
@@ -180,8 +180,8 @@ def test_a_plot_that_cannot_be_written_is_said_first(picture, tmp_path, capsys):
 def test_without_the_packages_the_remedy_is_named(monkeypatch, capsys):
     monkeypatch.setattr(demo_images.importlib.util, "find_spec", lambda name: None)
     assert demo.main(arguments(), SMALL) == 2
-    told = capsys.readouterr().err
-    assert "pip install scikit-learn scikit-image" in told and "--image" in told
+    error = capsys.readouterr().err
+    assert "pip install scikit-learn scikit-image" in error and "--image" in error
 
 
 def test_the_shipped_photographs_are_the_four():

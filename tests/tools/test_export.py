@@ -1,4 +1,4 @@
-"""pyops/export.py: packages for C++, what they compute, and the program in examples/cpp that runs one."""
+"""Packages for C++: their results, and the program in examples/cpp that runs one."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import mistake
+from test_cli import error_line
 
 import atrous
 from atrous.tools.export import export
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 class Net(nn.Module):
-    """A strided site, a dilated one that packs for Winograd and adds a residual, and a head."""
+    """A strided layer, a dilated one that runs as Winograd and adds a residual, and a head."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ NEEDS_LIBRARY = pytest.mark.skipif(
 
 @pytest.fixture
 def net(tmp_path, monkeypatch):
-    """The name of a model in the current folder, and the model, whose checkpoint is net.pt."""
+    """The name of a model in the current folder, and the model; its checkpoint is net.pt."""
     (tmp_path / "a_models.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -62,7 +62,7 @@ def net(tmp_path, monkeypatch):
 
 
 def operators(package):
-    """The names of our operators that a package calls."""
+    """The names of atrous operators that a package calls."""
     with zipfile.ZipFile(package) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("wrapper.json")]
         targets = [node["node"]["target"] for node in json.loads(archive.read(name))["nodes"]]
@@ -70,23 +70,23 @@ def operators(package):
 
 
 @NEEDS_LIBRARY
-def test_a_package_gives_what_the_model_gives(run, net):
+def test_a_package_computes_what_the_model_computes(run, net):
     name, model = net
     arguments = ("--output", "net.pt2", "--weights", "net.pt", "--size", "20x24", "--json", "net.json")
     status, out, err = run("export", name, *arguments, columns=60)
     assert status == 0 and err == "" and max(map(len, out.splitlines())) <= 60
-    assert "sites fused 2/2" in out and "written: net.pt2" in out and "weights: net.pt" in out
-    told = json.loads(Path("net.json").read_text())
-    assert told["difference"] < 1e-4 and told["bytes"] == Path("net.pt2").stat().st_size
-    assert not list(Path().glob(".atrous-*"))  # what was made on the way
-    # The weight was transformed in the export: no call does it again.
+    assert "layers fused 2/2" in out and "written: net.pt2" in out and "weights: net.pt" in out
+    result = json.loads(Path("net.json").read_text())
+    assert result["difference"] < 1e-4 and result["bytes"] == Path("net.pt2").stat().st_size
+    assert not list(Path().glob(".atrous-*"))  # temporary folders
+    # The weight was transformed during the export: no call transforms it again.
     assert operators("net.pt2") == ["_conv_epilogue", "_winograd_epilogue"]
 
     loaded = torch._inductor.aoti_load_package("net.pt2")
     metadata = loaded.loader.get_metadata()
     expected = {"model": name, "input": "3x20x24", "batch": "any", "dtype": "float32", "atrous": atrous.__version__}
     assert {key: metadata[key] for key in expected} == expected
-    assert "AVX512" not in metadata["AOTI_CPU_ISA"]  # it is for other processors too
+    assert "AVX512" not in metadata["AOTI_CPU_ISA"]  # it also runs on other CPUs
     for batch in (1, 5):
         x = torch.randn(batch, 3, 20, 24)
         with torch.no_grad():
@@ -99,19 +99,19 @@ def test_a_package_gives_what_the_model_gives(run, net):
 def test_packages_of_every_kind(run, net, options):
     name, model = net
     arguments = ("--output", "net.pt2", "--weights", "net.pt", "--size", "20", *options.split())
-    assert run("export", name, *arguments)[0] == 0  # it has been compared with the model
+    assert run("export", name, *arguments)[0] == 0  # export compares the package with the model
     x = torch.randn(3, 3, 20, 20)
     loaded = torch._inductor.aoti_load_package("net.pt2")
     if "bfloat16" in options:
         x, model = x.bfloat16(), model.bfloat16()
     with torch.no_grad():
-        found, expected = loaded(x)["map"], model(x)["map"]
+        actual, expected = loaded(x)["map"], model(x)["map"]
     allowed = 4 * torch.finfo(x.dtype).eps * float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=allowed)
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=allowed)
 
 
 @NEEDS_LIBRARY
-def test_a_package_that_computes_something_else_is_not_kept(run, net, monkeypatch):
+def test_a_package_with_a_wrong_result_is_discarded(run, net, monkeypatch):
     monkeypatch.setattr(
         torch._inductor, "aoti_compile_and_package", lambda *_, package_path, **__: Path(package_path).touch()
     )
@@ -127,7 +127,7 @@ def test_a_package_that_computes_something_else_is_not_kept(run, net, monkeypatc
 @NEEDS_LIBRARY
 def test_a_model_that_fixes_its_batch(run, net):
     status, _, err = run("export", "a_models:Fixed", "--output", "net.pt2", "--size", "8")
-    assert status == 2 and "expected a model that takes any number of images; --batch N is for this one" in err
+    assert status == 2 and "expected a model that takes any number of images; use --batch N for this one" in err
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -136,13 +136,13 @@ def test_a_model_that_fixes_its_batch(run, net):
     (("--output", "no/such/net.pt2"), "--output: expected a file that can be written, got 'no/such/net.pt2'"),
     (("--output", "net.pt2", "--backend", "triton"), "--backend: invalid choice: 'triton'"),
     (("--output", "net.pt2", "--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
-    (("--output", "net.pt2", "--batch", "0"), "--batch: expected a positive whole number, got '0'"),
+    (("--output", "net.pt2", "--batch", "0"), "--batch: expected a positive integer, got '0'"),
     (("--output", "net.pt2", "--weights", "none.pt"), "--weights: expected a checkpoint file, got 'none.pt'"),
     (("--output", "net.pt2", "--weights", "a_models.py"), "--weights: expected what torch.load(weights_only"),
     (("--output", "net.pt2", "--act", "relu"), "--act is for resnet34"),
 ])  # fmt: skip
-def test_mistakes_end_in_one_line(run, net, arguments, message):
-    assert message in mistake(run("export", net[0], *arguments))
+def test_errors_end_in_one_line(run, net, arguments, message):
+    assert message in error_line(run("export", net[0], *arguments))
 
 
 @NEEDS_LIBRARY
@@ -152,13 +152,13 @@ def test_an_input_that_the_model_does_not_take(run, net):
 
 
 def test_without_the_library(run, net, monkeypatch):
-    monkeypatch.setattr(atrous.ops.registration, "library_error", "libatrous.so is not built")
+    monkeypatch.setattr(atrous.ops, "library_error", "libatrous.so is not built")
     status, _, err = run("export", net[0], "--output", "net.pt2", "--size", "20", "--backend", "library")
     assert status == 2 and "export needs the C++ library: libatrous.so is not built" in err
 
 
-def test_the_rows_that_can_be_exported_are_rows():
-    assert set(export.ROWS) - {"auto"} < set(atrous.backends.selection.rows())
+def test_the_backends_that_can_be_exported_are_backends():
+    assert set(export.BACKENDS) - {"auto"} < set(atrous.backends.selection.backends())
 
 
 # The C++ program
@@ -177,7 +177,7 @@ def test_cpp_prints_what_python_prints(tmp_path):
         pytest.skip("cmake is not installed")
     script = (sys.executable, ROOT / "examples/cpp/compare.py", "--folder", tmp_path)
     status, out, err = cpp(*script, **os.environ)
-    assert status == 0 and out.endswith("the same to the printed digits\n"), out + err
+    assert status == 0 and out.endswith("C++ and Python print the same\n"), out + err
     program, library = tmp_path / "build/classify", ROOT / "pyops/libatrous.so"
     (photo,), package = tmp_path.glob("*.ppm"), tmp_path / "resnet34.pt2"
 
@@ -190,9 +190,9 @@ def test_cpp_prints_what_python_prints(tmp_path):
     for arguments, message in (
         ((), "usage: classify libatrous.so PACKAGE.pt2 PHOTO.ppm ..."),
         ((tmp_path / "no.so", package, photo), "the operators do not load"),
-        ((library, tmp_path / "no.pt2", photo), "no.pt2: expected a package, there is none"),
+        ((library, tmp_path / "no.pt2", photo), "no.pt2: expected a package, found none"),
         ((library, photo, photo), "zip archive"),
-        ((library, package, tmp_path / "no.ppm"), "no.ppm: expected an image file, there is none"),
+        ((library, package, tmp_path / "no.ppm"), "no.ppm: expected an image file, found none"),
         ((library, package, script[1]), "compare.py: expected a binary PPM image (P6)"),
         ((library, package, broken), "broken.ppm: expected more pixels"),
     ):

@@ -1,4 +1,4 @@
-"""pyops/slopes.py: which entries of a checkpoint are slopes, what is told of them, and the answers to mistakes."""
+"""Slopes of a checkpoint: which entries are slopes, their table and plot, and the answers to a user's errors."""
 
 import json
 import math
@@ -7,21 +7,21 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from test_cli import mistake
+from test_cli import error_line
 from torch import nn
 
 import atrous
 from atrous.models import read_weights, resnet34
 from atrous.nn import ConvBNAct2d
-from atrous.tools.slopes.command import learned
 from atrous.tools.slopes.report import number
+from atrous.tools.slopes.slopes import learned
 
 STAGES = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}
 ACTS = ["act1", *(f"{s}.{block}.act{i}" for s, count in STAGES.items() for block in range(count) for i in (1, 2))]
 
 
 def trained():
-    """A ResNet34 whose slopes spread the more the deeper they lie."""
+    """A ResNet34 whose slopes spread more in deeper layers."""
     model = resnet34(act="prelu", num_classes=10)
     slopes = [module.weight for module in model.modules() if isinstance(module, nn.PReLU)]
     for depth, slope in enumerate(slopes):
@@ -51,7 +51,7 @@ def test_slopes_of_resnet34_plain_fused_and_frozen():
 
 
 def test_slopes_by_name():
-    """torchvision's names, numbered ones; what is one-dimensional and no slope."""
+    """torchvision's names, numbered names, and 1-D tensors that are no slopes."""
     model = OrderedDict(
         conv1=nn.Conv2d(3, 8, 3), bn1=nn.BatchNorm2d(8), relu=nn.PReLU(8), shared=nn.PReLU(),
         features=nn.Sequential(nn.Conv1d(8, 8, 1, bias=False), nn.BatchNorm1d(8), nn.PReLU(8), nn.InstanceNorm1d(8)),
@@ -70,9 +70,9 @@ def test_slopes_by_name():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_numbers(dtype):
-    (found,) = learned({"act.weight": torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5], dtype=dtype)})
-    assert (found.channels, found.min, found.mean, found.max) == (5, -0.5, 0.45, 1.5)
-    assert (found.below_0, found.above_1, found.not_finite) == (1, 1, 0)
+    (slopes,) = learned({"act.weight": torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5], dtype=dtype)})
+    assert (slopes.channels, slopes.min, slopes.mean, slopes.max) == (5, -0.5, 0.45, 1.5)
+    assert (slopes.below_0, slopes.above_1, slopes.not_finite) == (1, 1, 0)
 
 
 def test_numbers_that_are_not_finite():
@@ -90,7 +90,7 @@ def test_number(value, text):
     assert number(value) == text
 
 
-# What explain --slopes prints, keeps and draws
+# The text, JSON and plot of explain --slopes
 
 
 @pytest.mark.parametrize("columns", [30, 40, 41, 60, 80, 200])
@@ -99,11 +99,11 @@ def test_the_table(run, checkpoint, columns):
     lines = out.splitlines()
     assert status == 0 and err == "" and max(map(len, lines)) <= max(columns, 40)
     first, last = (index for index, line in enumerate(lines) if set(line) == {"-"})
-    rows, found = lines[first + 1 : last], learned(read_weights(checkpoint))
+    rows, expected = lines[first + 1 : last], learned(read_weights(checkpoint))
     apart = columns < 60
     assert len(rows) == 33 * (1 + apart)
     assert [row.split()[0] for row in (rows[::2] if apart else rows)] == ACTS
-    for slopes, row in zip(found, rows[1::2] if apart else rows):
+    for slopes, row in zip(expected, rows[1::2] if apart else rows):
         counts = (str(slopes.channels), number(slopes.min), number(slopes.mean), number(slopes.max))
         assert row.split()[1 - apart : 7 - apart] == [*counts, str(slopes.below_0), str(slopes.above_1)]
     assert all("-" in row and "o" in row for row in (rows[::2] if apart else rows))
@@ -111,7 +111,7 @@ def test_the_table(run, checkpoint, columns):
 
 
 def test_the_bar(run, tmp_path):
-    """One scale, from the least slope to the largest and with 0 on it; a long name is cut at its beginning."""
+    """All bars have one scale, from the least slope to the largest including 0; a long name is cut at its start."""
     long = "backbone.stages.0.blocks.0.branch.activation_of_the_first_convolution"
     weights = {"low": [-1.0, 0.0], "high": [1.0, 2.0], "same": [0.5, 0.5], long: [math.nan] * 2}
     torch.save({f"{name}.weight": torch.tensor(value) for name, value in weights.items()}, tmp_path / "few.pt")
@@ -144,8 +144,8 @@ def test_safetensors_are_put_in_the_order_of_their_names(run, tmp_path):
     save = pytest.importorskip("safetensors.torch").save_file
     save({f"layer.{index}.act.weight": torch.full((4,), 0.25) for index in range(12)}, tmp_path / "a.safetensors")
     status, _, _ = run("explain", "--slopes", tmp_path / "a.safetensors", "--json", tmp_path / "a.json")
-    kept = json.loads((tmp_path / "a.json").read_text())["slopes"]
-    assert status == 0 and [row["name"] for row in kept] == [f"layer.{index}.act.weight" for index in range(12)]
+    slopes = json.loads((tmp_path / "a.json").read_text())["slopes"]
+    assert status == 0 and [tensor["name"] for tensor in slopes] == [f"layer.{index}.act.weight" for index in range(12)]
 
 
 def test_json_and_plot(run, checkpoint, tmp_path):
@@ -153,10 +153,10 @@ def test_json_and_plot(run, checkpoint, tmp_path):
     options = ("--json", tmp_path / "slopes.json", "--plot", tmp_path / "slopes.png")
     status, _, err = run("explain", "--slopes", checkpoint, *options)
     assert status == 0 and err == ""
-    kept = json.loads((tmp_path / "slopes.json").read_text())
-    assert kept["checkpoint"] == str(checkpoint) and len(kept["slopes"]) == 33
+    result = json.loads((tmp_path / "slopes.json").read_text())
+    assert result["checkpoint"] == str(checkpoint) and len(result["slopes"]) == 33
     weight = read_weights(checkpoint)["layer4.2.act2.weight"]
-    last = kept["slopes"][-1]
+    last = result["slopes"][-1]
     assert (last["name"], last["channels"]) == ("layer4.2.act2.weight", 512)
     assert last["mean"] == pytest.approx(float(weight.mean()), abs=1e-6)
     assert (last["min"], last["max"]) == (float(weight.min()), float(weight.max()))
@@ -173,38 +173,38 @@ def test_plots_of_few_and_of_many(run, tmp_path, count):
     assert status == 0 and err == "" and (tmp_path / "a.png").stat().st_size > 5_000
 
 
-# Mistakes
+# Errors
 
 
 def test_a_checkpoint_without_slopes(run, tmp_path):
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict(), tmp_path / "relu.pt")
-    line = mistake(run("explain", "--slopes", tmp_path / "relu.pt"))
+    line = error_line(run("explain", "--slopes", tmp_path / "relu.pt"))
     assert "--slopes: expected a checkpoint of a network with PReLU, but" in line and "relu.pt has no slopes" in line
 
 
 def test_files_that_are_no_checkpoint(run, tmp_path):
     (tmp_path / "text.pt").write_text("slopes")
-    torch.save(nn.PReLU(), tmp_path / "module.pt")  # not read: it would run code
+    torch.save(nn.PReLU(), tmp_path / "module.pt")  # not loaded: it would run code
     torch.save([torch.ones(3)], tmp_path / "list.pt")
     for name, message in (
         ("text.pt", "weights_only=True"), ("module.pt", "weights_only=True"), ("list.pt", "expected a state_dict"),
         ("absent.pt", "where there is none"), (".", "where there is none"),
     ):  # fmt: skip
-        line = mistake(run("explain", "--slopes", tmp_path / name))
+        line = error_line(run("explain", "--slopes", tmp_path / name))
         assert line.startswith("atrous explain: --slopes: expected") and message in line
 
 
 def test_slopes_stand_alone(run, checkpoint, tmp_path, monkeypatch):
-    for given, told in (
+    for given, named in (
         (("resnet34",), "MODEL resnet34"), (("--batch", "2"), "--batch"), (("--act", "prelu"), "--act"),
         (("--output-stride", "8"), "--output-stride"), (("--backend", "library"), "--backend"),
     ):  # fmt: skip
-        assert f"expected no MODEL and no options of one, got {told}" in mistake(
+        assert f"expected neither MODEL nor an option of a model, got {named}" in error_line(
             run("explain", "--slopes", checkpoint, *given)
         )
-    assert "got --plot without --slopes" in mistake(run("explain", "resnet34", "--plot", tmp_path / "a.png"))
-    assert "expected a MODEL, or --slopes CHECKPOINT" in mistake(run("explain"))
-    told = "--plot: expected a file that can be written"
-    assert told in mistake(run("explain", "--slopes", checkpoint, "--plot", tmp_path / "absent" / "a.png"))
+    assert "got --plot without --slopes" in error_line(run("explain", "resnet34", "--plot", tmp_path / "a.png"))
+    assert "expected a MODEL, or --slopes CHECKPOINT" in error_line(run("explain"))
+    message = "--plot: expected a file that can be written"
+    assert message in error_line(run("explain", "--slopes", checkpoint, "--plot", tmp_path / "absent" / "a.png"))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "--plot needs matplotlib" in mistake(run("explain", "--slopes", checkpoint, "--plot", tmp_path / "a.png"))
+    assert "--plot needs matplotlib" in error_line(run("explain", "--slopes", checkpoint, "--plot", tmp_path / "a.png"))

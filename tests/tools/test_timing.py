@@ -1,4 +1,4 @@
-"""Interleaved timing: turns, repeats by budget, and what a measurement is."""
+"""Interleaved timing: turns, repeats within the budget, and the definition of a measurement."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Calls cost what they return, in milliseconds."""
+    """A call takes as many milliseconds as it returns."""
     monkeypatch.setattr(timing, "milliseconds", lambda call, device, calls=1: call())
 
 
@@ -40,9 +40,9 @@ def test_a_slow_variant_gets_fewer_repeats_spread_over_the_run(clock):
 
 
 def test_progress_adds_up_to_one(clock):
-    shares = []
-    timing.interleaved({"a": lambda: 1.0}, CPU, seconds=0, least=5, progress=lambda rounds: shares.append(1 / rounds))
-    assert sum(shares) == pytest.approx(1.0)
+    steps = []
+    timing.interleaved({"a": lambda: 1.0}, CPU, seconds=0, least=5, progress=lambda rounds: steps.append(1 / rounds))
+    assert sum(steps) == pytest.approx(1.0)
 
 
 def test_medians():

@@ -1,4 +1,4 @@
-"""The table of measured choices: where it is looked for, what it refuses, and that a write is whole or nothing."""
+"""Tuning tables: their folders, their format, the files that are rejected, and atomic writes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from atrous import tuning
 from atrous.core.spec import Spec
 from atrous.triton_kernels.conv.configs import CONV, DEPTHWISE
 from atrous.tuning.device_id import device_name, file_name, versions
-from atrous.tuning.format import MOST_BYTES, Entry, Key, Table, dump, parse
+from atrous.tuning.format import MAX_BYTES, Entry, Key, Table, dump, parse
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 1), (2, 2), (2, 2))
@@ -38,8 +38,7 @@ def silent():
 
 
 def table(entries, **changes):
-    made = Table(device_name(CPU), versions(CPU), "2026-11-24", entries)
-    return made._replace(**changes)
+    return Table(device_name(CPU), versions(CPU), "2026-11-24", entries)._replace(**changes)
 
 
 def call(batch=3, dtype=torch.float32, layout=torch.contiguous_format):
@@ -53,20 +52,20 @@ def call(batch=3, dtype=torch.float32, layout=torch.contiguous_format):
 def test_round_trip():
     entries = {KEY: LIBRARY, KEY._replace(batch=8): NATIVE, KEY._replace(groups=16, tf32=True): TRITON}
     ceilings = {"matmul_tflops": 612.5, "copy_gb_s": 2800.0}
-    made = table(entries, ceilings=ceilings, commit="ab" * 20)
-    assert parse(dump(made).encode()) == made
-    lines = dump(made).splitlines()
+    original = table(entries, ceilings=ceilings, commit="ab" * 20)
+    assert parse(dump(original).encode()) == original
+    lines = dump(original).splitlines()
     assert len(lines) == 2 + len(entries) and all(json.loads(line.rstrip(",")) for line in lines[1:-1])
-    assert dump(made) == dump(made._replace(entries=dict(reversed(entries.items()))))
+    assert dump(original) == dump(original._replace(entries=dict(reversed(entries.items()))))
 
 
-@pytest.mark.parametrize("config", [CONV[-1], DEPTHWISE["last"][0], DEPTHWISE["planes"][1]._replace(waves=2)])
+@pytest.mark.parametrize("config", [CONV[-1], DEPTHWISE["nhwc"][0], DEPTHWISE["nchw"][1]._replace(waves=2)])
 def test_every_listed_config_is_taken(config):
     assert parse(dump(table({KEY: TRITON._replace(config=config)})).encode()).entries[KEY].config == config
 
 
 def document(entry=(), without=None, **changes):
-    """The JSON of a good table, with changes at the top, and in its one entry."""
+    """The JSON of a valid table, with changes to its fields and to those of its one entry."""
     value = json.loads(dump(table({KEY: TRITON})))
     value["entries"][0].update(entry)
     value.update(changes)
@@ -81,16 +80,16 @@ BROKEN = {
     "a pickle": (b"\x80\x04\x95\x0c\x00", "expected UTF-8"),
     "UTF-16": ('{"format": 1}'.encode("utf-16"), "expected UTF-8"),
     "cut off": (document()[:-20], "expected JSON"),
-    "huge": (b" " * (MOST_BYTES + 1), "expected at most 16777216 bytes, got more"),
-    "deep": (b"[" * 200_000, "expected a few levels of brackets"),
-    "deep objects": (b'{"a":' * 200_000, "expected a few levels of brackets"),
+    "huge": (b" " * (MAX_BYTES + 1), "expected at most 16777216 bytes, got more"),
+    "deep": (b"[" * 200_000, "expected a few levels of nesting"),
+    "deep objects": (b'{"a":' * 200_000, "expected a few levels of nesting"),
     "a list": (b"[]", r"table: expected an object, got \[\]"),
-    "no format": (document(without="format"), "table: expected the fields format, .*'lacks': \\['format'\\]"),
+    "no format": (document(without="format"), "table: expected the fields format, .*'missing': \\['format'\\]"),
     "another format": (document(format=2), "table.format: expected 1, got 2"),
     "format true": (document(format=True), "table.format: expected 1, got True"),
     "an unknown field": (document(code="1"), "'unknown': \\['code'\\]"),
-    "a device that is none": (document(device=3), "table.device: expected a text, got 3"),
-    "versions": (document(versions={"torch": 2}), "table.versions: expected an object whose values are each a text"),
+    "a device that is none": (document(device=3), "table.device: expected a string, got 3"),
+    "versions": (document(versions={"torch": 2}), "table.versions: expected an object whose values are each a string"),
     "ceilings": (document(ceilings={"copy_gb_s": -1}), "table.ceilings: expected .* a number above 0"),
     "no entries": (document(entries=None), "table.entries: expected a list, got None"),
     "an entry that is none": (document(entries=[3]), r"entries\[0\]: expected an object, got 3"),
@@ -104,11 +103,11 @@ BROKEN = {
     "negative": (document({"milliseconds": {"library": -1.0}}), r"entries\[0\].milliseconds"),
     "zero": (document({"milliseconds": {"library": 0}}), r"entries\[0\].milliseconds"),
     "true": (document({"milliseconds": {"library": True}}), r"entries\[0\].milliseconds"),
-    "an unknown row": (document({"backend": "cudnn"}), r"entries\[0\].backend: expected one of library, native"),
-    "a row as a list": (document({"backend": ["library"]}), r"entries\[0\].backend"),
-    "the time of an unknown row": (document({"milliseconds": {"triton": 1, "os": 1}}), r"entries\[0\].milliseconds"),
-    "no time of the choice": (document({"milliseconds": {"library": 1}}), "milliseconds: expected times of triton"),
-    "no config": (document({"config": None}), r"entries\[0\].config: expected one beside a time of triton"),
+    "an unknown backend": (document({"backend": "cudnn"}), r"entries\[0\].backend: expected one of library, native"),
+    "a backend as a list": (document({"backend": ["library"]}), r"entries\[0\].backend"),
+    "an unknown backend's time": (document({"milliseconds": {"triton": 1, "os": 1}}), r"entries\[0\].milliseconds"),
+    "no time of the choice": (document({"milliseconds": {"library": 1}}), "milliseconds: expected the time of triton"),
+    "no config": (document({"config": None}), r"entries\[0\].config: expected a config if triton has a time"),
     "a config for the library": (document({"backend": "library", "milliseconds": {"library": 1}}), r"\[0\].config"),
     "an unlisted tile": (document({"config": [32, *CONFIG[1:]]}), r"entries\[0\].config: expected a config"),
     "unlisted splits": (document({"config": [*CONFIG[:5], 3, 0, True]}), r"entries\[0\].config"),
@@ -117,12 +116,12 @@ BROKEN = {
     "a config of 1 for true": (document({"config": [*CONFIG[:7], 1]}), r"entries\[0\].config"),
     "a short config": (document({"config": CONFIG[:3]}), r"entries\[0\].config"),
     "a config of texts": (document({"config": "64x64"}), r"entries\[0\].config"),
-    "no channels": (document({"in_channels": 0}), r"entries\[0\].in_channels: expected a whole number from 1"),
+    "no channels": (document({"in_channels": 0}), r"entries\[0\].in_channels: expected an integer >= 1"),
     "true channels": (document({"in_channels": True}), r"entries\[0\].in_channels"),
     "many channels": (document({"out_channels": 2**31}), r"entries\[0\].out_channels"),
-    "a size of one": (document({"size": [9]}), r"entries\[0\].size: expected 2 whole numbers from 1 on, got \[9\]"),
+    "a size of one": (document({"size": [9]}), r"entries\[0\].size: expected 2 integers >= 1, got \[9\]"),
     "a size of texts": (document({"size": ["9", "9"]}), r"entries\[0\].size"),
-    "negative padding": (document({"padding": [-1, 0]}), r"entries\[0\].padding: expected 2 whole numbers from 0 on"),
+    "negative padding": (document({"padding": [-1, 0]}), r"entries\[0\].padding: expected 2 integers >= 0"),
     "no stride": (document({"stride": [0, 1]}), r"entries\[0\].stride"),
     "a batch between": (document({"batch": 3}), r"entries\[0\].batch: expected a power of two, got 3"),
     "a dtype": (document({"dtype": "int8"}), r"entries\[0\].dtype"),
@@ -133,14 +132,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("content, message", BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_is_told_of_once_and_ignored(folder, content, message):
+def test_a_broken_file_is_reported_once_and_ignored(folder, content, message):
     tuning.save(folder / "good.json", table({KEY: NATIVE}))
     broken = folder / "broken.json"
     broken.write_bytes(content)
     tuning.reload()
-    with pytest.warns(UserWarning, match=message) as told:
+    with pytest.warns(UserWarning, match=message) as warned:
         assert tuning.lookup(CPU, KEY) == NATIVE
-    assert len(told) == 1 and str(broken) in str(told[0].message) and len(str(told[0].message)) < 1200
+    assert len(warned) == 1 and str(broken) in str(warned[0].message) and len(str(warned[0].message)) < 1200
     assert tuning.lookup(CPU, KEY) == NATIVE and tuning.lookup(torch.device("cpu", 0), KEY) == NATIVE
 
 
@@ -166,7 +165,7 @@ def make_unreadable(path):
     ],
     ids=["folder", "fifo", "device", "loop", "dangling", "unreadable"],
 )
-def test_what_is_no_file_is_told_of_and_ignored(folder, make, message):
+def test_a_path_that_is_no_file_is_reported_and_ignored(folder, make, message):
     folder.mkdir(parents=True)
     make(folder / "odd.json")
     with pytest.warns(UserWarning, match=f"odd.json is not used: .*{message}"):
@@ -174,7 +173,7 @@ def test_what_is_no_file_is_told_of_and_ignored(folder, make, message):
     assert tuning.lookup(CPU, KEY) is None
 
 
-def test_a_folder_that_is_none_is_told_of_only_if_it_is_in_the_way(folder, monkeypatch):
+def test_a_path_that_is_no_folder_is_reported_only_if_it_cannot_be_listed(folder, monkeypatch):
     assert tuning.lookup(CPU, KEY) is None  # absent
     folder.parent.mkdir(parents=True)
     folder.write_text("a file")
@@ -194,7 +193,7 @@ def test_other_files_of_the_folder_are_left_alone(folder):
     assert tuning.lookup(CPU, KEY) is None
 
 
-# Which tables count
+# Tables that apply
 
 
 @pytest.mark.parametrize("name", versions(CPU))
@@ -225,15 +224,15 @@ def test_the_users_tables_come_before_the_shipped(folder, tmp_path):
     assert tuning.lookup(CPU, KEY._replace(batch=8)) == LIBRARY
 
 
-def test_what_is_shipped_is_sound():
-    for path in tuning.SHIPPED.glob("*.json"):
+def test_shipped_tables_are_valid():
+    for path in tuning.table.SHIPPED.glob("*.json"):
         assert tuning.read(path).entries and path.name.endswith(".json")
 
 
 def test_a_lookup_reads_the_files_once(folder, monkeypatch):
     tuning.save(folder / "a.json", table({KEY: NATIVE}))
     read = []
-    monkeypatch.setattr(tuning, "parse", lambda data: read.append(1) or parse(data))
+    monkeypatch.setattr(tuning.table, "parse", lambda data: read.append(1) or parse(data))
     for _ in range(3):
         assert tuning.lookup(CPU, KEY) == NATIVE and tuning.lookup(CPU, KEY._replace(groups=2)) is None
     assert len(read) == 1
@@ -242,7 +241,7 @@ def test_a_lookup_reads_the_files_once(folder, monkeypatch):
 @pytest.mark.parametrize("device", ["meta", "cuda", "cuda:3"])
 def test_devices_without_a_table(folder, device):
     if device != "meta" and torch.cuda.is_available():
-        pytest.skip("for machines without a card")
+        pytest.skip("needs a machine without a GPU")
     tuning.save(folder / "a.json", table({KEY: NATIVE}))
     assert tuning.lookup(torch.device(device), KEY) is None
 
@@ -280,7 +279,7 @@ def test_buckets(batch, expected):
     assert tuning.bucket(batch) == expected
 
 
-def test_the_key_says_what_a_choice_depends_on(folder):
+def test_the_key_holds_all_that_a_choice_depends_on(folder):
     tuning.save(folder / "a.json", table({KEY: NATIVE, KEY._replace(frozen=True, layout="channels_last"): LIBRARY}))
     assert tuning.measured(*call(), SPEC, False) == NATIVE
     assert tuning.measured(*call(4), SPEC, False) == NATIVE  # the same bucket
@@ -295,8 +294,8 @@ def test_the_key_says_what_a_choice_depends_on(folder):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])
-def test_the_key_on_a_card(precision):
-    """Of tensors without a card: tf32 where torch allows it, and nothing is packed."""
+def test_the_key_on_a_gpu(precision):
+    """On fake CUDA tensors: tf32 if torch allows it, and no weight is prepacked."""
 
     def key(dtype):
         with FakeTensorMode():
@@ -317,7 +316,7 @@ def test_the_key_on_a_card(precision):
 @pytest.mark.parametrize("dynamic", [False, True])
 @torch.no_grad()
 def test_in_a_graph_the_choice_is_a_constant(folder, dynamic):
-    """With static shapes that of the table; with dynamic ones there is none."""
+    """With static shapes it is the table's; with dynamic shapes there is none."""
     spec, graphs = Spec(padding=(1, 1)), []
     key = KEY._replace(padding=(1, 1), dilation=(1, 1))
     tuning.save(folder / "a.json", table({key: LIBRARY, key._replace(batch=1): NATIVE}))
@@ -331,7 +330,7 @@ def test_in_a_graph_the_choice_is_a_constant(folder, dynamic):
         graphs.append(graph)
         return graph
 
-    def site(x):
+    def layer(x):
         return atrous.conv_bn_act(x, w, padding=1)
 
     torch.compiler.reset()
@@ -339,9 +338,9 @@ def test_in_a_graph_the_choice_is_a_constant(folder, dynamic):
     compiled = torch.compile(run, **options)
     added = [float((compiled(x[:n], w) - x[:n]).mean().round()) for n in (3, 2, 1)]
     assert added == ([0, 0, 0] if dynamic else [1, 0, 2])
-    torch.testing.assert_close(torch.compile(site, **options)(x), site(x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.compile(layer, **options)(x), layer(x), atol=1e-4, rtol=1e-4)
     plain = any("conv2d" in str(node.target) for node in graphs[-1].graph.nodes)
-    assert plain != (dynamic and atrous.ops.library_loaded)  # row library, by the table; row native, by the rule
+    assert plain != (dynamic and atrous.ops.library_loaded)  # library by the table; native by the rule
     torch.compiler.reset()
 
 
@@ -365,7 +364,7 @@ def test_a_shape_is_a_key_without_its_dilation():
 
 
 def test_a_config_serves_its_shape_at_any_dilation_and_a_choice_its_own_alone(folder):
-    """A library has other algorithms for a dilated convolution: who is the fastest there was not measured."""
+    """A library has other algorithms for a dilated convolution: its fastest backend was not measured."""
     other, plain = TRITON._replace(config=CONV[0]), KEY._replace(padding=(1, 1), dilation=(1, 1))
     four, far = Spec((1, 1), (4, 4), (4, 4)), Spec((1, 1), (5, 5), (4, 4))
     tuning.save(folder / "a.json", table({KEY: TRITON, plain: NATIVE}))
@@ -417,7 +416,7 @@ def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, step):
     assert path.read_bytes() == before and [file.name for file in folder.iterdir()] == ["a.json"]
 
 
-def test_what_is_no_table_is_not_overwritten(folder):
+def test_a_file_that_is_no_table_is_not_overwritten(folder):
     folder.mkdir(parents=True)
     (folder / "notes.json").write_text('{"my": "notes"}')
     make_loop(folder / "loop.json")

@@ -1,4 +1,4 @@
-"""What is changed in place between a site's forward and its backward: the right gradient, or eager's error."""
+"""In-place changes between a layer's forward and its backward: the right gradient, or eager's error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 import atrous
 
 
-class Held(NamedTuple):
-    """What a user still holds after a site ran: its output and what it was made from."""
+class LayerTensors(NamedTuple):
+    """The tensors that a user can change after a layer ran: its output and its arguments."""
 
     y: Tensor
     x: Tensor
@@ -24,53 +24,53 @@ class Held(NamedTuple):
     gamma: Tensor
 
 
-# What users do with it between two forwards, or after all. It returns what takes y's place, or None.
-def change_gamma(held):
+# A change between two forwards, or after all of them, returns the tensor that replaces y, or None.
+def change_gamma(t):
     with torch.no_grad():
-        held.gamma.mul_(2.0)
+        t.gamma.mul_(2.0)
 
 
 def silent(change):
-    """The change alone: its result does not take y's place."""
+    """The change, without its result replacing y."""
 
-    def run(held):
-        change(held)
+    def run(t):
+        change(t)
 
     return run
 
 
-def zero_a_channel(held):
-    held.y[:, 0] = 0.0
+def zero_a_channel(t):
+    t.y[:, 0] = 0.0
 
 
-CHANGES = {  # name -> (the change, what becomes of y, without writing to anything)
-    "add_": (lambda held: held.y.add_(1.0), lambda y: y + 1.0),
-    "+=": (lambda held: operator.iadd(held.y, 1.0), lambda y: y + 1.0),
-    "relu_": (lambda held: F.relu_(held.y), lambda y: F.relu(y)),
+CHANGES = {  # name -> (the change, the same as a function of y without in-place operations)
+    "add_": (lambda t: t.y.add_(1.0), lambda y: y + 1.0),
+    "+=": (lambda t: operator.iadd(t.y, 1.0), lambda y: y + 1.0),
+    "relu_": (lambda t: F.relu_(t.y), lambda y: F.relu(y)),
     "[:, 0] = 0": (zero_a_channel, lambda y: y * (torch.arange(4) > 0).view(-1, 1, 1)),
-    "of a view": (silent(lambda held: held.y[1].mul_(3.0)), lambda y: torch.stack([y[0], y[1] * 3.0])),
-    "of the detached": (silent(lambda held: held.y.detach().mul_(2.0)), lambda y: y + y.detach()),
-    "input": (silent(lambda held: held.x.add_(1.0)), lambda y: y),
-    "residual": (silent(lambda held: held.residual.add_(1.0)), lambda y: y),
+    "of a view": (silent(lambda t: t.y[1].mul_(3.0)), lambda y: torch.stack([y[0], y[1] * 3.0])),
+    "of the detached": (silent(lambda t: t.y.detach().mul_(2.0)), lambda y: y + y.detach()),
+    "input": (silent(lambda t: t.x.add_(1.0)), lambda y: y),
+    "residual": (silent(lambda t: t.residual.add_(1.0)), lambda y: y),
     "gamma": (change_gamma, lambda y: y),
-    "a view": (lambda held: held.y.transpose(2, 3), lambda y: y.transpose(2, 3)),
-    "detached": (lambda held: held.y.detach(), lambda y: y.detach()),
-    "used twice": (lambda held: held.y * held.y.mean() + held.y, lambda y: y * y.mean() + y),
+    "a view": (lambda t: t.y.transpose(2, 3), lambda y: y.transpose(2, 3)),
+    "detached": (lambda t: t.y.detach(), lambda y: y.detach()),
+    "used twice": (lambda t: t.y * t.y.mean() + t.y, lambda y: y * y.mean() + y),
 }
 
 
 def block(call, change, after, x, r, w, gamma, beta, slope):
-    """Three sites as in a ResNet: y goes into the second and is the third's residual; all normalise with the batch."""
-    x, r, norm = x * 1.0, r * 1.0, (None, None, None)  # x and r are no leaves: eager refuses to write to those
+    """Three layers with batch statistics, as in a ResNet: y is the second's input and the third's residual."""
+    x, r, norm = x * 1.0, r * 1.0, (None, None, None)  # not leaves: eager does not allow in-place changes of those
     options = dict(slope=slope, padding=1, training=True)
     y = call(x, w, *norm, gamma, beta, residual=r, **options)
-    held = Held(y, x, r, gamma)
-    changed = None if after else change(held)
+    tensors = LayerTensors(y, x, r, gamma)
+    changed = None if after else change(tensors)
     y = y if changed is None else changed
     inner = call(y, w.flip(0), *norm, beta, beta * 0.5, **options)
     result = call(inner, w.flip(1), *norm, beta, beta * 0.25, residual=y, **options)
     if after:
-        change(held)
+        change(tensors)
     return result
 
 
@@ -97,11 +97,13 @@ def gradients_or_error(call, change, after, leaves, compiled=False):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_in_place(name, after, compiled):
-    """The gradient of the values that were used; an error only where eager raises one too, or for a residual, which a
-    site keeps and eager's sum does not."""
+    """The gradient is that of the values used in the forward.
+
+    An error is raised only where eager raises one too, or for a residual, which a layer saves and eager's sum does not.
+    """
     leaves = [torch.randn(*size).double() for size in ((2, 4, 6, 5), (2, 4, 6, 5), (4, 4, 3, 3), (4,), (4,), (4,))]
     change, pure = CHANGES[name]
-    truth = gradients_or_error(oracle.conv_bn_act, lambda held: pure(held.y), after, leaves)
+    truth = gradients_or_error(oracle.conv_bn_act, lambda t: pure(t.y), after, leaves)
     eager = gradients_or_error(oracle.conv_bn_act, change, after, leaves)
     ours = gradients_or_error(atrous.conv_bn_act, change, after, leaves, compiled)
     if isinstance(eager, RuntimeError) and isinstance(ours, RuntimeError):
@@ -116,9 +118,9 @@ def test_changes_in_place(name, after, compiled):
 
 
 def test_data_of_the_output():
-    """y.data.mul_(2) counts no version: no recipe can notice it, and recompute=False goes without."""
+    """y.data.mul_(2) does not change the version, so a recomputed y misses it; recompute=False does not."""
     leaves = [torch.randn(*size).double() for size in ((2, 4, 6, 5), (2, 4, 6, 5), (4, 4, 3, 3), (4,), (4,), (4,))]
-    change = silent(lambda held: held.y.data.mul_(2.0))
+    change = silent(lambda t: t.y.data.mul_(2.0))
     eager = gradients_or_error(oracle.conv_bn_act, change, False, leaves)
     ours = gradients_or_error(partial(atrous.conv_bn_act, recompute=False), change, False, leaves)
     torch.testing.assert_close(ours, eager, rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Gradients against fp64, large means, and a network that learns: in no way further from the truth than eager."""
+"""Training precision against fp64: gradients, large means, and a network that learns, all as accurate as eager."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from atrous.models.resnet import BasicBlock
 from atrous.testing import CASES, Case, arguments
 
 NEEDS = ("input", "weight", "bn_weight", "bn_bias", "slope", "residual")
-# dtype -> units in the last place of the largest value that are free, and the median of the ratios. In fp32 both round
-# at every step of the same sums in another order: neither is nearer on principle. Below it, ours rounds less often.
+# dtype -> allowed error in ulp of the largest value, and limit of the median of ours / eager's errors. In fp32 both
+# round at every step of the same sums in another order, so neither is more accurate. In fp16 and bf16 ours rounds less.
 DTYPES = {torch.float32: (8, 1.1), torch.float16: (1, 1.0), torch.bfloat16: (1, 1.0)}
 
 
 def random_cases(count, generator):
-    """Sites like a ResNet's, of sizes that nothing divides."""
+    """Layers like those of a ResNet, with random sizes."""
 
     def draw(low, high):
         return int(torch.randint(low, high + 1, (), generator=generator))
@@ -36,27 +36,27 @@ def random_cases(count, generator):
         )
 
 
-def away_from_the_kink(made, grad):
-    """Zero where |u| is small: which side of the activation's kink a rounding takes there is luck, and weighs a lot."""
-    before = dict(slope=1.0) | (dict(residual=None) if made["residual_after_act"] else {})
-    u = oracle.conv_bn_act(**oracle.wide(made) | before, training=True)
+def away_from_the_kink(call_args, grad):
+    """grad, zeroed where |u| is small: a rounding there decides the side of the kink and changes the gradient a lot."""
+    before = dict(slope=1.0) | (dict(residual=None) if call_args["residual_after_act"] else {})
+    u = oracle.conv_bn_act(**oracle.wide(call_args) | before, training=True)
     return torch.where(u.abs() < 0.05, 0.0, grad)
 
 
-def gradients(call, made, grad):
-    """y's gradients by name; what is no number stays as it is."""
-    made = {name: v.clone() if isinstance(v, Tensor) else v for name, v in made.items()}
-    leaves = {name: made[name].requires_grad_() for name in NEEDS if isinstance(made.get(name), Tensor)}
-    y = call(**made, training=True)
+def gradients(call, call_args, grad):
+    """y and the gradients of its tensor arguments, by name."""
+    call_args = {name: v.clone() if isinstance(v, Tensor) else v for name, v in call_args.items()}
+    leaves = {name: call_args[name].requires_grad_() for name in NEEDS if isinstance(call_args.get(name), Tensor)}
+    y = call(**call_args, training=True)
     return {"y": y.detach()} | dict(zip(leaves, torch.autograd.grad(y, leaves.values(), grad.to(y.dtype))))
 
 
 def errors(case, dtype):
-    """name -> error of ours and of eager against fp64 of the same values, and one ulp of the largest of these."""
-    made = arguments(case, dtype)
-    grad = away_from_the_kink(made, torch.randn_like(oracle.conv_bn_act(**made)))
-    truth = gradients(oracle.conv_bn_act, oracle.wide(made), grad)
-    ours, eager = gradients(atrous.conv_bn_act, made, grad), gradients(oracle.conv_bn_act, made, grad)
+    """Yields name, the errors of ours and eager against fp64 of the same values, and one ulp of the largest value."""
+    call_args = arguments(case, dtype)
+    grad = away_from_the_kink(call_args, torch.randn_like(oracle.conv_bn_act(**call_args)))
+    truth = gradients(oracle.conv_bn_act, oracle.wide(call_args), grad)
+    ours, eager = gradients(atrous.conv_bn_act, call_args, grad), gradients(oracle.conv_bn_act, call_args, grad)
     for name, right in truth.items():
         assert ours[name].dtype == eager[name].dtype == dtype and ours[name].shape == right.shape, name
         ulp = torch.finfo(dtype).eps * right.abs().max().item()
@@ -65,49 +65,50 @@ def errors(case, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradients_are_as_near_to_fp64_as_eagers(dtype, generator):
-    """Over 30 sites: the median of the errors' ratios is at most 1, each error 1.25 times eager's or a few ulp."""
-    free, median = DTYPES[dtype]
+    """Over 30 layers: the median ratio of errors is within its limit, each error at most 1.25 eager's or a few ulp."""
+    allowed_ulp, median = DTYPES[dtype]
     cases = [case for case in CASES if case.bn]
     cases += random_cases(30 - len(cases), generator)
     ratios = {}
     for case in cases:
         for name, ours, eager, ulp in errors(case, dtype):
-            assert ours <= max(1.25 * eager, free * ulp), (case.name, name, ours, eager, ulp)
+            assert ours <= max(1.25 * eager, allowed_ulp * ulp), (case.name, name, ours, eager, ulp)
             ratios.setdefault(name, []).append(max(ours, ulp / 4) / max(eager, ulp / 4))
     assert ratios.keys() == {"y", *NEEDS}
-    medians = {name: statistics.median(found) for name, found in ratios.items()}
+    medians = {name: statistics.median(values) for name, values in ratios.items()}
     assert max(medians.values()) <= median, medians
 
 
-def test_large_means(row):
-    """E[x^2] - E[x]^2 in fp32 is 1e8 - 1e8: no digit of a variance of 1 is left. The two-pass variance keeps five."""
+def test_large_means(backend):
+    """E[x^2] - E[x]^2 in fp32 is 1e8 - 1e8 and loses a variance of 1; the two-pass variance keeps five digits."""
     x = torch.randn(4, 6, 32, 32).double().add(1e4).float()
     naive = x.square().mean((0, 2, 3)) - x.mean((0, 2, 3)).square()
     exact = x.double().var((0, 2, 3), unbiased=True)
-    assert (naive - exact).abs().max() > 0.5, "the test shows what it says"
+    assert (naive - exact).abs().max() > 0.5, "the one-pass variance fails, as the test assumes"
     mean, var = torch.zeros(6), torch.ones(6)
-    y = atrous.bn_act(x, mean, var, slope=0.1, training=True, momentum=1.0, backend=row)
+    y = atrous.bn_act(x, mean, var, slope=0.1, training=True, momentum=1.0, backend=backend)
     torch.testing.assert_close(var.double(), exact, rtol=1e-4, atol=0)
     torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
-    site = dict(slope=0.1, training=True, running_mean=None, running_var=None)
-    eager, truth = oracle.bn_act(x, **site), oracle.bn_act(x.double(), **site)
-    rounding = torch.finfo(torch.float32).eps * 1e4  # of the mean, which is subtracted
+    options = dict(slope=0.1, training=True, running_mean=None, running_var=None)
+    eager, truth = oracle.bn_act(x, **options), oracle.bn_act(x.double(), **options)
+    rounding = torch.finfo(torch.float32).eps * 1e4  # rounding of the mean, which is subtracted
     assert oracle.error(y, truth) <= max(1.25 * oracle.error(eager, truth), rounding)
 
 
-def test_gradients_at_large_means(row):
+def test_gradients_at_large_means(backend):
     x, grad = torch.randn(4, 6, 16, 16).double().add(1e4).float(), torch.randn(4, 6, 16, 16)
-    found = {}
+    u = oracle.bn_act(x.double(), None, None, training=True)
+    grad, dx = torch.where(u.abs() < 0.05, 0.0, grad), {}  # see away_from_the_kink: x has an ulp of 0.001
     for name, function, value in (("ours", atrous.bn_act, x), ("eager", oracle.bn_act, x), ("truth", oracle.bn_act, x)):
         value = (value.double() if name == "truth" else value).clone().requires_grad_()
-        options = dict(backend=row) if name == "ours" else {}
+        options = dict(backend=backend) if name == "ours" else {}
         y = function(value, None, None, slope=0.1, training=True, **options)
-        (found[name],) = torch.autograd.grad(y, value, grad.to(y.dtype))
-    oracle.close(found["ours"], found["eager"], found["truth"])
+        (dx[name],) = torch.autograd.grad(y, value, grad.to(y.dtype))
+    oracle.close(dx["ours"], dx["eager"], dx["truth"])
 
 
 def digits():
-    """Real images: 8x8 digits, mean 0 and deviation 1, and their classes."""
+    """8x8 images of digits, with mean 0 and standard deviation 1, and their classes."""
     load = pytest.importorskip("sklearn.datasets").load_digits
     images, classes = (torch.as_tensor(values) for values in (load().images, load().target))
     images = images.float()[:, None]
@@ -121,7 +122,7 @@ def learner():
 
 
 def train(model, images, classes, steps=200, batch=32, order=1):
-    """The loss of each step of SGD over the images in turn; order=-1: each batch back to front, which adds up alike."""
+    """The loss of each SGD step over the images in turn. order=-1: each batch reversed, which only changes rounding."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for step in range(steps):
@@ -137,7 +138,7 @@ def train(model, images, classes, steps=200, batch=32, order=1):
 
 @pytest.fixture
 def one_thread():
-    """Small maps: threads only wait for one another."""
+    """Runs on one thread: feature maps are so small that threads would only wait for one another."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -145,18 +146,19 @@ def one_thread():
 
 
 def test_a_network_learns_the_same(one_thread):
-    """200 steps on digits. Rounding errors grow along a training, so the measure is plain torch's own spread: how far
-    plain runs are apart that only sum in another order (channels_last; each batch reversed). Ours is within twice that.
+    """200 steps on digits. Rounding errors grow during training, so the yardstick is plain torch's own spread: the
+    differences between plain runs that sum in another order (channels_last; each batch reversed). Ours differs by at
+    most twice that.
     """
     images, classes = digits()
-    plain, last, fused = learner(), learner().to(memory_format=torch.channels_last), atrous.fuse(learner())
-    expected, found = train(plain, images, classes), train(fused, images, classes)
+    plain, nhwc, fused = learner(), learner().to(memory_format=torch.channels_last), atrous.fuse(learner())
+    expected, actual = train(plain, images, classes), train(fused, images, classes)
     others = (
-        train(last, images.contiguous(memory_format=torch.channels_last), classes),
+        train(nhwc, images.contiguous(memory_format=torch.channels_last), classes),
         train(learner(), images, classes, order=-1),
     )
-    difference, *spread = ((curve - expected).abs().mean().item() for curve in (found, *others))
-    assert expected[-20:].mean() < 0.5 < expected[0], "it learns"
+    difference, *spread = ((curve - expected).abs().mean().item() for curve in (actual, *others))
+    assert expected[-20:].mean() < 0.5 < expected[0], "the network does not learn"
     assert difference <= 2 * max(spread), (difference, spread)
     with torch.no_grad():
         accuracy = [(m.eval()(images).argmax(1) == classes).double().mean().item() for m in (plain, fused)]

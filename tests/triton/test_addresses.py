@@ -1,6 +1,6 @@
-"""Masked loads that may become asynchronous copies: every address is inside a tensor, those of masked lanes too.
+"""Addresses of masked loads that may become asynchronous copies lie inside a tensor, also those of masked lanes.
 
-Compilers have been seen to let such a copy look at an address that its mask leaves out (pytorch/pytorch#187081).
+Compilers have let such a copy access an address that its mask leaves out (pytorch/pytorch#187081).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from atrous.triton_kernels.conv import statistics
 from atrous.triton_kernels.pointwise import backward as gradients
 from atrous.triton_kernels.pointwise import reduction_plan
 
-only_interpreted = pytest.mark.skipif(not INTERPRETING, reason="the interpreter's process runs this")
+only_interpreted = pytest.mark.skipif(not INTERPRETING, reason="runs in the interpreter's process")
 
 
 def test_under_the_interpreter(capsys):
@@ -32,30 +32,30 @@ def test_under_the_interpreter(capsys):
 
 @contextlib.contextmanager
 def watched(*tensors: torch.Tensor):
-    """Yields the masked loads of fp16, which these tensors are and workspaces are not; fails at one with an address
-    that is outside of its tensor."""
+    """Yields the addresses of masked fp16 loads (these tensors are fp16, workspaces are not); fails at one with an
+    address outside the tensors."""
     builder = type(interpreter.interpreter_builder)
-    load, seen = builder.create_masked_load, []
+    load, loads = builder.create_masked_load, []
 
     def checked(self, pointers, mask, *others):
         if pointers.get_element_ty() == tl.float16:
             at = pointers.data
             inside = [((at >= t.data_ptr()) & (at < t.data_ptr() + 2 * t.numel())).all() for t in tensors]
             assert sum(inside) == 1, f"addresses from {at.min()} to {at.max()} are not those of one tensor"
-            seen.append(at)
+            loads.append(at)
         return load(self, pointers, mask, *others)
 
     with mock.patch.object(builder, "create_masked_load", checked):
-        yield seen
+        yield loads
 
 
 @only_interpreted
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("channels, groups", [(5, 1), (31, 1), (40, 1), (32, 1), (64, 2)])
-@pytest.mark.parametrize("ending", ["epilogue", "statistics"])
-def test_a_dilated_convolution(layout, channels, groups, ending):
-    """Few channels, ones that a step does not divide, with and without whole vectors, whole steps, groups; the halo is
-    wider than the image, and neither pixels nor output channels fill a tile."""
+@pytest.mark.parametrize("kernel", ["epilogue", "statistics"])
+def test_a_dilated_convolution(layout, channels, groups, kernel):
+    """Few channels; a partial last step, with and without whole vectors; whole steps; groups. The halo is wider than
+    the image, and neither pixels nor output channels fill a tile."""
     call = convolution(
         (1, channels, 5, 6),
         6,
@@ -69,13 +69,13 @@ def test_a_dilated_convolution(layout, channels, groups, ending):
     )
     weight = call.weight.contiguous(memory_format=torch.channels_last)
     call, memory_format = call._replace(weight=weight), LAYOUTS[layout]
-    with watched(call.input, weight) as seen:
-        if ending == "statistics":
+    with watched(call.input, weight) as loads:
+        if kernel == "statistics":
             waves = POINTERS._replace(waves=2)
             statistics.conv_statistics(*call.convolution, memory_format=memory_format, config=waves)
         else:
             conv.conv_epilogue(*call, memory_format=memory_format, config=POINTERS)
-    assert len(seen) >= 4
+    assert len(loads) >= 4
 
 
 @only_interpreted
@@ -86,7 +86,7 @@ def test_reductions(size, layout):
     z = strided_as(torch.randn(size).half(), layout)
     grad = torch.randn_like(z)
     end = *[None] * 4, 1e-5, "relu", 0.0, 0.0, None, None, None, False
-    with watched(z, grad) as seen, mock.patch.object(reduction_plan, "REDUCTION_STEPS", 1):
+    with watched(z, grad) as loads, mock.patch.object(reduction_plan, "REDUCTION_STEPS", 1):
         gradients.statistics(z)
         gradients.epilogue_reduce(grad, z, *end)
-    assert len(seen) >= 3  # z for the statistics, z and dy for the sums
+    assert len(loads) >= 3  # z for the statistics, z and dy for the sums

@@ -1,4 +1,4 @@
-"""The counters of launches: zero after each, apart for streams and captured graphs, filled when there are none left."""
+"""Arrival counters: zero after each launch, separate for streams and captures, filled anew when the pool is used up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from triton_cases import DEVICE, PATHS, interpret, on_card, on_device
+from triton_cases import DEVICE, PATHS, interpret, on_device, on_gpu
 
 from atrous.triton_kernels import counters
 from atrous.triton_kernels.conv import forward as conv
@@ -22,10 +22,10 @@ GPU = torch.device("cuda", 0)
 
 @pytest.fixture
 def gpu():
-    """Makes this machine look as if it had a GPU: `capturing` and `stream` are its state."""
+    """Makes the machine look as if it had a GPU; `capturing` and `stream` are its state."""
     state = SimpleNamespace(capturing=False, stream=0)
     with (
-        mock.patch.object(counters, "_devices", {}),
+        mock.patch.object(counters, "_pools", {}),
         mock.patch.object(counters, "_allocate", lambda device: torch.zeros(1024, dtype=torch.int32)),
         mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: state.capturing),
@@ -38,31 +38,31 @@ def span(tensor: torch.Tensor) -> set[int]:
     return set(range(tensor.data_ptr(), tensor.data_ptr() + 4 * tensor.numel()))
 
 
-def test_the_launches_of_a_stream_share_and_two_streams_do_not(gpu):
+def test_launches_of_one_stream_share_a_slice_and_two_streams_do_not(gpu):
     first = counters.counters(GPU, 100)
     assert span(counters.counters(GPU, 60)) == span(first) and first.numel() >= 100
     gpu.stream = 7
     assert not span(counters.counters(GPU, 100)) & span(first)
 
 
-def test_a_stream_that_needs_more_gets_another_part(gpu):
+def test_a_stream_that_needs_more_gets_another_slice(gpu):
     first = counters.counters(GPU, 1)
     second = counters.counters(GPU, first.numel() + 1)
     assert second.numel() > first.numel() and not span(second) & span(first)
 
 
-def test_every_captured_launch_has_a_part_of_its_own(gpu):
-    parts = [counters.counters(GPU, 33)]
+def test_every_captured_launch_has_its_own_slice(gpu):
+    slices = [counters.counters(GPU, 33)]
     gpu.capturing = True
-    parts += [counters.counters(GPU, 33) for _ in range(4)]
+    slices += [counters.counters(GPU, 33) for _ in range(4)]
     gpu.capturing = False
-    parts += [counters.counters(GPU, 33)]
-    assert span(parts[0]) == span(parts[-1])
-    assert len(set.union(*map(span, parts[:-1]))) == sum(len(span(part)) for part in parts[:-1])
-    assert all(part.data_ptr() % 128 == parts[0].data_ptr() % 128 for part in parts)
+    slices += [counters.counters(GPU, 33)]
+    assert span(slices[0]) == span(slices[-1])
+    assert len(set.union(*map(span, slices[:-1]))) == sum(len(span(part)) for part in slices[:-1])
+    assert all(part.data_ptr() % 128 == slices[0].data_ptr() % 128 for part in slices)
 
 
-def test_used_up_or_never_made_the_launch_fills_its_own(gpu):
+def test_without_a_pool_or_with_a_used_up_one_the_launch_fills_its_own(gpu):
     gpu.capturing = True
     with mock.patch.object(torch, "zeros", return_value="filled") as zeros:  # before any call
         assert counters.counters(GPU, 5) == "filled"
@@ -76,15 +76,15 @@ def test_used_up_or_never_made_the_launch_fills_its_own(gpu):
         assert counters.counters(GPU, 300) == "filled"
 
 
-def left() -> int:
-    """Counters that a launch has not set back."""
-    return sum(int(zeros.array.count_nonzero()) for zeros in counters._devices.values())
+def nonzero_counters() -> int:
+    """The number of counters that launches have not reset."""
+    return sum(int(pool.array.count_nonzero()) for pool in counters._pools.values())
 
 
 @on_device
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_every_kind_of_launch_leaves_zeros(layout):
-    """Splits, statistics and both reductions, twice: the second finds what the first left."""
+    """Split-K, statistics and the sums, twice: the second launch uses the counters of the first."""
     path = PATHS["splits"]
     call = path.call(torch.float32, layout)
     format = torch.channels_last if layout == "NHWC" else torch.contiguous_format
@@ -94,22 +94,22 @@ def test_every_kind_of_launch_leaves_zeros(layout):
     reduce = lambda: gradients.epilogue_reduce(z, z, *end)  # noqa: E731
     for run in (convolve, lambda: gradients.statistics(z)[1], reduce):
         first, second = run(), run()
-        assert torch.equal(first, second) and counters._devices and left() == 0
+        assert torch.equal(first, second) and counters._pools and nonzero_counters() == 0
     torch.testing.assert_close(gradients.statistics(z)[0], z.mean((0, 2, 3)))
 
 
-@on_card
-def test_graphs_and_calls_at_once(tmp_path):
-    """Two graphs of one convolution beside calls of it, each on a stream: all results are equal, no node is a fill."""
+@on_gpu
+def test_concurrent_graphs_and_calls(tmp_path):
+    """Two graphs of a convolution and calls of it on three streams give equal results; no graph node is a memset."""
     path = PATHS["splits"]
     call = path.call(torch.float16, "NHWC")
     run = lambda: conv.conv_epilogue(*call, memory_format=torch.channels_last, config=path.config)  # noqa: E731
-    expected, graphs, found, streams = run(), [], [], [torch.cuda.Stream() for _ in range(3)]
+    expected, graphs, outputs, streams = run(), [], [], [torch.cuda.Stream() for _ in range(3)]
     for number in range(2):
         graph = torch.cuda.CUDAGraph()
         graph.enable_debug_mode()
         with torch.cuda.graph(graph):
-            found.append(run())
+            outputs.append(run())
         graph.debug_dump(str(tmp_path / f"{number}.dot"))
         graphs.append(graph)
     assert "MEMSET" not in (tmp_path / "0.dot").read_text()
@@ -118,7 +118,7 @@ def test_graphs_and_calls_at_once(tmp_path):
             with torch.cuda.stream(stream):
                 once()
     torch.cuda.synchronize()
-    assert all(torch.equal(y, expected) for y in (*found, run())) and left() == 0
+    assert all(torch.equal(y, expected) for y in (*outputs, run())) and nonzero_counters() == 0
 
 
 def test_under_the_interpreter(capsys):

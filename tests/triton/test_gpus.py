@@ -1,4 +1,4 @@
-"""The chips' constants: Python reads what C++ includes, and what two tables say of shared memory is the same."""
+"""gpus.def: Python and C++ read the same constants, and its shared memory agrees with the compile gate's."""
 
 import re
 import subprocess
@@ -25,9 +25,9 @@ def test_python_reads_what_a_compiler_reads(tmp_path):
     assert len(GPUS) == len(re.findall("^GPU", TABLE.read_text(), re.MULTILINE)) >= 8
 
 
-@pytest.mark.parametrize("chip, taken", [(75, 80), (80, 80), (88, 87), (90, 90), (101, 100), (121, 120)])
-def test_a_chip_that_is_not_listed_takes_the_newest_that_is_not_newer(chip, taken):
-    assert gpu(chip).chip == taken
+@pytest.mark.parametrize("chip, expected", [(75, 80), (80, 80), (88, 87), (90, 90), (101, 100), (121, 120)])
+def test_a_chip_that_is_not_listed_takes_the_newest_that_is_not_newer(chip, expected):
+    assert gpu(chip).chip == expected
 
 
 def test_the_compile_gate_has_the_same_shared_memory():
@@ -35,5 +35,5 @@ def test_the_compile_gate_has_the_same_shared_memory():
     assert {chip: gpu(chip).shared << 10 for chip in gate.SHARED_MEMORY} == gate.SHARED_MEMORY
 
 
-def test_the_asynchronous_products_are_not_slower():
+def test_asynchronous_mma_is_not_slower():
     assert all(known.asynchronous >= known.mma > 0 and known.l2 > known.memory > 0 for known in GPUS.values())

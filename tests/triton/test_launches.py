@@ -19,8 +19,8 @@ def test_it_goes_on_after_a_failure(capsys):
     nan = torch.full((3,), float("nan"))
     named = [("first", fails), ("second", lambda: torch.ones(3)), ("third", lambda: (torch.ones(2), nan))]
     assert launches.main(named) == 1
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
         "first: FAILED, RuntimeError: too many resources requested for launch",
         "second: done",
         "third: FAILED, not all of its output is finite",
@@ -30,11 +30,11 @@ def test_it_goes_on_after_a_failure(capsys):
 
 
 class Replaced(Exception):
-    """What os.execv does instead of returning."""
+    """Raised in place of os.execv, which does not return."""
 
 
 def test_after_an_illegal_access_a_new_process_goes_on(monkeypatch, capsys):
-    """The process that it came from runs no other launch."""
+    """The old process runs no other launch."""
     done, started = [], []
 
     def exec_(python, command):
@@ -54,17 +54,17 @@ def test_after_an_illegal_access_a_new_process_goes_on(monkeypatch, capsys):
 
 
 def test_one_launch_of_each_kernel():
-    """Few enough for memcheck: every pass in each layout, every way to address a convolution, first a dilated one."""
+    """Few enough for memcheck: each pass in each layout, each addressing mode of a convolution, first a dilated one."""
     pytest.importorskip("triton")
     conv = "triton conv_epilogue (2, 64, 9, 11) * (72, 64, 3, 3) {}"
-    labels = [conv.format(f"{tile}{way}") for tile in ("64x64x128B w4 s4 ", "64x128x64B w8 s4 ")
-              for way in ("tma", "tma persistent2", "ptr", "ptr split2")]  # fmt: skip
+    labels = [conv.format(f"{tile}{mode}") for tile in ("64x64x128B w4 s4 ", "64x128x64B w8 s4 ")
+              for mode in ("tma", "tma persistent2", "ptr", "ptr split2")]  # fmt: skip
     labels += ["triton conv_epilogue (2, 3, 9, 11) * (33, 3, 7, 7) predicted config"]
     labels += [f"native conv_epilogue (2, 3) * (3, 3) {tile}" for tile in ("mma-64x64", "wgmma-64x64", "mma-128x64")]
     labels += [f"native epilogue{more} {size} {layout} {kind}" for more in ("", " with dropout")
-               for size, layout in launches.MAPS for kind in ("relu", "random")]  # fmt: skip
-    taken = [label for label, _ in launches.one((label, fails) for label in labels)]
-    assert taken[:4] == labels[:4] and taken[4:7] == [labels[8], labels[9], labels[10]] and len(taken) == 7 + 2 * 2
+               for size, layout in launches.SIZES for kind in ("relu", "random")]  # fmt: skip
+    first = [label for label, _ in launches.one((label, fails) for label in labels)]
+    assert first[:4] == labels[:4] and first[4:7] == [labels[8], labels[9], labels[10]] and len(first) == 7 + 2 * 2
 
 
 def test_the_last_line_names_what_ended_the_process():
@@ -75,16 +75,16 @@ def test_the_last_line_names_what_ended_the_process():
 
 
 def test_reductions_of_one_program_and_of_several():
-    """In every layout, on any GPU: what the maps of launches.py are there for."""
+    """The sizes of launches.py give both in every layout, on any GPU."""
     pytest.importorskip("triton")
     from atrous.triton_kernels.pointwise import configs as pointwise_configs
     from atrous.triton_kernels.pointwise import operands, reduction_plan
 
-    found: dict[str, list[bool]] = {}
-    for size, layout in launches.MAPS:
+    several: dict[str, list[bool]] = {}
+    for size, layout in launches.SIZES:
         view = operands.describe("z", torch.empty(size, dtype=launches.DTYPE, memory_format=layout))
-        rows = view.channels if view.key.layout == "planes" else view.key.rows
+        rows = view.channels if view.key.layout == "nchw" else view.key.rows
         config = pointwise_configs.pointwise_config(view.key._replace(rows=rows))
-        shares = reduction_plan.grid(view.key, view.channels, config, 84).shares
-        found.setdefault(view.key.layout, []).append(shares > 1)
-    assert found == dict.fromkeys(("last", "planes", "flat"), [False, True])
+        splits = reduction_plan.grid(view.key, view.channels, config, 84).splits
+        several.setdefault(view.key.layout, []).append(splits > 1)
+    assert several == dict.fromkeys(("nhwc", "nchw", "nchw_flat"), [False, True])

@@ -1,4 +1,4 @@
-"""fp32 products: tests of a GPU are without tf32, tf32 has a budget, and what torch asks for reaches the kernels."""
+"""fp32 precision: torch's setting reaches the kernels, tf32 has an error budget, GPU tests run without tf32."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CASE = testing.Case("deep", (2, 256, 9, 9), 32, residual="before")
 
 
 @contextlib.contextmanager
-def asked(name: str, value: object):
-    """What a user sets: the old name, or the new one of convolutions."""
+def setting(name: str, value: object):
+    """Sets allow_tf32, the old name, or fp32_precision of convolutions, the new one."""
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32
     setattr(*((cudnn, name) if name == "allow_tf32" else (cudnn.conv, name)), value)
@@ -34,18 +34,18 @@ def asked(name: str, value: object):
         cudnn.allow_tf32 = before
 
 
-WAYS = [("allow_tf32", True, "tf32"), ("allow_tf32", False, "ieee"),
+SETTINGS = [("allow_tf32", True, "tf32"), ("allow_tf32", False, "ieee"),
         ("fp32_precision", "tf32", "tf32"), ("fp32_precision", "ieee", "ieee")]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, value, expected", WAYS)
-def test_what_torch_is_told(name, value, expected):
-    with asked(name, value):
+@pytest.mark.parametrize("name, value, expected", SETTINGS)
+def test_precision_follows_torch_s_setting(name, value, expected):
+    with setting(name, value):
         assert precision(torch.float32) == expected and tuning.tf32() == (expected == "tf32")
 
 
-@pytest.mark.parametrize("name, value, expected", WAYS)
-def test_it_reaches_the_kernels(name, value, expected):
+@pytest.mark.parametrize("name, value, expected", SETTINGS)
+def test_the_setting_reaches_the_kernels(name, value, expected):
     pytest.importorskip("triton")
     from atrous.triton_kernels.conv import forward as conv
     from atrous.triton_kernels.conv import statistics
@@ -55,7 +55,7 @@ def test_it_reaches_the_kernels(name, value, expected):
     for module, call in ((conv, lambda: conv.conv_epilogue(x, w, *geometry, *Epilogue())),
                          (statistics, lambda: statistics.conv_statistics(x, w, *geometry))):  # fmt: skip
         with (
-            asked(name, value),
+            setting(name, value),
             mock.patch.object(module, "launch") as launch,
             mock.patch.object(module, "check_device"),
         ):
@@ -64,19 +64,19 @@ def test_it_reaches_the_kernels(name, value, expected):
         assert plan.constants["T"].precision == expected
 
 
-TOLD = """
+CHECK_WITHOUT_TF32 = """
 import torch
 from atrous.triton_kernels.conv.configs import precision
 
-def test_products():
+def test_precision():
     assert torch.get_default_device().type == "meta"
     assert precision(torch.float32) == "ieee" and torch.backends.cudnn.allow_tf32 is False
 """
 
 
 def test_the_tests_of_another_device_are_without_tf32(tmp_path):
-    """Their budgets know none; the old name may be read, as torch's own code does."""
-    (tmp_path / "test_told.py").write_text(TOLD)
+    """Their error budgets have no term for tf32; reading the old name does not raise, and torch itself reads it."""
+    (tmp_path / "test_without_tf32.py").write_text(CHECK_WITHOUT_TF32)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--device", "meta", "-p", "no:cacheprovider"]
     paths = os.pathsep.join([str(TESTS), str(TESTS / "support"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -89,41 +89,41 @@ def test_the_tests_of_another_device_are_without_tf32(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("wanted", ["tf32", "ieee"])
-def test_products_are_rounded_on_a_gpu_in_fp32_where_torch_allows_it(wanted, dtype):
+@pytest.mark.parametrize("value", ["tf32", "ieee"])
+def test_fp32_operands_are_rounded_on_a_gpu_if_torch_allows_it(value, dtype):
     with FakeTensorMode():
-        there, here = (torch.empty(1, dtype=dtype, device=device) for device in ("cuda", "cpu"))
-    with asked("fp32_precision", wanted):
-        rounded = wanted == "tf32" and dtype == torch.float32
-        assert testing.product_rounding(there) == (2.0**-9 if rounded else 0.0)
-        assert testing.product_rounding(here) == 0.0
+        on_gpu, on_cpu = (torch.empty(1, dtype=dtype, device=device) for device in ("cuda", "cpu"))
+    with setting("fp32_precision", value):
+        rounded = value == "tf32" and dtype == torch.float32
+        assert testing.product_rounding(on_gpu) == (2.0**-9 if rounded else 0.0)
+        assert testing.product_rounding(on_cpu) == 0.0
 
 
-def in_tf32(made: dict) -> torch.Tensor:
-    """conv_bn_act of factors that are cut to the 10 bits that a tensor core reads of them."""
-    cut = {name: (made[name].view(torch.int32) & ~0x1FFF).view(torch.float32) for name in ("input", "weight")}
-    z = torch.conv2d(cut["input"], cut["weight"], None, *(made[n] for n in ("stride", "padding", "dilation", "groups")))
-    vectors = (made[name] for name in ("running_mean", "running_var", "bn_weight", "bn_bias"))
-    return reference.epilogue(z, *vectors, 1e-5, "tensor", 1.0, 1.0, made["slope"], None, made["residual"], False)
+def in_tf32(call: dict) -> torch.Tensor:
+    """conv_bn_act of operands truncated to the 10 mantissa bits that a tensor core reads in tf32."""
+    cut = {name: (call[name].view(torch.int32) & ~0x1FFF).view(torch.float32) for name in ("input", "weight")}
+    z = torch.conv2d(cut["input"], cut["weight"], None, *(call[n] for n in ("stride", "padding", "dilation", "groups")))
+    vectors = (call[name] for name in ("running_mean", "running_var", "bn_weight", "bn_bias"))
+    return reference.epilogue(z, *vectors, 1e-5, "tensor", 1.0, 1.0, call["slope"], None, call["residual"], False)
 
 
-def tuners_check(y: torch.Tensor, made: dict) -> None:
-    candidates.check(y, candidates.expected(made))
+def tuner_check(y: torch.Tensor, call: dict) -> None:
+    candidates.check(y, candidates.expected(call))
 
 
 @pytest.mark.parametrize(
     "check, error",
-    [(testing.assert_close, AssertionError), (tuners_check, candidates.Wrong)],
+    [(testing.assert_close, AssertionError), (tuner_check, candidates.WrongResult)],
     ids=["tests", "tuner"],
 )
 def test_the_budget_of_tf32(check, error, monkeypatch):
-    """It takes products of tf32, which the one of exact products refuses; one tap less is wrong in both."""
-    made = testing.arguments(CASE)
-    y = in_tf32(made)
+    """It accepts tf32 results, which the exact budget refuses; both refuse a convolution with a tap missing."""
+    call = testing.arguments(CASE)
+    y = in_tf32(call)
     with pytest.raises(error):
-        check(y, made)
+        check(y, call)
     monkeypatch.setattr(testing, "product_rounding", lambda input: 2.0**-9)
-    check(y, made)
-    made["weight"][:, :, 0, 0] = 0
+    check(y, call)
+    call["weight"][:, :, 0, 0] = 0
     with pytest.raises(error):
-        check(y, made)
+        check(y, call)

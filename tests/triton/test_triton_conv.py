@@ -1,7 +1,6 @@
-"""The fused convolutions in Triton against the fp64 oracle: on a card, or on the CPU under Triton's interpreter.
+"""The fused Triton convolution against the fp64 oracle, on a GPU or on the CPU under Triton's interpreter.
 
-A second oracle knows no dilation: the polyphase identity. `triton_cases` says how calls are made and what error they
-may have.
+The polyphase identity is a second oracle, without dilation. triton_cases.py has the calls and the error budget.
 """
 
 from __future__ import annotations
@@ -15,7 +14,18 @@ import torch.nn.functional as F
 import triton_cases as cases
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from triton_cases import DESCRIPTORS, DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS, POINTERS, WAYS, on_card, on_device
+from triton_cases import (
+    DESCRIPTORS,
+    DTYPES,
+    INTERPRETING,
+    LAYOUTS,
+    NAN,
+    PATHS,
+    PATHS_AND_LAYOUTS,
+    POINTERS,
+    on_device,
+    on_gpu,
+)
 
 pytest.importorskip("triton")
 
@@ -28,7 +38,7 @@ SPLIT = [tile._replace(splits=splits) for splits in configs.SPLITS if splits > 1
 WHOLE = [tile._replace(waves=waves) for waves in configs.WAVES for tile in configs.CONV]
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is that process")
+@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
 def test_under_the_interpreter(capsys):
     cases.interpret(__file__, capsys=capsys, least=600)
 
@@ -41,7 +51,7 @@ def poisoned_outputs():
 
 @pytest.fixture(params=["tf32", "ieee"])
 def precision(request):
-    """What torch says of fp32 convolutions."""
+    """Torch's precision setting of fp32 convolutions."""
     with cases.precision(request.param):
         yield request.param
 
@@ -51,7 +61,7 @@ def run(call, layout="NCHW", config=None):
 
 
 def check(call, layout="NCHW", config=None, truth=None):
-    """y is within its budget of the oracle and strided as its layout asks; nothing is mutated. Returns y."""
+    """Returns y after checking its error against the oracle, its strides, and that nothing was mutated."""
     with cases.unmutated(call):
         y = run(call, layout, config)
     assert y.stride() == cases.strides(y.shape, layout)
@@ -62,16 +72,16 @@ def check(call, layout="NCHW", config=None, truth=None):
 @on_device
 @pytest.mark.parametrize("residual", cases.RESIDUALS)
 @pytest.mark.parametrize("slope_kind", cases.SLOPE_KINDS)
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_every_epilogue_on_every_path(path, layout, slope_kind, residual):
     config = PATHS[path].config
     for dtype in DTYPES if (slope_kind, residual) == ("tensor", "before") else DTYPES[:1]:
-        call = cases.ended(PATHS[path].call(dtype, layout), layout, slope_kind, residual)
-        if cases.runs(config, layout, draws=slope_kind == "random"):
+        call = cases.with_epilogue(PATHS[path].call(dtype, layout), layout, slope_kind, residual)
+        if cases.config_runs(config, layout, draws=slope_kind == "random"):
             check(call, layout, config)
         else:
             check(call, layout)
-            with pytest.raises(ValueError, match="config: .*splits=1 before draws"):
+            with pytest.raises(ValueError, match="config: .*splits=1 with the epilogue .random"):
                 run(call, layout, config)
 
 
@@ -82,21 +92,21 @@ GEOMETRIES = {  # size, out channels, kernel, stride, padding, dilation, groups
     "plain": ((2, 33, 9, 13), 31, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     "stem": ((1, 3, 14, 15), 65, (7, 7), (2, 2), (3, 3), (1, 1), 1),
     "asymmetric": ((2, 7, 11, 13), 10, (1, 3), (2, 1), (0, 5), (1, 5), 1),
-    "asymmetric the other way": ((2, 17, 13, 6), 3, (4, 2), (1, 3), (3, 1), (2, 4), 1),
-    "as far as the input": ((1, 16, 7, 9), 5, (3, 3), (1, 1), (7, 9), (7, 9), 1),
-    "as far as the input, unpadded": ((3, 7, 7, 9), 5, (2, 3), (1, 1), (0, 0), (6, 4), 1),
-    "wider than the input": ((1, 3, 3, 4), 7, (5, 7), (1, 1), (2, 3), (1, 1), 1),
-    "outputs of padding alone": ((2, 17, 3, 4), 7, (2, 2), (1, 1), (5, 6), (1, 2), 1),
-    "strides over pixels": ((2, 16, 11, 13), 7, (2, 1), (4, 5), (1, 0), (1, 1), 1),
+    "asymmetric, rows": ((2, 17, 13, 6), 3, (4, 2), (1, 3), (3, 1), (2, 4), 1),
+    "dilation of the input's size": ((1, 16, 7, 9), 5, (3, 3), (1, 1), (7, 9), (7, 9), 1),
+    "dilation up to the input's size, unpadded": ((3, 7, 7, 9), 5, (2, 3), (1, 1), (0, 0), (6, 4), 1),
+    "kernel larger than the input": ((1, 3, 3, 4), 7, (5, 7), (1, 1), (2, 3), (1, 1), 1),
+    "outputs that see only padding": ((2, 17, 3, 4), 7, (2, 2), (1, 1), (5, 6), (1, 2), 1),
+    "stride larger than the kernel": ((2, 16, 11, 13), 7, (2, 1), (4, 5), (1, 0), (1, 1), 1),
     "one output pixel": ((3, 20, 7, 5), 7, (7, 5), (1, 1), (0, 0), (1, 1), 1),
     "groups": ((2, 12, 6, 7), 20, (3, 2), (1, 2), (1, 0), (2, 1), 4),
     "wide groups": ((1, 66, 5, 6), 14, (2, 3), (1, 1), (1, 1), (1, 1), 2),
-    "one output channel a group": ((2, 6, 5, 6), 3, (2, 3), (1, 1), (1, 1), (1, 1), 3),
+    "one output channel per group": ((2, 6, 5, 6), 3, (2, 3), (1, 1), (1, 1), (1, 1), 3),
     "depthwise": ((2, 31, 9, 7), 31, (3, 3), (1, 1), (1, 1), (1, 1), 31),
     "depthwise of many channels": ((2, 130, 5, 3), 130, (3, 2), (1, 1), (1, 1), (1, 1), 130),
-    "depthwise of every asymmetry": ((2, 7, 13, 11), 7, (2, 5), (3, 1), (1, 4), (2, 3), 7),
-    "depthwise as far as the input": ((1, 3, 7, 9), 3, (3, 3), (1, 1), (7, 9), (7, 9), 3),
-    "depthwise of padding alone": ((2, 3, 3, 2), 3, (2, 2), (1, 1), (5, 4), (1, 2), 3),
+    "depthwise, all asymmetric": ((2, 7, 13, 11), 7, (2, 5), (3, 1), (1, 4), (2, 3), 7),
+    "depthwise, dilation of the input's size": ((1, 3, 7, 9), 3, (3, 3), (1, 1), (7, 9), (7, 9), 3),
+    "depthwise, outputs that see only padding": ((2, 3, 3, 2), 3, (2, 2), (1, 1), (5, 4), (1, 2), 3),
     "multiplier": ((2, 7, 9, 8), 21, (3, 3), (2, 2), (1, 1), (1, 1), 7),
     "multiplier of one channel": ((2, 1, 9, 8), 65, (3, 3), (1, 1), (1, 1), (2, 1), 1),
 }
@@ -110,7 +120,7 @@ def test_geometries(geometry, layout):
     for dtype, bias in zip(DTYPES[-2:], (False, True)):
         given = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         call = cases.convolution(size, out_channels, kernel, dtype, layout, **given, bias=bias)
-        check(cases.ended(call, layout), layout)
+        check(cases.with_epilogue(call, layout), layout)
 
 
 @on_device
@@ -123,25 +133,27 @@ def test_odd_channels(channels, out_channels):
 
 @on_device
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("config, layout", cases.rotated(WHOLE, LAYOUTS), ids=cases.name_of)
+@pytest.mark.parametrize("config, layout", cases.rotate_options(WHOLE, LAYOUTS), ids=cases.config_id)
 def test_every_config(config, layout, dtype):
-    """Two tiles each way, none of them full, and two steps a tap."""
-    call = cases.fill(config, dtype, layout, (2, 2), blocks=2)
-    cases.where_it_fits(check, cases.ended(call, layout), layout, config)
+    """Two tiles along each axis, none of them full, and two steps per tap."""
+    call = cases.convolution_for(config, dtype, layout, (2, 2), blocks=2)
+    cases.check_if_it_fits(check, cases.with_epilogue(call, layout), layout, config)
 
 
 @on_device
-@pytest.mark.parametrize("config, dtype, layout", cases.rotated(SPLIT, DTYPES, LAYOUTS), ids=cases.name_of)
+@pytest.mark.parametrize("config, dtype, layout", cases.rotate_options(SPLIT, DTYPES, LAYOUTS), ids=cases.config_id)
 def test_every_split(config, dtype, layout):
-    """Steps that the splits do not divide; of few splits several tiles."""
-    few = config.splits <= 4
-    pixels = {} if few or not INTERPRETING else {"pixels": (1, 5, 7)}
-    call = cases.fill(config, dtype, layout, cases.SPLIT_KERNELS[config.splits], tiles=2 if few else 1, **pixels)
-    if config.elements > (64 if config.descriptors else 32):  # beside the sums of other programs
-        with pytest.raises(ValueError, match="config: .*elements a thread"):
+    """The splits do not divide the steps; with few splits there are several tiles."""
+    several_tiles = config.splits <= 4
+    pixels = {} if several_tiles or not INTERPRETING else {"pixels": (1, 5, 7)}
+    call = cases.convolution_for(
+        config, dtype, layout, cases.SPLIT_KERNELS[config.splits], tiles=2 if several_tiles else 1, **pixels
+    )
+    if config.accumulators > (64 if config.descriptors else 32):  # registers also hold the partial sums
+        with pytest.raises(ValueError, match="config: .*accumulators per thread"):
             run(call, layout, config)
     else:
-        cases.where_it_fits(check, cases.ended(call, layout), layout, config)
+        cases.check_if_it_fits(check, cases.with_epilogue(call, layout), layout, config)
 
 
 @on_device
@@ -149,82 +161,85 @@ def test_every_split(config, dtype, layout):
 @pytest.mark.parametrize("waves", configs.WAVES)
 @pytest.mark.parametrize("choice", [0, 1])
 def test_every_config_of_depthwise_convolutions(choice, waves, layout):
-    """With and without a multiplier, over pixels and channels that fill no tile."""
-    config = configs.DEPTHWISE["last" if layout == "NHWC" else "planes"][choice]._replace(waves=waves)
+    """With and without a multiplier; neither pixels nor channels fill a tile."""
+    config = configs.DEPTHWISE[layout.lower()][choice]._replace(waves=waves)
     for dtype, multiplier in zip(DTYPES, (1, 3, 2)):
         channels = -(-(config.block_m + 3) // multiplier)
         size = (config.block_n // 35 + 1, channels, 5, 7)
         geometry = {"padding": (1, 1), "groups": channels}
         call = cases.convolution(size, channels * multiplier, (3, 3), dtype, layout, **geometry)
-        check(cases.ended(call, layout), layout, config)
+        check(cases.with_epilogue(call, layout), layout, config)
 
 
 BULK = [config for config in WHOLE if config.descriptors]
-if INTERPRETING:  # the larger persistent ones take long there
+if INTERPRETING:  # the larger persistent configs take long there
     BULK = [config for config in BULK if not config.waves or config.block_n == 64]
 
 
 @on_device
 @cases.on_sm_90
-@pytest.mark.parametrize("config", BULK, ids=cases.name_of)
+@pytest.mark.parametrize("config", BULK, ids=cases.config_id)
 @pytest.mark.parametrize(
     "stride, dilation, padding", [((2, 2), (1, 1), (1, 1)), ((2, 2), (2, 3), (3, 2)), ((1, 1), (3, 8), (4, 8))]
 )
 def test_descriptors_over_strides_and_dilations(config, stride, dilation, padding):
-    """Boxes that hang over every edge; under a stride of 2 every parity of a tap's row and column, and two steps a
-    tap."""
+    """Boxes hang over every edge; with stride 2 taps' rows and columns have every parity, with two steps per tap."""
     for dtype in DTYPES if config.block_n == 64 or not INTERPRETING else DTYPES[:1]:
         geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-        call = cases.fill(config, dtype, "NHWC", (3, 3), stride[0], tiles=1, pixels=(3, 6, 10), **geometry)
-        cases.where_it_fits(check, cases.ended(call, "NHWC", "relu", "none"), "NHWC", config)
+        call = cases.convolution_for(config, dtype, "NHWC", (3, 3), stride[0], tiles=1, pixels=(3, 6, 10), **geometry)
+        cases.check_if_it_fits(check, cases.with_epilogue(call, "NHWC", "relu", "none"), "NHWC", config)
 
 
 @on_device
 @cases.on_sm_90
 @pytest.mark.parametrize("block_n, box", [(n, box) for n, boxes in configs.BOXES.items() for box in boxes], ids=str)
 def test_every_box(block_n, box):
-    """Two boxes of images and two of rows, each second one nearly empty, and one of columns that is not full."""
+    """Two boxes along images and rows, the second nearly empty, and one along columns that is not full."""
     config = next(config for config in configs.CONV if config.descriptors and config.block_n == block_n)
     pixels = (box[0] + 1, box[1] + 1, max(1, box[2] - 1))
-    call = cases.fill(config, torch.float16, "NHWC", (1, 3), tiles=1, pixels=pixels)
+    call = cases.convolution_for(config, torch.float16, "NHWC", (1, 3), tiles=1, pixels=pixels)
     with mock.patch.object(configs, "box", lambda key, block_n: box):
-        cases.where_it_fits(check, cases.ended(call, "NHWC"), "NHWC", config)
+        cases.check_if_it_fits(check, cases.with_epilogue(call, "NHWC"), "NHWC", config)
 
 
 @on_device
 def test_splits_of_steps_that_hold_several_taps():
     for dtype, layout in itertools.product(DTYPES, LAYOUTS):
         call = cases.convolution((2, 7, 5, 9), 9, (5, 9), dtype, layout, padding=(2, 4))
-        check(cases.ended(call, layout), layout, POINTERS._replace(splits=2))
+        check(cases.with_epilogue(call, layout), layout, POINTERS._replace(splits=2))
 
 
-def drawn(path, layout):
-    """The slopes with the most to go wrong."""
-    return "random" if cases.runs(PATHS[path].config, layout, draws=True) else "tensor"
+def hardest_slopes(path, layout):
+    """Random slopes if the path supports them, else a tensor."""
+    return "random" if cases.config_runs(PATHS[path].config, layout, draws=True) else "tensor"
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_the_same_call_gives_the_same_bits(path, layout):
     for dtype in DTYPES if not INTERPRETING else DTYPES[:1]:
-        call = cases.ended(PATHS[path].call(dtype, layout), layout, drawn(path, layout))
+        call = cases.with_epilogue(PATHS[path].call(dtype, layout), layout, hardest_slopes(path, layout))
         assert torch.equal(run(call, layout, PATHS[path].config), run(call, layout, PATHS[path].config))
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_64_bit_offsets(path, layout):
     with mock.patch.object(launch, "INT32_ELEMENTS", 0):
         for dtype in DTYPES:
-            check(cases.ended(PATHS[path].call(dtype, layout), layout, drawn(path, layout)), layout, PATHS[path].config)
+            check(
+                cases.with_epilogue(PATHS[path].call(dtype, layout), layout, hardest_slopes(path, layout)),
+                layout,
+                PATHS[path].config,
+            )
 
 
 # Dilation
 
 
 def polyphase(call):
-    """A convolution of dilation d as d * d dense ones: output pixels that are equal modulo d meet only input pixels
-    that are."""
+    """A convolution of dilation d as d * d dense ones: output pixels congruent modulo d depend only on input pixels
+    that are congruent modulo d."""
     input, weight, bias, _, (top, left), (down, right), groups = call.double().convolution
     padded = F.pad(input, (left, left, top, top))
     rows, cols = (padded.shape[2 + i] - call.dilation[i] * (weight.shape[2 + i] - 1) for i in (0, 1))
@@ -238,7 +253,7 @@ DILATED = {  # size, out channels, kernel, stride, padding, dilation, groups
     "square": ((2, 16, 9, 13), 7, (3, 3), (1, 1), (2, 2), (2, 2), 1),
     "asymmetric": ((1, 35, 10, 11), 7, (3, 2), (1, 1), (0, 4), (2, 5), 1),
     "strided": ((2, 7, 9, 13), 7, (3, 3), (2, 3), (3, 4), (3, 4), 1),
-    "as far as the input": ((2, 5, 5, 6), 9, (3, 3), (1, 1), (5, 6), (5, 6), 1),
+    "dilation of the input's size": ((2, 5, 5, 6), 9, (3, 3), (1, 1), (5, 6), (5, 6), 1),
     "groups": ((1, 12, 9, 7), 4, (2, 3), (1, 1), (1, 2), (4, 2), 2),
     "depthwise": ((2, 9, 9, 13), 9, (3, 3), (1, 1), (4, 2), (4, 2), 9),
 }
@@ -265,10 +280,10 @@ def test_polyphase_identity_with_descriptors():
 
 @on_device
 @pytest.mark.parametrize(
-    "path, layout", [way for way in WAYS if way[0] in ("flat", "taps", "descriptors", "depthwise")]
+    "path, layout", [way for way in PATHS_AND_LAYOUTS if way[0] in ("flat_k", "taps", "descriptors", "depthwise")]
 )
 def test_polyphase_identity_within_the_kernel(path, layout):
-    """The kernel's own dense convolutions of the interleaved grids, put together, are its dilated convolution."""
+    """The kernel's dense convolutions of the interleaved grids, put together, equal its dilated convolution."""
     (down, right), (top, left) = dilation, padding = (2, 3), (2, 3)
     call = PATHS[path].call(torch.float32, layout, dilation=dilation, padding=padding)
     whole = check(call, layout, PATHS[path].config)
@@ -300,18 +315,18 @@ def test_drawn_cases(data):
         (batch, c_in * groups, *size), c_out * groups, kernel, dtype, of_input, **geometry, bias=bias
     )
     kind, residual = (data.draw(st.sampled_from(known)) for known in (cases.SLOPE_KINDS, cases.RESIDUALS))
-    check(cases.ended(call, layout, kind, residual, norm, shared), layout)
+    check(cases.with_epilogue(call, layout, kind, residual, norm, shared), layout)
 
 
 # Operands
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_nothing_outside_the_tensors_is_read_or_written(path, layout, poison):
-    """Operands that lie inside NaN, at an odd place where no descriptor needs an aligned one; none is copied first."""
+    """Operands are surrounded by NaN, at an odd offset where no descriptor needs alignment; none is copied first."""
     margin = 64 if path == "descriptors" else 67
-    call = cases.ended(PATHS[path].call(torch.float32, layout), layout)
+    call = cases.with_epilogue(PATHS[path].call(torch.float32, layout), layout)
     call = call._replace(weight=cases.strided_as(call.weight, "NHWC"))
     inside = call.map(lambda tensor: poison(tensor, margin) if tensor.is_floating_point() else tensor)
     check(inside, layout, PATHS[path].config)
@@ -321,9 +336,9 @@ def test_nothing_outside_the_tensors_is_read_or_written(path, layout, poison):
 @cases.on_sm_90
 @pytest.mark.parametrize("name", ["input", "weight", "residual"])
 def test_an_unaligned_base_goes_without_descriptors(name, poison):
-    """Where all but one address suits them."""
-    call = cases.ended(PATHS["descriptors"].call(torch.float16, "NHWC"), "NHWC")
-    if name == "weight":  # in the layout that a kernel can take as it is
+    """One unaligned address of three suffices."""
+    call = cases.with_epilogue(PATHS["descriptors"].call(torch.float16, "NHWC"), "NHWC")
+    if name == "weight":  # in the kernel's layout, so that it is not copied
         call = call._replace(weight=call.weight.contiguous(memory_format=torch.channels_last))
     call = call._replace(**{name: poison(getattr(call, name))})
     check(call, "NHWC")
@@ -332,11 +347,11 @@ def test_an_unaligned_base_goes_without_descriptors(name, poison):
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_operands_of_the_other_layout(path, layout):
-    """The input, the weight, and both: what y's layout is does not follow from them."""
+    """For the input, and for input and weight: the layout of y does not depend on theirs."""
     other = next(k for k in LAYOUTS if k != layout)
-    call = cases.ended(PATHS[path].call(torch.float16, layout), layout)
+    call = cases.with_epilogue(PATHS[path].call(torch.float16, layout), layout)
     expected = check(call, layout, PATHS[path].config)
     input, weight = (cases.strided_as(tensor, other) for tensor in (call.input, call.weight))
     for changed in ({"input": input}, {"weight": weight.contiguous(memory_format=torch.channels_last), "input": input}):
@@ -360,7 +375,7 @@ def test_sliced_transposed_and_expanded_operands(path, layout):
 @pytest.mark.parametrize("path", PATHS)
 def test_vectors_of_any_dtype_and_stride(path):
     for vectors in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        call = cases.ended(PATHS[path].call(torch.float16, "NHWC"), "NHWC", vectors=vectors)
+        call = cases.with_epilogue(PATHS[path].call(torch.float16, "NHWC"), "NHWC", vectors=vectors)
         check(call, "NHWC", PATHS[path].config)
     channels = call.weight.shape[0]
     pairs = torch.stack([call.mean, call.mean + 1], 1)
@@ -370,11 +385,11 @@ def test_vectors_of_any_dtype_and_stride(path):
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_absent_operands(path, layout):
     """No bias, no BatchNorm, no gamma, no beta; one slope for all channels."""
     for bias, norm, gamma, beta in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 1, 0), (1, 1, 0, 1)]:
-        call = cases.ended(PATHS[path].call(torch.float16, layout, bias=bias), layout, norm=norm, shared=True)
+        call = cases.with_epilogue(PATHS[path].call(torch.float16, layout, bias=bias), layout, norm=norm, shared=True)
         call = call._replace(gamma=call.gamma if gamma else None, beta=call.beta if beta else None)
         check(call, layout, PATHS[path].config)
 
@@ -384,7 +399,7 @@ def test_absent_operands(path, layout):
 def test_an_empty_batch(layout):
     for path, dtype in itertools.product(PATHS.values(), DTYPES):
         full = path.call(dtype, layout)
-        call = cases.ended(full._replace(input=cases.strided_as(full.input[:0], layout)), layout)
+        call = cases.with_epilogue(full._replace(input=cases.strided_as(full.input[:0], layout)), layout)
         y = run(call, layout)
         assert y.shape == F.conv2d(*call.double().convolution).shape and y.dtype == dtype and not y.numel()
         assert y.stride() == cases.strides(y.shape, layout)
@@ -394,7 +409,7 @@ def test_an_empty_batch(layout):
 
 
 def identity(channels, kernel, dtype, layout, value=1.0):
-    """A convolution that copies its input: the tap in the middle is the identity."""
+    """A convolution that copies its input: its middle tap is the identity."""
     call = cases.convolution((2, channels, 5, 7), channels, kernel, dtype, layout, padding=cases.same_padding(kernel))
     weight = torch.zeros_like(call.weight)
     weight[..., kernel[0] // 2, kernel[1] // 2] = torch.eye(channels, device=cases.DEVICE)
@@ -403,7 +418,7 @@ def identity(channels, kernel, dtype, layout, value=1.0):
 
 COPIES = {  # channels, kernel, config
     "one channel": (1, (1, 1), None),
-    "flat": (5, (1, 1), POINTERS),
+    "flat_k": (5, (1, 1), POINTERS),
     "taps": (35, (3, 1), POINTERS),
     "persistent": (35, (1, 1), POINTERS._replace(waves=2)),
     "descriptors": (64, (1, 3), DESCRIPTORS),
@@ -414,11 +429,11 @@ COPIES = {  # channels, kernel, config
 @pytest.mark.parametrize("seed", [(0, 0), (-1, -1), (1 << 33, 1 << 34), (123456789, 4)], ids=str)
 @pytest.mark.parametrize("copy", COPIES)
 def test_the_draws_are_the_oracle_s_bit_for_bit(copy, seed):
-    """Where z is -1 and slopes lie in [0, 1), y is minus the draw; the index counts NCHW in every layout."""
+    """With z = -1 and slopes in [0, 1), y is minus the slope; the random index is that of NCHW in every layout."""
     channels, kernel, config = COPIES[copy]
     random = {"slope_kind": "random", "slope_value": 0.0, "slope_upper": 1.0, "seed": cases.seed_of(*seed)}
     for layout, wide in itertools.product(LAYOUTS, (False, True)):
-        if cases.runs(config, layout):
+        if cases.config_runs(config, layout):
             call = identity(channels, kernel, torch.float32, layout, -1.0)._replace(**random)
             with mock.patch.object(launch, "INT32_ELEMENTS", 0 if wide else 2**31):
                 y = run(call, layout, config)
@@ -446,9 +461,9 @@ EDGES = [NAN, float("inf"), -float("inf"), 0.0, 1.0, -1.0, -2.0]
     "kind, value", [("relu", 0.0), *(("number", v) for v in (1.0, 0.25, 0.0, -0.5, 2.0)), ("tensor", 0.0)]
 )
 def test_nan_infinity_and_negative_zero(kind, value, dtype, groups):
-    """Bit for bit what eager gives, with every pair of edges as z and residual; ReLU(-inf) is 0, 0 * -inf is NaN.
+    """Bit for bit what eager gives, for every pair of edge values of z and residual; ReLU(-inf) is 0, 0 * -inf is NaN.
 
-    z is never -0.0: a sum that starts at 0 is not. Slopes make it.
+    z is never -0.0, since its sum starts at 0; slopes produce it.
     """
     z, residual = (t.to(dtype) for t in torch.tensor([*itertools.product(EDGES, [*EDGES, -0.0])]).unbind(1))
     z, residual = (t.to(cases.DEVICE).view(1, 1, 7, 8).expand(1, groups, 7, 8).contiguous() for t in (z, residual))
@@ -466,11 +481,11 @@ def test_nan_infinity_and_negative_zero(kind, value, dtype, groups):
 
 @on_device
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_a_nan_reaches_the_outputs_that_see_it_and_no_other(path, layout):
-    """From every corner and the middle: no row's, image's or channel's neighbour in memory is met."""
+    """From corners and the middle: neighbours in memory across rows, images and channels are not read."""
     for dtype, (image, row, col) in zip(itertools.cycle(DTYPES), [(0, 4, 5), (1, 0, 0), (0, 2, 3), (1, 4, 0)]):
-        call = cases.ended(PATHS[path].call(dtype, layout), layout)
+        call = cases.with_epilogue(PATHS[path].call(dtype, layout), layout)
         call.input[image, 1, row, col] = NAN
         seen = F.conv2d(call.input.isnan().double(), torch.ones_like(call.weight).double(), None, *call[3:7])
         assert torch.equal(run(call, layout, PATHS[path].config).isnan(), seen > 0)
@@ -478,10 +493,10 @@ def test_a_nan_reaches_the_outputs_that_see_it_and_no_other(path, layout):
 
 @on_device
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_a_channel_s_nan_stays_in_its_channel(path, layout):
     for names in (("weight", "bias", "mean"), ("var", "gamma", "beta")):
-        call = cases.ended(PATHS[path].call(torch.float32, layout), layout)
+        call = cases.with_epilogue(PATHS[path].call(torch.float32, layout), layout)
         for channel, name in enumerate(names):
             getattr(call, name)[channel] = NAN
         y = run(call, layout, PATHS[path].config)
@@ -489,14 +504,14 @@ def test_a_channel_s_nan_stays_in_its_channel(path, layout):
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_nothing_is_rounded_before_the_end(path, layout):
-    """In fp16 a convolution past its range is finite after the BatchNorm, and one next to 2048 keeps its fraction."""
+    """In fp16 a convolution beyond its range is finite after the BatchNorm, and one near 2048 keeps its fraction."""
     call = PATHS[path].call(torch.float16, layout)
     channels = len(call.weight)
     zeros, small = torch.zeros(channels, device=cases.DEVICE), torch.full((channels,), 2.0**-10, device=cases.DEVICE)
     loud = call._replace(input=call.input * 512, weight=(call.weight * 512).clamp(-900, 900))
-    # Beside a variance of 1 this eps is not seen; torch 2.11 refuses 0.
+    # Next to a variance of 1 this eps has no effect; torch 2.11 refuses 0.
     loud = loud._replace(mean=zeros, var=zeros + 1, gamma=small, beta=zeros, eps=1e-30)
     assert F.conv2d(*loud.double().convolution).abs().max() > 65504
     check(loud, layout, PATHS[path].config)
@@ -505,10 +520,10 @@ def test_nothing_is_rounded_before_the_end(path, layout):
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_fp32_precision(path, layout, precision):
-    """ieee has the narrow budget on a card too; without a config the call finds one that can run it."""
-    call = cases.ended(PATHS[path].call(torch.float32, layout), layout)
+    """ieee meets the narrow budget on a GPU too; without a config the call finds one that fits."""
+    call = cases.with_epilogue(PATHS[path].call(torch.float32, layout), layout)
     check(call, layout)
     if precision == "ieee" and path != "descriptors":
         check(call, layout, PATHS[path].config)
@@ -516,17 +531,17 @@ def test_fp32_precision(path, layout, precision):
 
 @on_device
 @pytest.mark.parametrize("precision", ["ieee"], indirect=True)
-@pytest.mark.parametrize("config", configs.CONV, ids=cases.name_of)
+@pytest.mark.parametrize("config", configs.CONV, ids=cases.config_id)
 def test_configs_of_ieee(precision, config):
-    """What needs tensor cores or does not fit the registers is refused; fp16 does not ask."""
-    call = cases.fill(config, torch.float32, "NHWC", (1, 2))
-    if not config.descriptors and config.elements <= 16:
+    """Configs that need tensor cores or exceed the registers are refused; the setting has no effect on fp16."""
+    call = cases.convolution_for(config, torch.float32, "NHWC", (1, 2))
+    if not config.descriptors and config.accumulators <= 16:
         check(call, "NHWC", config)
     else:
-        with pytest.raises(ValueError, match="config: .*(tensor cores|elements a thread)"):
+        with pytest.raises(ValueError, match="config: .*(tensor cores|accumulators per thread)"):
             run(call, "NHWC", config)
-    if cases.runs(config):
-        cases.where_it_fits(check, cases.fill(config, torch.float16, "NHWC", (1, 2)), "NHWC", config)
+    if cases.config_runs(config):
+        cases.check_if_it_fits(check, cases.convolution_for(config, torch.float16, "NHWC", (1, 2)), "NHWC", config)
 
 
 # Refusals
@@ -545,7 +560,7 @@ def test_refused_dtypes(dtype, path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("path", ["taps", "depthwise"])
 def test_refused_residuals(path, layout):
-    call = cases.ended(PATHS[path].call(torch.float32, layout), layout)
+    call = cases.with_epilogue(PATHS[path].call(torch.float32, layout), layout)
     other = next(k for k in LAYOUTS if k != layout)
     good = call.residual
     wrong = [good[:1], good[:, :1], good[..., :-1], good.half(), good.double(), cases.strided_as(good, other)]
@@ -556,21 +571,21 @@ def test_refused_residuals(path, layout):
 
 @on_device
 def test_dropout_is_refused():
-    """z is gone when y is there, and who drops trains."""
-    call = cases.ended(PATHS["taps"].call(torch.float32, "NHWC"), "NHWC")
+    """Dropout is for training, which needs z; this kernel does not store it."""
+    call = cases.with_epilogue(PATHS["taps"].call(torch.float32, "NHWC"), "NHWC")
     layout = {"memory_format": torch.channels_last}
     assert torch.equal(conv.conv_epilogue(*call, 0.0, **layout), conv.conv_epilogue(*call, **layout))
     with pytest.raises(ValueError, match="dropout: expected 0 .*, got 0.5"):
         conv.conv_epilogue(*call, 0.5, **layout)
 
 
-REFUSED = [  # config, layout, what changes a call of 64 channels, what the message says
+REFUSED = [  # config, layout, changes to a call of 64 channels, part of the message
     (POINTERS._replace(block_m=32), "NCHW", {}, "of the lists"),
     (POINTERS._replace(splits=3), "NCHW", {}, "of the lists"),
     (POINTERS._replace(waves=1), "NCHW", {}, "of the lists"),
-    (configs.DEPTHWISE["planes"][0], "NCHW", {}, "of the lists"),
+    (configs.DEPTHWISE["nchw"][0], "NCHW", {}, "of the lists"),
     (POINTERS, "NCHW", {"groups": 64, "out_channels": 64}, "of the lists"),
-    (POINTERS._replace(splits=4), "NCHW", {}, "steps a split"),  # 6 taps of 2 steps
+    (POINTERS._replace(splits=4), "NCHW", {}, "steps per split"),  # 6 taps of 2 steps
     (POINTERS._replace(splits=2, waves=2), "NCHW", {}, "splits or waves"),
     (DESCRIPTORS, "NCHW", {}, "channels_last"),
     (DESCRIPTORS, "NHWC", {"groups": 2}, "groups=1"),
@@ -584,7 +599,7 @@ REFUSED = [  # config, layout, what changes a call of 64 channels, what the mess
 
 
 @on_device
-@pytest.mark.parametrize("config, layout, changed, message", REFUSED, ids=cases.name_of)
+@pytest.mark.parametrize("config, layout, changed, message", REFUSED, ids=cases.config_id)
 def test_refused_configs(config, layout, changed, message):
     geometry = {name: changed[name] for name in ("stride", "groups") if name in changed}
     size = (2, changed.get("channels", 64), *changed.get("size", (8, 10)))
@@ -600,10 +615,10 @@ def test_a_cpu_tensor_is_refused_without_the_interpreter(path):
         run(PATHS[path].call(torch.float32, "NCHW"))
 
 
-# On a card
+# On a GPU
 
 
-@on_card
+@on_gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", [1, 2, 96], ids=["dense", "grouped", "depthwise"])
@@ -611,27 +626,31 @@ def test_large_tensors(groups, dtype, layout):
     for kind, kernel in itertools.product(cases.SLOPE_KINDS, [(3, 3), (1, 1)]):
         geometry = {"padding": cases.same_padding(kernel, (2, 2)), "dilation": (2, 2), "groups": groups}
         check(
-            cases.ended(cases.convolution((16, 96, 57, 61), 192, kernel, dtype, layout, **geometry), layout, kind),
+            cases.with_epilogue(
+                cases.convolution((16, 96, 57, 61), 192, kernel, dtype, layout, **geometry), layout, kind
+            ),
             layout,
         )
 
 
-@on_card
-@pytest.mark.parametrize("config, dtype, layout", cases.rotated(WHOLE + SPLIT, DTYPES, ["NHWC"]), ids=cases.name_of)
+@on_gpu
+@pytest.mark.parametrize(
+    "config, dtype, layout", cases.rotate_options(WHOLE + SPLIT, DTYPES, ["NHWC"]), ids=cases.config_id
+)
 def test_every_config_on_large_tensors(config, dtype, layout):
-    """Pipelines that fill, and persistent programs that take several tiles; twice: the same bits."""
-    call = cases.ended(cases.convolution((8, 512, 28, 30), 264, (3, 3), dtype, layout, padding=(1, 1)), layout)
-    cases.where_it_fits(check, call, layout, config)
+    """Pipelines fill and persistent programs take several tiles; a second call gives the same bits."""
+    call = cases.with_epilogue(cases.convolution((8, 512, 28, 30), 264, (3, 3), dtype, layout, padding=(1, 1)), layout)
+    cases.check_if_it_fits(check, call, layout, config)
     assert torch.equal(run(call, layout, config), run(call, layout, config))
 
 
-@on_card
+@on_gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("groups", [1, 64], ids=["dense", "depthwise"])
 def test_more_elements_than_int32_counts(groups, layout):
-    """The last image of 2.7e9 elements is right; so is the first."""
+    """The first and the last image of 2.7e9 elements are right."""
     if torch.cuda.mem_get_info()[0] < 24 << 30:
-        pytest.skip("needs 24 GiB of the card's memory")
+        pytest.skip("needs 24 GiB of GPU memory")
     call = cases.convolution((1, 64, 1024, 1024), 64, (3, 3), torch.float16, layout, padding=(1, 1), groups=groups)
     many = torch.empty(40, 64, 1024, 1024, dtype=torch.float16, device="cuda", memory_format=LAYOUTS[layout])
     many.copy_(call.input.expand_as(many))
@@ -640,9 +659,9 @@ def test_more_elements_than_int32_counts(groups, layout):
     assert all(torch.equal(one, y[-1]) for one in (y[0], y[33], y[38]))
 
 
-@on_card
+@on_gpu
 def test_tf32_rounds_and_ieee_does_not():
-    """Each is within its budget (`test_fp32_precision`); tf32 is not within that of ieee."""
+    """Each meets its own budget (`test_fp32_precision`); tf32 does not meet that of ieee."""
     call = cases.convolution((4, 128, 28, 28), 128, (3, 3), torch.float32, "NHWC", padding=(1, 1))
     with cases.precision("tf32"):
         rounded = check(call, "NHWC")
@@ -652,15 +671,15 @@ def test_tf32_rounds_and_ieee_does_not():
             cases.assert_within(rounded, call)
 
 
-@on_card
-@pytest.mark.parametrize("path, layout", WAYS)
+@on_gpu
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_cuda_graph(path, layout):
-    call = cases.ended(PATHS[path].call(torch.bfloat16, layout), layout)
+    call = cases.with_epilogue(PATHS[path].call(torch.bfloat16, layout), layout)
     config = PATHS[path].config
-    expected = run(call, layout, config)  # compiles; nothing does so under capture
+    expected = run(call, layout, config)  # compiles, which a capture must not
     with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
         y = run(call, layout, config)
-    for _ in range(2):  # what a replay leaves in a workspace does not change the next one
+    for _ in range(2):  # the workspace of one replay does not affect the next
         y.zero_()
         graph.replay()
         assert torch.equal(y, expected)
@@ -669,10 +688,10 @@ def test_cuda_graph(path, layout):
     cases.assert_within(y, call)
 
 
-@on_card
-@pytest.mark.parametrize("path, layout", WAYS)
+@on_gpu
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_stream_that_is_not_the_default_one(path, layout):
-    call, config = cases.ended(PATHS[path].call(torch.bfloat16, layout), layout), PATHS[path].config
+    call, config = cases.with_epilogue(PATHS[path].call(torch.bfloat16, layout), layout), PATHS[path].config
     expected = run(call, layout, config)
     stream = torch.cuda.Stream()
     input = torch.full_like(call.input, NAN)
@@ -685,25 +704,25 @@ def test_stream_that_is_not_the_default_one(path, layout):
     assert torch.equal(y, expected)
 
 
-@on_card
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA cards")
-@pytest.mark.parametrize("path, layout", WAYS)
+@on_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_device_that_is_not_the_current_one(path, layout):
     with mock.patch.object(cases, "DEVICE", "cuda:1"):
-        check(cases.ended(PATHS[path].call(torch.bfloat16, layout), layout), layout, PATHS[path].config)
+        check(cases.with_epilogue(PATHS[path].call(torch.bfloat16, layout), layout), layout, PATHS[path].config)
     assert torch.cuda.current_device() == 0
 
 
-@on_card
+@on_gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("path", [path for path in PATHS if path != "descriptors"])
 def test_sizes_that_change_do_not_recompile(path, layout):
-    """What a size of 1 or a multiple of 16 would specialize, under one config: the rule's follows the size."""
-    config = PATHS[path].config or configs.DEPTHWISE["last" if layout == "NHWC" else "planes"][0]
+    """Sizes of 1 and multiples of 16 would specialize. The config is fixed: the predicted one depends on the size."""
+    config = PATHS[path].config or configs.DEPTHWISE[layout.lower()][0]
     counted = []
     for batch, rows, cols in ((2, 8, 8), (1, 16, 32), (3, 15, 17), (16, 33, 10)):
         call = PATHS[path].call(torch.float16, layout)
         input = cases.strided_as(torch.randn(batch, call.input.shape[1], rows, cols, device="cuda").half(), layout)
-        run(cases.ended(call._replace(input=input), layout, drawn(path, layout)), layout, config)
+        run(cases.with_epilogue(call._replace(input=input), layout, hardest_slopes(path, layout)), layout, config)
         counted.append(cases.compiled())
     assert len(set(counted)) == 1 and counted[0]

@@ -1,7 +1,7 @@
-"""The Triton epilogue against the fp64 oracle: on a card, or on the CPU under Triton's interpreter.
+"""The Triton epilogue against the fp64 oracle, on a GPU or on the CPU under Triton's interpreter.
 
 Triton reads TRITON_INTERPRET when it is imported, so `test_under_the_interpreter` runs this file again in a process
-that has it set. The interpreter is wrong in bf16: there is none of it there.
+that has it set. bf16 is left out there: the interpreter computes it wrong.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ LAYOUTS = ("NCHW", "NHWC")
 
 
 def on_device(test):
-    """Runs under the interpreter and on a card."""
-    return test if INTERPRETING else on_card(test)
+    """Runs the test under the interpreter and on a GPU."""
+    return test if INTERPRETING else on_gpu(test)
 
 
-def on_card(test):
-    return pytest.mark.gpu(pytest.mark.skipif(not CUDA or INTERPRETING, reason="needs an NVIDIA card")(test))
+def on_gpu(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not CUDA or INTERPRETING, reason="needs an NVIDIA GPU")(test))
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is that process")
+@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
 def test_under_the_interpreter(capsys):
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu"]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
@@ -59,7 +59,7 @@ def test_under_the_interpreter(capsys):
 
 @pytest.fixture(autouse=True)
 def poisoned_outputs(monkeypatch):
-    """What the kernel does not write is NaN."""
+    """Fills outputs with NaN, so that what the kernel does not write is found."""
     empty_like = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan")))
 
@@ -86,7 +86,7 @@ def double(arguments):
 
 
 def budget(arguments, truth):
-    """Half a unit of the result's type, and 8 units of the arithmetic's on the sum of the magnitudes that it added."""
+    """Half a unit of the result's dtype, and 8 units of the arithmetic's dtype on the sum of the added magnitudes."""
     z, mean, var, gamma, beta, eps, _, _, _, slope, _, residual, _, dropout = double(arguments)
     size = z.abs()
     if mean is not None:
@@ -101,7 +101,7 @@ def budget(arguments, truth):
 
 
 def check(arguments):
-    """y is within its budget of the oracle, strided as z is; nothing is mutated. Returns y."""
+    """Returns y after checking its error against the oracle, its strides, and that nothing was mutated."""
     z, before = arguments[0], [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
     y = pointwise.epilogue(*arguments)
     assert (y.shape, y.dtype, y.device, y.stride()) == (z.shape, z.dtype, z.device, z.stride())
@@ -173,7 +173,7 @@ def test_without_batchnorm_and_with_a_shared_slope(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_shift_without_batchnorm(layout, dtype):
-    """What a convolution's bias becomes."""
+    """A convolution's bias, handed over as beta."""
     z, _, _, _, beta, *rest = arguments((2, 5, 4, 4), dtype, layout)
     given = (z, None, None, None, beta, *rest)
     y = pointwise.epilogue(*given)
@@ -190,7 +190,7 @@ def test_a_shift_without_batchnorm(layout, dtype):
     "kind, value", [("relu", 0.0), *(("number", v) for v in (1.0, 0.25, 0.0, -0.5, 2.0)), ("tensor", 0.0)]
 )
 def test_nan_infinity_and_negative_zero(kind, value, dtype):
-    """Bit for bit what eager gives where no rounding comes in; ReLU(-inf) is 0, slope 0 gives NaN there."""
+    """Bit for bit what eager gives, as nothing is rounded; ReLU(-inf) is 0, slope 0 gives NaN there."""
     edges = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -1.0, -2.0]
     z = torch.tensor(edges * 6, dtype=dtype, device=DEVICE).reshape(2, 3, 2, 4)
     slope = torch.tensor([0.0, -1.0, 0.5], dtype=dtype, device=DEVICE)
@@ -214,7 +214,7 @@ def test_nan_in_a_vector_stays_in_its_channel():
 @pytest.mark.parametrize("seed", [(0, 0), (-1, -1), (1 << 33, 1 << 34), (123456789, 4)], ids=str)
 @pytest.mark.parametrize("wide", [False, True])
 def test_the_draws_are_the_oracle_s_bit_for_bit(seed, wide):
-    """Where z is -1 and slopes lie in [0, 1), y is minus the draw; the index counts NCHW in every layout."""
+    """With z = -1 and slopes in [0, 1), y is minus the slope; the random index is that of NCHW in every layout."""
     seed = torch.tensor(seed, device=DEVICE)
     for shape, layout in itertools.product([(2, 3, 7, 7), (2, 16, 4, 4), (2, 9)], LAYOUTS):
         z = -arguments(shape, torch.float32, layout)[0].fill_(1.0)
@@ -228,7 +228,7 @@ def test_the_draws_are_the_oracle_s_bit_for_bit(seed, wide):
 @pytest.mark.parametrize("slope_kind", SLOPE_KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_dropout(layout, slope_kind, residual):
-    """What is kept is scaled; an element is 0 where the oracle drops it, whatever the layout."""
+    """Kept elements are scaled; an element is 0 where the oracle drops it, whatever the layout."""
     for dtype, shape in zip(DTYPES, [(2, 3, 7, 7), (1, 16, 4, 8), (2, 9, 3, 5), (3, 2, 5)]):
         given = arguments(shape, dtype, layout, slope_kind, residual, norm=dtype != torch.float32, dropout=0.3)
         dropped = reference.keep(given[0], 0.3, given[10]) == 0
@@ -237,8 +237,8 @@ def test_dropout(layout, slope_kind, residual):
 
 @on_device
 @pytest.mark.parametrize("dropout", [0.0, 0.125, 0.3, 0.9999999, 1.0])
-def test_what_dropout_multiplies_with(dropout):
-    """Of ones it leaves the oracle's factors bit for bit, and all of them at 0."""
+def test_dropout_factors(dropout):
+    """With z = 1, y is the oracle's factors bit for bit; dropout 0 keeps every element."""
     for dtype, shape, layout in itertools.product(DTYPES, [(2, 3, 7, 7), (2, 16, 4, 4)], LAYOUTS):
         z, *rest = arguments(shape, dtype, layout, "relu", "none", norm=False, dropout=dropout)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -258,9 +258,9 @@ def test_empty(shape):
 @on_device
 @pytest.mark.parametrize("layout, config", [(k, c) for k, listed in configs.POINTWISE.items() for c in listed], ids=str)
 def test_every_config(layout, config):
-    """Tiles that neither rows nor columns fill, one program for all the rows, 32- and 64-bit offsets."""
-    shape = {"last": (3, 37, 5, 9), "planes": (5, 9, 4, 20), "flat": (5, 13, 7, 9)}[layout]
-    given = arguments(shape, torch.float32, "NHWC" if layout == "last" else "NCHW")
+    """Rows and columns do not fill the tiles; one program for all rows and several; 32- and 64-bit offsets."""
+    shape = {"nhwc": (3, 37, 5, 9), "nchw": (5, 9, 4, 20), "nchw_flat": (5, 13, 7, 9)}[layout]
+    given = arguments(shape, torch.float32, "NHWC" if layout == "nhwc" else "NCHW")
     assert operands.describe("z", given[0])[0].layout == layout
     for programs, limit in ((1, 2**31), (16, 0)):
         chosen = mock.patch.multiple(operands, pointwise_config=lambda key: config, POINTWISE_PROGRAMS=programs)
@@ -271,7 +271,7 @@ def test_every_config(layout, config):
 @on_device
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nothing_outside_the_tensors_is_read_or_written(layout, poison):
-    """Inputs that start at an odd place inside NaN."""
+    """Inputs start at an odd offset and are surrounded by NaN."""
     given = arguments((2, 7, 5, 9), torch.float32, layout)
     check(tuple(poison(a) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in given))
 
@@ -330,18 +330,18 @@ def test_a_cpu_tensor_is_refused_without_the_interpreter():
         pointwise.epilogue(*arguments((2, 4, 4, 4), torch.float32))
 
 
-@on_card
+@on_gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_large_tensors(layout):
-    """Several turns a program, in every dtype."""
+    """Several tiles per program, in every dtype."""
     for dtype, kind in itertools.product(DTYPES, SLOPE_KINDS):
         check(arguments((64, 96, 57, 31), dtype, layout, kind))
 
 
-@on_card
+@on_gpu
 def test_cuda_graph():
     given = arguments((2, 64, 14, 14), torch.bfloat16, "NHWC")
-    expected = pointwise.epilogue(*given)  # compiles; nothing does so under capture
+    expected = pointwise.epilogue(*given)  # compiles, which a capture must not
     with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
         y = pointwise.epilogue(*given)
     y.zero_()
@@ -349,7 +349,7 @@ def test_cuda_graph():
     assert torch.equal(y, expected)
 
 
-@on_card
+@on_gpu
 def test_stream_that_is_not_the_default_one():
     given = arguments((64, 64, 56, 56), torch.bfloat16, "NHWC")
     expected = pointwise.epilogue(*given)
@@ -364,15 +364,15 @@ def test_stream_that_is_not_the_default_one():
     assert torch.equal(y, expected)
 
 
-@on_card
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA cards")
+@on_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
 def test_device_that_is_not_the_current_one():
     with mock.patch(f"{__name__}.DEVICE", "cuda:1"):
         check(arguments((2, 64, 14, 14), torch.bfloat16, "NHWC"))
     assert torch.cuda.current_device() == 0
 
 
-@on_card
+@on_gpu
 def test_sizes_that_change_do_not_recompile():
     compiled = []
     for batch, size in ((1, 8), (2, 16), (3, 24), (16, 32)):

@@ -1,6 +1,6 @@
-"""Every Triton kernel and shipped config, compiled for sm_80, sm_90 and sm_100 without a card; see compile_gate.py.
+"""Compiles the Triton epilogue in every config for sm_80, sm_90 and sm_100 without a GPU; see compile_gate.py.
 
-`make test` compiles every config for one chip and the preferred ones for all; marker `gate` compiles the whole product.
+`make test` compiles every config for one chip and the preferred ones for all; marker `gate` compiles every combination.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CONFIGS = [(layout, config) for layout, listed in configs.POINTWISE.items() for config in listed]
 PREFERRED = [(layout, listed[0]) for layout, listed in configs.POINTWISE.items()]
 VECTORS = ("mean_ptr", "var_ptr", "gamma_ptr", "beta_ptr", "slope_ptr")
-# Of each layout: a shape whose rows 16 bytes divide in every dtype, and one whose rows they never do.
+# For each layout a shape whose rows are whole 16-byte accesses in every dtype, and one whose rows never are.
 SHAPES = {
-    "last": ((1, 64, 2, 2), (1, 31, 2, 2)),
-    "planes": ((1, 2, 8, 8), (1, 2, 33, 33)),
-    "flat": ((2, 16, 7, 7), (1, 3, 7, 7)),
+    "nhwc": ((1, 64, 2, 2), (1, 31, 2, 2)),
+    "nchw": ((1, 2, 8, 8), (1, 2, 33, 33)),
+    "nchw_flat": ((2, 16, 7, 7), (1, 3, 7, 7)),
 }
 
 
@@ -44,9 +44,9 @@ def epilogue_variant(
     layout, config, dtype, slope_kind="tensor", residual="before", norm=True, vectors=torch.float32, even=True,
     dropout=0.0,
 ):  # fmt: skip
-    """What `pointwise.epilogue` launches for such a tensor when it takes this config."""
+    """The variant that forward.epilogue launches for such a tensor in this config."""
     z = torch.zeros(SHAPES[layout][not even], dtype=dtype)
-    if layout == "last":
+    if layout == "nhwc":
         z = z.contiguous(memory_format=torch.channels_last)
     vector = torch.ones(z.shape[1], dtype=vectors)
     recorder = gate.Recorder(pointwise.epilogue_kernel)
@@ -60,7 +60,7 @@ def epilogue_variant(
     per_thread = config.block_rows * config.block_cols // (32 * config.num_warps)
     label = f"epilogue {layout} {tuple(config)} {dtype} {slope_kind} {residual}"
     wide = ("z_ptr", "y_ptr", *(() if residual == "none" else ("residual_ptr",))) if even else ()
-    # a channel's value is shared by at least two of a thread's elements
+    # at least two elements of a thread share a channel's value
     most = dict.fromkeys(VECTORS, per_thread // 2) if even else {}
     return gate.capture(recorder, pointwise.__name__, label=label, wide=wide, most=most)
 
@@ -70,20 +70,20 @@ def complaints(jobs):
 
 
 def test_every_config():
-    """On sm_90, with the most that an epilogue can hold: a residual, and slopes that are loaded or drawn."""
+    """On sm_90 with the most live values of an epilogue: a residual, and loaded or random slopes."""
     choices = [(torch.bfloat16, "random"), (torch.bfloat16, "tensor"), (torch.float64, "tensor")]
     assert complaints([(epilogue_variant(*config, *choice), 90) for config in CONFIGS for choice in choices]) == []
 
 
 def test_every_chip():
-    """The preferred config of each layout, in the types that people use."""
+    """The preferred config of each layout in the common dtypes."""
     dtypes = (torch.float16, torch.float32)
     jobs = [(epilogue_variant(*c, dtype, "tensor"), chip) for c in PREFERRED for dtype in dtypes for chip in CHIPS]
     assert complaints(jobs) == []
 
 
 def test_rare_variants():
-    """No BatchNorm; vectors in z's type or fp64; dropout; 64-bit offsets; rows that 16 bytes do not divide."""
+    """No BatchNorm; vectors in z's dtype or fp64; dropout; 64-bit offsets; rows that are not whole 16-byte accesses."""
     jobs = []
     for layout, config in PREFERRED:
         vectors = ({"vectors": torch.bfloat16}, {"vectors": torch.float64})
@@ -100,13 +100,13 @@ def test_rare_variants():
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("layout, config", CONFIGS, ids=str)
 def test_everything(chip, layout, config, whole):
-    """Each dtype with what holds the most; every other slope and residual for two or three of the twelve pairs of a
-    chip and a dtype. Dropout has one chip: its numbers are drawn as slopes are."""
+    """Each dtype with the fullest epilogues; every other slope and residual for two or three of the twelve pairs of
+    chip and dtype. Dropout on one chip: it draws from the same generator as slopes."""
     first = CHIPS.index(chip) * len(DTYPES) + CONFIGS.index((layout, config))
     variants = [
-        epilogue_variant(layout, config, dtype, *ending)
+        epilogue_variant(layout, config, dtype, *choice)
         for i, dtype in enumerate(DTYPES)
-        for ending in gate.epilogues(first + i, whole)
+        for choice in gate.epilogues(first + i, whole)
     ]
     if chip == 90:
         dropped = itertools.product(DTYPES, ("tensor", "random"))
@@ -115,20 +115,20 @@ def test_everything(chip, layout, config, whole):
 
 
 def test_turns_leave_nothing_out():
-    """Five in a row; a config of descriptors has six, two chips of three dtypes."""
+    """Five consecutive turns cover everything; a config with descriptors has six, of two chips and three dtypes."""
     for whole, turns in ((False, 5), (True, 1)):
-        met = {ending for turn in range(turns) for ending in gate.epilogues(7 + turn, whole)}
-        assert met == set(itertools.product(("relu", "number", "tensor", "random"), ("none", "before", "after")))
+        compiled = {choice for turn in range(turns) for choice in gate.epilogues(7 + turn, whole)}
+        assert compiled == set(itertools.product(("relu", "number", "tensor", "random"), ("none", "before", "after")))
 
 
-# The gate has to refuse what is bad, each for its own reason, and nothing else about it.
+# The gate must refuse each bad kernel, for its own reason only.
 
 HERE = __name__
 
 
 @triton.jit
 def dot_kernel(x_ptr, y_ptr, steps, SIZE: tl.constexpr, DEPTH: tl.constexpr):
-    """y = sum of steps products of x's tiles with themselves: what a convolution's main loop is to the compiler."""
+    """y = the sum over the steps of x's tile times its transpose: to the compiler, the main loop of a convolution."""
     row, k = tl.arange(0, SIZE)[:, None], tl.arange(0, DEPTH)[None, :]
     total = tl.zeros([SIZE, SIZE], tl.float32)
     for step in range(steps):
@@ -149,8 +149,8 @@ def refused(variant, chip):
 
 
 def test_spills_are_refused():
-    config = configs.Pointwise(16, 128, 1)  # 64 elements a thread, 128 registers for z and as many for the residual
-    (line,) = refused(epilogue_variant("last", config, torch.float64), 90)
+    config = configs.Pointwise(16, 128, 1)  # 64 elements per thread: 128 registers each for z and residual
+    (line,) = refused(epilogue_variant("nhwc", config, torch.float64), 90)
     assert "expected no spills" in line
 
 
@@ -162,24 +162,24 @@ def test_too_much_shared_memory_is_refused(chip):
 
 
 def test_scalar_accesses_are_refused():
-    config = configs.POINTWISE["last"][0]
-    with mock.patch.object(operands, "gcd", lambda *_: 1):  # the launcher forgets to say what divides the columns
-        lines = refused(epilogue_variant("last", config, torch.float16), 90)
+    config = configs.POINTWISE["nhwc"][0]
+    with mock.patch.object(operands, "gcd", lambda *_: 1):  # the launcher does not say what divides the columns
+        lines = refused(epilogue_variant("nhwc", config, torch.float16), 90)
     assert [line.split(": ")[1] for line in lines] == ["z_ptr", "y_ptr", "residual_ptr"]
     assert all("expected accesses of 16 bytes, got {2: 16}" in line for line in lines)
 
 
 def test_unaligned_pointer_is_refused():
-    variant = epilogue_variant("planes", configs.POINTWISE["planes"][0], torch.float16)
+    variant = epilogue_variant("nchw", configs.POINTWISE["nchw"][0], torch.float16)
     aligned = tuple(name for name in variant.aligned if name != "residual_ptr")
     (line,) = refused(replace(variant, aligned=aligned), 80)
     assert "residual_ptr: expected accesses of 16 bytes" in line
 
 
-def test_a_value_fetched_for_each_element_is_refused():
-    variant = epilogue_variant("planes", configs.POINTWISE["planes"][0], torch.float16)
+def test_a_vector_value_loaded_per_element_is_refused():
+    variant = epilogue_variant("nchw", configs.POINTWISE["nchw"][0], torch.float16)
     (line,) = refused(replace(variant, most={"mean_ptr": 1}), 90)
-    assert "mean_ptr: expected at most 1 accesses a thread, got 2" in line
+    assert "mean_ptr: expected at most 1 accesses per thread, got 2" in line
 
 
 @pytest.mark.parametrize("chip, instruction", [(80, r"mma\.sync"), (90, r"wgmma\.mma_async"), (100, r"tcgen05\.mma")])

@@ -1,4 +1,4 @@
-"""The Triton kernels of training against the fp64 oracle: on a card, or on the CPU under Triton's interpreter."""
+"""The Triton kernels for training against the fp64 oracle, on a GPU or on the CPU under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import triton_cases as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_cases import CUDA, DEVICE, INTERPRETING, NAN, on_card, on_device
+from triton_cases import CUDA, DEVICE, INTERPRETING, NAN, on_device, on_gpu
 
 pytest.importorskip("triton")
 
@@ -30,10 +30,10 @@ from atrous.triton_kernels.pointwise import reduction_plan as reductions  # noqa
 from atrous.triton_kernels.pointwise import statistics as channel_statistics  # noqa: E402
 
 SLOPES = ("relu", "number", "tensor", "shared", "random")
-SHAPES = {"last": ((3, 5, 4, 5), "NHWC"), "planes": ((3, 5, 4, 8), "NCHW"), "flat": ((3, 5, 7, 7), "NCHW")}
+SHAPES = {"nhwc": ((3, 5, 4, 5), "NHWC"), "nchw": ((3, 5, 4, 8), "NCHW"), "nchw_flat": ((3, 5, 7, 7), "NCHW")}
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is that process")
+@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
 def test_under_the_interpreter(capsys):
     cases.interpret(__file__, capsys=capsys, least=200)
 
@@ -44,12 +44,12 @@ def poisoned_outputs():
         yield
 
 
-def wide_of(z):
+def accumulator(z):
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
 def draw(shape, dtype, layout, slopes="tensor", residual="before", norm=True, dropout=0.0, **more):
-    """grad, z and the epilogue. Where u is 0 but for rounding, grad is 0: there its sign is anybody's."""
+    """grad, z and the epilogue's arguments. grad is 0 where u is near 0, since rounding may change the sign of u."""
     kind = "tensor" if slopes == "shared" else slopes
     z, *rest = arguments(shape, dtype, layout, kind, residual, norm, shared=slopes == "shared", dropout=dropout, **more)
     grad = torch.randn_like(z)
@@ -58,12 +58,12 @@ def draw(shape, dtype, layout, slopes="tensor", residual="before", norm=True, dr
 
 
 def means_of(z):
-    """Means as large as gradients are; of three rows, as the sums are."""
-    return torch.randn(3, z.shape[1], device=z.device, dtype=wide_of(z))
+    """Random means of the size of gradients; like the sums, (3, C)."""
+    return torch.randn(3, z.shape[1], device=z.device, dtype=accumulator(z))
 
 
 def magnitudes(call):
-    """Of each element the sizes of what is added up: |du|, |(z - mean) / sqrt(var + eps)|, |dy * u|; and |scale|."""
+    """Magnitudes per element of the terms of the sums: |du|, |(z - mean) / sqrt(var + eps)|, |dy * u|; and |scale|."""
     grad, z, mean, var, gamma, beta, eps, _, lower, upper, slope, _, residual, after, dropout = double(call)
     dy = grad.abs() / (1 - dropout)
     column = (1, -1) + (1,) * (z.dim() - 2)
@@ -76,11 +76,11 @@ def magnitudes(call):
     return dy * max(1.0, abs(lower), abs(upper), slope.abs().max().item()), deviation, dy * u, scale
 
 
-def assert_within(found, truth, size, dtype):
-    """Half a unit of what is stored, and 16 units of the arithmetic's on what is added."""
+def assert_within(result, truth, size, dtype):
+    """Half a unit of the stored dtype, and 16 units of the arithmetic's dtype on the added magnitudes."""
     storage = torch.finfo(dtype)
     unit = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-    over = (found.double() - truth).abs() - 0.5 * storage.eps * truth.abs() - 16 * unit * size
+    over = (result.double() - truth).abs() - 0.5 * storage.eps * truth.abs() - 16 * unit * size
     over -= storage.smallest_normal * storage.eps
     assert not over.isnan().any() and (over <= 0).all(), f"{over.max().item()} over its budget"
 
@@ -97,7 +97,7 @@ def check_sums(call):
     grad, z = call[:2]
     with unmutated(*call):
         sums = gradients.epilogue_reduce(*call)
-    assert (sums.shape, sums.dtype, sums.device) == ((3, z.shape[1]), wide_of(z), z.device)
+    assert (sums.shape, sums.dtype, sums.device) == ((3, z.shape[1]), accumulator(z), z.device)
     du, deviation, slopes, _ = magnitudes(call)
     size = torch.stack([part.transpose(0, 1).flatten(1).sum(1) for part in (du, du * deviation, slopes)])
     assert_within(sums, reference.epilogue_reduce(*double(call)), size, sums.dtype)
@@ -107,47 +107,49 @@ def check_sums(call):
 def check_gradients(call, means=None, need_z=True, need_residual=True):
     grad, z, *rest = call
     with unmutated(*call, means):
-        found = gradients.epilogue_backward(grad, z, means, need_z, need_residual, *rest)
+        result = gradients.epilogue_backward(grad, z, means, need_z, need_residual, *rest)
     truth = reference.epilogue_backward(*double([grad, z, means, need_z, need_residual, *rest]))
     du, deviation, _, scale = magnitudes(call)
     column, size = (1, -1) + (1,) * (z.dim() - 2), du
     if means is not None and call[2] is not None:
         plain, weighted = means[:2].double().abs()
         size = size + plain.view(column) + deviation * weighted.view(column)
-    for gradient, true, added, needed in zip(found, truth, (size * scale, du), (need_z, need_residual)):
+    for gradient, true, added, needed in zip(result, truth, (size * scale, du), (need_z, need_residual)):
         assert (gradient.dtype, gradient.device) == (z.dtype, z.device)
         assert gradient.shape == (z.shape if needed else (0,))
         if needed:
             assert gradient.stride() == z.stride()
             assert_within(gradient, true, added, z.dtype)
-    return found
+    return result
 
 
 def check_statistics(z):
-    """As close as a sum of that many values is, by the values' size and by their deviation."""
+    """Error bounds: 4 units of the mean magnitude for mean; 16 units of var, and the effect of that error, for var."""
     with unmutated(z):
         mean, var = gradients.statistics(z)
-    assert all((v.shape, v.dtype, v.device) == ((z.shape[1],), wide_of(z), z.device) for v in (mean, var))
+    assert all((v.shape, v.dtype, v.device) == ((z.shape[1],), accumulator(z), z.device) for v in (mean, var))
     assert mean.untyped_storage().data_ptr() != var.untyped_storage().data_ptr()
     values = z.double().transpose(0, 1).flatten(1)
     true_mean, true_var = values.mean(1), values.var(1, correction=0)
     unit = torch.finfo(mean.dtype).eps
-    off = 4 * unit * values.abs().mean(1)
-    assert ((mean.double() - true_mean).abs() <= off).all()
+    mean_error = 4 * unit * values.abs().mean(1)
+    assert ((mean.double() - true_mean).abs() <= mean_error).all()
     assert (var >= 0).all()
-    assert ((var.double() - true_var).abs() <= 16 * unit * true_var + off.square() + 2 * off * true_var.sqrt()).all()
+    var_error = 16 * unit * true_var + mean_error.square() + 2 * mean_error * true_var.sqrt()
+    assert ((var.double() - true_var).abs() <= var_error).all()
     return mean, var
 
 
 @contextlib.contextmanager
-def programs(multiprocessors, config=None, wide=False, steps=1):
-    """As many programs as on a card of that size; the config of all kernels; 64-bit offsets; steps: the least."""
+def programs(multiprocessors, config=None, int64=False, steps=1):
+    """Launches as on a GPU with that many multiprocessors; config: for all kernels; int64: 64-bit offsets; steps:
+    REDUCTION_STEPS."""
     chosen = {} if config is None else {"pointwise_config": lambda key: config}
     chip = {"chip": lambda device: (90, multiprocessors)}
     with (
         mock.patch.multiple(reductions, **chip, **chosen, REDUCTION_STEPS=steps),
         mock.patch.multiple(operands, **chip, **chosen),
-        mock.patch.object(launch, "INT32_ELEMENTS", 0 if wide else 2**31),
+        mock.patch.object(launch, "INT32_ELEMENTS", 0 if int64 else 2**31),
     ):
         yield
 
@@ -158,7 +160,7 @@ def programs(multiprocessors, config=None, wide=False, steps=1):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", SHAPES)
 def test_every_variant(layout, dtype, slopes, residual):
-    """Without a BatchNorm, with a constant one, with that of the batch; with dropout, and in fp32 without."""
+    """Without BatchNorm, with constant and with batch statistics; with dropout, and in fp32 also without."""
     for norm, dropout in itertools.product((False, True), (0.0, 0.3) if dtype == torch.float32 else (0.3,)):
         call = draw(SHAPES[layout][0], dtype, SHAPES[layout][1], slopes, residual, norm, dropout)
         assert operands.describe("z", call[1])[0].layout == layout
@@ -173,7 +175,7 @@ def test_every_variant(layout, dtype, slopes, residual):
 @pytest.mark.parametrize("size", [(1, 1), (7, 7), (13, 29)], ids=str)
 @pytest.mark.parametrize("channels", [1, 3, 31, 65])
 def test_odd_sizes(channels, size, layout):
-    """Several programs, the last of whose tiles are nearly empty."""
+    """Several programs, whose last tiles are nearly empty."""
     batch = max(1, min(5, 4000 // (channels * size[0] * size[1])))
     with programs(3):
         call = draw((batch, channels, *size), torch.float16 if channels > 3 else torch.float32, layout)
@@ -183,16 +185,16 @@ def test_odd_sizes(channels, size, layout):
 
 
 EVERY_CONFIG = [(layout, config) for layout, listed in configs.POINTWISE.items() for config in listed]
-ROWS = {"last": (2, 37, 9, 11), "planes": (3, 9, 8, 12), "flat": (10, 9, 7, 9)}
+ROWS = {"nhwc": (2, 37, 9, 11), "nchw": (3, 9, 8, 12), "nchw_flat": (10, 9, 7, 9)}
 
 
 @on_device
 @pytest.mark.parametrize("multiprocessors", [1, 50])
 @pytest.mark.parametrize("layout, config", EVERY_CONFIG, ids=str)
 def test_every_config(layout, config, multiprocessors):
-    """Several shares of a tile and one alone, tiles that are not full, 32- and 64-bit offsets."""
-    order = "NHWC" if layout == "last" else "NCHW"
-    with programs(multiprocessors, config, wide=multiprocessors == 50, steps=1 if multiprocessors == 50 else 4):
+    """One and several splits per tile, tiles that are not full, 32- and 64-bit offsets."""
+    order = "NHWC" if layout == "nhwc" else "NCHW"
+    with programs(multiprocessors, config, int64=multiprocessors == 50, steps=1 if multiprocessors == 50 else 4):
         call = draw(ROWS[layout], torch.float32, order)
         check_sums(call)
         check_gradients(call, means_of(call[1]))
@@ -200,17 +202,17 @@ def test_every_config(layout, config, multiprocessors):
 
 
 def test_the_programs_of_a_reduction():
-    """They cover every step, none is idle, and what they leave is little beside what they read."""
-    shapes = {"last": (32 * 56 * 56, 64), "planes": (32 * 64, 56 * 56), "flat": (32, 512 * 49)}
+    """They cover every step, none is idle, and they store little compared with what they read."""
+    shapes = {"nhwc": (32 * 56 * 56, 64), "nchw": (32 * 64, 56 * 56), "nchw_flat": (32, 512 * 49)}
     for layout, config in EVERY_CONFIG:
-        channels, pixels = (512, 49) if layout == "flat" else (64, 56 * 56)
-        for rows, cols in (shapes[layout], (channels if layout == "planes" else 1, shapes[layout][1])):
+        channels, pixels = (512, 49) if layout == "nchw_flat" else (64, 56 * 56)
+        for rows, cols in (shapes[layout], (channels if layout == "nchw" else 1, shapes[layout][1])):
             key = configs.PointwiseKey(layout, rows, cols)
-            tiles, steps, shares = grid = reductions.grid(key, channels, config, 132)
+            tiles, steps, splits = grid = reductions.grid(key, channels, config, 132)
             covered = steps * tiles * config.block_rows * config.block_cols
-            assert rows * cols <= covered and 1 <= shares <= steps
-            assert all(len(range(share, steps, shares)) > 0 for share in range(shares))
-            assert shares == 1 or tiles * shares <= configs.REDUCTION_PROGRAMS * 132
+            assert rows * cols <= covered and 1 <= splits <= steps
+            assert all(len(range(split, steps, splits)) > 0 for split in range(splits))
+            assert splits == 1 or tiles * splits <= configs.REDUCTION_PROGRAMS * 132
             constants = {"LAYOUT": layout, "BLOCK_COLS": config.block_cols}
             plan = launch.Plan(None, 1, (rows, cols, channels, pixels, *grid), constants)
             partial, _ = reductions.workspace(plan, torch.empty(1))
@@ -220,25 +222,25 @@ def test_the_programs_of_a_reduction():
 @on_device
 @pytest.mark.parametrize("layout", SHAPES)
 @pytest.mark.parametrize("needed", [(True, False), (False, True), (False, False)], ids=str)
-def test_what_is_not_needed_is_empty(layout, needed):
+def test_an_unneeded_gradient_is_empty(layout, needed):
     call = draw(SHAPES[layout][0], torch.float16, SHAPES[layout][1])
     means = means_of(call[1])[:2]
     whole = check_gradients(call, means)
-    for part, all_of_it, wanted in zip(check_gradients(call, means, *needed), whole, needed):
-        assert torch.equal(part, all_of_it if wanted else part.new_empty(0))
+    for part, all_of_it, is_needed in zip(check_gradients(call, means, *needed), whole, needed):
+        assert torch.equal(part, all_of_it if is_needed else part.new_empty(0))
 
 
 @on_device
 @pytest.mark.parametrize("layout", SHAPES)
-def test_one_launch_a_call(layout):
+def test_one_launch_per_call(layout):
     call = draw(SHAPES[layout][0], torch.float32, SHAPES[layout][1])
-    counted = mock.Mock(side_effect=launch.launch)
+    counter = mock.Mock(side_effect=launch.launch)
     with contextlib.ExitStack() as stack:
         for module in (channel_statistics, channel_sums, gradients):
-            stack.enter_context(mock.patch.object(module, "launch", counted))
+            stack.enter_context(mock.patch.object(module, "launch", counter))
         for run in (check_sums, check_gradients, lambda call: check_statistics(call[1])):
             run(call)
-        assert counted.call_count == 3
+        assert counter.call_count == 3
 
 
 @on_device
@@ -259,11 +261,11 @@ def test_the_same_call_gives_the_same_bits(layout):
 @on_device
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_sign_of_u_is_the_forward_s(layout):
-    """Around 0, where one rounding more or less would turn it."""
+    """Near 0, where one rounding more or less would change it."""
     call = draw((2, 5, 7, 9), torch.float32, layout, "relu", "before", dropout=0.3)
     grad, z, mean, var, gamma, beta, eps, *rest = call
-    u = reference.normalise(z, mean, var, gamma, beta, eps)
-    rest[5].copy_(-u)  # the residual: u + residual is what roundings leave
+    u = reference.normalize(z, mean, var, gamma, beta, eps)
+    rest[5].copy_(-u)  # the residual: u + residual is rounding error alone
     y = pointwise.epilogue(z, mean, var, gamma, beta, eps, *rest)
     _, du = gradients.epilogue_backward(grad.fill_(1.0), z, None, False, True, mean, var, gamma, beta, eps, *rest)
     assert torch.equal(y > 0, du > 0) and 0.1 < (du > 0).float().mean() < 0.6
@@ -272,11 +274,11 @@ def test_the_sign_of_u_is_the_forward_s(layout):
 @on_device
 @pytest.mark.parametrize("seed", [(0, 0), (-1, -1), (1 << 33, 1 << 34)], ids=str)
 def test_the_draws_are_the_forward_s(seed):
-    """Where z is -1 and grad is 1, du is the forward's -y: slope times what dropout keeps."""
-    for (shape, layout), wide in itertools.product(SHAPES.values(), (False, True)):
+    """With z = -1 and grad = 1, du is the forward's -y: the slope times the factor of dropout."""
+    for (shape, layout), int64 in itertools.product(SHAPES.values(), (False, True)):
         z = arguments(shape, torch.float32, layout)[0].fill_(-1.0)
         rest = (*(None,) * 4, 1e-5, "random", 0.25, 1.0, None, torch.tensor(seed, device=DEVICE), None, False, 0.3)
-        with programs(2, wide=wide):
+        with programs(2, int64=int64):
             y = pointwise.epilogue(z, *rest)
             _, du = gradients.epilogue_backward(torch.ones_like(z), z, None, False, True, *rest)
         assert torch.equal(du, -y) and 0 < (y == 0).sum() < y.numel()
@@ -287,26 +289,21 @@ def test_the_draws_are_the_forward_s(seed):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind, value", [("relu", 0.0), *(("number", v) for v in (1.0, 0.0, -0.5)), ("tensor", 0.0)])
 def test_nan_infinity_and_negative_zero(kind, value, dtype):
-    """Every pair of them in z and in grad: du bit for bit as the oracle's, and the sums NaN, infinite or equal."""
+    """For each pair of edge values of z and grad du is the oracle's, bit for bit; the sums match, also NaN and inf."""
     edges = [NAN, float("inf"), -float("inf"), 0.0, -0.0, 1.0, -2.0, 0.5]
     z, grad = (t.reshape(8, 1, 1, 8) for t in torch.tensor(list(itertools.product(edges, edges))).to(DEVICE, dtype).T)
     slope = torch.tensor([0.5], dtype=dtype, device=DEVICE)
     rest = (None,) * 4 + (1e-5, kind, value, value, slope, None, None, False, 0.0)
     z, grad = z.contiguous(), grad.contiguous()
     expected = reference.epilogue_backward(grad, z, None, True, True, *rest)
-    for found, truth in zip(gradients.epilogue_backward(grad, z, None, True, True, *rest), expected):
-        torch.testing.assert_close(found, truth, rtol=0, atol=0, equal_nan=True)
-        known = ~found.isnan()
-        assert torch.equal(found.signbit()[known], truth.signbit()[known])
-    for value in (
-        NAN,
-        float("inf"),
-        -float("inf"),
-        -0.0,
-    ):  # alone among zeros: sums of infinities of both signs are NaN whatever the order
-        lonely = torch.zeros(2, 3, 2, 4, dtype=dtype, device=DEVICE)
-        lonely[1, 1, 1, 1] = value
-        for grad, z in ((lonely, torch.ones_like(lonely)), (torch.ones_like(lonely), lonely)):
+    for result, truth in zip(gradients.epilogue_backward(grad, z, None, True, True, *rest), expected):
+        torch.testing.assert_close(result, truth, rtol=0, atol=0, equal_nan=True)
+        known = ~result.isnan()
+        assert torch.equal(result.signbit()[known], truth.signbit()[known])
+    for value in (NAN, float("inf"), -float("inf"), -0.0):  # alone among zeros, since inf - inf is NaN
+        single = torch.zeros(2, 3, 2, 4, dtype=dtype, device=DEVICE)
+        single[1, 1, 1, 1] = value
+        for grad, z in ((single, torch.ones_like(single)), (torch.ones_like(single), single)):
             sums = gradients.epilogue_reduce(grad, z, *rest)
             truth = reference.epilogue_reduce(*double([grad, z, *rest]))
             torch.testing.assert_close(sums.double(), truth, rtol=1e-6, atol=0, equal_nan=True)
@@ -316,12 +313,12 @@ def test_nan_infinity_and_negative_zero(kind, value, dtype):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("layout", SHAPES)
 def test_a_channel_s_nan_stays_in_its_channel(layout):
-    """So does an infinite slope, where no u is below 0."""
+    """So does an infinite slope if no u is negative."""
     call = draw(SHAPES[layout][0], torch.float32, SHAPES[layout][1])
     for bad, sums in ((float("inf"), slice(1, 2)), (NAN, slice(1, 3))):
         call[1][1, 2, 1, 1] = bad
-        for found in (*gradients.epilogue_reduce(*call)[sums], *gradients.statistics(call[1])):
-            assert not found[2].isfinite() and torch.cat([found[:2], found[3:]]).isfinite().all()
+        for result in (*gradients.epilogue_reduce(*call)[sums], *gradients.statistics(call[1])):
+            assert not result[2].isfinite() and torch.cat([result[:2], result[3:]]).isfinite().all()
     grad, z, *rest = draw(SHAPES[layout][0], torch.float32, SHAPES[layout][1], norm=False, residual="none")
     rest[8][1] = float("inf")
     assert gradients.epilogue_reduce(grad, z.abs_().add_(1), *rest).isfinite().all()
@@ -339,7 +336,7 @@ def test_statistics(dtype, layout, multiprocessors):
 
 @on_device
 def test_an_outlier_among_the_first_values():
-    """With that value as the shift, the variance would be off by percents over as many values."""
+    """With that value as the shift, the variance of this many values would be wrong by percents."""
     z = torch.full((64, 4, 16, 16), 0.3, dtype=torch.float32, device=DEVICE)
     z = z.contiguous(memory_format=torch.channels_last)
     z[0, :, 0, 0] = 1000.0
@@ -353,7 +350,7 @@ def test_an_outlier_among_the_first_values():
 @on_device
 @pytest.mark.parametrize("layout", SHAPES)
 def test_a_mean_that_dwarfs_the_deviation(layout):
-    """E[z^2] - E[z]^2 in fp32 would be off by several. The same of z - mean in the sums and in dz."""
+    """E[z^2] - E[z]^2 in fp32 would be wrong by several units; z - mean in the sums and in dz as well."""
     shape, order = SHAPES[layout]
     grad, z, _, _, *rest = draw((shape[0] * 12, *shape[1:]), torch.float32, order, "relu", "none")
     z.add_(1e4)
@@ -363,7 +360,7 @@ def test_a_mean_that_dwarfs_the_deviation(layout):
         torch.testing.assert_close(mean.double(), true_mean, rtol=2e-7, atol=0)
         torch.testing.assert_close(var.double(), true_var, rtol=1e-4, atol=0)
         call = (grad, z, mean, var, *rest)
-        grad.masked_fill_(reference.gradient(*double(call))[2].abs() < 0.02, 0.0)  # u is off by units of 1e4
+        grad.masked_fill_(reference.gradient(*double(call))[2].abs() < 0.02, 0.0)  # the error of u is in units of 1e4
         sums = gradients.epilogue_reduce(*call)
         truth = reference.epilogue_reduce(*double(call))
         torch.testing.assert_close(sums[:2].double(), truth[:2], rtol=1e-4, atol=1e-3)
@@ -376,7 +373,7 @@ def test_a_mean_that_dwarfs_the_deviation(layout):
 @on_device
 @pytest.mark.parametrize("layout", SHAPES)
 def test_constants(layout):
-    """One value many times: its mean is that value and it deviates by next to nothing, never by less."""
+    """If all values are equal, mean is that value and var is near 0, never negative."""
     shape, order = SHAPES[layout]
     with programs(3):
         for value in (0.0, -1.0, 1234.567, 1e20):
@@ -390,25 +387,25 @@ def test_constants(layout):
 @on_device
 @pytest.mark.parametrize("layout", SHAPES)
 def test_nothing_outside_the_tensors_is_read_or_written(layout, poison):
-    """Inputs that start at an odd place inside NaN; the workspace and the results inside NaN; counters inside zeros."""
+    """Inputs at an odd offset, workspace and results are surrounded by NaN, counters by zeros."""
     shape, order = SHAPES[layout]
     call = draw((shape[0] * 8, *shape[1:]), torch.float32, order, dropout=0.3)
     call = [poison(a) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in call]
-    means, empty, made = poison(means_of(call[1])), torch.empty, []
+    means, empty, counters = poison(means_of(call[1])), torch.empty, []
 
     def guarded(device, count):
-        made.append(torch.zeros(count + 8, dtype=torch.int32, device=device))
-        return made[-1][:count]
+        counters.append(torch.zeros(count + 8, dtype=torch.int32, device=device))
+        return counters[-1][:count]
 
     with (
         programs(4),
         mock.patch.object(reductions.torch, "empty", lambda *a, **k: poison(empty(*a, **k))),
         mock.patch.object(reductions, "counters", guarded),
     ):
-        found = [gradients.epilogue_reduce(*call), *gradients.statistics(call[1])]
-    assert len(made) == 2 and not any(m.any() for m in made)
+        results = [gradients.epilogue_reduce(*call), *gradients.statistics(call[1])]
+    assert len(counters) == 2 and not any(c.any() for c in counters)
     with programs(4):
-        assert all(torch.equal(a, b) for a, b in zip(found, [check_sums(call), *check_statistics(call[1])]))
+        assert all(torch.equal(a, b) for a, b in zip(results, [check_sums(call), *check_statistics(call[1])]))
         check_gradients(call, means)
 
 
@@ -429,9 +426,9 @@ def test_other_ranks_and_vectors():
         whole = [one if given is None else given for given, one in zip(vectors, ones)]
         if vectors[0] is None:
             whole = [torch.zeros_like(mean), torch.ones_like(mean) - rest[0], torch.ones_like(mean), beta]
-        found = gradients.epilogue_backward(grad, z, None, True, True, *vectors, *rest)
+        result = gradients.epilogue_backward(grad, z, None, True, True, *vectors, *rest)
         expected = gradients.epilogue_backward(grad, z, None, True, True, *whole, *rest)
-        for a, b in zip(found, expected):
+        for a, b in zip(result, expected):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -440,10 +437,10 @@ def test_other_ranks_and_vectors():
 def test_empty(shape):
     for layout, dtype in itertools.product(LAYOUTS, (torch.float16, torch.float64)):
         z, *rest = arguments(shape, dtype, layout, "relu", "none")
-        call, wide = (torch.empty_like(z), z, *rest), wide_of(z)
+        call, wide = (torch.empty_like(z), z, *rest), accumulator(z)
         assert torch.equal(gradients.epilogue_reduce(*call), torch.zeros(3, shape[1], dtype=wide, device=DEVICE))
-        for found in gradients.statistics(call[1]):
-            assert torch.equal(found, torch.zeros(shape[1], dtype=wide, device=DEVICE))
+        for result in gradients.statistics(call[1]):
+            assert torch.equal(result, torch.zeros(shape[1], dtype=wide, device=DEVICE))
         means = torch.zeros(2, shape[1], device=DEVICE)
         dz, du = gradients.epilogue_backward(*call[:2], means, True, False, *call[2:])
         assert (dz.shape, dz.stride(), du.shape) == (call[1].shape, call[1].stride(), (0,))
@@ -510,11 +507,11 @@ def test_a_cpu_tensor_is_refused_without_the_interpreter():
             run()
 
 
-@on_card
+@on_gpu
 @pytest.mark.parametrize("size", [(57, 31), (14, 14), (56, 56)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_large_tensors(layout, size):
-    """Many programs of many steps, put together in the same order each time, in every dtype."""
+    """Many programs of many steps, combined in the same order each time, in every dtype."""
     for dtype, slopes in itertools.product(DTYPES, SLOPES):
         call = draw((64, 96, *size), dtype, layout, slopes, dropout=0.3)
         first, mean_and_var = check_sums(call), check_statistics(call[1])
@@ -524,7 +521,7 @@ def test_large_tensors(layout, size):
             assert all(torch.equal(a, b) for a, b in zip(gradients.statistics(call[1]), mean_and_var))
 
 
-@on_card
+@on_gpu
 def test_cuda_graph():
     call = draw((8, 64, 14, 14), torch.bfloat16, "NHWC", dropout=0.3)
 
@@ -536,11 +533,11 @@ def test_cuda_graph():
             *gradients.statistics(call[1]),
         )
 
-    expected = run()  # compiles; nothing does so under capture
+    expected = run()  # compiles, which a capture must not
     with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
-        found = run()
+        result = run()
     for _ in range(2):
-        for tensor in found:
+        for tensor in result:
             tensor.zero_()
         graph.replay()
-        assert all(torch.equal(a, b) for a, b in zip(found, expected))
+        assert all(torch.equal(a, b) for a, b in zip(result, expected))

@@ -1,6 +1,6 @@
-"""The kernels of training, compiled for sm_80, sm_90 and sm_100 without a card, as test_triton_gate.py does forwards.
+"""Compiles the kernels for training for sm_80, sm_90 and sm_100 without a GPU, as test_triton_gate.py does the forward.
 
-`make test` compiles what a call prefers for one chip; marker `gate` compiles every config.
+`make test` compiles the preferred configs for one chip; marker `gate` compiles every config.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KERNELS = {
 
 
 def call(name, z, slope_kind, residual, norm, batch, dropout, vectors):
-    """Launches the kernel of this name: a residual comes before the activation, and its gradient is needed."""
+    """Launches the kernel of this name; a residual comes before the activation and its gradient is needed."""
     if name == "statistics":
         return gradients.statistics(z)
     vector = torch.ones(z.shape[1], dtype=vectors)
@@ -51,17 +51,17 @@ def variant(
     name, layout, config, dtype, slope_kind="tensor", residual=True, dropout=0.3,
     norm=True, batch=True, vectors=torch.float32, even=True,
 ):  # fmt: skip
-    """What the launcher of this name launches for such a tensor when it takes this config."""
+    """The variant that the launcher of this name launches for such a tensor in this config."""
     z = torch.zeros(SHAPES[layout][not even], dtype=dtype)
-    if layout == "last":
+    if layout == "nhwc":
         z = z.contiguous(memory_format=torch.channels_last)
     module, kernel = KERNELS[name]
     recorder = gate.Recorder(getattr(module, kernel))
-    taken = mock.Mock(return_value=config)
+    chosen = mock.Mock(return_value=config)
     with (
         mock.patch.object(module, kernel, recorder),
-        mock.patch.object(operands, "pointwise_config", taken),
-        mock.patch.object(reductions, "pointwise_config", taken),
+        mock.patch.object(operands, "pointwise_config", chosen),
+        mock.patch.object(reductions, "pointwise_config", chosen),
     ):
         call(name, z, slope_kind, residual, norm, batch, dropout, vectors)
     assert recorder.arguments["LAYOUT"] == layout
@@ -69,10 +69,10 @@ def variant(
         n for n in ("grad_ptr", "z_ptr", "residual_ptr", "dz_ptr", "du_ptr") if recorder.arguments.get(n) is not None
     ]
     if name == "statistics":
-        wide.remove("z_ptr")  # a program's first value of each channel comes by itself
+        wide.remove("z_ptr")  # not required of this kernel
     pipelined = even and name != "backward" and dtype != torch.float64
     per_thread = config.block_rows * config.block_cols // (32 * config.num_warps)
-    # a channel's value is shared by at least two of a thread's elements, and some are read for two purposes
+    # at least two elements of a thread share a channel's value, and some are read for two purposes
     most = {n: per_thread for n in VECTORS if recorder.arguments.get(n) is not None}
     label = f"{name} {layout} {tuple(config)} {dtype} {slope_kind} {'residual' if residual else ''} dropout {dropout}"
     return gate.capture(
@@ -86,14 +86,14 @@ def variant(
 
 
 def test_every_kernel():
-    """On sm_90, the preferred config of each layout, with the most that a gradient can hold."""
+    """On sm_90, the preferred config of each layout with the most live values of a gradient."""
     choices = [(torch.bfloat16, "random"), (torch.float32, "tensor")]
     jobs = [(variant(name, *c, *choice), 90) for name in KERNELS for c in PREFERRED for choice in choices]
     assert complaints(jobs) == []
 
 
 def test_rare_variants():
-    """No BatchNorm, or a constant one; vectors of fp64; 64-bit offsets; rows that 16 bytes do not divide."""
+    """No or constant BatchNorm; fp64 vectors; 64-bit offsets; rows that are not whole 16-byte accesses."""
     jobs = []
     for name, (layout, config) in itertools.product(("reduce", "backward"), PREFERRED):
         for change in ({"norm": False}, {"batch": False}, {"vectors": torch.float64}, {"even": False}):
@@ -109,8 +109,8 @@ def test_rare_variants():
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("layout, config", CONFIGS, ids=str)
 def test_everything(chip, layout, config):
-    """Each dtype with slopes that are loaded and drawn, residual and dropout: the most. On sm_90 both slopes in each,
-    and what needs less; on the others they take turns."""
+    """Each dtype with a residual, dropout, and loaded or random slopes: the most live values. sm_90 also compiles the
+    other kind of slopes and what needs less."""
     turns = list(zip(DTYPES, ("tensor", "random", "random", "tensor")))
     product = [(dtype, kind, True, 0.3) for dtype, kind in turns]
     if chip == 90:
@@ -118,7 +118,7 @@ def test_everything(chip, layout, config):
         product += [(dtype, kind, kind == "relu", 0.0) for dtype, kind in zip(DTYPES, ("relu", "number") * 2)]
     variants = [variant(name, layout, config, *choice) for name in ("reduce", "backward") for choice in product]
     variants += [variant("statistics", layout, config, dtype) for dtype in DTYPES]
-    assert complaints([(made, chip) for made in variants]) == []
+    assert complaints([(one, chip) for one in variants]) == []
 
 
 def test_a_reduction_that_spills_is_refused():

@@ -1,7 +1,7 @@
-"""What Triton's own path does with our launches, from arguments to the driver, on chips that are not here.
+"""Our launches through Triton's own path from arguments to the driver, without a GPU.
 
 The compile gates build their variants by hand; here Triton itself reads a launch: tuples of constants, descriptors,
-absent pointers, sizes that must not become part of the code. The driver is a stand-in that refuses what CUDA's refuses.
+absent pointers, sizes that must not specialize. The driver is a stand-in with the checks of CUDA's.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ LAYERS = conv_gate.LAYERS | conv_gate.DEPTHWISE
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
-    """No kernel is known from another test of this process: each asks Triton's cache again."""
+def empty_caches():
+    """Empties the in-memory caches, so that each test looks its kernels up in Triton's cache again."""
     modules = [module for name, module in sys.modules.items() if name.startswith("atrous.triton_kernels.")]
     for value in [value for module in modules for value in vars(module).values()]:
         if isinstance(value, triton.JITFunction):
             value.device_caches.clear()
-        getattr(value, "cache_clear", lambda: None)()  # of a launcher's plans
+        getattr(value, "cache_clear", lambda: None)()  # the launchers' plans
 
 
 @pytest.fixture
-def asked():
-    with standin.gpu(90) as asked:
-        yield asked
+def recorded():
+    with standin.gpu(90) as recorded:
+        yield recorded
 
 
 def call(layer, batch=2, config=None):
@@ -51,73 +51,73 @@ def call(layer, batch=2, config=None):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_is_launched(asked, name):
+def test_a_layer_is_launched(recorded, name):
     before = standin.library().counts
     y = call(LAYERS[name])
     assert y.is_cuda and standin.library().counts["launched"] == before["launched"] + 1
-    assert asked.calls == 1
+    assert recorded.calls == 1
 
 
-def test_passes_of_training_are_launched(asked):
+def test_passes_of_training_are_launched(recorded):
     for name in cases.PRIMITIVES:
-        cases.primitive(name, "last", torch.bfloat16, "random", "before", 0.3, 2)
-    assert asked.calls == 4
+        cases.primitive(name, "nhwc", torch.bfloat16, "random", "before", 0.3, 2)
+    assert recorded.calls == 4
 
 
-def test_sizes_do_not_recompile_what_trains(asked):
+def test_sizes_do_not_recompile_passes_of_training(recorded):
     for name in cases.PRIMITIVES:
         for batch in (1, 2, 3, 16):
-            cases.primitive(name, "last", torch.bfloat16, "random", "before", 0.3, batch)
-    assert asked.calls == 4
+            cases.primitive(name, "nhwc", torch.bfloat16, "random", "before", 0.3, batch)
+    assert recorded.calls == 4
 
 
-def test_sizes_do_not_recompile(asked):
-    """1, which Triton would make a constant, and multiples of 16, which it would build on, are sizes as others are."""
+def test_sizes_do_not_recompile(recorded):
+    """Triton would specialize on 1 and on multiples of 16; our launches declare that it must not."""
     layer = LAYERS["dilated"]
     pointers = next(config for config in configs.CONV if not config.descriptors)
     for batch, size in ((1, 9), (2, 16), (3, 17), (16, 32), (5, 1)):
         call(layer._replace(size=(size + 4, size), padding=(0, 2)), batch, pointers)
-    assert asked.calls == 1
+    assert recorded.calls == 1
 
 
-def test_descriptors_compile_once_a_box(asked):
+def test_descriptors_compile_once_per_box(recorded):
     layer, config = LAYERS["dilated"], configs.CONV[1]
     assert config.descriptors
     for batch in (1, 3, 32, 128):
         for size in (7, 14, 28, 56):
             call(layer._replace(size=(size, size)), batch, config)
-    assert 1 < asked.calls <= len(configs.BOXES[config.block_n])
+    assert 1 < recorded.calls <= len(configs.BOXES[config.block_n])
 
 
 def test_chips_are_those_of_the_cost_models():
-    assert {chip: found.shared for chip, found in standin.CHIPS.items()} == {
+    assert {chip: gpu.shared for chip, gpu in standin.CHIPS.items()} == {
         chip: gpus.gpu(chip).shared << 10 for chip in standin.CHIPS
     }
 
 
-# Everything, or a tenth of it
+# All launches, or a tenth of them
 
-# Of a group's launches at least this share is none that its config refuses: few tiles fit a stem, an odd number of
-# channels or NCHW; sm_80 has no descriptors.
+# The least fraction of a group's launches that run: few configs fit a stem, an odd number of channels or NCHW; sm_80
+# has no descriptors.
 LAUNCHED = dict.fromkeys(("stem", "odd", "NCHW", "NCHW stem"), 0.1) | {
     "grouped": 0.25, "depthwise": 0.75, "depthwise NCHW": 0.75, **dict.fromkeys(cases.PRIMITIVES, 1.0),
 }  # fmt: skip
 
 
 class Reached(Exception):
-    """A launch came as far as Triton."""
+    """Raised when a launch reaches Triton."""
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_what_is_refused_is_not_everything(chip, monkeypatch):
+def test_most_launches_are_not_refused(chip, monkeypatch):
     def reach(*_, **__):
         raise Reached
 
     monkeypatch.setattr(triton.JITFunction, "run", reach)
     with standin.gpu(chip):
-        for group, found in cases.GROUPS.items():
+        for group, make_cases in cases.GROUPS.items():
             launched = total = 0
-            for case in found(group):
+            for case in make_cases(group):
                 total += 1
                 try:
                     case.launch(2)
@@ -129,22 +129,22 @@ def test_what_is_refused_is_not_everything(chip, monkeypatch):
             assert launched >= least * total > 0, f"sm_{chip} {group}: {launched} of {total}"
 
 
-def drawn(group: str, chip: int, whole: bool) -> list[cases.Case]:
-    """STANDIN_SEED chooses the tenth; `make gates` prints it."""
-    found = list(cases.GROUPS[group](group))
+def sample(group: str, chip: int, whole: bool) -> list[cases.Case]:
+    """All cases of a group, or a tenth of them chosen by STANDIN_SEED, which `make gates` prints."""
+    listed = list(cases.GROUPS[group](group))
     draw = random.Random(f"{os.environ.get('STANDIN_SEED', '0')} {group} {chip}")
-    return found if whole else draw.sample(found, -(-len(found) // 10))
+    return listed if whole else draw.sample(listed, -(-len(listed) // 10))
 
 
 @pytest.mark.gate
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("group", cases.GROUPS)
 def test_every_launch(group, chip, whole):
-    """Each compiles, fits the chip, satisfies the driver, and compiles nothing at a second size of the same boxes."""
+    """Each launch compiles, fits the chip, passes the driver's checks and does not recompile for another batch."""
     wrong = []
-    with standin.gpu(chip) as asked:
-        for case in drawn(group, chip, whole):
-            before, sizes = asked.calls, (8, 24)
+    with standin.gpu(chip) as recorded:
+        for case in sample(group, chip, whole):
+            before, sizes = recorded.calls, (8, 24)
             try:
                 for batch in sizes:
                     case.launch(batch)
@@ -155,12 +155,12 @@ def test_every_launch(group, chip, whole):
             except Exception as error:
                 wrong.append(f"sm_{chip} {case.label}: {type(error).__name__}: {error}")
                 continue
-            if (found := asked.calls - before) > (expected := case.codes(sizes)):
-                wrong.append(f"sm_{chip} {case.label}: expected {expected} codes for batches of {sizes}, got {found}")
+            if (compiled := recorded.calls - before) > (expected := case.kernels(sizes)):
+                wrong.append(f"sm_{chip} {case.label}: batches {sizes}: expected {expected} kernels, got {compiled}")
     assert not wrong, "\n".join(wrong)
 
 
-# The stand-in refuses what the driver does
+# The stand-in refuses what CUDA's driver refuses
 
 
 def encode(box=(1, 8, 8, 64), sizes=(2, 16, 16, 64), strides=(16384, 1024, 64, 1), address=1 << 44, swizzle=3):
@@ -170,14 +170,14 @@ def encode(box=(1, 8, 8, 64), sizes=(2, 16, 16, 64), strides=(16384, 1024, 64, 1
     return fill(address, swizzle, 2, 9, list(box), list(sizes), list(strides), 0)
 
 
-def test_a_descriptor_that_cuda_takes(asked):
+def test_a_descriptor_that_cuda_accepts(recorded):
     before = standin.library().counts["encoded"]
     encode()
     assert standin.library().counts["encoded"] == before + 1
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"box": (1, 8, 257, 64)}, "box of 1 to 256, got 257"),
         ({"box": (1, 8, 8, 128)}, "at most 128 with this swizzle, got 256"),
@@ -190,8 +190,8 @@ def test_a_descriptor_that_cuda_takes(asked):
         ({"address": 4096}, "expected GPU memory"),
     ],
 )
-def test_a_descriptor_that_cuda_refuses(asked, change, told):
-    with pytest.raises(RuntimeError, match=told):
+def test_a_descriptor_that_cuda_refuses(recorded, change, message):
+    with pytest.raises(RuntimeError, match=message):
         encode(**change)
 
 
@@ -201,12 +201,12 @@ def copy_kernel(x_ptr, y_ptr, SIZE: triton.language.constexpr):
     triton.language.store(y_ptr + offset, triton.language.load(x_ptr + offset))
 
 
-def test_memory_of_the_cpu_is_refused(asked):
+def test_memory_of_the_cpu_is_refused(recorded):
     with pytest.raises(ValueError, match="cannot be accessed from Triton"):
         copy_kernel[(1,)](torch.empty(64), torch.empty(64, device="cuda"), SIZE=64)
 
 
-def test_code_for_another_chip_is_refused(asked):
+def test_code_for_another_chip_is_refused(recorded):
     x = torch.empty(64, device="cuda")
     kernel = copy_kernel[(1,)](x, x, SIZE=64)
     standin.library().use(100)

@@ -1,4 +1,4 @@
-"""The convolution in Triton that takes its batch statistics along: against fp64 statistics of what it stored."""
+"""The Triton convolution with fused batch statistics, against fp64 statistics of the output that it stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import triton_cases as cases
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from triton_cases import DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS, WAYS, on_card, on_device
+from triton_cases import DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS, PATHS_AND_LAYOUTS, on_device, on_gpu
 
 pytest.importorskip("triton")
 
@@ -19,11 +19,11 @@ from atrous.triton_kernels import launch  # noqa: E402
 from atrous.triton_kernels.conv import configs, statistics  # noqa: E402
 from atrous.triton_kernels.conv import forward as conv
 
-WAYS = [(path, layout) for path, layout in WAYS if path != "splits"]
+PATHS_AND_LAYOUTS = [(path, layout) for path, layout in PATHS_AND_LAYOUTS if path != "splits"]
 EVERY_CONFIG = [tile._replace(waves=waves) for tile in configs.CONV for waves in configs.WAVES]
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is that process")
+@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
 def test_under_the_interpreter(capsys):
     cases.interpret(__file__, capsys=capsys, least=150)
 
@@ -39,28 +39,28 @@ def run(call, layout="NCHW", config=None):
 
 
 def truth_of(z):
-    """Mean and sum of squared deviations of each channel, in fp64, of these very values."""
+    """Mean and sum of squared deviations of each channel in fp64."""
     values = z.double().transpose(0, 1).flatten(1)
     mean = values.mean(1)
     return mean, (values - mean[:, None]).square().sum(1)
 
 
 def assert_statistics(z, mean, var):
-    """The mean is within 2 units of fp32 of the mean magnitude; so is each tile's, and what that moves is in var."""
+    """The mean is within 2 fp32 units of the mean magnitude. So is each tile's, which bounds the error of var."""
     channels, count = z.shape[1], z.numel() // z.shape[1]
     for vector in (mean, var):
         assert (vector.shape, vector.dtype, vector.device) == ((channels,), torch.float32, z.device)
     assert mean.untyped_storage().data_ptr() != var.untyped_storage().data_ptr()
     unit = torch.finfo(torch.float32).eps
     true_mean, true_m2 = truth_of(z)
-    off = 2 * unit * z.double().abs().mean((0, 2, 3))
-    assert ((mean.double() - true_mean).abs() <= off).all()
-    moved = 16 * unit * true_m2 + count * off.square() + 2 * off * (count * true_m2).sqrt()
-    assert (var >= 0).all() and ((var.double() * count - true_m2).abs() <= moved).all()
+    mean_error = 2 * unit * z.double().abs().mean((0, 2, 3))
+    assert ((mean.double() - true_mean).abs() <= mean_error).all()
+    m2_error = 16 * unit * true_m2 + count * mean_error.square() + 2 * mean_error * (count * true_m2).sqrt()
+    assert (var >= 0).all() and ((var.double() * count - true_m2).abs() <= m2_error).all()
 
 
 def check(call, layout="NCHW", config=None):
-    """z is the convolution, rounded once; the statistics are those of z; nothing is mutated."""
+    """Checks that z is the convolution rounded once, the statistics are those of z, and nothing is mutated."""
     with cases.unmutated(call):
         z, mean, var = run(call, layout, config)
     assert z.stride() == cases.strides(z.shape, layout)
@@ -72,17 +72,17 @@ def check(call, layout="NCHW", config=None):
 @on_device
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_every_path(path, layout, dtype, bias):
-    """With a bias a lane outside the output, were it counted, would hold more than 0."""
+    """With a bias, masked lanes hold more than 0, so counting them would show."""
     check(PATHS[path].call(dtype, layout, bias=bias), layout, PATHS[path].config)
 
 
 @on_device
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("config, layout", cases.rotated(EVERY_CONFIG, LAYOUTS), ids=cases.name_of)
+@pytest.mark.parametrize("config, layout", cases.rotate_options(EVERY_CONFIG, LAYOUTS), ids=cases.config_id)
 def test_every_config(config, layout, dtype):
-    cases.where_it_fits(check, cases.fill(config, dtype, layout, (2, 2)), layout, config)
+    cases.check_if_it_fits(check, cases.convolution_for(config, dtype, layout, (2, 2)), layout, config)
 
 
 @on_device
@@ -90,7 +90,7 @@ def test_every_config(config, layout, dtype):
 @pytest.mark.parametrize("waves", configs.WAVES)
 @pytest.mark.parametrize("choice", [0, 1])
 def test_every_config_of_depthwise_convolutions(choice, waves, layout):
-    config = configs.DEPTHWISE["last" if layout == "NHWC" else "planes"][choice]._replace(waves=waves)
+    config = configs.DEPTHWISE[layout.lower()][choice]._replace(waves=waves)
     for dtype, multiplier in zip(DTYPES, (1, 3, 2)):
         channels = -(-(config.block_m + 3) // multiplier)
         size = (config.block_n // 35 + 1, channels, 5, 7)
@@ -103,8 +103,8 @@ GEOMETRIES = {  # size, out channels, kernel, stride, padding, dilation, groups
     "pointwise": ((2, 65, 5, 7), 7, (1, 1), (1, 1), (0, 0), (1, 1), 1),
     "stem": ((1, 3, 14, 15), 65, (7, 7), (2, 2), (3, 3), (1, 1), 1),
     "asymmetric": ((2, 7, 11, 13), 10, (1, 3), (2, 1), (0, 5), (1, 5), 1),
-    "as far as the input": ((1, 16, 7, 9), 5, (3, 3), (1, 1), (7, 9), (7, 9), 1),
-    "outputs of padding alone": ((2, 17, 3, 4), 31, (2, 2), (1, 1), (5, 6), (1, 2), 1),
+    "dilation of the input's size": ((1, 16, 7, 9), 5, (3, 3), (1, 1), (7, 9), (7, 9), 1),
+    "outputs that see only padding": ((2, 17, 3, 4), 31, (2, 2), (1, 1), (5, 6), (1, 2), 1),
     "groups": ((2, 12, 6, 7), 20, (3, 2), (1, 2), (1, 0), (2, 1), 4),
 }
 
@@ -138,9 +138,9 @@ def test_drawn_cases(data):
 
 
 def copying(config, dtype, layout, mean, deviation):
-    """A convolution that copies its input, whose values have this mean and deviation; the channels that it copies."""
+    """A convolution that copies an input of this mean and deviation, and the slice of channels that it copies."""
     pixels = tuple(extent + 1 for extent in cases.PIXELS[config.block_n])
-    call = cases.fill(config, dtype, layout, (1, 1), bias=False, pixels=pixels)
+    call = cases.convolution_for(config, dtype, layout, (1, 1), bias=False, pixels=pixels)
     values = torch.randn(call.input.shape, device=cases.DEVICE, dtype=torch.float64) * deviation + mean
     weight = torch.eye(*call.weight.shape[:2], device=cases.DEVICE, dtype=dtype).view_as(call.weight)
     call = call._replace(weight=weight, input=cases.strided_as(values.to(dtype), layout))
@@ -148,9 +148,9 @@ def copying(config, dtype, layout, mean, deviation):
 
 
 @on_device
-@pytest.mark.parametrize("config", configs.CONV, ids=cases.name_of)
+@pytest.mark.parametrize("config", configs.CONV, ids=cases.config_id)
 def test_a_mean_that_dwarfs_the_deviation(config):
-    """E[x^2] - E[x]^2 in fp32 would be off by several. Under tf32 z is what was stored, if not the input."""
+    """E[x^2] - E[x]^2 in fp32 would be wrong by several units. Under tf32 the stored z differs from the input."""
 
     def check(call, layout, config):
         z, mean, var = run(call, layout, config)
@@ -159,27 +159,27 @@ def test_a_mean_that_dwarfs_the_deviation(config):
         assert (true_var[copied] > 0.5).all()
         torch.testing.assert_close(mean.double(), true_mean, rtol=1e-6, atol=0)
         torch.testing.assert_close(var.double()[copied], true_var[copied], rtol=1e-3, atol=0)
-        assert not var[copied.stop :].any()  # constant: the identity has no column for them
+        assert not var[copied.stop :].any()  # constant: the identity has no row for them
 
     for layout in LAYOUTS:
-        if cases.runs(config, layout):
+        if cases.config_runs(config, layout):
             call, copied = copying(config, torch.float32, layout, 1e4, 1.0)
-            cases.where_it_fits(check, call, layout, config)
+            cases.check_if_it_fits(check, call, layout, config)
 
 
 @on_device
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_statistics_are_of_the_stored_values(layout):
-    """Around 1000 fp16 holds halves: of values 0.1 apart the stored ones deviate by other amounts."""
+    """Near 1000 fp16 has steps of 0.5, so rounding changes the variance."""
     call, copied = copying(cases.POINTERS, torch.float16, layout, 0.0, 0.1)
     call = call._replace(bias=torch.full_like(call.weight[:, 0, 0, 0], 1000))
     z, mean, var = check(call, layout, cases.POINTERS)
     unrounded = truth_of(F.conv2d(*call.double().convolution))[1] / (z.numel() // z.shape[1])
-    assert ((var / unrounded)[copied] - 1).abs().mean() > 0.2  # the two readings differ by far more than the budget
+    assert ((var / unrounded)[copied] - 1).abs().mean() > 0.2  # far more than the error budget
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_the_same_call_gives_the_same_bits(path, layout):
     for dtype in DTYPES:
         call = PATHS[path].call(dtype, layout)
@@ -189,8 +189,8 @@ def test_the_same_call_gives_the_same_bits(path, layout):
 
 @on_device
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_one_value_a_channel(layout):
-    """Its mean is that value and it deviates by nothing."""
+def test_one_value_per_channel(layout):
+    """The mean is that value and the variance is 0."""
     for dtype in DTYPES:
         call = cases.convolution((1, 20, 2, 3), 7, (2, 3), dtype, layout)
         z, mean, var = run(call, layout)
@@ -208,25 +208,25 @@ def test_an_empty_batch(layout):
 
 @on_device
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_a_channel_s_nan_stays_in_its_channel(path, layout):
     call = PATHS[path].call(torch.float32, layout)
     call.weight[2] = NAN
-    for found in run(call, layout, PATHS[path].config)[1:]:
-        assert found[2].isnan() and not torch.cat([found[:2], found[3:]]).isnan().any()
+    for result in run(call, layout, PATHS[path].config)[1:]:
+        assert result[2].isnan() and not torch.cat([result[:2], result[3:]]).isnan().any()
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_nothing_outside_the_tensors_is_read_or_written(path, layout, poison):
     margin = 64 if path == "descriptors" else 67
     call = PATHS[path].call(torch.float32, layout)
-    call = call._replace(weight=cases.strided_as(call.weight, "NHWC"))  # as the kernel reads it: not copied first
+    call = call._replace(weight=cases.strided_as(call.weight, "NHWC"))  # the kernel's layout: not copied first
     check(call.map(lambda tensor: poison(tensor, margin)), layout, PATHS[path].config)
 
 
 @on_device
-@pytest.mark.parametrize("path, layout", WAYS)
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_64_bit_offsets(path, layout):
     with mock.patch.object(launch, "INT32_ELEMENTS", 0):
         check(PATHS[path].call(torch.float16, layout), layout, PATHS[path].config)
@@ -251,41 +251,43 @@ def test_refusals():
             run(PATHS[path].call(torch.float32, layout), layout, PATHS[path].config)
     with pytest.raises(ValueError, match="config: .*splits"):
         config = cases.DESCRIPTORS._replace(splits=2)
-        run(cases.fill(config, torch.float16, "NHWC", (3, 3)), "NHWC", config)
+        run(cases.convolution_for(config, torch.float16, "NHWC", (3, 3)), "NHWC", config)
 
 
-@on_card
-@pytest.mark.parametrize("config, dtype, layout", cases.rotated(EVERY_CONFIG, DTYPES, ["NHWC"]), ids=cases.name_of)
+@on_gpu
+@pytest.mark.parametrize(
+    "config, dtype, layout", cases.rotate_options(EVERY_CONFIG, DTYPES, ["NHWC"]), ids=cases.config_id
+)
 def test_large_tensors(config, dtype, layout):
-    """Partial statistics of many tiles, put together in the same order each time."""
+    """Partial statistics of many tiles are combined in the same order each time."""
     call = cases.convolution((32, 64, 57, 61), 136, (3, 3), dtype, layout, padding=(1, 1))
-    cases.where_it_fits(check, call, layout, config)
-    found = run(call, layout, config)
+    cases.check_if_it_fits(check, call, layout, config)
+    result = run(call, layout, config)
     for _ in range(3):
-        assert all(torch.equal(a, b) for a, b in zip(run(call, layout, config), found))
+        assert all(torch.equal(a, b) for a, b in zip(run(call, layout, config), result))
 
 
-@on_card
-@pytest.mark.parametrize("path, layout", WAYS)
+@on_gpu
+@pytest.mark.parametrize("path, layout", PATHS_AND_LAYOUTS)
 def test_cuda_graph(path, layout):
     call, config = PATHS[path].call(torch.bfloat16, layout), PATHS[path].config
-    expected = run(call, layout, config)  # compiles; nothing does so under capture
+    expected = run(call, layout, config)  # compiles, which a capture must not
     with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
-        found = run(call, layout, config)
+        result = run(call, layout, config)
     for _ in range(2):
-        for tensor in found:
+        for tensor in result:
             tensor.zero_()
         graph.replay()
-        assert all(torch.equal(a, b) for a, b in zip(found, expected))
+        assert all(torch.equal(a, b) for a, b in zip(result, expected))
 
 
 @on_device
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_torch_s_default_dtype_is_not_the_workspace_s(dtype):
-    """Sums of splits and of statistics are fp32, whatever torch makes of a number without a dtype."""
+    """Split-K sums and partial statistics are fp32, whatever torch's default dtype is."""
     call = cases.PATHS["splits"].call(torch.float32, "NHWC")
     config = cases.PATHS["splits"].config
-    ended = cases.ended(call, "NHWC")
+    ended = cases.with_epilogue(call, "NHWC")
     expected, (_, *statistics_before) = (
         conv.conv_epilogue(*ended, memory_format=LAYOUTS["NHWC"], config=config),
         run(call, "NHWC"),
@@ -293,8 +295,8 @@ def test_torch_s_default_dtype_is_not_the_workspace_s(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        y, (_, *found) = conv.conv_epilogue(*ended, memory_format=LAYOUTS["NHWC"], config=config), run(call, "NHWC")
+        y, (_, *result) = conv.conv_epilogue(*ended, memory_format=LAYOUTS["NHWC"], config=config), run(call, "NHWC")
     finally:
         torch.set_default_dtype(before)
     assert torch.equal(y, expected)
-    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, statistics_before))
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(result, statistics_before))

@@ -1,1 +1,1 @@
-"""The convolution: configs, cost model, main loop, and the kernels with the epilogue or with statistics."""
+"""Implicit-GEMM convolution kernels with a fused epilogue or fused batch statistics, their configs and cost model."""

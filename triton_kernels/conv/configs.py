@@ -1,7 +1,7 @@
-"""The convolution's configs: their lists, the key that a choice depends on, their constraints and their prune function.
+"""Tile configs of the convolution kernels: the lists, the key that a choice depends on, constraints, pruning.
 
-A call takes the config that was measured for it (atrous.tuning), else the one that is predicted to be the fastest.
-Nothing is tuned in a call.
+A call uses the config that was measured for it (atrous.tuning), else the one with the fewest predicted clocks. No call
+tunes anything.
 """
 
 from functools import lru_cache
@@ -18,12 +18,12 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class ConvKey(NamedTuple):
-    """A convolution as its kernels see it; channels are those of all groups, layout is "last" or "planes" (NCHW).
+    """A convolution as its kernels see it; channels count all groups, layout is "nhwc" or "nchw".
 
-    chip: 80, 90, 100, ...; multiprocessors: of that card. precision: of an fp32 product, "tf32" or "ieee" (of others
-    "tf32", which means nothing there). aligned: whether 16 bytes divide the addresses of all tensors. wide: whether
-    offsets need 64 bits. ending: what follows the sums: "epilogue", "draws" (an epilogue that draws its slopes) or
-    "statistics".
+    chip: 80, 90, 100, ...; multiprocessors: of that GPU. precision: fp32 MMA in "tf32" or "ieee"; "tf32" for 16-bit
+    tensors, where it has no effect. aligned: every tensor starts at a multiple of 16 bytes. int64_offsets: 32 bits do
+    not hold the offsets. epilogue: "fixed" (BatchNorm, activation, residual), "random" (the same with random slopes)
+    or "statistics" (mean and variance of the output instead).
     """
 
     chip: int
@@ -40,12 +40,12 @@ class ConvKey(NamedTuple):
     stride: Pair
     groups: int
     aligned: bool = True
-    wide: bool = False
-    ending: str = "epilogue"
+    int64_offsets: bool = False
+    epilogue: str = "fixed"
 
     @property
     def group_channels(self) -> Pair:
-        """In and out, of one group."""
+        """Input and output channels of one group."""
         return self.in_channels // self.groups, self.out_channels // self.groups
 
     @property
@@ -56,9 +56,9 @@ class ConvKey(NamedTuple):
 class Conv(NamedTuple):
     """A tile of block_m output channels x block_n output pixels, and how it is computed.
 
-    depth: bytes of one step along the reduction axis. splits: programs that share the reduction of one tile.
-    waves: a persistent grid of so many programs a multiprocessor; 0: a program for each tile.
-    descriptors: tensor descriptors and bulk copies, else pointers.
+    depth: bytes of one step along K, the reduction axis. splits: programs that split the reduction of one tile.
+    waves: programs per multiprocessor of a persistent grid; 0: one program per tile. descriptors: loads and stores
+    through tensor descriptors (TMA), else through pointers.
     """
 
     block_m: int
@@ -74,27 +74,27 @@ class Conv(NamedTuple):
         return self.depth // element_size
 
     def describe(self) -> str:
-        """For people: "128x256x128B w8 s3 tma"."""
-        more = [f"split{self.splits}"] * (self.splits > 1) + [f"persistent{self.waves}"] * (self.waves > 0)
+        """A readable name: "128x256x128B w8 s3 tma"."""
+        options = [f"split{self.splits}"] * (self.splits > 1) + [f"persistent{self.waves}"] * (self.waves > 0)
         path = "tma" if self.descriptors else "ptr"
         return " ".join(
-            [f"{self.block_m}x{self.block_n}x{self.depth}B w{self.num_warps} s{self.num_stages} {path}", *more]
+            [f"{self.block_m}x{self.block_n}x{self.depth}B w{self.num_warps} s{self.num_stages} {path}", *options]
         )
 
     @property
     def shared(self) -> int:
-        """Bytes of shared memory: the stages of the main loop, and a little for their barriers."""
+        """Bytes of shared memory: the stages of the main loop and 1 KiB for their barriers."""
         return self.num_stages * (self.block_m + self.block_n) * self.depth + 1024
 
     @property
-    def elements(self) -> int:
-        """Of the tile, a thread."""
+    def accumulators(self) -> int:
+        """Accumulators per thread."""
         return self.block_m * self.block_n // (32 * self.num_warps)
 
 
-# Channels on M and pixels on N: on sm_90 both operands of the product come from shared memory. 128 bytes are one
-# swizzled row of a descriptor's box; 64 of cp.async keep four stages small. Fewer stages let two programs share a
-# multiprocessor, so that one's epilogue hides behind the other's products. None of them has been measured yet.
+# Channels are M and pixels are N: on sm_90 both MMA operands come from shared memory. 128 bytes are one swizzled row of
+# a descriptor's box; 64 bytes per cp.async step keep four stages small. Fewer stages let two programs share a
+# multiprocessor, so that the epilogue of one overlaps the main loop of the other. None of them has been measured yet.
 CONV = (
     Conv(64, 64, 128, 4, 4, descriptors=True),
     Conv(64, 128, 128, 4, 3, descriptors=True),
@@ -112,13 +112,13 @@ CONV = (
     Conv(128, 64, 64, 8, 4),
     Conv(128, 128, 64, 8, 3),
 )
-# A depthwise convolution is no matrix product: its tiles are long in the direction that is contiguous.
+# A depthwise convolution is no matrix product: its tiles are long along the contiguous axis.
 DEPTHWISE = {
-    "last": (Conv(64, 32, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
-    "planes": (Conv(4, 512, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
+    "nhwc": (Conv(64, 32, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
+    "nchw": (Conv(4, 512, 0, 4, 1), Conv(16, 128, 0, 4, 1)),
 }
 SPLITS = (1, 2, 4, 8, 16)
-LEAST_STEPS = 4  # of a split: below it the pipeline does not fill
+MIN_STEPS = 4  # per split: with fewer the pipeline does not fill
 WAVES = (0, 2)
 # Boxes of output pixels (images, rows, columns), the most compact first.
 BOXES = {
@@ -126,29 +126,30 @@ BOXES = {
     128: ((1, 8, 16), (2, 8, 8), (8, 4, 4), (32, 2, 2), (128, 1, 1)),
     256: ((1, 16, 16), (4, 8, 8), (16, 4, 4), (64, 2, 2), (256, 1, 1)),
 }
-FLAT_CHANNELS = 16  # with fewer channels a step that holds one tap is mostly empty: it runs over (tap, channel)
+FLAT_K_CHANNELS = 16  # with fewer, a step of one tap is mostly empty: K is the flattened axis (tap, channel)
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Of a product: in fp32 what torch allows cuDNN's convolutions; of 16-bit tensors it means nothing."""
+    """Precision of the MMA: in fp32 what torch allows cuDNN's convolutions; it has no effect on 16-bit tensors."""
     cudnn: Any = torch.backends.cudnn  # mypy does not know its `conv`
     return "tf32" if dtype.itemsize < 4 or cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
 def conv_options(config: Conv) -> dict[str, int]:
-    """The compiler's options. Left alone, ptxas gives 8 warps half of the registers that there are, and spills."""
+    """Compiler options. Without maxnreg ptxas gives 8 warps half of the registers that exist, and spills."""
     return {"num_warps": config.num_warps, "num_stages": config.num_stages, "maxnreg": 255}
 
 
 @lru_cache(maxsize=4096)
 def box(key: ConvKey, block_n: int) -> tuple[int, int, int]:
-    """The box that covers the output with the fewest pixels outside of it."""
+    """The box whose grid covers the output with the fewest pixels outside of it."""
     sizes = key.batch, *key.out_size
     return min(BOXES[block_n], key=lambda box: prod(round_up(size, extent) for size, extent in zip(sizes, box)))
 
 
-def flat(key: ConvKey) -> bool:
-    return key.group_channels[0] < FLAT_CHANNELS
+def flat_k(key: ConvKey) -> bool:
+    """True if a step takes consecutive entries of (tap, channel), as in a stem; else it takes channels of one tap."""
+    return key.group_channels[0] < FLAT_K_CHANNELS
 
 
 def tiles(key: ConvKey) -> tuple[Conv, ...]:
@@ -156,12 +157,12 @@ def tiles(key: ConvKey) -> tuple[Conv, ...]:
 
 
 def conv_grid(key: ConvKey, config: Conv) -> tuple[int, int, int]:
-    """Tiles of channels (of all groups), tiles of pixels, steps of the reduction."""
+    """Channel tiles (of all groups), pixel tiles, steps of the reduction."""
     (in_channels, out_channels), groups = key.group_channels, key.groups
     block_k, taps = config.block_k(key.element_size), prod(key.kernel)
     if key.depthwise:
         out_channels, groups, steps = key.out_channels, 1, taps
-    elif flat(key):
+    elif flat_k(key):
         steps = -(-taps * in_channels // block_k)
     else:
         steps = taps * -(-in_channels // block_k)
@@ -173,42 +174,42 @@ def conv_grid(key: ConvKey, config: Conv) -> tuple[int, int, int]:
     return groups * -(-out_channels // config.block_m), pixel_tiles, steps
 
 
-def most_elements(key: ConvKey, config: Conv) -> int:
-    """Of a tile, a thread: what its registers hold without spills, as the compile gate found."""
-    vectors = key.layout == "last" and key.aligned and key.group_channels[0] * key.element_size % 16 == 0
-    single = not config.descriptors and (flat(key) or not vectors)  # an address for each element that is loaded
-    statistics = key.ending == "statistics"
-    if key.precision == "ieee" or (single and (statistics or key.wide)):
+def max_accumulators(key: ConvKey, config: Conv) -> int:
+    """The accumulators per thread that the registers hold without spills, as the compile gate shows."""
+    vectors = key.layout == "nhwc" and key.aligned and key.group_channels[0] * key.element_size % 16 == 0
+    scalar_loads = not config.descriptors and (flat_k(key) or not vectors)  # one address per loaded element
+    statistics = key.epilogue == "statistics"
+    if key.precision == "ieee" or (scalar_loads and (statistics or key.int64_offsets)):
         return 16
     tight = config.splits > 1 or (statistics and (key.groups > 1 or key.chip >= 100))
-    if single or key.ending == "draws" or (tight and not config.descriptors):
+    if scalar_loads or key.epilogue == "random" or (tight and not config.descriptors):
         return 32
     return 64 if statistics or config.splits > 1 else 128
 
 
 def conv_reasons(key: ConvKey, config: Conv) -> list[str]:
-    """Why this config cannot run this convolution: the one statement of their constraints."""
+    """The reasons why this config cannot run this convolution; [] if it can. All constraints are stated here."""
     listed = config._replace(splits=1, waves=0) in tiles(key) and config.splits in SPLITS and config.waves in WAVES
     if not listed:
         return ["expected a tile, splits and waves of the lists"]
-    block_k, steps, most = config.block_k(key.element_size), conv_grid(key, config)[2], most_elements(key, config)
-    limit = gpu(key.chip).shared
-    wanted = {
-        f"at most {most} elements a thread": config.elements <= most,
-        f"at most {limit} KiB of shared memory": config.shared <= limit << 10,
+    block_k, steps, shared = config.block_k(key.element_size), conv_grid(key, config)[2], gpu(key.chip).shared
+    accumulators = max_accumulators(key, config)
+    constraints = {
+        f"at most {accumulators} accumulators per thread": config.accumulators <= accumulators,
+        f"at most {shared} KiB of shared memory": config.shared <= shared << 10,
     }
     if config.splits > 1:
-        wanted |= {
-            f"at least {LEAST_STEPS} steps a split": steps >= LEAST_STEPS * config.splits,
+        constraints |= {
+            f"at least {MIN_STEPS} steps per split": steps >= MIN_STEPS * config.splits,
             "splits=1 for a depthwise convolution": not key.depthwise,
-            f"splits=1 before {key.ending}": key.ending == "epilogue",
+            f"splits=1 with the epilogue {key.epilogue!r}": key.epilogue == "fixed",
             "splits or waves": config.waves == 0,
         }
     if config.descriptors:
         even = key.size[0] % 2 == 0 == key.size[1] % 2
-        wanted |= {
+        constraints |= {
             "sm_90 or newer": key.chip >= 90,
-            "channels_last": key.layout == "last",
+            "channels_last": key.layout == "nhwc",
             "aligned tensors": key.aligned,
             "tensor cores": key.precision != "ieee",
             "groups=1": key.groups == 1,
@@ -216,43 +217,45 @@ def conv_reasons(key: ConvKey, config: Conv) -> list[str]:
             "output channels divisible by 16 bytes": key.out_channels * key.element_size % 16 == 0,
             "stride 1, or 2 and even H and W": key.stride == (1, 1) or (key.stride == (2, 2) and even),
         }
-    return [f"expected {name}" for name, holds in wanted.items() if not holds]
+    return [f"expected {name}" for name, holds in constraints.items() if not holds]
 
 
 def pixel_programs(key: ConvKey, config: Conv) -> int:
-    """Programs that share the tiles of pixels."""
+    """Programs among which the pixel tiles of one channel tile are distributed."""
     channel_tiles, pixel_tiles, _ = conv_grid(key, config)
     return min(pixel_tiles, -(-config.waves * key.multiprocessors // channel_tiles)) if config.waves else pixel_tiles
 
 
 @lru_cache(maxsize=4096)
 def conv_prune(key: ConvKey) -> list[Conv]:
-    """What is worth measuring, the best prediction first: splits where the tiles do not fill the card, a persistent
-    grid where they are several times more than it holds."""
-    found = []
+    """The configs worth measuring, the best prediction first.
+
+    Tries splits if the tiles do not fill the GPU, and a persistent grid if they are several times more than it holds.
+    """
+    candidates = []
     for tile in tiles(key):
         channel_tiles, pixel_tiles, _ = conv_grid(key, tile)
         programs = channel_tiles * pixel_tiles
         splits = [n for n in SPLITS if n == 1 or programs * n // 2 < key.multiprocessors]
-        waves = [n for n in WAVES if n and (key.ending == "statistics" or programs > 2 * n * key.multiprocessors)]
-        whole = [] if key.ending == "statistics" else [tile._replace(splits=n) for n in splits]
-        found += whole + [tile._replace(waves=n) for n in waves]
-    fitting = [config for config in found if not conv_reasons(key, config)]
+        waves = [n for n in WAVES if n and (key.epilogue == "statistics" or programs > 2 * n * key.multiprocessors)]
+        per_tile = [] if key.epilogue == "statistics" else [tile._replace(splits=n) for n in splits]
+        candidates += per_tile + [tile._replace(waves=n) for n in waves]
+    fitting = [config for config in candidates if not conv_reasons(key, config)]
     return sorted(fitting, key=lambda config: conv_cycles(key, config))
 
 
-# Registers that a thread needs beside its sums, with descriptors and with pointers (README's table of the configs).
-BESIDE = {True: 60, False: 96}
+# Registers per thread besides the accumulators, with descriptors and with pointers (docs/triton-kernels.md).
+OTHER_REGISTERS = {True: 60, False: 96}
 
 
 def conv_work(key: ConvKey, config: Conv) -> Work:
     """A config's launch as the cost model sees it."""
     channel_tiles, pixel_tiles, steps = conv_grid(key, config)
-    here = gpu(key.chip)
+    chip = gpu(key.chip)
     blocks = -(-channel_tiles * pixel_tiles * config.splits // key.multiprocessors)
-    registers = 32 * config.num_warps * (config.elements + BESIDE[config.descriptors])
-    resident = min(blocks, (here.shared << 10) // config.shared, REGISTERS // registers)
-    reads = rows_read(config.block_m, config.block_n, config.num_warps, here.asynchronous > here.mma)
+    registers = 32 * config.num_warps * (config.accumulators + OTHER_REGISTERS[config.descriptors])
+    resident = min(blocks, (chip.shared << 10) // config.shared, REGISTERS // registers)
+    reads = rows_read(config.block_m, config.block_n, config.num_warps, chip.asynchronous > chip.mma)
     return Work(
         config.block_m, config.block_n, config.depth, key.element_size, -(-steps // config.splits), config.splits,
         reads, blocks, resident, not config.descriptors,
@@ -260,7 +263,7 @@ def conv_work(key: ConvKey, config: Conv) -> Work:
 
 
 def conv_cycles(key: ConvKey, config: Conv) -> float:
-    """What the cost model predicts for a config, in clocks."""
+    """The predicted clocks of a config."""
     if key.depthwise:  # memory alone: the tile that wastes the fewest lanes
         channel_tiles, pixel_tiles, _ = conv_grid(key, config)
         return channel_tiles * pixel_tiles * config.block_m * config.block_n
@@ -268,5 +271,5 @@ def conv_cycles(key: ConvKey, config: Conv) -> float:
 
 
 def conv_config(key: ConvKey) -> Conv:
-    """The config of a call without a measured one: the first that pruning leaves."""
+    """The config of a call for which none was measured: the first that pruning leaves."""
     return conv_prune(key)[0]

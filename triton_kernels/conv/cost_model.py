@@ -1,23 +1,23 @@
-"""The cost model of a matrix product in tiles: gpus.def states its formula and has its constants, C++ has the same.
+"""The cost model of a tiled matrix product. gpus.def states its formula and constants; C++ has the same model.
 
-It ranks configs for a call that nobody has measured, and chooses what `tune` measures first; the rates that explain
-measured times best are found by bench/gpu/fit_cost_model.py.
+It ranks the configs of a call for which none was measured, and orders what `tune` measures. bench/gpu/fit_cost_model.py
+fits its rates to measured times.
 """
 
 from typing import NamedTuple
 
 from ..gpus import SHARED_BYTES, gpu
 
-# Guesses until they are fitted: clocks of a block's start (launch, vectors, first loads), and by how much addresses
-# slow the loads of pointers.
+# Guesses until they are fitted: clocks to start a block (launch, vectors, first loads), and the factor by which address
+# arithmetic slows loads through pointers.
 START, POINTERS = 2000.0, 1.25
 
 
 class Rates(NamedTuple):
-    """A clock and a multiprocessor. products: of multiply-adds; l2, memory: bytes. start: clocks of a block's start.
-    pointers: what a load through pointers takes beside one through a descriptor."""
+    """Rates per clock and multiprocessor. mma: multiply-adds; l2, memory: bytes. start: clocks to start a block.
+    pointers: the time of a load through pointers relative to one through a descriptor."""
 
-    products: float
+    mma: float
     l2: float
     memory: float
     start: float = START
@@ -25,15 +25,15 @@ class Rates(NamedTuple):
 
 
 def rates(chip: int, element_size: int) -> Rates:
-    """Of the table: Triton takes the asynchronous products where there are any."""
-    here = gpu(chip)
-    return Rates(here.asynchronous * 2 / element_size, here.l2, here.memory)
+    """The rates of gpus.def: Triton uses the asynchronous MMA instructions where they exist."""
+    constants = gpu(chip)
+    return Rates(constants.asynchronous * 2 / element_size, constants.l2, constants.memory)
 
 
 class Work(NamedTuple):
-    """A launch. m, n: a tile's outputs; depth: bytes of a step, for each row of both operands; steps: of one block;
-    rows_read: rows of both operands that a step's products read in shared memory; blocks: of the busiest
-    multiprocessor; resident: those that share it at once."""
+    """A launch. m, n: outputs of a tile; depth: bytes of a step per row of both operands; steps: of one block;
+    rows_read: operand rows that the MMAs of a step read from shared memory; blocks: run by the busiest multiprocessor;
+    resident: blocks that it runs at once; pointers: loads go through pointers."""
 
     m: int
     n: int
@@ -48,25 +48,28 @@ class Work(NamedTuple):
 
 
 def rows_read(m: int, n: int, num_warps: int, asynchronous: bool) -> float:
-    """A product of a warp group (wgmma) has 64 rows and reads all columns of its own; four groups of 32 lanes share the
-    matrix of a tile in about as many parts each way (mma.sync)."""
+    """Operand rows that the MMAs of one step read from shared memory.
+
+    A warp group's wgmma has 64 rows and reads all of its columns; with mma.sync the warps divide the tile about equally
+    along both axes.
+    """
     if asynchronous:
-        across = max(1, 16 * num_warps // m)  # warp groups side by side, where m has no 64 rows for each
+        across = max(1, 16 * num_warps // m)  # warp groups side by side, if m has no 64 rows for each
         return m * across + n * m / 64
     return (m + n) * num_warps**0.5
 
 
 def clocks(work: Work, rates: Rates) -> float:
-    """A prediction for the whole launch. A tile's output, and its residual at every second layer, hide behind another
-    block's products if two are resident."""
+    """Predicted clocks of the whole launch. The epilogue of a block, which writes its tile and in every second layer
+    reads a residual, overlaps the main loop of another block if two are resident."""
     loaded, outputs = (work.m + work.n) * work.depth, work.m * work.n
     step = max(
-        outputs * work.depth / work.element_size / rates.products,
+        outputs * work.depth / work.element_size / rates.mma,
         loaded * (rates.pointers if work.pointers else 1.0) / rates.l2,
         (work.m + work.n + work.rows_read) * work.depth / SHARED_BYTES,
     )
-    main, ending = work.steps * step, 1.5 * outputs * work.element_size / rates.memory
+    main, epilogue = work.steps * step, 1.5 * outputs * work.element_size / rates.memory
     if work.splits > 1:
-        ending += 4 * outputs * (1 + work.splits) / rates.l2
-    tile = max(main, ending) if work.resident > 1 else main + ending
+        epilogue += 4 * outputs * (1 + work.splits) / rates.l2
+    tile = max(main, epilogue) if work.resident > 1 else main + epilogue
     return work.blocks * (tile + rates.start / work.resident)

@@ -1,4 +1,4 @@
-"""The convolution with its whole epilogue in one launch: an implicit matrix product, the epilogue on its sums."""
+"""The convolution and its epilogue in one launch: an implicit GEMM and the epilogue on its fp32 accumulators."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,15 +15,15 @@ from ..launch import Plan, check_device, launch
 from ..vectors import load_channels, load_vector
 from . import configs
 from .configs import Conv
-from .main_loop import convolve, steps_of
-from .problem import Descriptors, Problem, describe, laid_out
-from .tiles import load_tile, pixels, place, planes, store_tile
+from .main_loop import convolve, reduction_steps
+from .problem import Descriptors, Problem, describe, to_layout
+from .tiles import element_offset, load_tile, nchw_offset, pixels, store_tile
 
 
 @triton.jit
 def sum_splits(acc, partial_ptr, arrived_ptr, output_tile, split, splits, T: tl.constexpr):
-    """Whether this program is the last of its tile, and then the sum of all: always in the order of the splits."""
-    inside = tl.arange(0, T.m)[:, None] + tl.arange(0, T.n)[None, :] * T.m  # as a channels_last y has them
+    """True in the last program of an output tile, and there the sum of all splits, added in their order."""
+    inside = tl.arange(0, T.m)[:, None] + tl.arange(0, T.n)[None, :] * T.m  # channels contiguous, as in an NHWC y
     first_ptr = partial_ptr + output_tile.to(tl.int64) * (splits * T.m * T.n)
     tl.store(first_ptr + split * (T.m * T.n) + inside, acc)
     last = arrive(arrived_ptr + output_tile, splits)
@@ -35,45 +35,46 @@ def sum_splits(acc, partial_ptr, arrived_ptr, output_tile, split, splits, T: tl.
 
 
 @triton.jit
-def finish(
+def finish_tile(
     acc, residual, y, bias, scale, shift, slope, slope_upper, seed_ptr, sizes, group, first_m, tile,
     HAS_BN: tl.constexpr, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr, L: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """The epilogue of a tile, and its store. bias is None or a column, as are scale, shift and slope."""
+    """Applies the epilogue to a tile and stores it. bias is None or a column, as are scale, shift and slope."""
     m = first_m + tl.arange(0, T.m)
-    image, row, column, there = pixels(tile, sizes, T)
-    there = there[None, :] & (m < L.out_channels)[:, None]
+    image, row, column, pixel_mask = pixels(tile, sizes, T)
+    mask = pixel_mask[None, :] & (m < L.out_channels)[:, None]
     channel, channels = (group * L.out_channels + m)[:, None], L.groups * L.out_channels
-    offset = place(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels, T)
-    added = None
+    offset = element_offset(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels, T)
+    addend = None
     if RESIDUAL != "none":
-        added = load_tile(residual, sizes, offset, there, first_m, tile, T).to(tl.float32)
+        addend = load_tile(residual, sizes, offset, mask, first_m, tile, T).to(tl.float32)
     if bias is not None:
         acc += bias
     if SLOPE_KIND == "random":
-        index = planes(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels)
+        index = nchw_offset(image[None, :], row[None, :], column[None, :], channel, sizes[3], sizes[4], channels)
         upper = tl.full([1, 1], slope_upper, tl.float32)
         uniform, _ = uniforms(tl.load(seed_ptr), tl.load(seed_ptr + 1), index)
         slope = draw_slope(uniform, slope, upper)
     if HAS_BN:
-        result = apply_epilogue(acc, scale, shift, slope, added, None, SLOPE_KIND, RESIDUAL)
+        result = apply_epilogue(acc, scale, shift, slope, addend, None, SLOPE_KIND, RESIDUAL)
     else:
-        result = apply_epilogue(acc, None, None, slope, added, None, SLOPE_KIND, RESIDUAL)
-    store_tile(y, result, sizes, offset, there, first_m, tile, T)
+        result = apply_epilogue(acc, None, None, slope, addend, None, SLOPE_KIND, RESIDUAL)
+    store_tile(y, result, sizes, offset, mask, first_m, tile, T)
 
 
 SIZES = ["batch", "height", "width", "out_height", "out_width", "splits", "pixel_tiles", "pixel_programs"]
 
 
-@triton.jit(do_not_specialize=["slope_stride", *SIZES])  # what changes from call to call does not recompile
+@triton.jit(do_not_specialize=["slope_stride", *SIZES])  # values that change between calls must not recompile
 def conv_epilogue_kernel(
     x, w, residual, y, bias_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr, partial_ptr, arrived_ptr,
     eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, slope_stride,
     batch, height, width, out_height, out_width, splits, pixel_tiles, pixel_programs,
     SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr, L: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """y = epilogue(conv(x, w) + bias): a program has one tile of channels, one share of the reduction, and every
-    pixel_programs-th tile of pixels. x, w, residual and y are pointers or descriptors (T.box), the rest may be None.
+    """y = epilogue(conv(x, w) + bias): a program takes one tile of channels, one split of the reduction, and every
+    pixel_programs-th tile of pixels. x, w, residual and y are descriptors if T.box is given, else pointers; residual
+    and the other pointers may be None.
     """
     sizes = (batch, height, width, out_height, out_width)
     channel_tiles = L.groups * tl.cdiv(L.out_channels, T.m)
@@ -89,16 +90,17 @@ def conv_epilogue_kernel(
     bias = None
     if bias_ptr is not None:
         bias = load_vector(bias_ptr, 0.0, channel, exists, tl.float32)[:, None]
-    share = tl.cdiv(steps_of(L, T), splits)
-    first = split * share
+    split_steps = tl.cdiv(reduction_steps(L, T), splits)
+    first = split * split_steps
+    last_step = tl.minimum(first + split_steps, reduction_steps(L, T))
     while tile < pixel_tiles:
-        acc = convolve(x, w, sizes, group, first_m, tile, first, tl.minimum(first + share, steps_of(L, T)), L, T)
+        acc = convolve(x, w, sizes, group, first_m, tile, first, last_step, L, T)
         last = True
         if T.split:
             output_tile = tile * channel_tiles + program % channel_tiles
             last, acc = sum_splits(acc, partial_ptr, arrived_ptr, output_tile, split, splits, T)
         if last:
-            finish(
+            finish_tile(
                 acc, residual, y, bias, scale, shift, slope, slope_upper, seed_ptr, sizes, group, first_m, tile,
                 mean_ptr is not None or beta_ptr is not None, SLOPE_KIND, RESIDUAL, L, T,
             )  # fmt: skip
@@ -134,20 +136,19 @@ def conv_epilogue(
     """y = act((conv2d(x, w) + b) * scale + shift (+ residual)) (+ residual)
 
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
-    input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32; what is not laid out as the
-    kernels read it (x as memory_format says, w channels_last) is copied. The other tensors: as for pointwise.epilogue.
-    dropout: 0, there is none here: who trains needs z.
-    memory_format: of y. config: how it is computed; else `measured` where that fits, else what configs.conv_config
-    predicts to be the fastest.
-    Returns: y: (N, C_out, H', W'), summed in fp32 and rounded once.
-    Raises: TypeError, ValueError on tensors or a config of another kind; RuntimeError on a device without a kernel.
-    Source: docs of torch.nn.Conv2d; the product follows Chetlur et al. 2014 (arXiv:1410.0759), implicit GEMM.
+    input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32. x is copied unless it has
+    memory_format, w unless it is channels_last. The other tensors: see pointwise.forward.epilogue.
+    dropout: must be 0: a call that trains needs z, and y replaces it here.
+    memory_format: of y. config: the tile config; if None, `measured` if it fits, else configs.conv_config's choice.
+    Returns: y: (N, C_out, H', W'), accumulated in fp32 and rounded once.
+    Raises: TypeError, ValueError if the tensors or the config are not as above; RuntimeError if input is not on CUDA.
+    Source: docs of torch.nn.Conv2d; implicit GEMM: Chetlur et al. 2014 (arXiv:1410.0759).
     """
     if dropout:
         raise ValueError(f"dropout: expected 0 in one launch with a convolution, got {dropout}")
-    x, w = laid_out(input, memory_format), laid_out(weight, torch.channels_last)
-    ending = "draws" if slope_kind == "random" else "epilogue"
-    problem = describe(x, w, stride, padding, dilation, groups, memory_format, residual, ending)
+    x, w = to_layout(input, memory_format), to_layout(weight, torch.channels_last)
+    epilogue = "random" if slope_kind == "random" else "fixed"
+    problem = describe(x, w, stride, padding, dilation, groups, memory_format, residual, epilogue)
     y = torch.empty_strided(problem.size, problem.strides, dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
@@ -157,14 +158,14 @@ def conv_epilogue(
     slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
     vectors = [None if v is None else v.contiguous() for v in (bias, mean, var, gamma, beta, slope, seed)]
     if workspace is not None:
-        vectors += workspace.make(x.device)
+        vectors += workspace.allocate(x.device)
     else:
         vectors += None, None
-    numbers = eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1)
+    scalars = eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1)
     if descriptors is None:
-        launch(plan, x.device, (x, w, residual, y, *vectors), numbers)
+        launch(plan, x.device, (x, w, residual, y, *vectors), scalars)
     else:
-        launch(plan, x.device, vectors, numbers, descriptors.of(x, w, residual, y))
+        launch(plan, x.device, vectors, scalars, descriptors.of(x, w, residual, y))
     return y
 
 
@@ -172,7 +173,7 @@ def conv_epilogue(
 def conv_plan(
     kernel, problem: Problem, config: Conv | None, measured: Conv | None, slope_kind: str, residual: str
 ) -> tuple[Plan, Descriptors | None, "Workspace | None"]:
-    """How a problem is launched. Raises ValueError on a config that does not fit it."""
+    """The launch plan of a problem. Raises ValueError if the config does not fit it."""
     config = problem.config(config, measured)
     tile = problem.tile(config)
     channel_tiles, pixel_tiles, _ = configs.conv_grid(problem.key, config)
@@ -191,11 +192,11 @@ def conv_plan(
 
 
 class Workspace(NamedTuple):
-    """The sums of each split, and how many programs of a tile have stored theirs."""
+    """Sizes of the split-K workspace: raw fp32 accumulators of every split, and an arrival counter per output tile."""
 
     partial: int
     arrived: int
 
-    def make(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        partial = torch.empty(self.partial, dtype=torch.float32, device=device)  # whatever torch's default dtype is
+    def allocate(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        partial = torch.empty(self.partial, dtype=torch.float32, device=device)  # not torch's default dtype
         return partial, counters(device, self.arrived)

@@ -1,4 +1,4 @@
-"""What a convolution is to its kernels: its key, what an output of it looks like, and the operands of a launch."""
+"""A convolution problem checked from tensors: its config key, the shape of its output, its launch descriptors."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..launch import aligned, chip, wide
+from ..launch import aligned, chip, needs_int64
 from . import configs
 from .configs import DTYPES, Conv, ConvKey, Pair, precision
 from .tiles import Layer, Tile
@@ -17,7 +17,7 @@ from .tiles import Layer, Tile
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A convolution whose arguments were checked; size and strides are those of its output."""
+    """A convolution with checked arguments; size and strides are those of its output."""
 
     layer: Layer
     key: ConvKey
@@ -29,77 +29,77 @@ class Problem:
     def sizes(self) -> tuple[int, int, int, int, int]:
         return self.key.batch, *self.key.size, *self.key.out_size
 
-    def config(self, wanted: Conv | None, measured: Conv | None = None) -> Conv:
-        """The wanted config; else the measured one where it fits, for this call may be another one of its kind; else
-        the rule's. Raises ValueError where the wanted one does not fit."""
-        if wanted is None:
+    def config(self, requested: Conv | None, measured: Conv | None = None) -> Conv:
+        """The requested config; if None, the measured one if it fits (it was measured for a class of calls), else the
+        predicted one. Raises ValueError if the requested one does not fit."""
+        if requested is None:
             if measured is not None and not configs.conv_reasons(self.key, measured):
                 return measured
             return configs.conv_config(self.key)
-        if reasons := configs.conv_reasons(self.key, wanted):
-            raise ValueError(f"config: {'; '.join(reasons)}; got {wanted} for {self.key}")
-        return wanted
+        if reasons := configs.conv_reasons(self.key, requested):
+            raise ValueError(f"config: {'; '.join(reasons)}; got {requested} for {self.key}")
+        return requested
 
     def tile(self, config: Conv) -> Tile:
         box = configs.box(self.key, config.block_n) if config.descriptors else None
         return Tile(
             self.key.layout, config.block_m, config.block_n, config.block_k(self.key.element_size), config.splits > 1,
-            box, configs.flat(self.key), self.key.precision, tl.int64 if self.key.wide else tl.int32,
+            box, configs.flat_k(self.key), self.key.precision, tl.int64 if self.key.int64_offsets else tl.int32,
         )  # fmt: skip
 
     def descriptors(self, tile: Tile) -> "Descriptors | None":
-        """Those of a launch's x, w and outputs; None for pointers."""
+        """Descriptors of x, w and the outputs; None if the tile is addressed by pointers."""
         if tile.box is None:
             return None
-        (taps_h, taps_w), k = self.key.kernel, self.key.in_channels
-        weight, depth = self.key.out_channels, taps_h * taps_w * k
+        m, k = self.key.out_channels, prod(self.key.kernel) * self.key.in_channels
         return Descriptors(
-            _input(self.key, tile, self.dtype),
-            _descriptor(self.dtype, [weight, depth], [depth, 1], [tile.m, tile.k]),
-            _map(self.dtype, (self.key.batch, self.key.out_channels, *self.key.out_size), (*tile.box, tile.m)),
+            _input_descriptor(self.key, tile, self.dtype),
+            _descriptor(self.dtype, [m, k], [k, 1], [tile.m, tile.k]),
+            _nhwc_descriptor(self.dtype, self.size, (*tile.box, tile.m)),
         )
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Tensor descriptors without their memory: what TMA asks of shape, strides and block is checked when they are made,
-    once for a kind of call."""
+    """Tensor descriptors without memory: TMA's rules for shape, strides and block are checked once per problem."""
 
     x: TensorDescriptor
     w: TensorDescriptor
     y: TensorDescriptor
 
     def of(self, x: Tensor, w: Tensor, *outputs: Tensor | None) -> tuple[TensorDescriptor | None, ...]:
-        """Those of these tensors: outputs are the residual or what is written."""
-        return _at(self.x, x), _at(self.w, w), *[None if t is None else _at(self.y, t) for t in outputs]
+        """Descriptors of these tensors; outputs have the shape of y and may include the residual."""
+        x_w = _with_base(self.x, x), _with_base(self.w, w)
+        return *x_w, *[None if t is None else _with_base(self.y, t) for t in outputs]
 
 
-def _at(descriptor: TensorDescriptor, base: Tensor) -> TensorDescriptor:
-    """The same of another tensor, whose address 16 bytes divide (ConvKey.aligned)."""
-    made = object.__new__(TensorDescriptor)  # without the checks of its __init__
-    made.__dict__.update(descriptor.__dict__)
-    made.base = base
-    return made
+def _with_base(descriptor: TensorDescriptor, base: Tensor) -> TensorDescriptor:
+    """The same descriptor for another tensor, which must be 16-byte aligned (ConvKey.aligned)."""
+    copy = object.__new__(TensorDescriptor)  # skips the checks of __init__
+    copy.__dict__.update(descriptor.__dict__)
+    copy.base = base
+    return copy
 
 
 def _descriptor(dtype: torch.dtype, shape: list[int], strides: list[int], block: list[int]) -> TensorDescriptor:
     return TensorDescriptor(torch.empty(0, dtype=dtype, device="meta"), shape, strides, block)
 
 
-def _map(dtype: torch.dtype, size: tuple[int, ...], block: tuple[int, ...]) -> TensorDescriptor:
-    """Of a channels_last tensor of this size, as (N, H, W, C)."""
+def _nhwc_descriptor(dtype: torch.dtype, size: tuple[int, ...], block: tuple[int, ...]) -> TensorDescriptor:
+    """The descriptor of a channels_last tensor of this size, as (N, H, W, C)."""
     batch, channels, height, width = size
     strides = [height * width * channels, width * channels, channels, 1]
     return _descriptor(dtype, [batch, height, width, channels], strides, list(block))
 
 
-def _input(key: ConvKey, tile: Tile, dtype: torch.dtype) -> TensorDescriptor:
-    """For stride 2 the view (N, H / 2, 2, W / 2, 2 C), in which every second row and column is contiguous."""
+def _input_descriptor(key: ConvKey, tile: Tile, dtype: torch.dtype) -> TensorDescriptor:
+    """The descriptor of x. For stride 2 it describes the view (N, H / 2, 2, W / 2, 2 C), in which a box of every second
+    row and column is dense."""
     assert tile.box is not None
     images, rows, columns = tile.box
     batch, channels, (height, width) = key.batch, key.in_channels, key.size
     if key.stride == (1, 1):
-        return _map(dtype, (batch, channels, height, width), (images, rows, columns, tile.k))
+        return _nhwc_descriptor(dtype, (batch, channels, height, width), (images, rows, columns, tile.k))
     shape = [batch, height // 2, 2, width // 2, 2 * channels]
     strides = [height * width * channels, 2 * width * channels, width * channels, 2 * channels, 1]
     return _descriptor(dtype, shape, strides, [images, rows, 1, columns, tile.k])
@@ -107,57 +107,60 @@ def _input(key: ConvKey, tile: Tile, dtype: torch.dtype) -> TensorDescriptor:
 
 def conv_key(
     input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format = torch.contiguous_format, residual: Tensor | None = None, ending="epilogue",
+    memory_format: torch.memory_format = torch.contiguous_format, residual: Tensor | None = None, epilogue="fixed",
 ) -> ConvKey:  # fmt: skip
-    """What the choice of a config depends on; the tensors may be on the meta device."""
+    """The key that the choice of a config depends on; the tensors may be on the meta device."""
     return _key(
-        input.shape, input.dtype, weight.shape, stride, padding, dilation, groups, memory_format, ending,
+        input.shape, input.dtype, weight.shape, stride, padding, dilation, groups, memory_format, epilogue,
         chip(input.device), precision(input.dtype), aligned(input, weight, residual),
     )  # fmt: skip
 
 
 def _key(
     x: torch.Size, dtype: torch.dtype, w: torch.Size, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format, ending: str, gpu: tuple[int, int], product: str, aligned: bool,
+    memory_format: torch.memory_format, epilogue: str, gpu: tuple[int, int], precision: str, aligned: bool,
 ) -> ConvKey:  # fmt: skip
     size, kernel = (x[2], x[3]), (w[2], w[3])
     height, width = (
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)
     )
-    layout = "last" if memory_format == torch.channels_last else "planes"
+    layout = "nhwc" if memory_format == torch.channels_last else "nchw"
     return ConvKey(
-        *gpu, dtype.itemsize, product, layout, x[0], x[1], size, w[0], (height, width), kernel, stride, groups,
-        aligned, wide(prod(x), prod(w), x[0] * w[0] * height * width), ending,
+        *gpu, dtype.itemsize, precision, layout, x[0], x[1], size, w[0], (height, width), kernel, stride, groups,
+        aligned, needs_int64(prod(x), prod(w), x[0] * w[0] * height * width), epilogue,
     )  # fmt: skip
 
 
-def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """x as the kernels read it: a copy where it lies otherwise. `describe` refuses what has not 4 dimensions."""
+def to_layout(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """x in this memory format, copied if it has another. Other than 4 dimensions are left to `describe`'s checks."""
     if x.dim() != 4 or x.is_contiguous(memory_format=memory_format):
         return x
     return x.contiguous(memory_format=memory_format)
 
 
-Like = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, strides and dtype of a tensor
+ShapeStridesDtype = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 
 def describe(
     x: Tensor, w: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format, residual: Tensor | None = None, ending="epilogue",
+    memory_format: torch.memory_format, residual: Tensor | None = None, epilogue="fixed",
 ) -> Problem:  # fmt: skip
-    """The problem of an x and a w that are laid out as the kernels read them; it is made once for a kind of call."""
-    like = None if residual is None else (residual.shape, residual.stride(), residual.dtype)
+    """The problem of an x in memory_format and a channels_last w, cached by everything but the tensors' values.
+
+    Raises TypeError, ValueError if the tensors are not those of a convolution that the kernels support.
+    """
+    addend = None if residual is None else (residual.shape, residual.stride(), residual.dtype)
     return _describe(
-        x.shape, x.dtype, w.shape, w.dtype, like, stride, padding, dilation, groups, memory_format, ending,
+        x.shape, x.dtype, w.shape, w.dtype, addend, stride, padding, dilation, groups, memory_format, epilogue,
         chip(x.device), precision(x.dtype), aligned(x, w, residual),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
 def _describe(
-    x: torch.Size, dtype: torch.dtype, w: torch.Size, w_dtype: torch.dtype, residual: Like | None,
-    stride: Pair, padding: Pair, dilation: Pair, groups: int, memory_format: torch.memory_format, ending: str,
-    gpu: tuple[int, int], product: str, aligned: bool,
+    x: torch.Size, dtype: torch.dtype, w: torch.Size, w_dtype: torch.dtype, residual: ShapeStridesDtype | None,
+    stride: Pair, padding: Pair, dilation: Pair, groups: int, memory_format: torch.memory_format, epilogue: str,
+    gpu: tuple[int, int], precision: str, aligned: bool,
 ) -> Problem:  # fmt: skip
     for name, shape, got in (("input", x, dtype), ("weight", w, w_dtype)):
         if got not in DTYPES or got != dtype:
@@ -167,11 +170,11 @@ def _describe(
     if x[1] != w[1] * groups or w[0] % groups:
         shapes = f"input {tuple(x)}, weight {tuple(w)}, {groups=}"
         raise ValueError(f"weight: expected (C_out, C / groups, kH, kW) with groups dividing C_out, got {shapes}")
-    key = _key(x, dtype, w, stride, padding, dilation, groups, memory_format, ending, gpu, product, aligned)
+    key = _key(x, dtype, w, stride, padding, dilation, groups, memory_format, epilogue, gpu, precision, aligned)
     if min(key.out_size) < 1:
-        raise ValueError(f"input: expected room for the kernel, got an output of {key.out_size} for {key}")
+        raise ValueError(f"input: expected an output of at least 1 x 1, got {key.out_size} for {key}")
     size = (key.batch, key.out_channels, *key.out_size)
-    strides = torch.empty(size, device="meta", memory_format=memory_format).stride()  # meta: nothing is allocated
+    strides = torch.empty(size, device="meta", memory_format=memory_format).stride()  # allocates nothing
     if residual is not None:
         _check_residual(residual, (torch.Size(size), strides, dtype))
     if key.depthwise:
@@ -182,8 +185,8 @@ def _describe(
     return Problem(layer, key, size, strides, dtype)
 
 
-def _check_residual(residual: Like, y: Like) -> None:
-    """Raises ValueError unless it is laid out as y is; strides of sizes of 1, and of nothing, mean nothing."""
+def _check_residual(residual: ShapeStridesDtype, y: ShapeStridesDtype) -> None:
+    """Raises ValueError unless the residual matches y; strides of axes of size 1 and of empty tensors may differ."""
     same = 0 in y[0] or all(size == 1 or s == t for size, s, t in zip(y[0], residual[1], y[1]))
     if residual[0] != y[0] or residual[2] != y[2] or not same:
         expected, got = (f"{tuple(shape)}, {strides}, {dtype}" for shape, strides, dtype in (y, residual))

@@ -1,7 +1,7 @@
-"""The convolution with the statistics of what it stores, in one launch: for a BatchNorm that trains.
+"""The convolution and the batch statistics of its output in one launch, for a BatchNorm in training mode.
 
-Each program keeps mean and M2 (see moments.py) of its tiles, tile after tile; the last program of a tile of channels
-combines those of all programs, always in their order. Nothing is added atomically: the same call gives the same bits.
+Each program accumulates mean and M2 (see welford.py) over its tiles; the last program of a tile of channels combines
+those of all programs in their order. Nothing is added atomically: the same call gives the same bits.
 """
 
 from functools import lru_cache, partial
@@ -18,15 +18,15 @@ from ..vectors import load_vector
 from ..welford import combine, merge, variance
 from . import configs
 from .configs import Conv
-from .main_loop import convolve, steps_of
-from .problem import Descriptors, Problem, describe, laid_out
-from .tiles import pixels, place, store_tile
+from .main_loop import convolve, reduction_steps
+from .problem import Descriptors, Problem, describe, to_layout
+from .tiles import element_offset, pixels, store_tile
 
 
 @triton.jit
 def combine_programs(partial_ptr, mean_ptr, var_ptr, channel, exists, channels, programs):
-    """mean and variance of the channels from those of the programs, in their order."""
-    count = channel.to(tl.float32) * 0  # of as many channels, whatever the tile's size
+    """Stores mean and variance of the channels, combined from those of the programs in their order."""
+    count = channel.to(tl.float32) * 0  # zeros of the channels' shape
     mean, m2 = count, count
     for program in tl.range(0, programs, num_stages=1):
         ptr = partial_ptr + program * (3 * channels) + channel
@@ -43,7 +43,7 @@ def conv_statistics_kernel(
     x, w, z, bias_ptr, partial_ptr, arrived_ptr, mean_ptr, var_ptr,
     batch, height, width, out_height, out_width, pixel_tiles, pixel_programs, L: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """z = conv(x, w) + bias; a program has one tile of channels and every pixel_programs-th tile of pixels."""
+    """z = conv(x, w) + bias; a program takes one tile of channels and every pixel_programs-th tile of pixels."""
     sizes = (batch, height, width, out_height, out_width)
     channel_tiles = L.groups * tl.cdiv(L.out_channels, T.m)
     program = tl.program_id(0)
@@ -55,17 +55,17 @@ def conv_statistics_kernel(
     mean, m2 = count, count
     tile = program // channel_tiles
     while tile < pixel_tiles:
-        acc = convolve(x, w, sizes, group, first_m, tile, 0, steps_of(L, T), L, T)
+        acc = convolve(x, w, sizes, group, first_m, tile, 0, reduction_steps(L, T), L, T)
         if bias_ptr is not None:
             acc += bias
         value = acc.to(z.dtype if T.box is not None else z.dtype.element_ty)
-        image, row, column, there = pixels(tile, sizes, T)
-        there = there[None, :] & exists[:, None]
-        offset = place(
+        image, row, column, pixel_mask = pixels(tile, sizes, T)
+        mask = pixel_mask[None, :] & exists[:, None]
+        offset = element_offset(
             image[None, :], row[None, :], column[None, :], channel[:, None], out_height, out_width, channels, T
         )
-        store_tile(z, value, sizes, offset, there, first_m, tile, T)
-        tile_count, tile_mean, tile_m2 = merge(there.to(tl.float32), value.to(tl.float32), 0.0, 1)
+        store_tile(z, value, sizes, offset, mask, first_m, tile, T)
+        tile_count, tile_mean, tile_m2 = merge(mask.to(tl.float32), value.to(tl.float32), 0.0, 1)
         count, mean, m2 = combine(count, mean, m2, tile_count, tile_mean, tile_m2)
         tile += pixel_programs
     ptr = partial_ptr + program // channel_tiles * (3 * channels) + channel
@@ -88,26 +88,26 @@ def conv_statistics(
     memory_format: torch.memory_format = torch.contiguous_format,
     config: Conv | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """z = conv2d(x, w) + b, and of its values as they are stored: mean, var = sum((z - mean)^2) / number of them.
+    """z = conv2d(x, w) + b; mean = sum(z) / n, var = sum((z - mean)^2) / n of z as it is stored, n values per channel
 
-    The arguments are those of conv.conv_epilogue.
-    Returns: z: (N, C_out, H', W'); mean, var: (C_out,) fp32, over N, H' and W'. Of an empty z both are 0.
-    Raises: as conv.conv_epilogue.
+    The arguments are those of forward.conv_epilogue.
+    Returns: z: (N, C_out, H', W'); mean, var: (C_out,) fp32, over N, H' and W'; zeros if z is empty.
+    Raises: as forward.conv_epilogue.
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983); biased as torch.nn.BatchNorm2d
-        normalises with it.
+        normalizes with it.
     """
-    x, w = laid_out(input, memory_format), laid_out(weight, torch.channels_last)
-    problem = describe(x, w, stride, padding, dilation, groups, memory_format, ending="statistics")
+    x, w = to_layout(input, memory_format), to_layout(weight, torch.channels_last)
+    problem = describe(x, w, stride, padding, dilation, groups, memory_format, epilogue="statistics")
     z, channels = torch.empty_strided(problem.size, problem.strides, dtype=x.dtype, device=x.device), problem.size[1]
-    make = partial(torch.empty, dtype=torch.float32, device=z.device)
-    mean, var = make(channels), make(channels)  # an operator's results share no memory
+    empty = partial(torch.empty, dtype=torch.float32, device=z.device)
+    mean, var = empty(channels), empty(channels)  # an operator's results must not share memory
     if z.numel() == 0:
         return z, mean.zero_(), var.zero_()
     check_device("input", x, conv_statistics_kernel)
     plan, descriptors, programs, channel_tiles = statistics_plan(conv_statistics_kernel, problem, config)
-    sums = make(programs, 3, channels)
+    partials = empty(programs, 3, channels)
     arrived = counters(z.device, channel_tiles)
-    tensors = None if bias is None else bias.contiguous(), sums, arrived, mean, var
+    tensors = None if bias is None else bias.contiguous(), partials, arrived, mean, var
     if descriptors is None:
         launch(plan, z.device, (x, w, z, *tensors))
     else:
@@ -117,9 +117,9 @@ def conv_statistics(
 
 @lru_cache(maxsize=4096)
 def statistics_plan(kernel, problem: Problem, config: Conv | None) -> tuple[Plan, Descriptors | None, int, int]:
-    """How a problem is launched, the programs that share its tiles of pixels, and its tiles of channels.
+    """The launch plan of a problem, its descriptors, the programs per channel tile, and the channel tiles.
 
-    Raises ValueError on a config that does not fit it.
+    Raises ValueError if the config does not fit the problem.
     """
     config = problem.config(config)
     tile = problem.tile(config)

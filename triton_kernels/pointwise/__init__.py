@@ -1,1 +1,1 @@
-"""The passes without a convolution: epilogue, its backward, and the reductions over channels."""
+"""Kernels without a convolution: the epilogue, its backward, and per-channel reductions."""

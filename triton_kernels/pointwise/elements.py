@@ -1,28 +1,28 @@
-"""What the pointwise kernels share: where an element lies, what is drawn for it, and the gradients on its way back."""
+"""Device functions of the pointwise kernels: element indices, random slopes and dropout, and gradients of a tile."""
 
 import triton
 import triton.language as tl
 
-from ..epilogue import draw_keep, draw_slope, normalise, slope_at, uniforms
+from ..epilogue import draw_keep, draw_slope, normalize, slope_at, uniforms
 
 
 @triton.jit
-def index_of(row, col, cols, pixels, LAYOUT: tl.constexpr):
-    """The place in a contiguous tensor of each element of a tile: what its numbers are drawn by."""
-    if LAYOUT == "last":
+def nchw_index(row, col, cols, pixels, LAYOUT: tl.constexpr):
+    """The index of each element of a tile in a contiguous (N, C, ...) tensor, which its random numbers depend on."""
+    if LAYOUT == "nhwc":
         return ((row // pixels * cols)[:, None] + col[None, :]) * pixels + (row % pixels)[:, None]
     else:
         return row[:, None] * cols + col[None, :]
 
 
 @triton.jit
-def drawn(
-    seed_ptr, index, slope, slope_upper, dropout, kept,
+def draw(
+    seed_ptr, index, slope, slope_upper, dropout, keep_scale,
     SLOPE_KIND: tl.constexpr, DROPOUT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The slope of each element, drawn from slope up or the channel's, and what dropout multiplies it with.
+    """The slope of each element (drawn from [slope, slope_upper], or the channel's) and its factor of dropout.
 
-    Without dropout the second is not for use. One call of the generator gives both.
+    Without dropout the second is a placeholder. One call of the generator gives both.
     """
     slopes, keep = slope, slope
     if SLOPE_KIND == "random" or DROPOUT:
@@ -30,19 +30,19 @@ def drawn(
         if SLOPE_KIND == "random":
             slopes = draw_slope(first, slope, tl.full([1, 1], slope_upper, DTYPE))
         if DROPOUT:
-            keep = draw_keep(second, tl.full([1, 1], dropout, tl.float32), tl.full([1, 1], kept, DTYPE))
+            keep = draw_keep(second, tl.full([1, 1], dropout, tl.float32), tl.full([1, 1], keep_scale, DTYPE))
     return slopes, keep
 
 
 @triton.jit
 def gradients(
-    grad_ptr, z_ptr, residual_ptr, seed_ptr, offset, index, mask, scale, shift, slope, slope_upper, dropout, kept,
+    grad_ptr, z_ptr, residual_ptr, seed_ptr, offset, index, mask, scale, shift, slope, slope_upper, dropout, keep_scale,
     NORM: tl.constexpr, SLOPE_KIND: tl.constexpr, DROPOUT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """z, dy = grad * keep, du = dy * dact(u)/du and u of a tile; z and dy are 0 outside of the mask.
+    """z, dy = grad * keep, du = dy * dact(u)/du and u of a tile; z and dy are 0 outside the mask.
 
-    NORM: whether there are a scale and a shift. residual_ptr: of a residual before the activation, or None: one after
-    it changes nothing here.
+    NORM: scale and shift apply. residual_ptr: the residual if it comes before the activation, else None: a residual
+    after the activation does not affect these.
     """
     z = tl.load(z_ptr + offset, mask=mask, other=0.0).to(DTYPE)
     dy = tl.load(grad_ptr + offset, mask=mask, other=0.0).to(DTYPE)
@@ -51,10 +51,10 @@ def gradients(
         residual = tl.load(residual_ptr + offset, mask=mask, other=0.0).to(DTYPE)
     RESIDUAL: tl.constexpr = "none" if residual_ptr is None else "before"
     if NORM:
-        u = normalise(z, scale, shift, residual, RESIDUAL)
+        u = normalize(z, scale, shift, residual, RESIDUAL)
     else:
-        u = normalise(z, None, None, residual, RESIDUAL)
-    slopes, keep = drawn(seed_ptr, index, slope, slope_upper, dropout, kept, SLOPE_KIND, DROPOUT, DTYPE)
+        u = normalize(z, None, None, residual, RESIDUAL)
+    slopes, keep = draw(seed_ptr, index, slope, slope_upper, dropout, keep_scale, SLOPE_KIND, DROPOUT, DTYPE)
     if DROPOUT:
         dy = dy * keep
     return z, dy, dy * slope_at(u, slopes, SLOPE_KIND), u

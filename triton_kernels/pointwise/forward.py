@@ -1,4 +1,4 @@
-"""The epilogue as a kernel of its own, after somebody else's convolution: one read of z, one write of y."""
+"""The epilogue as a separate kernel, for a convolution of another library: reads z once, writes y once."""
 
 import torch
 import triton
@@ -9,30 +9,30 @@ from ..epilogue import epilogue as apply_epilogue
 from ..launch import check_device, launch
 from ..vectors import load_channels
 from .configs import pointwise_registers
-from .elements import drawn, index_of
-from .operands import describe, matching, operands, pointwise_plan
+from .elements import draw, nchw_index
+from .operands import check_layout, describe, epilogue_operands, pointwise_plan
 
 
 @triton.jit(do_not_specialize=["slope_stride", "rows", "col_groups", "channels", "pixels", "row_programs"])
 def epilogue_kernel(
     z_ptr, residual_ptr, y_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr,
-    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, kept: tl.float64,
+    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, keep_scale: tl.float64,
     slope_stride, rows, col_groups, channels, pixels, row_programs,
     LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr, DROPOUT: tl.constexpr,
     GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """y = epilogue(z): a program has one tile of columns and every row_programs-th tile of rows; see PointwiseKey.
+    """y = epilogue(z): a program takes one tile of columns and every row_programs-th tile of rows; see PointwiseKey.
 
-    There are col_groups * GROUP columns: GROUP is a power of two that the compiler may build its access width on.
-    OFFSET: the integer type of offsets. All pointers but z's and y's may be None.
+    There are col_groups * GROUP columns: GROUP is a power of two from which the compiler derives the access width.
+    OFFSET: the integer type of offsets. All pointers except z_ptr and y_ptr may be None.
     """
     DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
     cols = col_groups.to(OFFSET) * GROUP
     col_tiles = tl.cdiv(cols, BLOCK_COLS)
     program = tl.program_id(0).to(OFFSET)
     col = program % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-    if LAYOUT != "planes":
-        channel = col if LAYOUT == "last" else col // pixels
+    if LAYOUT != "nchw":
+        channel = col if LAYOUT == "nhwc" else col // pixels
         scale, shift, slope = load_channels(
             mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
             channel, col < cols, 0, DTYPE,
@@ -40,7 +40,7 @@ def epilogue_kernel(
     tile = program // col_tiles
     while tile < tl.cdiv(rows, BLOCK_ROWS):  # not range(): the interpreter of Triton 3.6 cannot run it with NumPy 2.4
         row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-        if LAYOUT == "planes":
+        if LAYOUT == "nchw":
             scale, shift, slope = load_channels(
                 mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
                 row % channels, row < rows, 1, DTYPE,
@@ -51,8 +51,8 @@ def epilogue_kernel(
         residual = None
         if RESIDUAL != "none":
             residual = tl.load(residual_ptr + offset, mask=mask).to(DTYPE)
-        index = index_of(row, col, cols, pixels, LAYOUT)
-        slopes, keep = drawn(seed_ptr, index, slope, slope_upper, dropout, kept, SLOPE_KIND, DROPOUT, DTYPE)
+        index = nchw_index(row, col, cols, pixels, LAYOUT)
+        slopes, keep = draw(seed_ptr, index, slope, slope_upper, dropout, keep_scale, SLOPE_KIND, DROPOUT, DTYPE)
         keep = keep if DROPOUT else None
         if mean_ptr is None and beta_ptr is None:
             y = apply_epilogue(z, None, None, slopes, residual, keep, SLOPE_KIND, RESIDUAL)
@@ -80,19 +80,20 @@ def epilogue(
 ) -> Tensor:
     """y = (act(z * scale + shift (+ residual)) (+ residual)) * keep
 
-    keep is 0 with the probability dropout, else 1 / (1 - dropout).
+    keep is 0 with probability dropout, else 1 / (1 - dropout).
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     z, residual: (N, C, ...) fp16 | bf16 | fp32 | fp64, both contiguous or both channels_last; mean, var, gamma, beta:
-    (C,), slope: (1,) or (C,), of any of these types; seed: (2,) int64. spec.Epilogue says what each of them means.
+    (C,), slope: (1,) or (C,), of any of these dtypes; seed: (2,) int64. core.spec.Epilogue documents each of them.
     Returns: y with the shape, dtype and strides of z.
-    Raises: TypeError, ValueError on a z, seed, residual or dropout of another kind; RuntimeError on a device without a
-        kernel.
+    Raises: TypeError, ValueError if z, seed, residual or dropout is not as above; RuntimeError if z is not on CUDA.
     Source: docs of torch.nn.BatchNorm2d, PReLU, RReLU and Dropout.
     """
     view = describe("z", z)
     if residual is not None:
-        matching("residual", residual, z)
-    vectors, numbers = operands(mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout)
+        check_layout("residual", residual, z)
+    vectors, scalars = epilogue_operands(
+        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
+    )
     y = torch.empty_like(z)
     if z.numel() == 0:
         return y
@@ -100,5 +101,5 @@ def epilogue(
     place = "none" if residual is None else "after" if residual_after_act else "before"
     registers = pointwise_registers(z.element_size())
     plan = pointwise_plan(epilogue_kernel, view, z.device, registers, slope_kind, dropout > 0, place)
-    launch(plan, z.device, (z, residual, y, *vectors), numbers)
+    launch(plan, z.device, (z, residual, y, *vectors), scalars)
     return y

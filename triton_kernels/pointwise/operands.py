@@ -1,4 +1,4 @@
-"""The operands of a pointwise kernel: a tensor as rows and columns of channels, an epilogue's vectors and numbers."""
+"""Operands of the pointwise kernels: a tensor as a matrix, the vectors and scalars of an epilogue, the launch plan."""
 
 from functools import lru_cache
 from math import gcd, prod
@@ -10,15 +10,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..epilogue import FUSION
-from ..launch import ACCESS_BYTES, Plan, chip, wide
-from .configs import PLANE_LONG, POINTWISE_PROGRAMS, Pointwise, PointwiseKey, pointwise_config
+from ..launch import ACCESS_BYTES, Plan, chip, needs_int64
+from .configs import NCHW_PIXELS, POINTWISE_PROGRAMS, Pointwise, PointwiseKey, pointwise_config
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class View(NamedTuple):
-    """A tensor as rows and columns, its channels, the pixels of a plane, and its dtype."""
+    """A tensor as a matrix, its channels, its pixels per channel and image, and its dtype."""
 
     key: PointwiseKey
     channels: int
@@ -27,7 +27,7 @@ class View(NamedTuple):
 
 
 def describe(name: str, x: Tensor) -> View:
-    """Raises TypeError, ValueError on a tensor that the kernels do not read."""
+    """The tensor's view; raises TypeError, ValueError if its dtype, shape or strides are not supported."""
     return _describe(name, x.shape, x.stride(), x.dtype)
 
 
@@ -40,17 +40,17 @@ def _describe(name: str, shape: torch.Size, strides: tuple[int, ...], dtype: tor
     x = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
     batch, channels, pixels = shape[0], shape[1], prod(shape[2:])
     if x.is_contiguous() and pixels != 1:
-        if pixels * dtype.itemsize % ACCESS_BYTES == 0 or pixels >= PLANE_LONG:
-            return View(PointwiseKey("planes", batch * channels, pixels), channels, pixels, dtype)
-        return View(PointwiseKey("flat", batch, channels * pixels), channels, pixels, dtype)
+        if pixels * dtype.itemsize % ACCESS_BYTES == 0 or pixels >= NCHW_PIXELS:
+            return View(PointwiseKey("nchw", batch * channels, pixels), channels, pixels, dtype)
+        return View(PointwiseKey("nchw_flat", batch, channels * pixels), channels, pixels, dtype)
     if x.is_contiguous() or (x.dim() in CHANNELS_LAST and x.is_contiguous(memory_format=CHANNELS_LAST[x.dim()])):
-        return View(PointwiseKey("last", batch * pixels, channels), channels, pixels, dtype)
+        return View(PointwiseKey("nhwc", batch * pixels, channels), channels, pixels, dtype)
     got = f"got shape {tuple(shape)}, strides {strides}"
     raise ValueError(f"{name}: expected a contiguous or channels_last tensor, {got}")
 
 
-def matching(name: str, x: Tensor, z: Tensor) -> None:
-    """Raises ValueError unless x is laid out as z is: the kernels read both at the same offsets."""
+def check_layout(name: str, x: Tensor, z: Tensor) -> None:
+    """Raises ValueError unless x has the shape, dtype and layout of z: the kernels read both at the same offsets."""
     if (x.shape, x.dtype) != (z.shape, z.dtype) or describe(name, x).key != describe("z", z).key:
         raise ValueError(
             f"{name}: expected shape {tuple(z.shape)}, strides {z.stride()}, {z.dtype} as z has, "
@@ -59,37 +59,38 @@ def matching(name: str, x: Tensor, z: Tensor) -> None:
 
 
 def residual_before(residual: Tensor | None, residual_after_act: bool, z: Tensor) -> Tensor | None:
-    """The residual if a gradient depends on it: u has it as a term where it comes before the activation."""
+    """The residual if gradients depend on it, else None: it is a term of u if it comes before the activation."""
     if residual is not None:
-        matching("residual", residual, z)
+        check_layout("residual", residual, z)
     return None if residual_after_act else residual
 
 
 def accumulator(z: Tensor) -> torch.dtype:
-    """What everything is computed in, and sums and statistics are returned in."""
+    """The dtype of the arithmetic, and of the sums and statistics that are returned."""
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
-def operands(
+def epilogue_operands(
     mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
 ) -> tuple[list[Tensor | None], tuple[float, ...]]:
-    """What the pointwise kernels take of an epilogue: its vectors and its numbers."""
+    """The vectors and the scalars of an epilogue, in the order of the kernels' arguments."""
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
     draws = slope_kind == "random" or dropout > 0
     if draws and seed is None:
-        raise ValueError("seed: expected (2,) int64 where slopes or zeros are drawn, got None")
+        raise ValueError("seed: expected (2,) int64 for random slopes or dropout, got None")
     slope, seed = slope if slope_kind == "tensor" else None, seed if draws else None
     vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
-    kept = 1 / (1 - dropout) if dropout < 1 else 0.0
-    return vectors, (eps, slope_value, slope_upper, float(dropout), kept, int(slope is not None and slope.numel() > 1))
+    keep_scale = 1 / (1 - dropout) if dropout < 1 else 0.0
+    slope_stride = int(slope is not None and slope.numel() > 1)
+    return vectors, (eps, slope_value, slope_upper, float(dropout), keep_scale, slope_stride)
 
 
 def tiling(key: PointwiseKey, config: Pointwise, dtype: torch.dtype) -> dict:
-    """The constants of a launch that fix how the kernel goes over z, and how it is compiled."""
+    """The constants of a launch that fix the kernel's tiles of z, and compiler options."""
     return {
         "LAYOUT": key.layout, "GROUP": gcd(key.cols, ACCESS_BYTES // dtype.itemsize),
-        "OFFSET": tl.int64 if wide(key.rows * key.cols) else tl.int32,
+        "OFFSET": tl.int64 if needs_int64(key.rows * key.cols) else tl.int32,
         "BLOCK_ROWS": config.block_rows, "BLOCK_COLS": config.block_cols,
         "num_warps": config.num_warps, "enable_fp_fusion": FUSION,
     }  # fmt: skip
@@ -99,7 +100,7 @@ def tiling(key: PointwiseKey, config: Pointwise, dtype: torch.dtype) -> dict:
 def pointwise_plan(
     kernel, z: View, device: torch.device, registers: int, slope_kind: str, dropout: bool, residual: str | None
 ) -> Plan:
-    """How a kernel that sums nothing is launched. residual: of those that tell where it comes."""
+    """The plan of an elementwise kernel. residual: its constant RESIDUAL; None for a kernel without one."""
     key, config = z.key, pointwise_config(z.key)
     row_tiles, col_tiles = triton.cdiv(key.rows, config.block_rows), triton.cdiv(key.cols, config.block_cols)
     row_programs = triton.cdiv(row_tiles, triton.cdiv(row_tiles * col_tiles, POINTWISE_PROGRAMS * chip(device)[1]))

@@ -1,4 +1,4 @@
-"""The sums of which the gradients of a BatchNorm's vectors and of slopes are made, in one launch and one read."""
+"""Per-channel sums behind the gradients of BatchNorm and slopes, in one launch that reads grad and z once."""
 
 import torch
 import triton
@@ -8,27 +8,27 @@ from torch import Tensor
 from ..epilogue import divide, square_root
 from ..launch import check_device, launch
 from ..vectors import load_channels, load_vector
-from .elements import gradients, index_of
-from .operands import accumulator, describe, matching, operands, residual_before
-from .reduction import channels_of, collect, collected, last_arrives, leave, position
+from .elements import gradients, nchw_index
+from .operands import accumulator, check_layout, describe, epilogue_operands, residual_before
+from .reduction import arrive_last, block_channels, combine_partials, step_indices, store_partial, tile_channels
 from .reduction_plan import SIZES, reduction_plan, workspace
 
 
 @triton.jit
 def finish_sums(
-    partial_ptr, sums_ptr, var_ptr, eps, block, tiles, shares, channels, pixels,
+    partial_ptr, sums_ptr, var_ptr, eps, block, tiles, splits, channels, pixels,
     LAYOUT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """The sums of a block of channels out of all programs', the second divided by the deviation."""
-    channel = collected(block, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    """Stores the sums of a block of channels, combined from all programs; the second is divided by the deviation."""
+    channel = block_channels(block, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
     exists = channel < channels
-    plain, weighted, slopes = collect(
-        partial_ptr, channel, tiles, shares, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False, DTYPE
+    sum_du, weighted, slopes = combine_partials(
+        partial_ptr, channel, tiles, splits, channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False, DTYPE
     )
     if var_ptr is not None:
         var = load_vector(var_ptr, 1.0, channel, exists, DTYPE)
         weighted = divide(weighted, square_root(var + tl.full([1], eps, DTYPE)))
-    tl.store(sums_ptr + channel, plain, mask=exists)
+    tl.store(sums_ptr + channel, sum_du, mask=exists)
     tl.store(sums_ptr + channels + channel, weighted, mask=exists)
     tl.store(sums_ptr + 2 * channels + channel, slopes, mask=exists)
 
@@ -37,53 +37,53 @@ def finish_sums(
 def reduce_kernel(
     grad_ptr, z_ptr, residual_ptr, sums_ptr, mean_ptr, var_ptr, gamma_ptr, beta_ptr, slope_ptr, seed_ptr,
     partial_ptr, arrived_ptr,
-    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, kept: tl.float64,
-    slope_stride, rows, col_groups, channels, pixels, tiles, steps, shares,
+    eps: tl.float64, slope_value: tl.float64, slope_upper: tl.float64, dropout: tl.float64, keep_scale: tl.float64,
+    slope_stride, rows, col_groups, channels, pixels, tiles, steps, splits,
     LAYOUT: tl.constexpr, SLOPE_KIND: tl.constexpr, DROPOUT: tl.constexpr,
     GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """sums = (sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0)), (3, channels).
 
-    All pointers but grad's, z's and the outputs may be None. The rest: as in statistics_kernel.
+    Pointers of the residual and of the epilogue's vectors may be None. The rest: see statistics_kernel.
     """
     DTYPE: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
-    AXIS: tl.constexpr = 1 if LAYOUT == "planes" else 0
+    AXIS: tl.constexpr = 1 if LAYOUT == "nchw" else 0
     cols = col_groups.to(OFFSET) * GROUP
     program = tl.program_id(0).to(OFFSET)
-    tile, share = program % tiles, program // tiles
-    channel = channels_of(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
+    tile, split = program % tiles, program // tiles
+    channel = tile_channels(tile, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS)
     scale, shift, slope = load_channels(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride,
         channel, channel < channels, AXIS, DTYPE,
     )  # fmt: skip
     mean = tl.expand_dims(load_vector(mean_ptr, 0.0, channel, channel < channels, DTYPE), AXIS)
-    plain = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
-    weighted, slopes = plain, plain
-    for step in tl.range(share, steps, shares, num_stages=STAGES):
-        row, col, row_there, col_there = position(
+    sum_du = tl.full([BLOCK_ROWS, BLOCK_COLS], 0.0, DTYPE)
+    weighted, slopes = sum_du, sum_du
+    for step in tl.range(split, steps, splits, num_stages=STAGES):
+        row, col, row_mask, col_mask = step_indices(
             tile, step, rows, cols, channels, LAYOUT, GROUP, BLOCK_ROWS, BLOCK_COLS
         )  # fmt: skip
-        mask = row_there[:, None] & col_there[None, :]
+        mask = row_mask[:, None] & col_mask[None, :]
         z, dy, du, u = gradients(
             grad_ptr, z_ptr, residual_ptr, seed_ptr, row[:, None] * cols + col[None, :],
-            index_of(row, col, cols, pixels, LAYOUT), mask, scale, shift, slope, slope_upper, dropout, kept,
+            nchw_index(row, col, cols, pixels, LAYOUT), mask, scale, shift, slope, slope_upper, dropout, keep_scale,
             mean_ptr is not None or beta_ptr is not None, SLOPE_KIND, DROPOUT, DTYPE,
         )  # fmt: skip
         du = tl.where(mask, du, 0.0)  # dy is 0 there, but a slope may be infinite
-        plain += du
+        sum_du += du
         if mean_ptr is not None:
             weighted = tl.fma(du, z - mean, weighted)
         if SLOPE_KIND == "tensor":
             slopes += tl.where(mask & ~(u > 0), dy * u, 0.0)
-    leave(
-        partial_ptr, plain, weighted, slopes, tile, share, tiles, shares,
+    store_partial(
+        partial_ptr, sum_du, weighted, slopes, tile, split, tiles, splits,
         channels, pixels, LAYOUT, BLOCK_ROWS, BLOCK_COLS, False,
     )  # fmt: skip
-    last, block, end = last_arrives(arrived_ptr, tile, tiles, shares, channels, LAYOUT, BLOCK_COLS)
+    last, block, end = arrive_last(arrived_ptr, tile, tiles, splits, channels, LAYOUT, BLOCK_COLS)
     if last:
         while block < end:
             finish_sums(
-                partial_ptr, sums_ptr, var_ptr, eps, block, tiles, shares, channels, pixels,
+                partial_ptr, sums_ptr, var_ptr, eps, block, tiles, splits, channels, pixels,
                 LAYOUT, BLOCK_ROWS, BLOCK_COLS, DTYPE,
             )  # fmt: skip
             block += 1
@@ -106,24 +106,25 @@ def epilogue_reduce(
     residual_after_act: bool,
     dropout: float = 0.0,
 ) -> Tensor:
-    """sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0), each over all but the channels
+    """sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0), each over all axes but the channels
 
-    dy = grad * keep, du = dy * dact(u)/du, and u, keep those of pointwise.epilogue, whose arguments follow z.
-    grad: what the loss has for y's gradient, laid out as z is: (N, C, ...) fp16 | bf16 | fp32 | fp64.
-    Returns: (3, C) fp32, fp64 of fp64: the gradients of beta, of gamma and of slopes that are tensors, one a channel.
-        The second is 0 without a mean, the third unless slope_kind is "tensor".
-    Raises: TypeError, ValueError on a z, grad, residual or dropout of another kind; RuntimeError on a device without a
-        kernel.
+    dy = grad * keep, du = dy * dact(u)/du, with u and keep of forward.epilogue, whose arguments follow z.
+    grad: (N, C, ...) fp16 | bf16 | fp32 | fp64, the gradient of y, with the dtype and strides of z.
+    Returns: (3, C) fp32, or fp64 for an fp64 z: the gradients of beta, gamma and a tensor of slopes, per channel. The
+        second is 0 without a mean, the third is 0 unless slope_kind is "tensor".
+    Raises: TypeError, ValueError if z, grad, residual or dropout is not as above; RuntimeError if z is not on CUDA.
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; He et al. 2015 (arXiv:1502.01852), section 2.1.
     """
     view = describe("z", z)
-    matching("grad", grad, z)
+    check_layout("grad", grad, z)
     residual = residual_before(residual, residual_after_act, z)
-    vectors, numbers = operands(mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout)
+    vectors, scalars = epilogue_operands(
+        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
+    )
     sums = torch.empty((3, view.channels), dtype=accumulator(z), device=z.device)
     if z.numel() == 0:
         return sums.zero_()
     check_device("z", z, reduce_kernel)
     plan = reduction_plan(reduce_kernel, view, z.device, SLOPE_KIND=slope_kind, DROPOUT=dropout > 0)
-    launch(plan, z.device, (grad, z, residual, sums, *vectors, *workspace(plan, sums)), numbers)
+    launch(plan, z.device, (grad, z, residual, sums, *vectors, *workspace(plan, sums)), scalars)
     return sums

@@ -1,1 +1,1 @@
-"""The bundle: wheel and compiled kernels for a GPU machine, built on one without a GPU."""
+"""Build, check and install the bundle: wheel and compiled kernels for a GPU machine, built without a GPU."""

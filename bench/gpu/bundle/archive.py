@@ -1,4 +1,4 @@
-"""The archive, and Triton's cache in it: of each entry the few files that Triton reads again, without their folder."""
+"""Pack and unpack the bundle's archive, including the files of Triton's cache that Triton reads again."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.bundle.facts import Mistake
+from bench.gpu.bundle.facts import BundleError
 
-MOST = 40 << 20  # bytes of an archive
-ENTRIES = "triton"  # the folder of the archive that holds them
-GROUP = "__grp__"  # Triton's list of the files of an entry: absolute paths, here names
+MAX_BYTES = 40 << 20  # size limit of an archive
+ENTRIES = "triton"  # the archive's folder with the cache entries
+GROUP = "__grp__"  # Triton's list of an entry's files: absolute paths in a cache, names in the archive
 
 
 def entry_name(key: str) -> str:
-    """The folder of an entry, as triton.runtime.cache names it."""
+    """The folder of a cache entry, named as in triton.runtime.cache."""
     return base64.b32encode(bytes.fromhex(key)).decode().rstrip("=")
 
 
-def take(cache: Path, keys: Iterable[str], folder: Path) -> int:
-    """Copies these entries: code, metadata and groups of a kernel, or the library of a module. Returns how many."""
-    taken = 0
+def copy_entries(cache: Path, keys: Iterable[str], folder: Path) -> int:
+    """Copies these cache entries: code, metadata and group files of a kernel, the library of a module. Returns their
+    number."""
+    count = 0
     for name in map(entry_name, sorted(keys)):
         (folder / name).mkdir(parents=True)
-        taken += 1
+        count += 1
         for path in (cache / name).iterdir():
             if path.name.startswith(GROUP):
                 names = json.loads(path.read_text())["child_paths"]
-                kept = {name: name for name in names if name.endswith((".cubin", ".json"))}
-                (folder / name / path.name).write_text(json.dumps({"child_paths": kept}))
+                children = {name: name for name in names if name.endswith((".cubin", ".json"))}
+                (folder / name / path.name).write_text(json.dumps({"child_paths": children}))
             elif path.suffix in (".cubin", ".json", ".so"):
                 shutil.copyfile(path, folder / name / path.name)
-    return taken
+    return count
 
 
-def place(content: tarfile.TarFile, cache: Path) -> list[str]:
-    """Writes the entries of an archive into a cache; a group then says where its files are. Returns their names."""
+def restore_entries(content: tarfile.TarFile, cache: Path) -> list[str]:
+    """Writes the entries of an archive into a cache, group files with absolute paths. Returns the entries' names."""
     entries = set()
     for member in content:
         if not member.name.startswith(f"{ENTRIES}/"):
@@ -50,17 +51,17 @@ def place(content: tarfile.TarFile, cache: Path) -> list[str]:
         if path.parent.name not in entries:
             path.parent.mkdir(parents=True, exist_ok=True)
             entries.add(path.parent.name)
-        held = file.read() if file else b""
+        data = file.read() if file else b""
         if path.name.startswith(GROUP):
-            names = json.loads(held)["child_paths"]
-            held = json.dumps({"child_paths": {name: str(path.with_name(name)) for name in names}}).encode()
-        path.write_bytes(held)
+            names = json.loads(data)["child_paths"]
+            data = json.dumps({"child_paths": {name: str(path.with_name(name)) for name in names}}).encode()
+        path.write_bytes(data)
     return sorted(entries)
 
 
 def pack(folder: Path, archive: Path) -> int:
-    """The folder as a .tar.xz; bundle.json comes first, and times and owners are left out: the same folder gives the
-    same archive. Returns its size."""
+    """Writes the folder as a .tar.xz, bundle.json first. Times and owners are left out, so that the same folder gives
+    the same archive. Returns its size; raises BundleError if it exceeds MAX_BYTES."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.suffix, path))
     part = archive.with_name(archive.name + ".part")
@@ -70,18 +71,18 @@ def pack(folder: Path, archive: Path) -> int:
             about.size, about.mode = path.stat().st_size, 0o644
             with path.open("rb") as content:
                 tar.addfile(about, content)
-    if (size := part.stat().st_size) > MOST:
+    if (size := part.stat().st_size) > MAX_BYTES:
         part.unlink()
-        raise Mistake(f"archive: expected at most {MOST} bytes, got {size}")
+        raise BundleError(f"archive: expected at most {MAX_BYTES} bytes, got {size}")
     part.replace(archive)
     return size
 
 
-def opened(archive: Path) -> tuple[tarfile.TarFile, dict[str, Any]]:
-    """The content of an archive, in memory, and its manifest. Raises Mistake unless it is whole."""
+def open_archive(archive: Path) -> tuple[tarfile.TarFile, dict[str, Any]]:
+    """The archive in memory and its manifest. Raises BundleError if it is truncated or damaged."""
     try:
-        whole = lzma.decompress(archive.read_bytes())  # tarfile would not miss the end of it
+        whole = lzma.decompress(archive.read_bytes())  # tarfile does not notice a missing end
         content = tarfile.open(fileobj=io.BytesIO(whole), mode="r:")
         return content, json.loads(content.extractfile("bundle.json").read())  # type: ignore[union-attr]
     except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, lzma.LZMAError) as error:
-        raise Mistake(f"archive: expected a whole bundle, got {str(archive)!r}: {error}") from None
+        raise BundleError(f"archive: expected a whole bundle, got {str(archive)!r}: {error}") from None

@@ -1,20 +1,23 @@
-"""The bundle: what a CPU machine prepares for a machine with a GPU, as one archive.
+"""Build, check and install the bundle: an archive that a CPU machine prepares for a machine with a GPU.
 
-    bundle.py build --arch 9.0a --python 3.12 --torch 2.11.0 --triton 3.6.0 [--interpreter PYTHON] [--steps NAME,NAME]
-    bundle.py download (the same options)   what build fetches: torch, Triton and CUTLASS
-    bundle.py check (the same options) [ARCHIVE]
-    bundle.py install ARCHIVE      on the GPU machine, with the Python that is to run there
-    bundle.py installed            whether what was installed is still in its place
+Run as python -m bench.gpu.bundle.command:
 
-An archive holds a wheel of the package for that Python, torch and chip, Triton's cache with the kernels, launchers and
-cuda_utils that `.ci/gpu right` and `fast` ask for, and bundle.json, which says what it is for. The checkout travels
-beside it: tests and benches are not in it. --interpreter names a Python that has that torch and triton, pytest, numpy,
-hypothesis, setuptools and ninja; without it one is made in build/gpu-bundle, by pip. --steps: kernels of these steps
-alone; the archive is then named partial-..., and .ci/gpu installs it only where ATROUS_BUNDLE names it.
+    build --arch 9.0a --python 3.12 --torch 2.11.0 --triton 3.6.0 [--interpreter PYTHON] [--steps NAME,NAME]
+    download (the same options)   fetch torch, Triton and CUTLASS, as build would
+    check (the same options) [ARCHIVE]
+    install ARCHIVE               on the GPU machine, into the Python that runs this command
+    installed                     check that an installed bundle is still in place
 
-`make gpu-bundle`, `gpu-bundle-download` and `gpu-bundle-check` call the first three. Exit status: 2, with one sentence,
-for what cannot be built, or must not be installed here: no archive is written then, and no package is replaced; 1 if
-`check` finds that the steps ask for other kernels than the archive holds.
+An archive has a wheel of the package for that Python, torch and chip, the entries of Triton's cache (kernels, launchers
+and cuda_utils) that `.ci/gpu right` and `fast` request, and bundle.json, which names the target. Tests and benchmarks
+are not included: the GPU machine needs the checkout too. --interpreter names a Python with that torch and triton, and
+with pytest, numpy, hypothesis, setuptools and ninja; by default pip creates one in build/gpu-bundle. --steps: include
+the kernels of these steps alone; the archive is then named partial-..., and .ci/gpu installs it only if ATROUS_BUNDLE
+names it.
+
+`make gpu-bundle`, `gpu-bundle-download` and `gpu-bundle-check` call the first three. Exit status 2, with one sentence:
+the bundle cannot be built or does not fit this machine; nothing is written or installed. Exit status 1: `check` finds
+that the steps request other kernels than the archive has.
 """
 
 from __future__ import annotations
@@ -26,18 +29,18 @@ from pathlib import Path
 from bench.gpu.bundle import build as bundle_build
 from bench.gpu.bundle import install as bundle_install
 from bench.gpu.bundle import python as bundle_python
-from bench.gpu.bundle.facts import Mistake, Target
+from bench.gpu.bundle.facts import BundleError, Target
 
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("build", "download", "check"):
-        made = commands.add_parser(name)
+        command = commands.add_parser(name)
         for option in Target._fields:
-            made.add_argument(f"--{option}", required=True)
-        made.add_argument("--interpreter", type=Path, metavar="PYTHON")
-        made.add_argument(
+            command.add_argument(f"--{option}", required=True)
+        command.add_argument("--interpreter", type=Path, metavar="PYTHON")
+        command.add_argument(
             "--steps", type=lambda text: text.split(","), metavar="NAME,NAME", help="default: all that launch kernels"
         )
     commands.choices["check"].add_argument("archive", type=Path, nargs="?")
@@ -59,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "build":
             return bundle_build.build(target, args.interpreter, args.steps)
         return bundle_build.check(target, args.interpreter, args.steps, args.archive)
-    except Mistake as error:
+    except BundleError as error:
         print(f"bundle: {error}", file=sys.stderr)
         return 2
 

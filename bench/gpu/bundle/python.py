@@ -1,4 +1,4 @@
-"""The Pythons that a bundle is built and checked with, and the wheel that goes into it."""
+"""Create the Python environments that build and check a bundle, and build its wheel."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.bundle import facts as bundle_facts
-from bench.gpu.bundle.facts import ROOT, Mistake, Target
+from bench.gpu.bundle.facts import ROOT, BundleError, Target
 
 BUILD = ROOT / "build" / "gpu-bundle"
 NEEDS = ("numpy", "hypothesis", "pytest", "pytest-xdist", "ninja", "setuptools==81.0.0", "wheel")
 
 
 def run(command: list[Any], what: str, **more: str) -> None:
-    """Raises Mistake if it fails; its output is shown."""
+    """Runs a command with its output shown. Raises BundleError if it fails."""
     if status := subprocess.run([str(word) for word in command], cwd=ROOT, env=os.environ | more).returncode:
-        raise Mistake(f"{what}: expected exit status 0, got {status}")
+        raise BundleError(f"{what}: expected exit status 0, got {status}")
 
 
 def interpreter(target: Target, named: Path | None) -> Path:
-    """The Python to build with: the one that is named, else one that pip fills."""
+    """The Python to build with: the named one, else a virtual environment that pip fills."""
     if named is not None:
         return named
     folder = BUILD / f"python-{target.python}-torch-{target.torch}-triton-{target.triton}"
     if not (folder / "complete").exists():
         if (base := shutil.which(f"python{target.python}")) is None:
-            raise Mistake(f"python: expected python{target.python} on the PATH or --interpreter, found neither")
+            raise BundleError(f"python: expected python{target.python} on the PATH or --interpreter, got neither")
         run([base, "-m", "venv", folder], "venv")
         packages = (f"torch=={target.torch}", f"triton=={target.triton}", *NEEDS)
         run([folder / "bin/python", "-m", "pip", "install", "--quiet", *packages], "pip install")
@@ -37,7 +37,7 @@ def interpreter(target: Target, named: Path | None) -> Path:
 
 
 def headers(python: Path) -> Path:
-    """CUTLASS, which pip fetches once."""
+    """The folder with the headers of CUTLASS, which pip downloads once."""
     folder = BUILD / "cutlass"
     if not (folder / "cutlass_library").exists():
         needed = ["-r", ROOT / "requirements-cuda.txt"]
@@ -46,14 +46,14 @@ def headers(python: Path) -> Path:
 
 
 def download(target: Target, named: Path | None) -> int:
-    """Everything that `build` fetches, so that nothing but building is left to it."""
+    """Downloads everything that `build` needs, so that `build` needs no network."""
     bundle_facts.require_arch(target)
     print(f"python: {(python := interpreter(target, named))}\nheaders: {headers(python)}")
     return 0
 
 
 def environment(base: Path, packages: str, folder: Path) -> Path:
-    """A fresh Python that sees the packages of another one, and whatever is installed into it first."""
+    """A fresh virtual environment that also sees the packages of another; its own packages take precedence."""
     shutil.rmtree(folder, ignore_errors=True)
     run([base, "-m", "venv", "--without-pip", folder], "venv")
     (own,) = folder.glob("lib/python*/site-packages")
@@ -62,7 +62,7 @@ def environment(base: Path, packages: str, folder: Path) -> Path:
 
 
 def wheel(python: Path, target: Target, cuda_home: str, folder: Path) -> Path:
-    """The package for that chip; objects that are newer than their sources are kept by setuptools and ninja."""
+    """Builds the wheel for that chip; setuptools and ninja reuse objects that are newer than their sources."""
     for stale in (ROOT / "build").glob("lib.*"):
         shutil.rmtree(stale)
     build = {
@@ -71,5 +71,5 @@ def wheel(python: Path, target: Target, cuda_home: str, folder: Path) -> Path:
     }  # fmt: skip
     options = ("--quiet", "--no-build-isolation", "--no-deps", "-w", folder)
     run([python, "-m", "pip", "wheel", *options, ROOT], "wheel", **build)
-    (made,) = folder.glob("atrous-*.whl")
-    return made
+    (built,) = folder.glob("atrous-*.whl")
+    return built

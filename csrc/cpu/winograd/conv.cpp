@@ -1,9 +1,10 @@
-// _winograd_epilogue: a 3x3 convolution of stride 1 and any dilation on channels_last tensors, the
-// epilogue applied to each output before it leaves the cache.
+// _winograd_epilogue: a 3x3 convolution of stride 1 and any dilation on channels_last tensors, with the epilogue
+// applied to each output while it is in the cache.
 //
-// A task is a block of tiles and a range of output channels: transform the block's input (V), then for a few panels of
-// 16 output channels at a time multiply it position by position with the weight (M stays in L2), transform back. V may
-// be larger than L2: one position of it is not, and all panels of the few are done with it before the next.
+// A work item is a block of tiles and a range of output channels. It transforms the block's input (V), multiplies it
+// with the weight for a few panels of 16 output channels at a time, position by position (M stays in L2), and
+// transforms the result back. V may be larger than L2, but one position of it is not, and all of the few panels use
+// that position before the next one is read.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -21,7 +22,7 @@ namespace {
 using namespace winograd;
 
 template <class S>
-struct Job {
+struct Task {
   const Geometry& shape;
   const S *input, *residual;
   const float* transformed;
@@ -32,7 +33,7 @@ struct Job {
   const Channels<float>& vectors;
 };
 
-// What a thread works in; kept from call to call.
+// A thread's buffers, reused from call to call.
 struct Workspace {
   std::vector<float> v, m, zeros;
   std::vector<Tile> tiles;
@@ -44,11 +45,11 @@ T* reserve(std::vector<T>& values, int64_t size) {
   return values.data();
 }
 
-// v[position][tile][channel] of the tile whose first output is (top, left).
+// Writes v[position][tile][channel] of the tile whose first output is at (top, left).
 template <class S>
-void transform_tile(const Job<S>& job, int64_t image, int64_t top, int64_t left, const S* zeros, float* v,
+void transform_tile(const Task<S>& task, int64_t image, int64_t top, int64_t left, const S* zeros, float* v,
                     int64_t step) {
-  const Geometry& shape = job.shape;
+  const Geometry& shape = task.shape;
   const S* pixels[POSITIONS];
   for (int i = 0; i < 4; ++i) {
     const int64_t y = top - shape.padding[0] + i * shape.dilation[0];
@@ -56,7 +57,7 @@ void transform_tile(const Job<S>& job, int64_t image, int64_t top, int64_t left,
       const int64_t x = left - shape.padding[1] + j * shape.dilation[1];
       const bool inside = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
       const int64_t pixel = (image * shape.height + y) * shape.width + x;
-      pixels[4 * i + j] = inside ? job.input + pixel * shape.in_channels : zeros;
+      pixels[4 * i + j] = inside ? task.input + pixel * shape.in_channels : zeros;
     }
   }
   int64_t channel = 0;
@@ -71,8 +72,8 @@ void transform_tile(const Job<S>& job, int64_t image, int64_t top, int64_t left,
 }
 
 template <class S>
-void load_block(const Job<S>& job, int64_t first, int64_t last, Workspace& space) {
-  const Geometry& shape = job.shape;
+void load_block(const Task<S>& task, int64_t first, int64_t last, Workspace& space) {
+  const Geometry& shape = task.shape;
   const int64_t stride = shape.tile_step(), step = (last - first) * stride;
   const int64_t columns = shape.lefts.size(), rows = shape.tops.size();
   const S* zeros = reinterpret_cast<const S*>(reserve(space.zeros, stride));
@@ -82,104 +83,104 @@ void load_block(const Job<S>& job, int64_t first, int64_t last, Workspace& space
     const int64_t image = tile / columns / rows, top = shape.tops[tile / columns % rows],
                   left = shape.lefts[tile % columns];
     space.tiles.push_back(tile_at(shape, image, top, left));
-    transform_tile(job, image, top, left, zeros, v, step);
+    transform_tile(task, image, top, left, zeros, v, step);
   }
 }
 
-// The outputs of one tile, 16 channels from `channel`, through the epilogue to memory.
-template <class Variant, class Place, class Dropout, class S>
-void finish_tile(const Job<S>& job, const Tile& tile, const float* m, int64_t step, int64_t channel, Variant, Place,
+// Writes the outputs of one tile, 16 channels from `channel`, through the epilogue.
+template <class SlopeKind, class Place, class Dropout, class S>
+void finish_tile(const Task<S>& task, const Tile& tile, const float* m, int64_t step, int64_t channel, SlopeKind, Place,
                  Dropout) {
   float z[4 * PANEL];
   for (int64_t half = 0; half < PANEL; half += LANES) transform_output(m + half, step, z + half);
-  const int64_t channels = job.shape.out_channels, count = std::min(PANEL, channels - channel);
-  const int64_t area = job.shape.out_height * job.shape.out_width;
+  const int64_t channels = task.shape.out_channels, count = std::min(PANEL, channels - channel);
+  const int64_t area = task.shape.out_height * task.shape.out_width;
   for (int i = 0; i < 4; ++i) {
     if (tile.pixels[i] < 0) continue;
     const int64_t at = tile.pixels[i] * channels + channel;
     const int64_t index = (tile.image * channels + channel - tile.image) * area + tile.pixels[i];
-    Row<S, float> row{z + i * PANEL,
-                      job.residual + at,
-                      job.output + at,
-                      count,
-                      &job.vectors.scale[channel],
-                      &job.vectors.shift[channel],
-                      &job.vectors.slope[channel],
-                      uint64_t(index),
-                      uint64_t(area)};
+    EpilogueLoop<S, float> loop{z + i * PANEL,
+                                task.residual + at,
+                                task.output + at,
+                                count,
+                                &task.vectors.scale[channel],
+                                &task.vectors.shift[channel],
+                                &task.vectors.slope[channel],
+                                uint64_t(index),
+                                uint64_t(area)};
     if (count < PANEL) {
-      run_row<Variant::value, Place::value, Dropout::value, true>(row, job.vectors.draw);
+      epilogue_loop<SlopeKind::value, Place::value, Dropout::value, true>(loop, task.vectors.draw);
     } else {
-      row.length = PANEL;  // a constant: the loop is unrolled
-      run_row<Variant::value, Place::value, Dropout::value, true>(row, job.vectors.draw);
+      loop.length = PANEL;  // a constant: the loop is unrolled
+      epilogue_loop<SlopeKind::value, Place::value, Dropout::value, true>(loop, task.vectors.draw);
     }
   }
 }
 
-// One panel of all tiles; m lies at m + position * step.
+// Finishes one panel of all tiles; position p of M is at m + p * step.
 template <class S>
-void finish_panel(const Job<S>& job, const Workspace& space, int64_t panel, const float* m, int64_t step) {
-  select(job.slope, job.place, job.dropout, [&](auto slope, auto place, auto dropout) {
+void finish_panel(const Task<S>& task, const Workspace& space, int64_t panel, const float* m, int64_t step) {
+  select(task.slope, task.place, task.dropout, [&](auto slope, auto place, auto dropout) {
     for (const Tile& tile : space.tiles) {
-      finish_tile(job, tile, m, step, panel * PANEL, slope, place, dropout);
+      finish_tile(task, tile, m, step, panel * PANEL, slope, place, dropout);
       m += PANEL;
     }
   });
 }
 
-// Brings nearer what finish_panel will read and write: part `part` of 16.
+// Prefetches part `part` of 16 of the memory that finish_panel reads and writes.
 template <class S>
-void prefetch_panel(const Job<S>& job, const Workspace& space, int64_t panel, int64_t part) {
+void prefetch_panel(const Task<S>& task, const Workspace& space, int64_t panel, int64_t part) {
   const int64_t tiles = space.tiles.size();
   for (int64_t i = tiles * part / POSITIONS; i < tiles * (part + 1) / POSITIONS; ++i)
     for (const int64_t pixel : space.tiles[i].pixels) {
       if (pixel < 0) continue;
-      const int64_t at = pixel * job.shape.out_channels + panel * PANEL;
-      __builtin_prefetch(job.output + at, 1, 2);
-      if (job.residual) __builtin_prefetch(job.residual + at, 0, 2);
+      const int64_t at = pixel * task.shape.out_channels + panel * PANEL;
+      __builtin_prefetch(task.output + at, 1, 2);
+      if (task.residual) __builtin_prefetch(task.residual + at, 0, 2);
     }
 }
 
-// Compiled for each instruction set and storage type: the two ends of a block.
-#define ATROUS_ENDS(S)                                                                                      \
-  ATROUS_CLONES void load_tiles(const Job<S>& job, int64_t first, int64_t last, Workspace& space) {         \
-    load_block(job, first, last, space);                                                                    \
-  }                                                                                                         \
-  ATROUS_CLONES void finish_tiles(const Job<S>& job, const Workspace& space, int64_t panel, const float* m, \
-                                  int64_t step) {                                                           \
-    finish_panel(job, space, panel, m, step);                                                               \
+// The input transform and the epilogue of a block, compiled for each instruction set and storage type.
+#define ATROUS_LOAD_AND_FINISH(S)                                                                             \
+  ATROUS_CLONES void load_tiles(const Task<S>& task, int64_t first, int64_t last, Workspace& space) {         \
+    load_block(task, first, last, space);                                                                     \
+  }                                                                                                           \
+  ATROUS_CLONES void finish_tiles(const Task<S>& task, const Workspace& space, int64_t panel, const float* m, \
+                                  int64_t step) {                                                             \
+    finish_panel(task, space, panel, m, step);                                                                \
   }
-ATROUS_ENDS(float)
-ATROUS_ENDS(Half)
-ATROUS_ENDS(BFloat16)
+ATROUS_LOAD_AND_FINISH(float)
+ATROUS_LOAD_AND_FINISH(Half)
+ATROUS_LOAD_AND_FINISH(BFloat16)
 
-// `panels` panels from `panel` of a block whose input is transformed.
+// Computes `panels` panels from `panel` on, of a block whose input is already transformed.
 template <class S>
-void run_panels(const Job<S>& job, Workspace& space, int64_t panel, int64_t panels) {
-  const Geometry& shape = job.shape;
+void compute_panels(const Task<S>& task, Workspace& space, int64_t panel, int64_t panels) {
+  const Geometry& shape = task.shape;
   const int64_t tiles = space.tiles.size(), weights = shape.in_channels * PANEL, step = panels * tiles * PANEL;
   float* m = reserve(space.m, POSITIONS * step);
-  const float* u = job.transformed + panel * POSITIONS * weights;
+  const float* u = task.transformed + panel * POSITIONS * weights;
   for (int64_t position = 0; position < POSITIONS; ++position) {
-    for (int64_t i = 0; i < panels; ++i) prefetch_panel(job, space, panel + i, position);
+    for (int64_t i = 0; i < panels; ++i) prefetch_panel(task, space, panel + i, position);
     multiply({space.v.data() + position * tiles * shape.tile_step(), u + position * weights, m + position * step, tiles,
               shape.in_channels, panels, shape.tile_step(), POSITIONS * weights});
   }
-  for (int64_t i = 0; i < panels; ++i) finish_tiles(job, space, panel + i, m + i * tiles * PANEL, step);
+  for (int64_t i = 0; i < panels; ++i) finish_tiles(task, space, panel + i, m + i * tiles * PANEL, step);
 }
 
 template <class S>
-void run(const Job<S>& job) {
-  const Cut work = cut(job.shape, torch::stable::get_num_threads());
-  const int64_t tiles = job.shape.tiles(), panels = job.shape.panels();
-  torch::stable::parallel_for(0, work.blocks * work.splits, 1, [&](int64_t begin, int64_t end) {
+void convolve(const Task<S>& task) {
+  const Blocking blocking = choose_blocking(task.shape, torch::stable::get_num_threads());
+  const int64_t tiles = task.shape.tiles(), panels = task.shape.panels();
+  torch::stable::parallel_for(0, blocking.blocks * blocking.splits, 1, [&](int64_t begin, int64_t end) {
     static thread_local Workspace space;
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t block = task / work.splits, split = task % work.splits;
-      load_tiles(job, tiles * block / work.blocks, tiles * (block + 1) / work.blocks, space);
-      const int64_t last = panels * (split + 1) / work.splits;
-      for (int64_t panel = panels * split / work.splits; panel < last; panel += work.panels)
-        run_panels(job, space, panel, std::min(work.panels, last - panel));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t block = item / blocking.splits, split = item % blocking.splits;
+      load_tiles(task, tiles * block / blocking.blocks, tiles * (block + 1) / blocking.blocks, space);
+      const int64_t last = panels * (split + 1) / blocking.splits;
+      for (int64_t panel = panels * split / blocking.splits; panel < last; panel += blocking.panels)
+        compute_panels(task, space, panel, std::min(blocking.panels, last - panel));
     }
   });
 }
@@ -201,10 +202,10 @@ Tensor winograd_epilogue(const Arguments& arguments, const Tensor& input, const 
   with_storage(input, [&](auto* data) {
     using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (!std::is_same_v<S, double>)
-      run(Job<S>{shape, data,
-                 arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr,
-                 transformed.const_data_ptr<float>(), static_cast<S*>(output.mutable_data_ptr()), arguments.kind(),
-                 arguments.place(), arguments.dropout > 0, vectors});
+      convolve(Task<S>{shape, data,
+                       arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr,
+                       transformed.const_data_ptr<float>(), static_cast<S*>(output.mutable_data_ptr()),
+                       arguments.kind(), arguments.place(), arguments.dropout > 0, vectors});
   });
   return output;
 }

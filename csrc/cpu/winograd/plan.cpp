@@ -6,12 +6,13 @@ namespace atrous::winograd {
 
 namespace {
 
-constexpr int64_t CACHE = 400 * 1024;     // bytes of transformed input that a block may fill: a part of an L2
-constexpr int64_t PRODUCTS = 200 * 1024;  // bytes of products that wait for their last position: another part
-constexpr int64_t FEWEST = 48;            // tiles of a block, however many channels: each block reads the whole weight
-constexpr int64_t SMALL = 1 << 18;        // multiplications below which a second thread costs more than it brings
+constexpr int64_t INPUT_BYTES = 400 * 1024;   // transformed input of a block: a part of the L2 cache
+constexpr int64_t OUTPUT_BYTES = 200 * 1024;  // outputs that wait for their last position: another part of L2
+constexpr int64_t MIN_TILES = 48;  // of a block, for any number of channels: each block reads the whole weight
+constexpr int64_t MIN_MULTIPLICATIONS = 1 << 18;  // with fewer, a second thread costs more than it saves
 
-// The first rows (columns) of tiles that cover `size` outputs: two outputs `dilation` apart each, every phase apart.
+// The first rows (columns) of the tiles that cover `size` outputs. A tile has two outputs, `dilation` apart; the tiles
+// of each phase are listed in turn.
 std::vector<int64_t> tile_starts(int64_t size, int64_t dilation) {
   std::vector<int64_t> starts;
   for (int64_t phase = 0; phase < std::min(dilation, size); ++phase)
@@ -73,17 +74,17 @@ Tile tile_at(const Geometry& shape, int64_t image, int64_t top, int64_t left) {
   return tile;
 }
 
-Cut cut(const Geometry& shape, int64_t threads) {
+Blocking choose_blocking(const Geometry& shape, int64_t threads) {
   const int64_t tiles = shape.tiles(), bytes = POSITIONS * sizeof(float);
-  if (tiles * POSITIONS * shape.in_channels * shape.out_channels < SMALL) threads = 1;
-  const int64_t fitting = std::max<int64_t>(FEWEST, CACHE / (bytes * shape.tile_step()));
-  int64_t blocks = (tiles + fitting - 1) / fitting, splits = 1;
+  if (tiles * POSITIONS * shape.in_channels * shape.out_channels < MIN_MULTIPLICATIONS) threads = 1;
+  const int64_t fitting = std::max<int64_t>(MIN_TILES, INPUT_BYTES / (bytes * shape.tile_step()));
+  int64_t blocks = ceil_div(tiles, fitting), splits = 1;
   if (4 * tiles < 3 * fitting * threads)
     splits = std::min(threads, shape.panels());
   else
-    blocks = (blocks + threads - 1) / threads * threads;
-  const int64_t most = (tiles + blocks - 1) / blocks;
-  return {blocks, splits, std::max<int64_t>(2, PRODUCTS / (bytes * PANEL * most))};
+    blocks = ceil_div(blocks, threads) * threads;
+  const int64_t block_tiles = ceil_div(tiles, blocks);
+  return {blocks, splits, std::max<int64_t>(2, OUTPUT_BYTES / (bytes * PANEL * block_tiles))};
 }
 
 }  // namespace atrous::winograd

@@ -1,4 +1,5 @@
-// Winograd F(2x2, 3x3) on values: Y = A' [(G g G') * (B' d B)] A, one product for each of 16 positions.
+// Winograd F(2x2, 3x3) as functions of values: Y = A' [(G g G') * (B' d B)] A, one multiplication for each of 16
+// positions.
 // A tile of 2 x 2 outputs needs 4 x 4 inputs; with dilation both are taken `dilation` apart and nothing else changes.
 // Source: Lavin and Gray, Fast algorithms for convolutional neural networks (CVPR 2016).
 #pragma once
@@ -10,7 +11,8 @@
 
 namespace atrous::winograd {
 
-constexpr int64_t POSITIONS = 16, PANEL = 16;  // of a tile; output channels that are computed together
+constexpr int64_t POSITIONS = 16;  // of a transformed tile
+constexpr int64_t PANEL = 16;      // output channels that are computed together
 constexpr int64_t LANES = 8;
 
 using Vector = float __attribute__((vector_size(32)));
@@ -37,7 +39,7 @@ inline void input_axis(const Vector d[4], Vector v[4]) {
   v[3] = d[1] - d[3];
 }
 
-// v[16] at p + position * step = B' d B of 8 channels of the 16 pixels.
+// Writes B' d B of 8 channels of the 16 pixels to p + position * step.
 template <class S>
 void transform_input(const S* const pixels[POSITIONS], int64_t channel, float* p, int64_t step) {
   Vector columns[4][4];
@@ -54,7 +56,7 @@ void transform_input(const S* const pixels[POSITIONS], int64_t channel, float* p
   }
 }
 
-// y at y + (2 * a + b) * PANEL = A' m A of 8 channels; m lies at p + position * step.
+// Writes A' m A of 8 channels to y + (2 * a + b) * PANEL; m is at p + position * step.
 inline void transform_output(const float* p, int64_t step, float* y) {
   Vector rows[2][4];
   for (int j = 0; j < 4; ++j) {
@@ -70,7 +72,7 @@ inline void transform_output(const float* p, int64_t step, float* y) {
   }
 }
 
-// u[16] = G g G'; T is a number or a vector of them.
+// u = G g G'; T is a scalar or a SIMD vector.
 template <class T>
 void transform_weight(const T g[9], T u[POSITIONS]) {
   const auto axis = [](const T& a, const T& b, const T& c, T* r) {

@@ -12,15 +12,15 @@ using namespace winograd;
 
 namespace {
 
-constexpr int64_t DEPTH = 16;  // input channels that are read together: a cache line where they are innermost
+constexpr int64_t DEPTH = 16;  // input channels read together: a cache line of fp32 if they are innermost
 
 template <class T>
 using Taps = T[9][DEPTH][PANEL];
 
 template <class T, int COUNT>
-using Several __attribute__((vector_size(COUNT * sizeof(T)))) = T;
+using SimdVector __attribute__((vector_size(COUNT * sizeof(T)))) = T;
 
-// The taps of `depth` input and `width` output channels, whatever their strides.
+// Reads the taps of `depth` input and `width` output channels, at any strides.
 template <class S>
 void read_taps(const S* data, const Sizes& strides, int64_t depth, int64_t width, Taps<Wide<S>>& taps) {
   const int64_t across = strides[0], down = strides[1];
@@ -31,21 +31,21 @@ void read_taps(const S* data, const Sizes& strides, int64_t depth, int64_t width
   }
 }
 
-// One input channel of a panel, four output channels at a time; then whole cache lines go out, as the 16 that they go
-// to share a cache set.
+// Transforms one input channel of a panel, four output channels at a time, and then stores whole cache lines, because
+// the 16 lines that it writes share a cache set.
 template <class T>
 void transform_channel(const Taps<T>& taps, int64_t c, float* u, int64_t step) {
   float lines[POSITIONS][PANEL];
   for (int64_t k = 0; k < PANEL; k += 4) {
-    Several<double, 4> g[9], result[POSITIONS];
+    SimdVector<double, 4> g[9], result[POSITIONS];
     for (int64_t i = 0; i < 9; ++i) {
-      Several<T, 4> tap;
+      SimdVector<T, 4> tap;
       std::memcpy(&tap, &taps[i][c][k], sizeof tap);
-      g[i] = __builtin_convertvector(tap, Several<double, 4>);
+      g[i] = __builtin_convertvector(tap, SimdVector<double, 4>);
     }
     transform_weight(g, result);
     for (int64_t i = 0; i < POSITIONS; ++i) {
-      const auto rounded = __builtin_convertvector(result[i], Several<float, 4>);
+      const auto rounded = __builtin_convertvector(result[i], SimdVector<float, 4>);
       std::memcpy(&lines[i][k], &rounded, sizeof rounded);
     }
   }
@@ -60,7 +60,7 @@ void transform_block(const S* data, const Sizes& strides, int64_t depth, int64_t
   for (int64_t c = 0; c < depth; ++c) transform_channel(taps, c, u + c * PANEL, step);
 }
 
-// Compiled for each instruction set and storage type.
+// transform_block, compiled for each instruction set and storage type.
 #define ATROUS_TRANSFORM(S)                                                                                 \
   ATROUS_CLONES void transform(const S* data, const Sizes& strides, int64_t depth, int64_t width, float* u, \
                                int64_t step) {                                                              \

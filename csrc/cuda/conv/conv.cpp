@@ -1,5 +1,5 @@
-// _conv_epilogue: tensors -> ConvProblem -> plan -> launch; what our kernels do not take is torch's own convolution and
-// then the epilogue.
+// _conv_epilogue: tensors -> ConvProblem -> ConvPlan -> launch. A convolution that our kernels do not support runs as
+// torch's own convolution and then the epilogue.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -15,23 +15,33 @@ namespace atrous::cuda {
 
 namespace {
 
-// The zeros that the input needs before a kernel reads it.
-struct Padded {
-  int64_t channels;  // in all
-  int64_t around;    // columns on either side
+// The tile of every convolution, as fixed by conv_tile; empty for the predicted one.
+std::atomic<const char*> named_tile{""};
+
+// The zeros that the kernels need around x.
+struct ZeroPadding {
+  int64_t channels;  // in total
+  int64_t margin;    // columns on either side
 };
 
-// x is as it will be once it is padded.
-ConvProblem describe(const Arguments& arguments, const Tensor& input, const Padded& padded, const Tensor& weight,
-                     const OptionalTensor& bias, const Sizes& sizes, const Sizes& stride, const Sizes& padding,
-                     const Sizes& dilation, int64_t groups) {
+// The tensors of a call. y is absent before its memory is allocated.
+struct ConvTensors {
+  Tensor x, weight;
+  OptionalTensor y;
+};
+
+ZeroPadding zero_padding(const Tensor& input, const Sizes& padding, const Sizes& dilation) {
+  return {conv_channels(input.size(1), input.scalar_type(), dilation[1]),
+          merges_kernel_rows(input.size(1), dilation[1]) ? padding[1] : 0};
+}
+
+// The problem's sizes, with x as it is once it is padded.
+ConvProblem geometry(const Tensor& input, const Tensor& weight, const ZeroPadding& zeros, const Sizes& sizes,
+                     const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
   ConvProblem problem{};
-  problem.x = input.const_data_ptr();
-  problem.weight = weight.const_data_ptr();
-  problem.residual = arguments.residual ? arguments.residual->const_data_ptr() : nullptr;
   problem.type = input.scalar_type();
-  problem.n = input.size(0), problem.h = input.size(2), problem.w = input.size(3) + 2 * padded.around;
-  problem.c = padded.channels, problem.k = sizes[1], problem.p = sizes[2], problem.q = sizes[3];
+  problem.n = input.size(0), problem.h = input.size(2), problem.w = input.size(3) + 2 * zeros.margin;
+  problem.c = zeros.channels, problem.k = sizes[1], problem.p = sizes[2], problem.q = sizes[3];
   problem.r = weight.size(2), problem.s = weight.size(3);
   problem.x_strides[0] = problem.c;
   problem.x_strides[1] = problem.w * problem.c;
@@ -41,12 +51,9 @@ ConvProblem describe(const Arguments& arguments, const Tensor& input, const Padd
     problem.padding[i] = padding[i];
     problem.dilation[i] = dilation[i];
   }
-  problem.padding[1] -= padded.around;
+  problem.padding[1] -= zeros.margin;
   problem.groups = groups;
-  problem.vectors = vectors_of(arguments, bias);
-  problem.slope = arguments.kind();
-  problem.place = arguments.place();
-  problem.dropout = arguments.dropout > 0;
+  if (merges_kernel_rows(input.size(1), dilation[1])) merge_kernel_rows(problem);
   return problem;
 }
 
@@ -55,39 +62,61 @@ Tensor empty_channels_last(const Tensor& like, const Sizes& sizes) {
                               torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
-// Channels last, with its zeros: a copy where it is not so already.
-Tensor prepare(const Tensor& tensor, const Padded& padded, cudaStream_t stream) {
+// Returns the tensor in channels_last with its zeros: a copy, unless it already is.
+Tensor pad_channels_last(const Tensor& tensor, const ZeroPadding& zeros, cudaStream_t stream) {
   const int64_t n = tensor.size(0), c = tensor.size(1), h = tensor.size(2), w = tensor.size(3);
-  if (padded.channels == c && !padded.around)
+  if (zeros.channels == c && !zeros.margin)
     return torch::stable::contiguous(tensor, torch::headeronly::MemoryFormat::ChannelsLast);
-  const Tensor whole = empty_channels_last(tensor, Sizes{n, padded.channels, h, w + 2 * padded.around});
+  const Tensor padded = empty_channels_last(tensor, Sizes{n, zeros.channels, h, w + 2 * zeros.margin});
   const ConvPad pad{tensor.const_data_ptr(),
-                    whole.mutable_data_ptr(),
+                    padded.mutable_data_ptr(),
                     tensor.scalar_type(),
                     n,
                     c,
                     h,
                     w,
                     {tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)},
-                    padded.channels,
-                    padded.around};
-  if (whole.numel()) check(conv_pad(pad, stream), "_conv_epilogue");
-  return whole;
+                    zeros.channels,
+                    zeros.margin};
+  if (padded.numel()) check(conv_pad(pad, stream), "_conv_epilogue");
+  return padded;
 }
 
-// The tile of every convolution, as conv_tile names it; empty for the predicted one.
-std::atomic<const char*> named_tile{""};
-
-// Why this library's kernels do not compute it; empty where they do.
-std::string reasons(const Tensor& input, const ConvProblem& problem) {
-  return suggests_channels_last(input) ? conv_reasons(problem) : "input: expected channels_last";
+ConvTensors prepare(const Tensor& input, const Tensor& weight, const ZeroPadding& zeros, const Sizes& sizes,
+                    cudaStream_t stream) {
+  return {pad_channels_last(input, zeros, stream), pad_channels_last(weight, {zeros.channels, 0}, stream),
+          empty_channels_last(input, sizes)};
 }
 
-cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  const auto product = problem.type == ScalarType::Half       ? plan.tma ? conv_sm90_fp16 : conv_fp16
-                       : problem.type == ScalarType::BFloat16 ? plan.tma ? conv_sm90_bf16 : conv_bf16
-                                                              : conv_fp32;
-  const cudaError_t result = product(problem, plan, workspace, stream);
+// Completes a geometry with the memory of its tensors and the epilogue.
+ConvProblem describe(ConvProblem problem, const ConvTensors& tensors, const Arguments& arguments,
+                     const OptionalTensor& bias) {
+  problem.x = tensors.x.const_data_ptr();
+  problem.weight = tensors.weight.const_data_ptr();
+  problem.residual = arguments.residual ? arguments.residual->const_data_ptr() : nullptr;
+  problem.y = tensors.y ? tensors.y->mutable_data_ptr() : nullptr;
+  problem.vectors = vectors_of(arguments, bias);
+  problem.slope = arguments.kind();
+  problem.place = arguments.place();
+  problem.dropout = arguments.dropout > 0;
+  return problem;
+}
+
+// Returns why our kernels do not support the call; empty if they do.
+std::string reasons(const Tensor& input, const ConvProblem& call) {
+  return suggests_channels_last(input) ? conv_reasons(call) : "input: expected channels_last";
+}
+
+ConvPlan choose_plan(const ConvProblem& problem, const Device& device, std::string_view tile) {
+  const int chip = device.capability();
+  return conv_plan(problem, {chip, device.multiprocessors(), chip == 90 && conv_sm90_built(), tile});
+}
+
+cudaError_t launch_conv(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  const auto main_loop = problem.type == ScalarType::Half       ? plan.tma ? conv_sm90_fp16 : conv_fp16
+                         : problem.type == ScalarType::BFloat16 ? plan.tma ? conv_sm90_bf16 : conv_bf16
+                                                                : conv_fp32;
+  const cudaError_t result = main_loop(problem, plan, workspace, stream);
   if (result != cudaSuccess || plan.splits == 1) return result;
   return conv_reduce(problem, plan.splits, static_cast<const float*>(workspace), stream);
 }
@@ -108,28 +137,26 @@ Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tens
   device.check("bias", bias);
   device.check(arguments);
   const Sizes sizes = convolution_sizes(input, weight, stride, padding, dilation);
-  const int64_t channels = conv_channels(input.size(1), input.scalar_type(), dilation[1]);
-  const bool rows = reads_rows(input.size(1), dilation[1]);
-  const Padded padded{channels, rows ? padding[1] : 0};
-  ConvProblem problem = describe(arguments, input, padded, weight, bias, sizes, stride, padding, dilation, groups);
-  if (rows) merge_rows(problem);
+  const ZeroPadding zeros = zero_padding(input, padding, dilation);
+  const ConvProblem shape = geometry(input, weight, zeros, sizes, stride, padding, dilation, groups);
   const std::string_view tile = named_tile.load();
-  if (const std::string no_kernel = reasons(input, problem); !no_kernel.empty()) {
+  // Support is decided on the caller's own tensors, before any is copied.
+  const ConvProblem call = describe(shape, {input, weight, {}}, arguments, bias);
+  if (const std::string no_kernel = reasons(input, call); !no_kernel.empty()) {
     STD_TORCH_CHECK(tile.empty(), tile, " cannot compute this convolution: ", no_kernel);
     return epilogue(arguments, convolution(input, weight, bias, stride, padding, dilation, groups));
   }
   arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
-  const int chip = device.capability();
-  const ConvPlan plan = conv_plan(problem, {chip, device.multiprocessors(), chip == 90 && conv_sm90_built(), tile});
-  const Tensor x = prepare(input, padded, device.stream()), krsc = prepare(weight, {channels, 0}, device.stream()),
-               y = empty_channels_last(input, sizes);
-  problem.x = x.const_data_ptr(), problem.weight = krsc.const_data_ptr(), problem.y = y.mutable_data_ptr();
-  std::optional<Tensor> partial;
+
+  const ConvTensors tensors = prepare(input, weight, zeros, sizes, device.stream());
+  const ConvProblem problem = describe(shape, tensors, arguments, bias);
+  const ConvPlan plan = choose_plan(problem, device, tile);
+  OptionalTensor workspace;
   if (plan.workspace_bytes)
-    partial = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
-  void* const workspace = partial ? partial->mutable_data_ptr() : nullptr;
-  if (y.numel()) check(run(problem, plan, workspace, device.stream()), "_conv_epilogue");
-  return y;
+    workspace = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
+  void* const partial = workspace ? workspace->mutable_data_ptr() : nullptr;
+  if (tensors.y->numel()) check(launch_conv(problem, plan, partial, device.stream()), "_conv_epilogue");
+  return *tensors.y;
 }
 
 }  // namespace atrous::cuda

@@ -1,4 +1,4 @@
-// The epilogue where CUTLASS's own puts an output operator: between the sums and the store.
+// The epilogue as a CUTLASS output operator, applied to the accumulators before they are stored.
 #pragma once
 
 #include <cutlass/array.h>
@@ -9,7 +9,7 @@
 
 namespace atrous::cuda {
 
-// The values of a tile's channels, in shared memory for the length of the kernel.
+// The epilogue parameters of a tile's channels, in shared memory for the lifetime of the kernel.
 template <int CHANNELS>
 struct TileChannels {
   float scale[CHANNELS], shift[CHANNELS], slope[CHANNELS];
@@ -19,8 +19,8 @@ struct TileChannels {
     return reinterpret_cast<TileChannels&>(memory);
   }
 
-  // By `threads` threads, each a channel; channels from `end` on are not read. A barrier follows.
-  ATROUS_HD void load(const Vectors& vectors, int first, int end, int thread, int threads) {
+  // Loads with `threads` threads, one channel per thread and pass, up to channel `end`. The caller synchronizes.
+  ATROUS_HD void load(const ChannelVectors& vectors, int first, int end, int thread, int threads) {
     for (int i = thread; i < CHANNELS && first + i < end; i += threads) {
       const Channel<float> channel = vectors.at<float>(first + i);
       scale[i] = channel.affine.scale;
@@ -28,34 +28,34 @@ struct TileChannels {
       slope[i] = channel.slope;
     }
   }
-  // By all threads of the block.
-  __device__ void load(const Vectors& vectors, int first, int end) {
+  // Loads with all threads of the block and synchronizes.
+  __device__ void load(const ChannelVectors& vectors, int first, int end) {
     load(vectors, first, end, threadIdx.x, blockDim.x);
     __syncthreads();
   }
 };
 
-// The epilogue of COUNT neighbouring channels of a pixel.
+// The epilogue of COUNT adjacent channels of a pixel.
 template <class Element, int COUNT, Slope SLOPE, Residual RESIDUAL>
 struct EpilogueValues {
-  using Sums = cutlass::Array<float, COUNT>;
+  using Accumulators = cutlass::Array<float, COUNT>;
   using Outputs = cutlass::Array<Element, COUNT>;
-  Sums scale, shift, slope;
+  Accumulators scale, shift, slope;
 
-  ATROUS_HD Outputs operator()(const Sums& sums, const Outputs& residual) const {
-    const Sums added = cutlass::NumericArrayConverter<float, Element, COUNT>()(residual);
-    Sums y;
+  ATROUS_HD Outputs operator()(const Accumulators& sums, const Outputs& residual) const {
+    const Accumulators wide_residual = cutlass::NumericArrayConverter<float, Element, COUNT>()(residual);
+    Accumulators y;
     for (int i = 0; i < COUNT; ++i)
-      y[i] = epilogue<float, SLOPE, RESIDUAL, false>(sums[i], {scale[i], shift[i]}, slope[i], added[i], 1);
+      y[i] = epilogue<float, SLOPE, RESIDUAL, false>(sums[i], {scale[i], shift[i]}, slope[i], wide_residual[i], 1);
     return cutlass::NumericArrayConverter<Element, float, COUNT>()(y);
   }
-  ATROUS_HD Outputs operator()(const Sums& sums) const { return (*this)(sums, Outputs()); }
+  ATROUS_HD Outputs operator()(const Accumulators& sums) const { return (*this)(sums, Outputs()); }
 };
 
-// ThreadMap says which channels a thread has: always the same COUNT of them, so they are read once.
+// ThreadMap gives a thread the same COUNT channels throughout, so their parameters are read once.
 template <class Element, int COUNT, class ThreadMap, int CHANNELS, Slope SLOPE, Residual RESIDUAL>
 struct EpilogueOp : EpilogueValues<Element, COUNT, SLOPE, RESIDUAL> {
-  static_assert(ThreadMap::Iterations::kColumn == 1, "a thread must keep to its channels");
+  static_assert(ThreadMap::Iterations::kColumn == 1, "a thread must have the same channels throughout");
   using ElementOutput = Element;
   using ElementAccumulator = float;
   using ElementCompute = float;
@@ -72,7 +72,7 @@ struct EpilogueOp : EpilogueValues<Element, COUNT, SLOPE, RESIDUAL> {
     }
   }
   __device__ static constexpr bool is_source_needed() { return RESIDUAL != Residual::none; }
-  // Of reductions in turns, which we do not have.
+  // Required by CUTLASS for serial split-K, which we do not use.
   __device__ void set_k_partition(int, int) {}
 };
 

@@ -1,4 +1,4 @@
-// What the CUDA kernels compute, and by which tile.
+// Heuristics of the CUDA convolution: which problems the kernels support, and which tile and split-K they use.
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
@@ -10,31 +10,32 @@ namespace atrous::cuda {
 
 namespace {
 
-// CUTLASS counts bytes of a tensor in 32 bits, and a kernel's position in masks of 32 bits.
-constexpr double MOST_BYTES = double(int64_t(1) << 31);
-constexpr int64_t MOST_KERNEL = 32;
-// What more splits of the reduction save they read again.
-constexpr int64_t MOST_SPLITS = 16;
+// CUTLASS addresses a tensor's bytes with 32 bits and keeps kernel positions in 32-bit masks.
+constexpr double MAX_BYTES = double(int64_t(1) << 31);
+constexpr int64_t MAX_KERNEL = 32;
+// More splits save no more time than their partial sums cost to read.
+constexpr int64_t MAX_SPLITS = 16;
 
-int64_t vector(ScalarType type) { return 16 / bytes(type); }  // channels of one access
+int64_t vector(ScalarType type) { return 16 / bytes(type); }  // channels of one 16-byte access
 
-// The largest offset that a kernel computes, into the padding too, in elements.
+// The largest offset that a kernel computes, padding included, in elements.
 double extent(const ConvProblem& problem) {
   return double(problem.n) * double(problem.h + 2 * problem.padding[0]) *
          double(problem.x_strides[1] + 2 * problem.padding[1] * problem.c);
 }
 
-// How many splits of a position's steps have any, when each but the last has as many as the first.
-int64_t filled_splits(int64_t steps, int64_t splits) { return divide_up(steps, divide_up(steps, splits)); }
+// The number of splits that are not empty, if each but the last has as many steps as the first.
+int64_t filled_splits(int64_t steps, int64_t splits) { return ceil_div(steps, ceil_div(steps, splits)); }
 
-// CUTLASS's TMA loads read x as dense; rows that merge_rows has made overlap, unless they meet.
+// CUTLASS's TMA loads require a dense x. After merge_kernel_rows the positions of x overlap or have gaps, unless they
+// are adjacent.
 bool dense(const ConvProblem& problem) {
   const int64_t row = problem.w * problem.c;
   return problem.x_strides[0] == problem.c && problem.x_strides[1] == row && problem.x_strides[2] == problem.h * row;
 }
 
-// What TMA's im2col mode takes: corners of the padded plane in 8 bits, a position of the kernel in 8 bits of which
-// CUTLASS leaves one value out, strides of at most 8; addresses and strides are multiples of 16 bytes anyway.
+// The limits of TMA's im2col mode: corners of the padded plane are 8 bits, a kernel position is 8 bits of which CUTLASS
+// excludes one value, and strides are at most 8. Addresses and strides are multiples of 16 bytes in any case.
 // Source: CUDA driver API, cuTensorMapEncodeIm2col; CUTLASS 4.2, sm90_implicit_gemm_gmma_ss_warpspecialized.hpp.
 bool fits_tma_im2col(const ConvProblem& problem) {
   const auto side = [&](int i, int64_t kernel) {
@@ -44,10 +45,10 @@ bool fits_tma_im2col(const ConvProblem& problem) {
   return side(0, problem.r) && side(1, problem.s);
 }
 
-// Taken only where it is named: no GPU has run it yet.
+// Used only if it is named: no GPU has run it yet.
 constexpr std::string_view UNMEASURED = "wgmma-256x128";
 
-// Why the tile cannot compute it; empty if it can.
+// Returns why the tile cannot compute the problem; empty if it can.
 std::string_view tile_reason(const Cost& cost, const ConvProblem& problem, bool wgmma) {
   if (problem.c % vector(problem.type) || problem.x_strides[0] % vector(problem.type))
     return "its input is read by 4 channels, for which there is one tile without a name";
@@ -64,11 +65,11 @@ std::string_view tile_reason(const Cost& cost, const ConvProblem& problem, bool 
 }  // namespace
 
 int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w) {
-  if (reads_rows(c, dilation_w)) return FEW;
-  return divide_up(c, vector(type)) * vector(type);
+  if (merges_kernel_rows(c, dilation_w)) return STEM_CHANNELS;
+  return ceil_div(c, vector(type)) * vector(type);
 }
 
-void merge_rows(ConvProblem& problem) {
+void merge_kernel_rows(ConvProblem& problem) {
   problem.x_strides[0] = problem.stride[1] * problem.c;
   problem.w = problem.q;
   problem.c *= problem.s;
@@ -88,9 +89,9 @@ std::string conv_reasons(const ConvProblem& problem) {
   need(problem.slope != Slope::random && !problem.dropout, "slope and dropout", "nothing drawn");
   need(problem.k % vector(problem.type) == 0, "weight",
        "a multiple of " + std::to_string(vector(problem.type)) + " output channels, got " + std::to_string(problem.k));
-  need(std::max(problem.r, problem.s) <= MOST_KERNEL, "weight", "a kernel of at most 32 x 32");
-  need(input < MOST_BYTES, "input", "less than 2 GiB, padding included");
-  need(output < MOST_BYTES && weight < MOST_BYTES, "output and weight", "less than 2 GiB each");
+  need(std::max(problem.r, problem.s) <= MAX_KERNEL, "weight", "a kernel of at most 32 x 32");
+  need(input < MAX_BYTES, "input", "less than 2 GiB, padding included");
+  need(output < MAX_BYTES && weight < MAX_BYTES, "output and weight", "less than 2 GiB each");
   for (const void* data : {problem.x, problem.weight, problem.residual})
     if (reinterpret_cast<uintptr_t>(data) % 16) {
       need(false, "input, weight and residual", "memory that begins at a multiple of 16 bytes");
@@ -113,15 +114,15 @@ const char* conv_tile_name(std::string_view name) {
 }
 
 ConvPlan conv_plan(const ConvProblem& problem, const Target& target) {
-  ConvPlan best{Tile::few, 1, 0};  // where no other can
+  ConvPlan best{Tile::stem, 1, 0};  // if no other tile can compute it
   double least = std::numeric_limits<double>::infinity();
   for (const Cost& cost : COSTS) {
     if (target.tile.empty() ? cost.name == UNMEASURED : cost.name != target.tile) continue;
     const std::string_view reason = tile_reason(cost, problem, target.wgmma);
     STD_TORCH_CHECK(reason.empty() || target.tile.empty(), cost.name, " cannot compute this convolution: ", reason);
     if (!reason.empty()) continue;
-    const int64_t steps = cost.steps(problem), most = cost.tma ? 1 : std::min(steps, MOST_SPLITS);
-    for (int64_t splits = 1; splits <= most; ++splits) {
+    const int64_t steps = cost.steps(problem), max_splits = cost.tma ? 1 : std::min(steps, MAX_SPLITS);
+    for (int64_t splits = 1; splits <= max_splits; ++splits) {
       const double clocks = cost.clocks(problem, splits, gpu(target.chip), target.multiprocessors);
       if (filled_splits(steps, splits) != splits || clocks >= least) continue;
       const size_t partial = splits > 1 ? size_t(splits) * problem.pixels() * problem.k * sizeof(float) : 0;

@@ -1,4 +1,4 @@
-// A convolution with its epilogue as plain data: what the host describes, plans and launches. No CUTLASS, no torch.
+// A convolution with its epilogue as plain data, and the functions that plan and launch it. No CUTLASS, no torch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,18 +11,18 @@
 
 namespace atrous::cuda {
 
-// Input channels whose kernel rows are read as one position.
-constexpr int64_t FEW = 4;
+// Input channels of a padded stem, whose kernel rows are read as one position.
+constexpr int64_t STEM_CHANNELS = 4;
 
-// x: (n, h, w, c), weight: (k, r, s, c), residual and y: (n, p, q, k), all dense but x; pairs are (height, width).
+// x: (n, h, w, c), weight: (k, r, s, c), residual and y: (n, p, q, k). All but x are dense. Pairs are (height, width).
 struct ConvProblem {
   const void *x, *weight, *residual;
   void* y;
-  ScalarType type;  // of all four
+  ScalarType type;  // of all four tensors
   int64_t n, h, w, c, k, r, s, p, q;
-  int64_t x_strides[3];  // in elements, from pixel to pixel, row to row, image to image
+  int64_t x_strides[3];  // in elements: pixel, row, image
   int64_t stride[2], padding[2], dilation[2], groups;
-  Vectors vectors;
+  ChannelVectors vectors;
   Slope slope;
   Residual place;
   bool dropout;
@@ -30,52 +30,53 @@ struct ConvProblem {
   int64_t pixels() const { return n * p * q; }
 };
 
-// The tiles that are built, pixels x channels; `few` is 128x64 where a 16-bit dtype is read by 4 channels.
-enum class Tile { t256x128, t128x128, t128x64, t64x64, few };
+// The compiled tiles, pixels x channels. `stem` is 128x64 for a 16-bit dtype that is read 4 channels at a time.
+enum class Tile { t256x128, t128x128, t128x64, t64x64, stem };
 
-// A tensor of (n, c, h, w) with these strides in elements, to (n, h, w + 2 * around, channels) with zeros for what is
-// new; channels: a multiple of 4.
+// A copy of an (n, c, h, w) tensor with these strides, in elements, to (n, h, w + 2 * margin, channels), padded with
+// zeros. channels is a multiple of 4.
 struct ConvPad {
   const void* from;
   void* to;
   ScalarType type;
-  int64_t n, c, h, w, strides[4], channels, around;
+  int64_t n, c, h, w, strides[4], channels, margin;
 };
 
-// Whether a kernel row is read as one position of s * c channels: in a dense x of few channels whose width needs no
-// padding and has no dilation they lie side by side, and 7 positions of 28 channels are fewer steps than 49 of 4.
-inline bool reads_rows(int64_t c, int64_t dilation_w) { return c <= FEW && dilation_w == 1; }
-// As many channels as c has to be padded to with zeros: FEW for rows, else whole vectors of 16 bytes.
+// True if a kernel row is read as one position of s * c channels. They are contiguous in a dense x of few channels
+// whose width has neither padding nor dilation, and 7 positions of 28 channels take fewer steps than 49 positions of 4.
+inline bool merges_kernel_rows(int64_t c, int64_t dilation_w) { return c <= STEM_CHANNELS && dilation_w == 1; }
+// The channels that c is padded to: STEM_CHANNELS if kernel rows are merged, else whole vectors of 16 bytes.
 int64_t conv_channels(int64_t c, ScalarType type, int64_t dilation_w);
-// The problem as one of rows.
-void merge_rows(ConvProblem& problem);
+// Rewrites the problem so that each kernel row is one position.
+void merge_kernel_rows(ConvProblem& problem);
 
-// How it is computed: in `splits` parts of the reduction, whose sums go through a workspace; or, where `tma`, by the
-// kernels for compute capability 9.0 (conv/sm90.cuh), which have the three large tiles and no splits.
+// The kernel of a convolution. With splits > 1 the partial sums of split-K go through a workspace. tma selects the
+// kernels for compute capability 9.0 (conv/sm90.cuh), which have the three large tiles and no split-K.
 struct ConvPlan {
   Tile tile;
   int splits;
   size_t workspace_bytes;
   bool tma = false;
-  int multiprocessors = 1;  // of the GPU: as many blocks of the persistent kernel run at once
+  int multiprocessors = 1;  // of the GPU, and so the blocks of the persistent kernel that run at once
 };
 
-// Why there is no kernel for it; empty where there is one.
+// Returns why no kernel supports the problem; empty if one does.
 std::string conv_reasons(const ConvProblem& problem);
-// What it is computed on, and the name of the tile to take; empty for the predicted one.
+// The GPU, and the name of the tile to use; empty for the predicted one.
 struct Target {
   int chip, multiprocessors;  // chip: 90 for compute capability 9.0
-  bool wgmma;                 // the chip is 9.0, and this build has code for it
+  bool wgmma;                 // the GPU is of compute capability 9.0 and this build has code for sm_90a
   std::string_view tile;
 };
-// The names of the tiles, those of wgmma before those of mma.sync; this name where it lives as long as the program, or
-// null if no tile has it.
+// The names of the tiles, those of wgmma before those of mma.sync.
 std::string conv_tiles();
+// The same name with static lifetime; null if no tile has it.
 const char* conv_tile_name(std::string_view name);
-// The tile and the splits that are predicted to take the least time; a tile that is named, or an error with the reason.
+// Returns the tile and the splits of the least predicted time. If the target names a tile, returns that one or throws
+// the reason why it cannot be used.
 ConvPlan conv_plan(const ConvProblem& problem, const Target& target);
-// The product of each dtype, with the epilogue unless it is split, and what follows it then.
-// workspace: plan.workspace_bytes, aligned to 16 bytes.
+// Launches the convolution, with its epilogue if plan.splits is 1; otherwise it writes partial sums to the workspace,
+// plan.workspace_bytes that are 16-byte aligned, and conv_reduce follows.
 cudaError_t conv_fp16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_bf16(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t conv_fp32(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream);
@@ -84,7 +85,7 @@ cudaError_t conv_sm90_bf16(const ConvProblem& problem, const ConvPlan& plan, voi
 cudaError_t conv_pad(const ConvPad& pad, cudaStream_t stream);
 cudaError_t conv_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream);
 
-// Whether conv_sm90_* are built for the current GPU, which is of compute capability 9.0: they are for sm_90a alone.
+// True if conv_sm90_* are compiled for the current GPU, of compute capability 9.0: that takes a build for sm_90a.
 bool conv_sm90_built();
 
 }  // namespace atrous::cuda

@@ -1,4 +1,4 @@
-// The implicit matrix product of CUTLASS (conv 2.x, tensor cores from sm_80 on) with our epilogue: types and launch.
+// Implicit GEMM by CUTLASS (conv 2.x, tensor cores from sm_80 on) with our epilogue: types and launch.
 // Source: Chetlur et al. 2014 (arXiv:1410.0759), implicit GEMM.
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace atrous::cuda {
 
-// What fixes a kernel's code: M pixels x N channels x DEPTH of the reduction, the part of a warp, and how many
-// elements of x and the weight one access has.
+// A kernel's tile: M pixels x N channels x DEPTH of the reduction, the warp's part of it, the stages, and the elements
+// of one access to x and the weight.
 template <class Element_, int M, int N, int DEPTH, int WARP_M, int WARP_N, int STAGES_,
           int ACCESS_ = 16 / sizeof(Element_)>
 struct Shape {
@@ -21,11 +21,12 @@ struct Shape {
   using Warp = cutlass::gemm::GemmShape<WARP_M, WARP_N, DEPTH>;
   using Instruction = cutlass::gemm::GemmShape<16, 8, 32 / sizeof(Element)>;
   static constexpr int STAGES = STAGES_, VECTOR = 16 / sizeof(Element), ACCESS = ACCESS_;
-  // Blocks that a multiprocessor's registers have room for: said, or ptxas guesses, and spills for one block more.
-  static constexpr int SUMS = WARP_M * WARP_N / 32, BLOCKS = SUMS > 64 ? 2 : SUMS > 32 ? 3 : 4;
+  // Accumulators per thread, and the blocks that fit into a multiprocessor's registers. Without this bound ptxas spills
+  // to fit one block more.
+  static constexpr int ACCUMULATORS = WARP_M * WARP_N / 32, BLOCKS = ACCUMULATORS > 64 ? 2 : ACCUMULATORS > 32 ? 3 : 4;
 };
 
-// CUTLASS's kernel with this output operator. "Unity" is the stride of y, which is dense, not that of the convolution.
+// CUTLASS's kernel with this output operator. kUnity is the stride of the dense y, not that of the convolution.
 template <class Shape, class OutputOp>
 struct ImplicitGemm {
   using Kernel = typename cutlass::conv::kernel::DefaultConv2dFprop<
@@ -52,23 +53,23 @@ struct EpilogueOutput
                    RESIDUAL>::EpilogueOp;
 };
 
-// The fp32 sums of one split, as they are.
-using Sums = cutlass::epilogue::thread::Convert<float, 4, float>;
+// Raw fp32 accumulators of one split-K slice.
+using PartialOutput = cutlass::epilogue::thread::Convert<float, 4, float>;
 
-// One split of the reduction: its sums into the workspace.
+// Writes one split-K slice's accumulators to the workspace.
 template <class Shape>
-__global__ void __launch_bounds__(ImplicitGemm<Shape, Sums>::THREADS, Shape::BLOCKS)
-    conv_partial_kernel(const __grid_constant__ typename ImplicitGemm<Shape, Sums>::Params params) {
+__global__ void __launch_bounds__(ImplicitGemm<Shape, PartialOutput>::THREADS, Shape::BLOCKS)
+    conv_partial_kernel(const __grid_constant__ typename ImplicitGemm<Shape, PartialOutput>::Params params) {
   extern __shared__ __align__(16) char memory[];
-  typename ImplicitGemm<Shape, Sums>::Kernel()(params,
-                                               reinterpret_cast<typename ImplicitGemm<Shape, Sums>::Storage&>(memory));
+  typename ImplicitGemm<Shape, PartialOutput>::Kernel()(
+      params, reinterpret_cast<typename ImplicitGemm<Shape, PartialOutput>::Storage&>(memory));
 }
 
 template <class Shape, Slope SLOPE, Residual RESIDUAL>
 __global__ void __launch_bounds__(ImplicitGemm<Shape, EpilogueOutput<Shape, SLOPE, RESIDUAL>>::THREADS, Shape::BLOCKS)
     conv_epilogue_kernel(const __grid_constant__
                          typename ImplicitGemm<Shape, EpilogueOutput<Shape, SLOPE, RESIDUAL>>::Params params,
-                         const __grid_constant__ Vectors vectors) {
+                         const __grid_constant__ ChannelVectors vectors) {
   using KernelTypes = ImplicitGemm<Shape, EpilogueOutput<Shape, SLOPE, RESIDUAL>>;
   constexpr int CHANNELS = Shape::Block::kN;
   extern __shared__ __align__(16) char memory[];
@@ -88,7 +89,7 @@ inline cutlass::conv::Conv2dProblemSize sizes_of(const ConvProblem& p, int split
           splits};
 }
 
-// y: what the kernel writes, the output or the sums of every split.
+// y: the output, or the workspace for the partial sums of every split.
 template <class ImplicitGemm>
 typename ImplicitGemm::Params parameters(const ConvProblem& problem, int splits, void* y) {
   using Input = typename ImplicitGemm::Kernel::ElementA;
@@ -112,11 +113,11 @@ typename ImplicitGemm::Params parameters(const ConvProblem& problem, int splits,
            cutlass::conv::SplitKMode::kParallel}};
 }
 
-template <class ImplicitGemm, class Kernel, class... Vectors>
-cudaError_t launch(Kernel kernel, const typename ImplicitGemm::Params& params, cudaStream_t stream,
-                   const Vectors&... vectors) {
+template <class ImplicitGemm, class Kernel, class... Args>
+cudaError_t launch_gemm(Kernel kernel, const typename ImplicitGemm::Params& params, cudaStream_t stream,
+                        const Args&... args) {
   constexpr int BYTES = sizeof(typename ImplicitGemm::Storage);
-  static_assert(BYTES + 2048 <= 99 << 10, "what every GPU from sm_80 on gives a block, less the tile's channels");
+  static_assert(BYTES + 2048 <= 99 << 10, "every GPU from sm_80 on has 99 KiB per block; TileChannels take up to 2");
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
   if (allowed != cudaSuccess) return allowed;
   cudaLaunchConfig_t config{};
@@ -124,39 +125,44 @@ cudaError_t launch(Kernel kernel, const typename ImplicitGemm::Params& params, c
   config.blockDim = dim3(ImplicitGemm::THREADS);
   config.dynamicSmemBytes = BYTES;
   config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, params, vectors...);
+  return cudaLaunchKernelEx(&config, kernel, params, args...);
 }
 
+// Launches the tile with its epilogue.
 template <class Shape>
-cudaError_t run_whole(const ConvProblem& problem, cudaStream_t stream) {
+cudaError_t launch_fused(const ConvProblem& problem, cudaStream_t stream) {
   return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
     using KernelTypes = ImplicitGemm<Shape, EpilogueOutput<Shape, slope, place>>;
-    return launch<KernelTypes>(conv_epilogue_kernel<Shape, slope, place>,
-                               parameters<KernelTypes>(problem, 1, problem.y), stream, problem.vectors);
+    return launch_gemm<KernelTypes>(conv_epilogue_kernel<Shape, slope, place>,
+                                    parameters<KernelTypes>(problem, 1, problem.y), stream, problem.vectors);
   });
 }
 
-// Where the reduction is split conv_reduce has the epilogue.
+// Launches the tile, with its epilogue unless the reduction is split: conv_reduce applies it then.
 template <class Shape>
-cudaError_t run(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  if (plan.splits == 1) return run_whole<Shape>(problem, stream);
-  using Part = ImplicitGemm<Shape, Sums>;
-  return launch<Part>(conv_partial_kernel<Shape>, parameters<Part>(problem, plan.splits, workspace), stream);
+cudaError_t launch_tile(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  if (plan.splits == 1) return launch_fused<Shape>(problem, stream);
+  using Partial = ImplicitGemm<Shape, PartialOutput>;
+  return launch_gemm<Partial>(conv_partial_kernel<Shape>, parameters<Partial>(problem, plan.splits, workspace), stream);
 }
 
-// The stages of a tile fill 40 to 64 KiB of shared memory: every GPU from sm_80 on has room for one.
+// Launches the plan's tile for a 16-bit dtype. Its stages take 40 to 64 KiB of shared memory, which every GPU from
+// sm_80 on has.
 template <class Element>
-cudaError_t run_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+cudaError_t launch_16_bit(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   switch (plan.tile) {
-    case Tile::few:
-      return run_whole<Shape<Element, 128, 64, 32, 64, 32, 4, FEW>>(problem, stream);
+    case Tile::stem:
+      return launch_fused<Shape<Element, 128, 64, 32, 64, 32, 4, STEM_CHANNELS>>(problem, stream);
     case Tile::t64x64:
-      return run<Shape<Element, 64, 64, 32, 32, 32, 5>>(problem, plan, workspace, stream);
+      return launch_tile<Shape<Element, 64, 64, 32, 32, 32, 5>>(problem, plan, workspace, stream);
     case Tile::t128x64:
-      return run<Shape<Element, 128, 64, 32, 64, 32, 4>>(problem, plan, workspace, stream);
-    default:
-      return run<Shape<Element, 128, 128, 32, 64, 64, 4>>(problem, plan, workspace, stream);
+      return launch_tile<Shape<Element, 128, 64, 32, 64, 32, 4>>(problem, plan, workspace, stream);
+    case Tile::t128x128:
+      return launch_tile<Shape<Element, 128, 128, 32, 64, 64, 4>>(problem, plan, workspace, stream);
+    case Tile::t256x128:  // for compute capability 9.0 only
+      break;
   }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace atrous::cuda

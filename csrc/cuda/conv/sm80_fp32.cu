@@ -1,12 +1,21 @@
-// The products in fp32, whose factors the tensor cores round to tf32. No tile has 128 channels: a thread of the
-// epilogue would have two groups of them.
+// The convolution in fp32, multiplied in tf32 by the tensor cores. No tile has 128 channels, since an epilogue thread
+// would have two groups of them.
 #include "sm80.cuh"
 
 namespace atrous::cuda {
 
 cudaError_t conv_fp32(const ConvProblem& problem, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  if (plan.tile == Tile::t64x64) return run<Shape<float, 64, 64, 16, 32, 32, 5>>(problem, plan, workspace, stream);
-  return run<Shape<float, 128, 64, 16, 64, 32, 4>>(problem, plan, workspace, stream);
+  switch (plan.tile) {
+    case Tile::t64x64:
+      return launch_tile<Shape<float, 64, 64, 16, 32, 32, 5>>(problem, plan, workspace, stream);
+    case Tile::t128x64:
+    case Tile::stem:
+      return launch_tile<Shape<float, 128, 64, 16, 64, 32, 4>>(problem, plan, workspace, stream);
+    case Tile::t128x128:
+    case Tile::t256x128:
+      break;
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace atrous::cuda

@@ -1,21 +1,21 @@
-// CUTLASS's headers for compute capability 9.0, and what we want of them otherwise: before any other header of CUTLASS.
+// CUTLASS's headers for compute capability 9.0, adapted to our needs. Include this before any other CUTLASS header.
 #pragma once
 
-// An assert in a kernel is a call, for which ptxas lets no wgmma run beside another.
+// An assert in a kernel is a call, and ptxas serializes all wgmma instructions of a kernel with calls.
 #ifndef NDEBUG
 #define NDEBUG
 #endif
 
-// CUTLASS prints and aborts where the driver refuses a descriptor of TMA, or goes on without one where asserts are off.
-// We note what the driver says; then nothing is launched.
+// If the driver refuses a TMA descriptor, CUTLASS prints and aborts, or continues without one if asserts are off. We
+// record the driver's error instead, and launch nothing.
 #include <cutlass/cuda_host_adapter.hpp>
 #undef CUTLASS_CUDA_DRIVER_WRAPPER_CALL
 #define CUTLASS_CUDA_DRIVER_WRAPPER_CALL(encode) \
-  [](auto... values) { return atrous::cuda::note(cutlass::call_##encode(values...)); }
+  [](auto... values) { return atrous::cuda::record_error(cutlass::call_##encode(values...)); }
 namespace atrous::cuda {
-inline thread_local CUresult refused = CUDA_SUCCESS;
-inline CUresult note(CUresult result) {
-  if (result != CUDA_SUCCESS) refused = result;
+inline thread_local CUresult driver_error = CUDA_SUCCESS;
+inline CUresult record_error(CUresult result) {
+  if (result != CUDA_SUCCESS) driver_error = result;
   return CUDA_SUCCESS;
 }
 }  // namespace atrous::cuda

@@ -1,4 +1,4 @@
-// Our epilogue as a node of CUTLASS 3.x's: where a block's channels have their values, and what a thread makes of sums.
+// Our epilogue as a CUTLASS 3.x epilogue visitor: its channel parameters in shared memory, and its per-thread code.
 #pragma once
 
 #include "sm90_cutlass.h"
@@ -9,7 +9,8 @@ namespace atrous::cuda::sm90 {
 
 using cute::_0, cute::_1, cute::_64, cute::Int;
 
-// At the start of dynamic shared memory; what follows it is aligned as TMA's swizzle wants.
+// The channel parameters, at the start of dynamic shared memory. The alignment is that of TMA's swizzle, for the
+// buffers behind them.
 template <int N>
 struct alignas(1024) Values : TileChannels<N> {};
 template <int N>
@@ -18,7 +19,7 @@ CUTLASS_DEVICE Values<N>& values() {
   return reinterpret_cast<Values<N>&>(memory);
 }
 
-// A node of CUTLASS's epilogue visitors: the sums and the residual of a fragment to the output.
+// A node of CUTLASS's epilogue visitor tree: maps a fragment's accumulators and residuals to its outputs.
 template <class Element, int M, int N, Slope SLOPE, Residual RESIDUAL>
 struct EpilogueNode : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
   using Sm90VisitorImpl<>::Sm90VisitorImpl;
@@ -26,16 +27,16 @@ struct EpilogueNode : cutlass::epilogue::fusion::Sm90VisitorImpl<> {
   CUTLASS_DEVICE bool is_producer_load_needed() const { return ADDS; }
   CUTLASS_DEVICE bool is_C_load_needed() const { return ADDS; }
 
-  // Row: the values of a thread's channels, (elements, m, n, tile m, tile n); Added: its residuals, (elements, m, n)
-  template <class Row, class Added>
+  // Parameter: a thread's channel parameters, (elements, m, n, tile m, tile n). Added: its residuals, (elements, m, n).
+  template <class Parameter, class Added>
   struct Store : cutlass::epilogue::fusion::EmptyConsumerStoreCallbacks {
-    Row scale, shift, slope;
+    Parameter scale, shift, slope;
     const Added& added;
-    CUTLASS_HOST_DEVICE Store(Row scale, Row shift, Row slope, const Added& added)
+    CUTLASS_HOST_DEVICE Store(Parameter scale, Parameter shift, Parameter slope, const Added& added)
         : scale(scale), shift(shift), slope(slope), added(added) {}
 
-    // The output of a block's only tile takes the memory of x and the weight: when its consumers are through with them.
-    // A persistent block's values are written by its consumers: when all of them are.
+    // A block with a single tile stores its output over the stages of x and the weight, so its consumers must have
+    // finished reading them. In a persistent block all consumers must have written the channel parameters.
     CUTLASS_DEVICE bool begin_sync_needed() const { return true; }
 
     template <int COUNT>

@@ -1,4 +1,4 @@
-// What follows a reduction in splits: their sum, always in the same order, and the epilogue on it.
+// The second pass of split-K: sums the slices, always in the same order, and applies the epilogue.
 #include "../static_switch.h"
 #include "../vector_access.cuh"
 #include "problem.h"
@@ -7,10 +7,10 @@ namespace atrous::cuda {
 
 namespace {
 
-constexpr int WIDTH = 4;                  // channels of a thread: one 16-byte access to the sums
-constexpr int COLUMNS = 32, ROWS = 8;     // threads of a block, channels x pixels
-constexpr int BLOCKS = 2;                 // of a multiprocessor: up to 128 registers a thread
-constexpr int64_t MOST_ROW_BLOCKS = 512;  // a thread keeps its channels' values for all of its pixels
+constexpr int WIDTH = 4;                 // channels of a thread: one 16-byte access to the partial sums
+constexpr int COLUMNS = 32, ROWS = 8;    // threads of a block, channels x pixels
+constexpr int BLOCKS = 2;                // per multiprocessor: up to 128 registers per thread
+constexpr int64_t MAX_ROW_BLOCKS = 512;  // a thread reads its channels' parameters once for all of its pixels
 
 template <class T>
 struct Sums {
@@ -21,15 +21,16 @@ struct Sums {
   T* y;
 };
 
-// WIDTH channels of one pixel.
+// Computes WIDTH channels of one pixel.
 template <Slope SLOPE, Residual RESIDUAL, class T>
 __device__ void finish(const Sums<T>& sums, int64_t at, const Channel<float>* channels) {
-  Pack<float, WIDTH> z = load<float, WIDTH>(sums.partial + at);
+  AlignedVector<float, WIDTH> z = load<float, WIDTH>(sums.partial + at);
   for (int split = 1; split < sums.splits; ++split) {
-    const Pack<float, WIDTH> more = load<float, WIDTH>(sums.partial + split * sums.pixels * sums.channels + at);
-    for (int i = 0; i < WIDTH; ++i) z.at[i] += more.at[i];
+    const AlignedVector<float, WIDTH> slice =
+        load<float, WIDTH>(sums.partial + split * sums.pixels * sums.channels + at);
+    for (int i = 0; i < WIDTH; ++i) z.at[i] += slice.at[i];
   }
-  Pack<T, WIDTH> y{};
+  AlignedVector<T, WIDTH> y{};
   if (RESIDUAL != Residual::none) y = load<T, WIDTH>(sums.residual + at);
   for (int i = 0; i < WIDTH; ++i)
     y.at[i] = narrow<T>(
@@ -38,7 +39,7 @@ __device__ void finish(const Sums<T>& sums, int64_t at, const Channel<float>* ch
 }
 
 template <Slope SLOPE, Residual RESIDUAL, class T>
-__global__ void __launch_bounds__(COLUMNS* ROWS, BLOCKS) conv_reduce_kernel(Sums<T> sums, Vectors vectors) {
+__global__ void __launch_bounds__(COLUMNS* ROWS, BLOCKS) conv_reduce_kernel(Sums<T> sums, ChannelVectors vectors) {
   const int64_t first = (int64_t(blockIdx.x) * COLUMNS + threadIdx.x) * WIDTH;
   if (first >= sums.channels) return;
   Channel<float> channels[WIDTH];
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(COLUMNS* ROWS, BLOCKS) conv_reduce_kernel(Sums
 }
 
 template <class T>
-cudaError_t run(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream) {
+cudaError_t launch_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream) {
   const Sums<T> sums{partial,
                      splits,
                      problem.pixels(),
@@ -58,7 +59,7 @@ cudaError_t run(const ConvProblem& problem, int splits, const float* partial, cu
   const int64_t row_blocks = (sums.pixels + ROWS - 1) / ROWS;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned((sums.channels + COLUMNS * WIDTH - 1) / (COLUMNS * WIDTH)),
-                        unsigned(row_blocks < MOST_ROW_BLOCKS ? row_blocks : MOST_ROW_BLOCKS));
+                        unsigned(row_blocks < MAX_ROW_BLOCKS ? row_blocks : MAX_ROW_BLOCKS));
   config.blockDim = dim3(COLUMNS, ROWS);
   config.stream = stream;
   return with_slope(problem.slope, problem.place, [&](auto slope, auto place) {
@@ -70,9 +71,9 @@ cudaError_t run(const ConvProblem& problem, int splits, const float* partial, cu
 }  // namespace
 
 cudaError_t conv_reduce(const ConvProblem& problem, int splits, const float* partial, cudaStream_t stream) {
-  if (problem.type == ScalarType::Half) return run<Half>(problem, splits, partial, stream);
-  if (problem.type == ScalarType::BFloat16) return run<BFloat16>(problem, splits, partial, stream);
-  return run<float>(problem, splits, partial, stream);
+  if (problem.type == ScalarType::Half) return launch_reduce<Half>(problem, splits, partial, stream);
+  if (problem.type == ScalarType::BFloat16) return launch_reduce<BFloat16>(problem, splits, partial, stream);
+  return launch_reduce<float>(problem, splits, partial, stream);
 }
 
 }  // namespace atrous::cuda

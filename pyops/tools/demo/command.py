@@ -1,6 +1,6 @@
-"""python -m atrous demo: an ordinary ResNet34 and its fused twin side by side, on photographs.
+"""python -m atrous demo: an ordinary ResNet34 and its fused copy side by side, on photographs.
 
-Same answers first, against an fp64 run of the plain model; then the times, in one interleaved run.
+Their outputs are first compared with an fp64 run of the plain model; then they are timed in one interleaved run.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .run import Disagreement, Plan, Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All but --json, which every command has."""
+    """Adds the options of demo except --json, which every command has."""
     images = "photographs (default: four that ship with scikit-learn and scikit-image)"
-    seconds = "leave out torch.compile in bf16 where the demo would take longer than this (default %(default)g)"
+    seconds = "time budget: beyond it some torch.compile variants are left out (default %(default)g)"
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the table (PNG)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of ResNet34 (default: random)")
     parser.add_argument("--image", type=Path, nargs="+", metavar="FILE", help=images)
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
-    """0; 1 where the fused model disagrees with the plain one; 2 for an input that cannot be used."""
+    """Returns 0, 1 if the fused model disagrees with the plain one, or 2 if an input cannot be used."""
     plan = plan or Plan(seconds=args.seconds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
     except InputError as error:
         print(f"atrous demo: {error}", file=sys.stderr)
         return 2
-    result = _described(device, plan, paths, weights)
+    result = _new_result(device, plan, paths, weights)
     print(demo_report.header(result), flush=True)
     try:
         with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=64):  # one model, compiled for each cell
@@ -63,14 +63,14 @@ def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
 
 
 def _show(run: Run) -> None:
-    """Each part of the report is printed as soon as it is known."""
+    """Runs the demo, and prints each part of the report as soon as it is complete."""
     with _progress(run):
         try:
             run.agreement()
         finally:
             _print(demo_report.agreement(run.result))
         run.count()
-        _print(demo_report.sites(run.result))
+        _print(demo_report.fusion(run.result))
         run.prepare()
         run.measure()
         _print(demo_report.times(run.result))
@@ -80,7 +80,7 @@ def _show(run: Run) -> None:
 
 @contextlib.contextmanager
 def _progress(run: Run) -> Iterator[None]:
-    """A bar on stderr; none where stderr is no terminal, or tqdm is absent."""
+    """Shows a progress bar on stderr, if stderr is a terminal and tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -88,16 +88,16 @@ def _progress(run: Run) -> Iterator[None]:
         return
     with tqdm(total=run.steps(), disable=None, leave=False, bar_format="{percentage:3.0f}% |{bar:20}| {desc}") as bar:
 
-        def advance(text: str, share: float) -> None:
+        def advance(text: str, steps: float) -> None:
             bar.set_description_str(text, refresh=False)
-            bar.update(share)
+            bar.update(steps)
 
         run.progress = advance
         yield
 
 
 def _print(text: str) -> None:
-    """Above the progress bar, where there is one."""
+    """Prints above the progress bar, if there is one."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -107,12 +107,12 @@ def _print(text: str) -> None:
         sys.stdout.flush()
 
 
-def _described(device: torch.device, plan: Plan, paths: list[Path], weights: str) -> dict[str, Any]:
+def _new_result(device: torch.device, plan: Plan, paths: list[Path], weights: str) -> dict[str, Any]:
     host = info.machine()
     processor = {"name": host["cpu"], "capability": host["capability"], "threads": host["threads"]}
-    card = host["devices"][torch.cuda.current_device()] if device.type == "cuda" else processor
+    hardware = host["devices"][torch.cuda.current_device()] if device.type == "cuda" else processor
     return {
-        "device": {"type": device.type, **card},
+        "device": {"type": device.type, **hardware},
         "versions": info.versions(),
         "date": datetime.date.today().isoformat(),
         "model": {
@@ -134,7 +134,7 @@ def _described(device: torch.device, plan: Plan, paths: list[Path], weights: str
 
 
 def _drawable(path: Path | None) -> None:
-    """Before the work, so that none of it is lost."""
+    """Checks the plot's file before measuring, so that no measurement is lost. Raises InputError."""
     if path is None:
         return
     if importlib.util.find_spec("matplotlib") is None:

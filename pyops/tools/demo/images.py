@@ -1,4 +1,4 @@
-"""What the demo runs on: photographs, and a ResNet34 whose activations are of a sane size."""
+"""Prepare the demo's inputs: photographs, and a ResNet34 whose activations have a realistic range."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ... import models
 
-# Photographs inside installed packages: (module, what pip calls it, path in it). They are read as files: importing the
+# Photographs inside installed packages: (module, its name for pip, path in it). They are read as files: importing the
 # packages takes seconds, and some versions of them would look for a download.
 SHIPPED = (
     ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
@@ -23,24 +23,24 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as
 
 
 class InputError(Exception):
-    """Something that the user named cannot be used; the message is one line and says what to do."""
+    """A file that the user named cannot be used; the message is one line and says what to do."""
 
 
 def shipped() -> list[Path]:
-    """The photographs that are on this machine with scikit-learn and scikit-image."""
-    found = []
+    """The photographs that scikit-learn and scikit-image have installed on this machine."""
+    paths = []
     for module, _, path in SHIPPED:
         package = importlib.util.find_spec(module)
         folders = package.submodule_search_locations if package else None
-        found += [Path(folder) / path for folder in folders or () if (Path(folder) / path).is_file()]
-    if not found:
+        paths += [Path(folder) / path for folder in folders or () if (Path(folder) / path).is_file()]
+    if not paths:
         packages = " ".join(dict.fromkeys(name for _, name, _ in SHIPPED))
         raise InputError(f"no photographs: pip install {packages}, or name your own with --image FILE")
-    return found
+    return paths
 
 
 def photographs(paths: Sequence[Path], size: int = 224) -> Tensor:
-    """(N, 3, size, size) fp32: the centre of each picture, normalised as for ImageNet."""
+    """(N, 3, size, size) fp32: the centre crop of each photograph, normalized with ImageNet's statistics."""
     return torch.stack([_photograph(Path(path), size) for path in paths])
 
 
@@ -71,7 +71,7 @@ def batch(images: Tensor, count: int) -> Tensor:
 
 
 def subject(weights: Path | None, images: Tensor, seed: int = 0) -> tuple[nn.Module, str]:
-    """A ResNet34 in eval mode, and a line that says what its weights are."""
+    """A ResNet34 in eval mode, and a line that describes its weights."""
     if weights is None:
         what = f"random (seed {seed}) with channel-wise PReLU and BatchNorm calibrated on the photographs"
         return random_model(images, seed), f"{what}; its classes mean nothing"
@@ -87,7 +87,7 @@ def subject(weights: Path | None, images: Tensor, seed: int = 0) -> tuple[nn.Mod
 
 
 def random_model(images: Tensor, seed: int = 0) -> nn.Module:
-    """Channel-wise PReLU, nothing trivial: gamma, beta and slopes vary, BatchNorm has the photographs' statistics.
+    """A ResNet34 with channel-wise PReLU, varied gamma, beta and slopes, and BatchNorm statistics of the photographs.
 
     Without the statistics, activations would grow from block to block until the last ones overflow fp16.
     """

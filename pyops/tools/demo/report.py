@@ -1,12 +1,12 @@
-"""The demo's result as text for a terminal of 60 columns, and as a picture."""
+"""Render the demo's result: as text for a terminal of 60 columns, and as a plot."""
 
 from __future__ import annotations
 
 import shutil
-import textwrap
 from pathlib import Path
 from typing import Any
 
+from ..text_table import align, wrap
 from .training import LABELS as TRAINING
 from .variants import LABELS
 
@@ -30,31 +30,30 @@ def header(result: Result) -> str:
 
 
 def agreement(result: Result) -> str:
-    rows = list(result["agreement"].values())
-    logit = max(row["largest_logit"] for row in rows)
-    count = rows[0]["images"]
+    by_dtype = result["agreement"]
+    logit = max(row["largest_logit"] for row in by_dtype.values())
+    count = next(iter(by_dtype.values()))["images"]
     what = f"\nLargest error of a logit against the plain model in fp64, {count} images (logits reach {logit:.1f})"
-    lines = [_wrapped(what)]
-    lines.append(f"{'':<10}{'plain':>9}{'atrous':>9}{'allowed':>9}   same top class")
-    for dtype, row in result["agreement"].items():
+    rows = [("", "plain", "atrous", "allowed", "   same top class")]
+    for dtype, row in by_dtype.items():
         top = f"{row['eager_same_top1']} and {row['atrous_same_top1']} of {row['images']}"
         verdict = "" if row["agrees"] else "   DISAGREES"
-        errors = "".join(f"{row[key]:>9.2g}" for key in ("eager", "atrous", "allowed"))
-        lines.append(f"{dtype:<10}{errors}   {top}{verdict}")
-    return "\n".join(lines)
+        errors = (f"{row[key]:.2g}" for key in ("eager", "atrous", "allowed"))
+        rows.append((dtype, *errors, f"   {top}{verdict}"))
+    return "\n".join([_wrapped(what), *align(rows, (10, 9, 9, 9, 60), left=(0, 4), gap="")])
 
 
-def sites(result: Result) -> str:
-    """The fusion report in short: kinds of sites, and what was left with its reason."""
+def fusion(result: Result) -> str:
+    """The fusion report in short: how many layers of each kind are fused, and the reason for each that is not."""
     report, launched = result["fusion"], result["launches"]
     kinds: dict[str, int] = {}
-    for site in report["sites"]:
-        if site["fused"]:
-            kinds[site["pattern"]] = kinds.get(site["pattern"], 0) + 1
-    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    lines = [f"\nFused {report['fused']} of {report['total']} sites: {found}"]
-    lines += [f"not fused: {site['path']}: {site['reason']}" for site in report["sites"] if not site["fused"]]
-    lines += [f"left as it was: {row['path'] or 'the model'}: {row['reason']}" for row in report["untraced"]]
+    for layer in report["sites"]:
+        if layer["fused"]:
+            kinds[layer["pattern"]] = kinds.get(layer["pattern"], 0) + 1
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    lines = [f"\nFused {report['fused']} of {report['total']} layers: {counts}"]
+    lines += [f"not fused: {layer['path']}: {layer['reason']}" for layer in report["sites"] if not layer["fused"]]
+    lines += [f"left unchanged: {row['path'] or 'the model'}: {row['reason']}" for row in report["untraced"]]
     lines.append(f"Operators launched in one forward: {launched['eager']} plain, {launched['atrous']} fused")
     return "\n".join(_wrapped(line) for line in lines)
 
@@ -64,8 +63,8 @@ def columns(result: Result) -> list[tuple[str, int]]:
 
 
 def variants(result: Result) -> list[str]:
-    found = {row["variant"] for row in (*result["inference"], *result["not_run"])}
-    return [name for name in LABELS if name in found]
+    used = {row["variant"] for row in (*result["inference"], *result["not_run"])}
+    return [name for name in LABELS if name in used]
 
 
 def times(result: Result) -> str:
@@ -87,15 +86,16 @@ def times(result: Result) -> str:
 
 
 def training(result: Result) -> str:
-    """A line for each way to train: speed-up, time, bytes kept."""
+    """One line per variant: speed-up, time, saved bytes."""
     if not result["training"]:
         return ""
-    first, kept = result["training"][0], {row["variant"]: row["kept_bytes_per_image"] for row in result["memory"]}
-    what = f"\nTraining: a step of SGD in {first['dtype']}, batch {first['batch']}; MB an image kept for the backward"
-    lines = [_wrapped(what), f"{'':<20}{'speed-up':>10}{'ms':>8}{'MB':>8}"]
+    first, saved = result["training"][0], {row["variant"]: row["saved_bytes_per_image"] for row in result["memory"]}
+    what = f"\nTraining: an SGD step in {first['dtype']}, batch {first['batch']}; MB per image saved for the backward"
+    rows = [("", "speed-up", "ms", "MB")]
     for row in result["training"]:
-        numbers = f"{row['speedup_vs_eager']:>9.2f}x{row['median_ms']:>8.0f}{kept[row['variant']] / 1e6:>8.1f}"
-        lines.append(f"{TRAINING[row['variant']]:<20}{numbers}")
+        numbers = f"{row['speedup_vs_eager']:.2f}x", f"{row['median_ms']:.0f}", f"{saved[row['variant']] / 1e6:.1f}"
+        rows.append((TRAINING[row["variant"]], *numbers))
+    lines = [_wrapped(what), *align(rows, (20, 10, 8, 8), gap="")]
     lines += [_wrapped(f"not run: {TRAINING[row['variant']]}: {row['reason']}") for row in result["training_not_run"]]
     errors = result["agreement_of_gradients"]
     what = f"Error of all gradients against the plain model in fp64: fused in fp64 {errors['float64']:.1g}, in fp32 "
@@ -104,7 +104,7 @@ def training(result: Result) -> str:
 
 
 def label(name: str) -> str:
-    """The name of a variant outside of the table, where nothing stands above it."""
+    """The name of a variant outside of the table: complete without the line above it."""
     text = LABELS[name]
     return f"torch.compile {text.strip()}" if text.startswith(" ") else text
 
@@ -112,21 +112,18 @@ def label(name: str) -> str:
 def _table(result: Result, key: str, form: str) -> list[str]:
     known = {(row["variant"], row["dtype"], row["batch"]): form.format(row[key]) for row in result["inference"]}
     cells = columns(result)
-    lines = ["".join([f"{'':<20}", *(f"{dtype:>10}" for dtype, _ in cells)])]
-    lines.append("".join([f"{'':<20}", *(f"{f'batch {size}':>10}" for _, size in cells)]))
-    for name in variants(result):
-        row = (known.get((name, *cell), "not run") for cell in cells)
-        lines.append("".join([f"{LABELS[name]:<20}", *(f"{value:>10}" for value in row)]))
-    return lines
+    rows = [["", *(dtype for dtype, _ in cells)], ["", *(f"batch {size}" for _, size in cells)]]
+    rows += [[LABELS[name], *(known.get((name, *cell), "not run") for cell in cells)] for name in variants(result)]
+    return align(rows, [20, *[10] * len(cells)], gap="")
 
 
 def _wrapped(text: str) -> str:
     width = min(shutil.get_terminal_size().columns, 100)
-    return "\n".join(textwrap.fill(line, width, subsequent_indent="  ") for line in text.split("\n"))
+    return "\n".join(wrap(line, width) for line in text.split("\n"))
 
 
 def plot(result: Result, path: Path) -> None:
-    """A panel for each batch and dtype: a bar a variant, as long as its speed-up, with both numbers beside it."""
+    """Draws a panel per batch and dtype: a bar per variant, as long as its speed-up, with both numbers beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The demo's work: agreement, then launches, then times. Plain data in `result`; demo_report makes text of it."""
+"""Run the demo: check the agreement, count launches, then time. `result` is plain data; report.py renders it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ...fusion import fuse
 from .. import timing
 from . import training as demo_training
 from .images import batch
-from .variants import COMPILED, LABELS, launches, names, ready, twins
+from .variants import COMPILED, LABELS, build, launches, names, ready
 
-# The largest error of a logit that is accepted, as a multiple of the plain model's own in the same dtype: the two
-# round in another order, and neither is the better one each time.
+# The largest accepted error of a logit, as a multiple of the plain model's own in the same dtype: the two round in
+# another order, and neither is the better one each time.
 BUDGET = 2.0
-PEERS = 2.0  # times that for a peer: it is not what is proved, and its order of summation may be unlucky
-TIMING_STEPS = 10  # of the progress bar, for a batch; a first call is one
+OTHERS = 2.0  # factor on that for torch's variants: they are not under test, and their summation order may be unlucky
+TIMING_STEPS = 10  # steps of the progress bar for timing a batch; a first call is one step
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; the tests take less."""
+    """How much is measured; the tests measure less."""
 
     size: int = 224
     batches: tuple[int, ...] = (1, 8)
@@ -37,8 +37,8 @@ class Plan:
     training_batch: int = 8
     training_variants: tuple[str, ...] = tuple(demo_training.LABELS)
     training_seconds: float = 25.0
-    seconds: float = 150.0  # beyond it, torch.compile is left out in training, and in other dtypes than the first
-    batch_seconds: float = 20.0  # of timing a batch, where no variant is slow
+    seconds: float = 150.0  # beyond it, torch.compile is left out in training and in every dtype but the first
+    batch_seconds: float = 20.0  # for timing a batch if no variant is slow
 
 
 class Cell(NamedTuple):
@@ -46,24 +46,24 @@ class Cell(NamedTuple):
     dtype: torch.dtype
     variant: str
 
-    def row(self, **values: Any) -> dict[str, Any]:
+    def as_dict(self, **values: Any) -> dict[str, Any]:
         return {"batch": self.batch, "dtype": _name(self.dtype), "variant": self.variant, **values}
 
 
 class Disagreement(Exception):
-    """The fused model does not give what the plain one gives."""
+    """The fused model's result differs from the plain one's by more than the budget."""
 
 
 @dataclass
 class Run:
-    """One run on one device. agreement(), count() and prepare() come before measure(), in this order."""
+    """One run on one device. Call agreement(), count(), prepare(), measure() and train() in this order."""
 
     model: nn.Module
     images: Tensor
     device: torch.device
     plan: Plan
     result: dict[str, Any]
-    progress: Callable[[str, float], object] = lambda text, share: None
+    progress: Callable[[str, float], object] = lambda text, steps: None
     calls: dict[Cell, timing.Call] = field(default_factory=dict)
     took: dict[Cell, float] = field(default_factory=dict)  # seconds of the first call, compiling included
 
@@ -71,33 +71,34 @@ class Run:
         self.started = time.monotonic()
         self.images = batch(self.images, max(*self.plan.batches, len(self.images))).to(self.device)
         self.truth = copy.deepcopy(self.model).to(self.device).double()(self.images.double())
-        self.twins = {dtype: twins(self.model, dtype, self.device, fuse) for dtype in self.plan.dtypes}
-        self.result["fusion"] = self.twins[self.plan.dtypes[0]].fused.fusion_report.to_dict()
+        self.models = {dtype: build(self.model, dtype, self.device, fuse) for dtype in self.plan.dtypes}
+        self.result["fusion"] = self.models[self.plan.dtypes[0]].fused.fusion_report.to_dict()
 
     def agreement(self) -> None:
-        """Both models against fp64, in each dtype. Raises Disagreement after all of them are in the result."""
+        """Compares both models with fp64 in each dtype. Raises Disagreement once all of them are in the result."""
         count, wrong = len(self.images), []
         for dtype in self.plan.dtypes:
-            found: dict[str, Any] = {"images": count, "largest_logit": float(self.truth.abs().max())}
+            errors: dict[str, Any] = {"images": count, "largest_logit": float(self.truth.abs().max())}
             for name in ("eager", "atrous"):
                 self.progress(f"agreement, {_name(dtype)}", 1)
                 y = self._call(Cell(count, dtype, name))
-                found[name] = self._error(y)
-                found[f"{name}_same_top1"] = int((y.argmax(1) == self.truth.argmax(1)).sum())
-            found["allowed"] = BUDGET * found["eager"]
-            found["agrees"] = found["atrous"] <= found["allowed"]  # False for NaN
-            self.result["agreement"][_name(dtype)] = found
-            if not found["agrees"]:
-                wrong.append(f"{_name(dtype)}: error {found['atrous']:.3g}, allowed {found['allowed']:.3g}")
+                errors[name] = self._error(y)
+                errors[f"{name}_same_top1"] = int((y.argmax(1) == self.truth.argmax(1)).sum())
+            errors["allowed"] = BUDGET * errors["eager"]
+            errors["agrees"] = errors["atrous"] <= errors["allowed"]  # False for NaN
+            self.result["agreement"][_name(dtype)] = errors
+            if not errors["agrees"]:
+                wrong.append(f"{_name(dtype)}: error {errors['atrous']:.3g}, allowed {errors['allowed']:.3g}")
         if wrong:
             raise Disagreement("; ".join(wrong))
 
     def count(self) -> None:
-        models, one = self.twins[self.plan.dtypes[0]], self.images[:1]
+        """Counts the operators of one forward."""
+        models, one = self.models[self.plan.dtypes[0]], self.images[:1]
         self.result["launches"] = {name: launches(ready(name, models, one)) for name in ("eager", "atrous")}
 
     def prepare(self) -> None:
-        """The first call of every variant, and its error: what is compiled comes last, what is optional after that."""
+        """Makes the first call of every variant and checks its error; compiled ones come last, optional ones after."""
         cells = [
             Cell(size, dtype, name)
             for dtype in self.plan.dtypes
@@ -112,29 +113,29 @@ class Run:
             reason = self._too_long(cell) if self._optional(cell) else None
             reason = reason or self._refusal(cell)
             if reason:
-                self.result["not_run"].append(cell.row(reason=reason))
+                self.result["not_run"].append(cell.as_dict(reason=reason))
 
     def _call(self, cell: Cell) -> Tensor:
-        """The first call of a variant, which stays in `calls`."""
+        """Makes the first call of a variant, and adds the variant to `calls`."""
         begin = time.monotonic()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.compile's advice is not about the demo
-            call = ready(cell.variant, self.twins[cell.dtype], self.images[: cell.batch])
+            call = ready(cell.variant, self.models[cell.dtype], self.images[: cell.batch])
             y = call()
         self.calls[cell], self.took[cell] = call, time.monotonic() - begin
         return y
 
     def _refusal(self, cell: Cell) -> str | None:
-        """Why this variant is not measured; None: it is ready in `calls`."""
+        """The reason why this variant is not measured; None if it is ready in `calls`."""
         try:
             error = self._error(self._call(cell))
-        except Exception as failure:  # a peer that cannot run here is a row that says so
+        except Exception as failure:  # a variant of torch that cannot run here is reported as not run
             if cell.variant == "atrous":
                 raise
             lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
             return f"{type(failure).__name__}: {lines[0] if lines else ''}"
         ours, allowed = cell.variant.startswith("atrous"), self.result["agreement"][_name(cell.dtype)]["allowed"]
-        allowed *= 1.0 if ours else PEERS
+        allowed *= 1.0 if ours else OTHERS
         if not error <= allowed:
             if ours:
                 raise Disagreement(f"batch {cell.batch}, {_name(cell.dtype)}: error {error:.3g}, allowed {allowed:.3g}")
@@ -147,7 +148,7 @@ class Run:
         return cell.variant in COMPILED and later
 
     def _too_long(self, cell: Cell) -> str | None:
-        """Compiling takes what it took before, a run what it takes uncompiled; at least three are measured."""
+        """The reason if a variant would exceed the time: the longest compilation so far, then at least three runs."""
         before = max((took for known, took in self.took.items() if known.variant in COMPILED), default=0.0)
         uncompiled = {known: took for known, took in self.took.items() if known.variant not in COMPILED}
         runs = sum(3 * took for took in uncompiled.values()) + len(self.plan.batches) * self.plan.batch_seconds / 2
@@ -157,16 +158,16 @@ class Run:
         return f"it would take the demo past {self.plan.seconds:g} s (--seconds)"
 
     def measure(self) -> None:
-        """Every variant of a batch in one interleaved run; speed-ups over eager NCHW in the first dtype."""
+        """Times all variants of a batch in one interleaved run; speed-ups are over eager NCHW in the first dtype."""
         for size in self.plan.batches:
             calls = {cell: call for cell, call in self.calls.items() if cell.batch == size}
-            told = functools.partial(self._timed, f"timing batch {size}")
+            progress = functools.partial(self._timed, f"timing batch {size}")
             warmup = 5 if self.device.type == "cuda" else 0  # on a CPU the first calls were enough
-            times = timing.interleaved(calls, self.device, self.plan.batch_seconds, warmup=warmup, progress=told)
+            times = timing.interleaved(calls, self.device, self.plan.batch_seconds, warmup=warmup, progress=progress)
             medians = timing.medians(times)
             eager = medians[Cell(size, self.plan.dtypes[0], "eager")]
             self.result["inference"] += [
-                cell.row(median_ms=median, speedup_vs_eager=eager / median, repeats=len(times[cell]))
+                cell.as_dict(median_ms=median, speedup_vs_eager=eager / median, repeats=len(times[cell]))
                 for cell, median in medians.items()
             ]
         order = [_name(dtype) for dtype in self.plan.dtypes], list(LABELS)
@@ -178,8 +179,8 @@ class Run:
         self.progress(text, TIMING_STEPS / rounds)
 
     def train(self) -> None:
-        """Gradients against fp64, bytes kept, and the time of a training step. Raises Disagreement."""
-        deadline = self.started + self.plan.seconds - 60  # what compiling a training step takes
+        """Compares gradients with fp64, counts saved bytes and times a training step. Raises Disagreement."""
+        deadline = self.started + self.plan.seconds - 60  # compiling a training step takes about 60 s
         training = demo_training.Training(self.model, self.images, self.plan, self.result, self.progress, deadline)
         with torch.enable_grad():
             wrong = training.prepare()
@@ -188,7 +189,7 @@ class Run:
             training.measure()
 
     def steps(self) -> float:
-        """What progress adds up to."""
+        """The total number of progress steps."""
         cells = sum(name in self.plan.variants for size in self.plan.batches for name in names(self.device, size))
         training = len(self.plan.training_variants) + 1
         return len(self.plan.dtypes) * (2 + cells) + TIMING_STEPS * len(self.plan.batches) + training

@@ -1,4 +1,4 @@
-"""The demo's training: a step of SGD side by side, after its gradients agree with fp64's; what each way keeps."""
+"""Compare training: SGD steps side by side, after their gradients agree with fp64, and the bytes that each saves."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from ..explain.training_cost import saved
 from .images import batch
 from .variants import NCHW, NHWC
 
-LABELS = {  # in the order of the table; the keys are the JSON's
+LABELS = {  # in the order of the table; the keys are those of the JSON
     "eager": "eager NCHW",
     "eager_channels_last": "eager NHWC",
     "compile": "torch.compile",
     "atrous": "atrous",
-    "atrous_keeping": "  recompute=False",
+    "atrous_no_recompute": "  recompute=False",
 }
-WAYS: dict[str, Callable[[nn.Module], Any]] = {
+VARIANTS: dict[str, Callable[[nn.Module], Any]] = {
     "eager": lambda model: model,
     "eager_channels_last": lambda model: model,
     "compile": lambda model: torch.compile(model, fullgraph=True, dynamic=False),
     "atrous": fuse,
-    "atrous_keeping": functools.partial(fuse, recompute=False),
+    "atrous_no_recompute": functools.partial(fuse, recompute=False),
 }
-# The error of all gradients together that is accepted in fp64. In fp32 one rounding beside a kink decides whether a
-# slope counts, for the plain model as for the fused one: those errors are told, and prove nothing.
+# The accepted relative error of all gradients together in fp64. In fp32 one rounding next to an activation's kink
+# decides which slope applies, in the plain model as in the fused one: fp32 errors are reported and prove nothing.
 BUDGET = 1e-6
 
 
 class Step:
-    """One way to train a copy of the model on a batch of photographs; a call is one step of SGD."""
+    """A copy of the model prepared by `variant` with a batch of photographs; a call is one step of SGD."""
 
-    def __init__(self, way: Callable[[nn.Module], Any], model: nn.Module, images: Tensor, layout=NHWC):
+    def __init__(self, variant: Callable[[nn.Module], Any], model: nn.Module, images: Tensor, layout=NHWC):
         self.model = copy.deepcopy(model).train().to(memory_format=layout)  # type: ignore[call-overload]
-        self.run = way(self.model)
+        self.run = variant(self.model)
         self.images = images.to(memory_format=layout, copy=True)
         self.labels = torch.arange(len(images), device=images.device) % 1000
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
 
     def gradients(self) -> Tensor:
-        """Of all parameters, one behind the other."""
+        """The gradients of all parameters, concatenated."""
         self.optimizer.zero_grad()
         self.loss().backward()
         return torch.cat([p.grad.flatten().double() for p in self.model.parameters() if p.grad is not None])
@@ -56,11 +56,11 @@ class Step:
     def loss(self) -> Tensor:
         return F.cross_entropy(self.run(self.images), self.labels)
 
-    def kept(self) -> float:
-        """Bytes an image that the backward of the loss needs, parameters left out."""
-        loss, kept = saved(self.loss, self.model)
+    def saved_bytes(self) -> float:
+        """Bytes per image that autograd saves for the backward of the loss, without parameters."""
+        loss, size = saved(self.loss, self.model)
         loss.backward()
-        return kept / len(self.images)
+        return size / len(self.images)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
@@ -69,11 +69,11 @@ class Step:
 
 
 def named(name: str, model: nn.Module, images: Tensor) -> Step:
-    return Step(WAYS[name], model, images, NCHW if name == "eager" else NHWC)
+    return Step(VARIANTS[name], model, images, NCHW if name == "eager" else NHWC)
 
 
 class Training:
-    """agreement(), then measure(); both fill the result's `training` and `memory`."""
+    """Compares the variants: prepare(), then measure(); both fill the result's `training` and `memory`."""
 
     def __init__(self, model: nn.Module, images: Tensor, plan, result: dict[str, Any], progress, deadline: float):
         self.images, self.result, self.plan, self.progress = batch(images, plan.training_batch), result, plan, progress
@@ -81,7 +81,7 @@ class Training:
         self.steps: dict[str, Step] = {}
 
     def prepare(self) -> str | None:
-        """The first step of every way, compiling last; None, or how the gradients disagree."""
+        """Runs the first step of every variant, compiling last. Returns None, or how the gradients disagree."""
         wide = copy.deepcopy(self.model).double()
         truth, ours = (named(name, wide, self.images.double()).gradients() for name in ("eager", "atrous"))
         exact = float((ours - truth).norm() / truth.norm())
@@ -96,12 +96,12 @@ class Training:
             try:
                 step = named(name, self.model, self.images)
                 error = float((step.gradients() - truth).norm() / truth.norm())
-            except Exception as failure:  # a peer that cannot run here is a row that says so
+            except Exception as failure:  # a variant of torch that cannot run here is reported as not run
                 if name.startswith("atrous"):
                     raise
                 self._leave_out(name, f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}")
                 continue
-            self.result["memory"].append({"variant": name, "kept_bytes_per_image": step.kept()})
+            self.result["memory"].append({"variant": name, "saved_bytes_per_image": step.saved_bytes()})
             self.result["agreement_of_gradients"][name] = error
             self.steps[name] = step
         return None

@@ -1,4 +1,4 @@
-"""The ways of running one model that the demo compares, and what each of them launches."""
+"""Build the demo's variants, each a way to run the same model, and count the operators that a call launches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
-LABELS = {  # in the order of the table; the keys are the JSON's
+LABELS = {  # in the order of the table; the keys are those of the JSON
     "eager": "eager NCHW",
     "eager_channels_last": "eager NHWC",
     "compile": "torch.compile",
@@ -22,7 +22,7 @@ LABELS = {  # in the order of the table; the keys are the JSON's
     "compile_cudagraph": "compile, CUDA graph",
     "atrous_cudagraph": "atrous, CUDA graph",
 }
-COMPILED: dict[str, dict[str, Any]] = {  # of the channels_last model
+COMPILED: dict[str, dict[str, Any]] = {  # options of torch.compile, for the channels_last model
     "compile": {},
     "compile_freezing": {"options": {"freezing": True}},
     "compile_max_autotune": {"mode": "max-autotune-no-cudagraphs"},
@@ -32,17 +32,17 @@ IDLE = ("aten::empty", "aten::as_strided_", "aten::_unsafe_view", "aten::promote
 CPU = ("eager", "eager_channels_last", "compile", "compile_freezing", "atrous")
 
 
-class Twins(NamedTuple):
-    """One model in one dtype: as it is, in channels_last, and fused."""
+class Models(NamedTuple):
+    """One model in one dtype: unchanged, in channels_last, and fused."""
 
     plain: nn.Module
     nhwc: nn.Module
     fused: nn.Module
 
 
-def twins(model: nn.Module, dtype: torch.dtype, device: torch.device, fuse: Callable[..., nn.Module]) -> Twins:
+def build(model: nn.Module, dtype: torch.dtype, device: torch.device, fuse: Callable[..., nn.Module]) -> Models:
     plain = copy.deepcopy(model).to(device, dtype)
-    return Twins(plain, _channels_last(copy.deepcopy(plain)), fuse(plain, freeze=True))
+    return Models(plain, _channels_last(copy.deepcopy(plain)), fuse(plain, freeze=True))
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
@@ -50,21 +50,21 @@ def _channels_last(model: nn.Module) -> nn.Module:
 
 
 def names(device: torch.device, batch: int) -> tuple[str, ...]:
-    """CUDA graphs are for batch 1: beyond it the gaps between launches hide behind the kernels."""
+    """The variants of a batch size. CUDA graphs are for batch 1: beyond it the kernels hide the launch gaps."""
     if device.type != "cuda":
         return CPU
     return tuple(name for name in LABELS if batch == 1 or not name.endswith("cudagraph"))
 
 
-def ready(name: str, models: Twins, images: Tensor) -> Callable[[], Tensor]:
-    """A call without arguments: the variant on these images, in the layout that it is for."""
+def ready(name: str, models: Models, images: Tensor) -> Callable[[], Tensor]:
+    """A variant as a call without arguments: on these images, in the variant's layout."""
     base, _, graph = name.partition("_cudagraph")
     uncompiled = {"eager": models.plain, "eager_channels_last": models.nhwc, "atrous": models.fused}
     x = images.to(next(models.plain.parameters()).dtype, memory_format=NCHW if base == "eager" else NHWC, copy=True)
     if base in uncompiled:
         run: Callable[[Tensor], Tensor] = uncompiled[base]
         return _captured(run, x) if graph else lambda: run(x)
-    # fullgraph: a variant that is not compiled whole, or no longer, is an error and not a slow row.
+    # fullgraph: a variant that is not compiled as a whole is an error and not a slow result.
     run = torch.compile(models.nhwc, fullgraph=True, dynamic=False, **COMPILED[name])
     return lambda: run(x)
 
@@ -73,7 +73,7 @@ def _captured(run: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # what is chosen or allocated on first use must be there before the capture
+        for _ in range(3):  # choices and allocations of first use happen before the capture
             run(x)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -88,7 +88,7 @@ def _captured(run: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor
 
 
 class _Launches(TorchDispatchMode):
-    """Counts the operators that do work: not the views, and not what only allocates or asks."""
+    """Counts the operators that compute: not views, and not those that only allocate or inspect."""
 
     count = 0
 
@@ -98,6 +98,7 @@ class _Launches(TorchDispatchMode):
 
 
 def launches(call: Callable[[], object]) -> int:
-    with _Launches() as counted:
+    """The number of operators that a call launches."""
+    with _Launches() as counter:
         call()
-    return counted.count
+    return counter.count

@@ -1,6 +1,6 @@
-"""The convolutions of a fused model, in the order in which they run: what a row is chosen for, tuned and explained by.
+"""List the convolutions of a fused model in the order in which they run: the units of backend selection and tuning.
 
-They are found on shapes alone, below the modules: a mode sees the primitives that the model's fused twin calls.
+They are recorded on shapes alone: a dispatch mode sees the primitives that a fused copy of the model calls.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A convolution with the epilogue behind it; residual: "none", or added "before" or "after" the activation."""
+class ConvLayer:
+    """A convolution with its epilogue. residual: "none", or added "before" or "after" the activation."""
 
     name: str  # path of the convolution in the model
     input: Sizes  # (N, C, H, W)
@@ -41,31 +41,31 @@ class Site:
         return prod(self.output) * prod(self.weight[1:])
 
     def bytes(self, element_size: int) -> int:
-        """The least that can be moved: input, weight, output and residual, each once."""
+        """The least memory traffic: input, weight, output and residual, each once."""
         outputs = 1 if self.residual == "none" else 2
         return element_size * (prod(self.input) + prod(self.weight) + outputs * prod(self.output))
 
 
-def sites(model: nn.Module, input_shape: Sequence[int]) -> list[Site]:
-    """The 2-D convolutions of fuse(model) in eval mode, those that it leaves alone among them, as they run.
+def conv_layers(model: nn.Module, input_shape: Sequence[int]) -> list[ConvLayer]:
+    """The 2-D convolutions of fuse(model) in eval mode, fused or not, in the order in which they run.
 
-    A model that fuse() refuses (a traced, wrapped or frozen one) is taken as it is.
+    A model that fuse() refuses (a traced, wrapped or frozen one) is used unchanged.
     Raises what the model raises for such an input.
     """
     try:
-        model = fuse(model, backend="library")  # every site is one convolution and one epilogue, on every device
+        model = fuse(model, backend="library")  # each fused layer is one convolution and one epilogue on every device
     except (TypeError, ValueError):
         pass
-    return on_shapes(_seen, model, input_shape)
+    return on_shapes(_record, model, input_shape)
 
 
-def _seen(twin: nn.Module, input: Tensor) -> list[Site]:
-    with _Watch(twin) as watch:
-        twin(input)
-    return watch.sites
+def _record(model: nn.Module, input: Tensor) -> list[ConvLayer]:
+    with _Recorder(model) as recorder:
+        model(input)
+    return recorder.layers
 
 
-# A convolution's arguments -> the shape of its weight, its geometry, and the epilogue in it; None for no conv2d.
+# A convolution operator's arguments -> the weight's shape, the geometry and the epilogue; None if it is no conv2d.
 
 
 def _plain(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
@@ -74,12 +74,12 @@ def _plain(input, weight, bias, stride, padding, dilation, transposed, output_pa
     return weight.shape, Spec(tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue()
 
 
-def _fused(input, weight, bias, stride, padding, dilation, groups, *ending):
-    return weight.shape, Spec(tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue(*ending)
+def _fused(input, weight, bias, stride, padding, dilation, groups, *epilogue):
+    return weight.shape, Spec(tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue(*epilogue)
 
 
-def _winograd(input, transformed, out_channels, bias, padding, dilation, *ending):
-    return (out_channels, input.shape[1], 3, 3), Spec((1, 1), tuple(padding), tuple(dilation)), Epilogue(*ending)
+def _winograd(input, transformed, out_channels, bias, padding, dilation, *epilogue):
+    return (out_channels, input.shape[1], 3, 3), Spec((1, 1), tuple(padding), tuple(dilation)), Epilogue(*epilogue)
 
 
 def _onednn(input, packed, bias, padding, stride, dilation, groups, *activation):
@@ -97,36 +97,36 @@ if torch.backends.mkldnn.is_available():
 EPILOGUES = (torch.ops.atrous._epilogue.default, torch.ops.atrous_triton._epilogue.default)
 
 
-class _Watch(TorchDispatchMode):
-    """Notes each convolution, and the residual of the epilogue that takes its output."""
+class _Recorder(TorchDispatchMode):
+    """Records each convolution, and the residual of the epilogue that takes its output."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         tensors = [*model.named_parameters(), *model.named_buffers()]
         self.names = {id(tensor): name.removesuffix("weight").removesuffix(".") for name, tensor in tensors}
-        self.made: list[Tensor] = []  # casts, layouts and packs of weights: kept, so that no other gets one's id
-        self.sites: list[Site] = []
-        self.z: object = None  # what the last convolution gave
+        self.derived: list[Tensor] = []  # casts, copies and prepacked forms of weights: alive, so that ids stay unique
+        self.layers: list[ConvLayer] = []
+        self.z: object = None  # output of the last convolution
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
-            if found := CONVOLUTIONS[func](*args):
-                self._note(args[0], args[1], *found)
+            if parsed := CONVOLUTIONS[func](*args):
+                self._append(args[0], args[1], *parsed)
                 self.z = result
         elif func in EPILOGUES and args[0] is self.z:
-            self.sites[-1] = replace(self.sites[-1], residual=_residual(Epilogue(*args[1:])))
+            self.layers[-1] = replace(self.layers[-1], residual=_residual(Epilogue(*args[1:])))
         elif args and id(args[0]) in self.names and isinstance(result, Tensor):
             self.names[id(result)] = self.names[id(args[0])]
-            self.made.append(result)
+            self.derived.append(result)
         return result
 
-    def _note(self, input: Tensor, weight: Tensor, shape: Sizes, spec: Spec, ending: Epilogue) -> None:
+    def _append(self, input: Tensor, weight: Tensor, shape: Sizes, spec: Spec, epilogue: Epilogue) -> None:
         name = self.names.get(id(weight), "")
-        self.sites.append(Site(name, tuple(input.shape), tuple(shape), spec, _residual(ending)))
+        self.layers.append(ConvLayer(name, tuple(input.shape), tuple(shape), spec, _residual(epilogue)))
 
 
-def _residual(ending: Epilogue) -> str:
-    if ending.residual is None:
+def _residual(epilogue: Epilogue) -> str:
+    if epilogue.residual is None:
         return "none"
-    return "after" if ending.residual_after_act else "before"
+    return "after" if epilogue.residual_after_act else "before"

@@ -1,14 +1,15 @@
-"""What runs each convolution of a model, in which config, and the least time that it takes.
+"""Explain a model's convolutions: the backend and config that run each, and the lower bound of its time.
 
-    floor = max(2 * MAC / peak, bytes / bandwidth)
+    lower bound = max(2 * MAC / peak, bytes / bandwidth)
 
-bytes: input, weight, output and residual, each once. Where the tuning table holds a measurement it is set beside the
-floor. The row triton is also explained for a card that is not here: by the rule, and marked as not measured.
+bytes: input, weight, output and residual, each once. A measurement in the tuning table is reported beside the lower
+bound. Backend triton can also be explained for a GPU that is not present: its configs then come from the heuristic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from math import prod
 
 import torch
@@ -21,61 +22,112 @@ from ...nn import FrozenConv2d
 from ...triton_kernels.conv.configs import ConvKey, conv_config, precision
 from ...triton_kernels.gpus import INT32_ELEMENTS
 from ...tuning.format import Entry
-from .conv_sites import Site, sites
-from .layers import Row, walk
-from .report import Choice, Explanation, total
+from .conv_sites import ConvLayer, conv_layers
+from .layers import Layer, LayerSummary, summarize
 from .target import Target
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The backend of a convolution. config: triton's. tuned: both come from the tuning table, not from the rule.
+
+    Times are None where unknown; measured_us needs a table entry for this batch, backend and config.
+    """
+
+    layer: ConvLayer
+    backend: str
+    config: str | None
+    tuned: bool
+    bytes: int
+    lower_bound_us: float | None
+    measured_us: float | None
+
+    def as_dict(self) -> dict:
+        """The choice for JSON, flat."""
+        fields = asdict(self)
+        layer = fields.pop("layer")
+        return {**layer, **layer.pop("spec"), "output": self.layer.output, "macs": self.layer.macs, **fields}
+
+
+@dataclass
+class Explanation:
+    """The layer summary of a model, and the choices for its convolutions as fuse() runs them."""
+
+    summary: LayerSummary
+    target: Target
+    choices: list[Choice]
+
+    @property
+    def totals(self) -> dict:
+        """Sums over all convolutions, None if a term is unknown. images_per_second: the lower bound's upper limit."""
+        bound, measured = _sum(c.lower_bound_us for c in self.choices), _sum(c.measured_us for c in self.choices)
+        images = self.summary.input[0] / bound * 1e6 if bound else None
+        moved = sum(choice.bytes for choice in self.choices)
+        return {"bytes": moved, "lower_bound_us": bound, "measured_us": measured, "images_per_second": images}
+
+    def as_dict(self) -> dict:
+        """The explanation for JSON."""
+        summary = self.summary.as_dict()
+        summary["totals"] |= self.totals
+        convolutions = [choice.as_dict() for choice in self.choices]
+        return {**summary, "target": self.target.as_dict(), "convolutions": convolutions}
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum; None if a value is None."""
+    known = list(values)
+    return None if None in known else sum(known)  # type: ignore[arg-type]
+
+
 def explain(model: nn.Module, input_shape: Sequence[int], backend: str, target: Target) -> Explanation:
-    """backend: "auto" or a row's name. Raises what walk and dispatch.choose raise."""
-    walked, found = walk(model, input_shape), sites(model, input_shape)
+    """backend: "auto" or a backend's name. Raises what the model and backends.selection.choose raise."""
+    summary, layers = summarize(model, input_shape), conv_layers(model, input_shape)
     frozen = {name for name, module in model.named_modules() if isinstance(module, FrozenConv2d)}
-    with FakeTensorMode():  # tensors of the target's device, without memory: dispatch and tuning ask for no more
-        choices = [_choice(site, site.name in frozen, backend, target) for site in found]
-    _into_rows(walked.rows, choices)
-    return Explanation(walked, target, choices)
+    with FakeTensorMode():  # tensors of the target's device without memory: enough for backend selection and tuning
+        choices = [_choice(layer, layer.name in frozen, backend, target) for layer in layers]
+    _into_layers(summary.layers, choices)
+    return Explanation(summary, target, choices)
 
 
-def conv_key(site: Site, target: Target) -> ConvKey:
-    """A convolution as the Triton kernels see it on the target's card."""
-    assert target.card is not None
-    batch, channels, height, width = site.input
-    _, out_channels, out_height, out_width = site.output
-    layout = "last" if target.layout == torch.channels_last else "planes"
+def conv_key(layer: ConvLayer, target: Target) -> ConvKey:
+    """The key under which the Triton kernels choose a config for a convolution on the target's GPU."""
+    assert target.gpu is not None
+    batch, channels, height, width = layer.input
+    _, out_channels, out_height, out_width = layer.output
+    layout = "nhwc" if target.layout == torch.channels_last else "nchw"
     return ConvKey(
-        int(target.card.chip.removeprefix("sm_")), target.card.multiprocessors, target.dtype.itemsize,
+        int(target.gpu.chip.removeprefix("sm_")), target.gpu.multiprocessors, target.dtype.itemsize,
         precision(target.dtype), layout, batch, channels, (height, width), out_channels,
-        (out_height, out_width), (site.weight[2], site.weight[3]), site.spec.stride, site.spec.groups,
-        wide=max(map(prod, (site.input, site.weight, site.output))) >= INT32_ELEMENTS,
+        (out_height, out_width), (layer.weight[2], layer.weight[3]), layer.spec.stride, layer.spec.groups,
+        int64_offsets=max(map(prod, (layer.input, layer.weight, layer.output))) >= INT32_ELEMENTS,
     )  # fmt: skip
 
 
-def _choice(site: Site, frozen: bool, backend: str, target: Target) -> Choice:
+def _choice(layer: ConvLayer, frozen: bool, backend: str, target: Target) -> Choice:
     entry = config = None
-    if target.here:
+    if target.present:
         input, weight = (
             torch.empty(shape, dtype=target.dtype, device=target.device, memory_format=target.layout)
-            for shape in (site.input, site.weight)
+            for shape in (layer.input, layer.weight)
         )
-        residual = site.residual != "none"
-        backend = selection.choose(backend, input, weight, site.spec, frozen=frozen, residual=residual).name
-        entry = tuning.measured(input, weight, site.spec, residual, frozen)
-        config = tuning.measured_config(input, weight, site.spec, residual) if backend == "triton" else None
+        residual = layer.residual != "none"
+        backend = selection.choose(backend, input, weight, layer.spec, frozen=frozen, residual=residual).name
+        entry = tuning.measured(input, weight, layer.spec, residual, frozen)
+        config = tuning.measured_config(input, weight, layer.spec, residual) if backend == "triton" else None
     tuned = entry is not None and entry.backend == backend
     if backend == "triton":
-        tuned, config = config is not None, config or conv_config(conv_key(site, target))
-    moved = site.bytes(target.dtype.itemsize)
+        tuned, config = config is not None, config or conv_config(conv_key(layer, target))
+    moved = layer.bytes(target.dtype.itemsize)
     return Choice(
-        site, backend, config and config.describe(), tuned, moved,
-        floor_us=target.ceilings and target.ceilings.floor(site.macs, moved),
-        measured_us=_measured_us(entry, backend, site.input[0]),
+        layer, backend, config and config.describe(), tuned, moved,
+        lower_bound_us=target.ceilings and target.ceilings.lower_bound_us(layer.macs, moved),
+        measured_us=_measured_us(entry, backend, layer.input[0]),
     )  # fmt: skip
 
 
 def _measured_us(entry: Entry | None, backend: str, batch: int) -> float | None:
-    """Of this very call: an entry serves the batches near its own too, and of triton it names the fastest config alone
-    where triton was the fastest row."""
+    """The measured time of exactly this call. An entry also serves nearby batches, and it names triton's fastest
+    config only where triton was the fastest backend: neither time is this call's."""
     if entry is None or backend not in entry.milliseconds or batch != tuning.bucket(batch):
         return None
     if backend == "triton" and entry.config is None:
@@ -83,18 +135,18 @@ def _measured_us(entry: Entry | None, backend: str, batch: int) -> float | None:
     return 1e3 * entry.milliseconds[backend]
 
 
-def _into_rows(rows: list[Row], choices: list[Choice]) -> None:
-    """Each choice to the row of its module, or of the module around it; a module that ran twice has two rows."""
-    waiting: dict[str, list[Row]] = {}
-    for row in rows:
-        waiting.setdefault(row.name, []).append(row)
+def _into_layers(layers: list[Layer], choices: list[Choice]) -> None:
+    """Adds each choice to the layer of its module or of the module around it; a module that ran twice has two."""
+    by_name: dict[str, list[Layer]] = {}
+    for layer in layers:
+        by_name.setdefault(layer.name, []).append(layer)
     for choice in choices:
-        path = choice.site.name
-        while path and path not in waiting:
+        path = choice.layer.name
+        while path and path not in by_name:
             path = path.rpartition(".")[0]
-        found = waiting.get(path, [])
-        if found:  # else it is a function's call outside of every row: it counts in the sums alone
-            row = found.pop(0) if len(found) > 1 else found[0]
-            row.backend, row.config, row.bytes = choice.backend, choice.config, row.bytes + choice.bytes
-            row.floor_us = total((choice.floor_us, row.floor_us or 0.0))
-            row.measured_us = total((choice.measured_us, row.measured_us or 0.0))
+        candidates = by_name.get(path, [])
+        if candidates:  # else a function outside of every layer called it: it counts in the totals alone
+            layer = candidates.pop(0) if len(candidates) > 1 else candidates[0]
+            layer.backend, layer.config, layer.bytes = choice.backend, choice.config, layer.bytes + choice.bytes
+            layer.lower_bound_us = _sum((choice.lower_bound_us, layer.lower_bound_us or 0.0))
+            layer.measured_us = _sum((choice.measured_us, layer.measured_us or 0.0))

@@ -1,8 +1,8 @@
-"""What a training step keeps and moves, site by site, counted on shapes alone: a model and its fused twin side by side.
+"""Count what a training step saves and moves in each layer, on shapes alone: for a model and for its fused copy.
 
-kept: bytes that the backward needs and that are no parameters, each storage once, at the site that made it.
-passes: tensors of a site's output size that its operators read or write, forward and backward, whatever caches do.
-A site is a convolution and all that runs until the next one.
+saved: bytes of non-parameters that the backward needs, each storage once, in the layer that allocated it.
+passes: how many tensors of a layer's output size its operators read or write, forward and backward, without caches.
+A layer here is a convolution and everything that runs until the next one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ CONVOLUTIONS = (
     torch.ops.atrous._conv_statistics.default,
     torch.ops.atrous_triton._conv_statistics.default,
 )
-# How often an operator goes over its operands beyond the first time: BatchNorm for its statistics or sums and then for
-# its result, a convolution's backward for the input's and for the weight's gradient.
-AGAIN: dict[str, tuple[int, ...]] = {
+# Operands that an operator reads a second time: BatchNorm reads its input for the statistics or sums and again for the
+# result, a convolution's backward reads the output gradient for the input's and again for the weight's gradient.
+READ_TWICE: dict[str, tuple[int, ...]] = {
     "native_batch_norm": (0,),
     "native_batch_norm_backward": (0, 1),
     "cudnn_batch_norm": (0,),
@@ -36,11 +36,11 @@ AGAIN: dict[str, tuple[int, ...]] = {
 
 @dataclass
 class Cost:
-    """Of one site; output: the bytes of its convolution's output."""
+    """The cost of one layer. output: the bytes of its convolution's output."""
 
     name: str
     output: int
-    kept: int = 0
+    saved: int = 0
     moved: int = 0
 
     @property
@@ -50,14 +50,15 @@ class Cost:
 
 @dataclass
 class Ledger(TorchDispatchMode):
-    """Counts while a model runs forward and backward; costs[0] is what runs before the first convolution."""
+    """Counts while a model runs forward and backward; costs[0] includes what runs before the first convolution."""
 
-    names: dict[int, str]  # of parameters, by id
+    names: dict[int, str]  # id of a parameter -> its name
     parameters: set[int]  # their storages
     costs: list[Cost] = field(default_factory=list)
-    made: dict[int, tuple[int, torch.UntypedStorage]] = field(default_factory=dict)  # by storage: site; kept alive
-    kept: set[int] = field(default_factory=set)  # storages
-    site: int = -1
+    # storage -> the layer that allocated it, and the storage: the reference keeps its address from being reused
+    allocated: dict[int, tuple[int, torch.UntypedStorage]] = field(default_factory=dict)
+    saved: set[int] = field(default_factory=set)  # storages
+    layer: int = -1
     backward: bool = False
 
     def __post_init__(self) -> None:
@@ -66,17 +67,17 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS and not self.backward:
-            self.site += 1
+            self.layer += 1
             z = result[0] if isinstance(result, tuple) else result
             self.costs.append(Cost(self.names.get(id(args[1]), ""), z.nbytes))
         outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
         for output in outputs:
             storage = output.untyped_storage()
-            self.made.setdefault(storage._cdata, (max(self.site, 0), storage))
+            self.allocated.setdefault(storage._cdata, (max(self.layer, 0), storage))
         if self.costs and not func.is_view:
-            self.costs[self.site].moved += self._traffic(func, args, outputs)
+            self.costs[self.layer].moved += self._traffic(func, args, outputs)
         if func is torch.ops.aten.convolution_backward.default:
-            self.site = max(self.site - 1, 0)
+            self.layer = max(self.layer - 1, 0)
         return result
 
     def _traffic(self, func, args: tuple, outputs: list[Tensor]) -> int:
@@ -84,7 +85,7 @@ class Ledger(TorchDispatchMode):
         if name.startswith(("empty", "new_empty", "detach", "zeros", "ones")):
             return 0
         inputs = [value for value in args if isinstance(value, Tensor)]
-        again = [args[index] for index in AGAIN.get(name, ())]
+        again = [args[index] for index in READ_TWICE.get(name, ())]
         results = outputs[:1] if name == "convolution_backward" else outputs
         return sum(value.nbytes for value in (*inputs, *again, *results) if self._activation(value))
 
@@ -93,13 +94,13 @@ class Ledger(TorchDispatchMode):
 
     def pack(self, value: Tensor) -> Tensor:
         """A saved-tensor hook."""
-        self.kept.add(value.untyped_storage()._cdata)
+        self.saved.add(value.untyped_storage()._cdata)
         return value
 
     def close(self) -> list[Cost]:
-        for key in self.kept & self.made.keys() - self.parameters:
-            site, storage = self.made[key]
-            self.costs[site].kept += storage.nbytes()
+        for address in self.saved & self.allocated.keys() - self.parameters:
+            layer, storage = self.allocated[address]
+            self.costs[layer].saved += storage.nbytes()
         return self.costs
 
 
@@ -110,7 +111,7 @@ def step(model: nn.Module, input: Tensor) -> list[Cost]:
         Ledger(names, addresses(model, *model.buffers())) as ledger,
         torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda value: value),
     ):
-        input = input.clone()  # what is kept of the image counts too
+        input = input.clone()  # allocated under the ledger, so that a saved image counts too
         outputs = [value for value in tree_leaves(model(input)) if isinstance(value, Tensor) and value.requires_grad]
         ledger.backward = True
         torch.autograd.backward([value.sum() for value in outputs])
@@ -118,7 +119,7 @@ def step(model: nn.Module, input: Tensor) -> list[Cost]:
 
 
 def addresses(*things: Tensor | nn.Module) -> set[int]:
-    """Of the storages of tensors; a module stands for its parameters."""
+    """The storages of tensors; a module stands for its parameters."""
     tensors = [t for thing in things for t in (thing.parameters() if isinstance(thing, nn.Module) else [thing])]
     return {tensor.untyped_storage()._cdata for tensor in tensors}
 
@@ -126,13 +127,13 @@ def addresses(*things: Tensor | nn.Module) -> set[int]:
 def saved(call: Callable[[], Result], *without: Tensor | nn.Module) -> tuple[Result, int]:
     """The result of call(), and the bytes that autograd saved: each storage once, those of `without` not at all.
 
-    A compiled graph's saved tensors count too.
+    Tensors that a compiled graph saves count too.
     """
     storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        storages[storage._cdata] = storage  # held, so that no address is used twice
+        storages[storage._cdata] = storage  # the reference keeps its address from being reused
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
@@ -142,17 +143,17 @@ def saved(call: Callable[[], Result], *without: Tensor | nn.Module) -> tuple[Res
 
 
 @dataclass
-class Site:
-    """A site of the model as it is, and of its fused twin."""
+class LayerCosts:
+    """The costs of one layer in the model and in its fused copy."""
 
     name: str
     eager: Cost
     fused: Cost
 
 
-def costs(model: nn.Module, input_shape: Sequence[int], recompute: bool = True) -> list[Site]:
-    """The sites of a training step on an input of this shape. Raises what the model raises, and fuse()."""
+def costs(model: nn.Module, input_shape: Sequence[int], recompute: bool = True) -> list[LayerCosts]:
+    """The layers of a training step on an input of this shape. Raises what the model and fuse() raise."""
     eager = on_shapes(step, model, input_shape, training=True)
     fused = on_shapes(step, fuse(model, recompute=recompute), input_shape, training=True)
     by_name = {cost.name: cost for cost in fused}
-    return [Site(cost.name, cost, by_name[cost.name]) for cost in eager]
+    return [LayerCosts(cost.name, cost, by_name[cost.name]) for cost in eager]

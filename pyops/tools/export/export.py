@@ -1,4 +1,4 @@
-"""A fused model as an AOTInductor package: what C++ runs with libtorch and libatrous.so, and without Python."""
+"""Export a fused model as an AOTInductor package, which C++ runs with libtorch and libatrous.so, without Python."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ...backends import selection
 from ...fusion import Report, fuse
 from ...fusion.compare import agree
 
-ROWS = ("native", "library", "auto")  # what has its operators in C++
+BACKENDS = ("native", "library", "auto")  # those whose operators are in C++
 OPTIONS = {
-    "freezing": True,  # what depends on the weights alone, as their packed forms, is computed now and not in each call
-    # What the compiler adds runs on any x86-64 processor with AVX2; our operators choose instructions at run time.
+    "freezing": True,  # values that depend only on weights, such as prepacked weights, are computed once, at export
+    # Code that the compiler generates runs on any x86-64 CPU with AVX2; our operators choose instructions at run time.
     "cpp.march": "",
     "cpp.simdlen": 256,
     "aot_inductor.check_lowerbound": False,  # AOTI_RUNTIME_CHECK_INPUTS=1 would refuse a batch of 1
@@ -32,7 +32,7 @@ OPTIONS = {
 
 
 class Exported(NamedTuple):
-    """difference: the largest between the outputs of the package and of the model; seconds: to compile."""
+    """difference: the largest between the outputs of package and model. seconds: the time of the compilation."""
 
     report: Report
     difference: float
@@ -43,35 +43,35 @@ class Exported(NamedTuple):
 def export(
     model: nn.Module, example: Tensor, path: Path, *, backend: str = "native", dynamic: bool = True, about=None
 ) -> Exported:
-    """Writes fuse(model, freeze=True) as a package for the CPU, after the package gave what the model gives.
+    """Writes fuse(model, freeze=True) as a package for CPUs, after comparing its outputs with the model's.
 
     Args:
         model: in eval mode, on the CPU. example: its input, (N, C, H, W) with N > 1 where the batch is dynamic.
-        path: FILE.pt2; it is replaced once the package has been checked.
-        backend: one of ROWS. dynamic: the package takes any batch; else that of the example alone.
-        about: names and texts to keep in the package, as its metadata.
+        path: FILE.pt2; it is replaced only after the package has been checked.
+        backend: one of BACKENDS. dynamic: the package takes any batch size; else only that of the example.
+        about: names and texts to save in the package as its metadata.
 
     Raises:
-        RuntimeError: libatrous.so is not there; the package's outputs are not the model's;
-        ValueError: the batch cannot be dynamic; what torch raises where it cannot export or compile the model.
+        RuntimeError: libatrous.so is missing, or the package's outputs differ from the model's.
+        ValueError: the batch cannot be dynamic. Also what torch raises if it cannot export or compile the model.
     """
     missing = selection.available("native")
     if missing:
         raise RuntimeError(f"export needs the C++ library: {missing[0]}")
     fused: Any = fuse(model, example, backend=backend, freeze=True)
     with tempfile.TemporaryDirectory(prefix=".atrous-", dir=path.absolute().parent) as folder:
-        made = Path(folder, path.name)
+        package = Path(folder, path.name)
         start = time.perf_counter()
         with _quiet():
             program = _trace(fused, example, dynamic)
             known = torch._inductor.list_options()
             options = {name: value for name, value in OPTIONS.items() if name in known}  # an older torch has fewer
             options["aot_inductor.metadata"] = about or {}
-            torch._inductor.aoti_compile_and_package(program, package_path=str(made), inductor_configs=options)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
         seconds = time.perf_counter() - start
         more = [example[:1], torch.cat([example, example[:1]])] if dynamic else []
-        difference = _difference(model, made, [example, *more])
-        os.replace(made, path)
+        difference = _difference(model, package, [example, *more])
+        os.replace(package, path)
     return Exported(fused.fusion_report, difference, seconds)
 
 
@@ -82,7 +82,7 @@ def _trace(fused: nn.Module, example: Tensor, dynamic: bool) -> torch.export.Exp
     except UserError as error:
         if error.error_type != UserErrorType.CONSTRAINT_VIOLATION:
             raise
-        wanted = "dynamic: expected a model that takes any number of images; --batch N is for this one"
+        wanted = "dynamic: expected a model that takes any number of images; use --batch N for this one"
         raise ValueError(wanted) from error
 
 
@@ -94,7 +94,7 @@ def _difference(model: nn.Module, package: Path, inputs: list[Tensor]) -> float:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without torch's remarks on its own deprecations, and on a package that is for more processors than this one."""
+    """Silences torch's warnings about its own deprecations and about a package that is not specific to this CPU."""
     log = logging.getLogger("torch.export.pt2_archive._package")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""Measures who convolves the fastest, site by site, within a budget of time.
+"""Measure the candidates of each layer within a time budget, and choose the fastest.
 
-A candidate is compared with plain torch before it is timed; one that is wrong is left out and told of. Configs of row
-triton come in the order of their predictions, compiled many at a time, until the next cannot win. What does not fit
-into the budget is not measured, and nothing is guessed for it. On a card the time is that of the kernels, without
-Python's: calls over inputs that the L2 cache does not hold, as one CUDA graph.
+A candidate is compared with fp64 before it is timed; a wrong one is left out and reported. Configs of backend triton
+are tried in the order of their predicted times, many compiled in parallel, until the next one cannot win. Configs
+beyond the budget are not measured, and no time is guessed for them. On a GPU the time is that of the kernels without
+Python's: calls on inputs that are not in the L2 cache, as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ... import tuning
 from ...triton_kernels.conv.configs import Conv
 from ...tuning.format import Entry, Key
 from .. import timing
-from ..explain.conv_sites import Site
+from ..explain.conv_sites import ConvLayer
 from .candidates import (
     Candidate,
     Form,
-    Made,
-    Wrong,
+    Kwargs,
+    WrongResult,
     arguments,
     at_once,
     call,
@@ -39,20 +39,20 @@ from .candidates import (
 )
 
 NOISE = 1.02  # a tie within it goes to the library, so that fusing never makes a model slower
-RACE = 2.0  # a config that is so many times slower than the fastest is not measured again
-MOST_SECONDS = 2.0  # for timing a site
-LEAST, WARMUP = 5, 1  # rounds
+RACE = 2.0  # a config that is this many times slower than the fastest is not timed again
+MAX_SECONDS = 2.0  # for timing a layer
+MIN_ROUNDS, WARMUP = 5, 1
 COMPILERS = min(8, os.cpu_count() or 1)  # kernels that compile at the same time
-FIRST = 8  # configs that are measured, whatever is predicted of the next
-DOUBT = 0.8  # the next may beat what was measured, beside its prediction, by this factor
+FIRST = 8  # configs that are measured whatever is predicted for the next
+DOUBT = 0.8  # the next config may be faster than the best ratio of measured to predicted time says, by this factor
 SHARED = 2  # the fastest configs of a shape, which are measured at its other dilations
 
 
 @dataclass
 class Result:
-    """What was found for a site in a form. reason: why nothing was; wrong, failed: candidate -> why it was left out."""
+    """The measurements of a layer in one form. wrong, failed: candidate -> why it is left out; reason: why no entry."""
 
-    site: Site
+    layer: ConvLayer
     form: Form
     key: Key | None = None
     entry: Entry | None = None
@@ -60,122 +60,122 @@ class Result:
     wrong: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     not_measured: list[str] = field(default_factory=list)  # configs that did not fit into the budget
-    unlikely: list[str] = field(default_factory=list)  # configs that cannot win, by prediction and what was measured
-    compiling: float = 0.0  # seconds, which are not of the budget for measuring
+    unlikely: list[str] = field(default_factory=list)  # configs that cannot win, by prediction and measured times
+    compiling: float = 0.0  # seconds; they do not count against the budget
     reason: str = ""
 
 
-def jobs(sites: Iterable[Site], forms: Sequence[Form]) -> list[tuple[Site, Form]]:
-    """Each site once that the table tells from the others, in each form."""
-    different: dict[tuple, Site] = {}
-    for site in sites:
-        batch, *sizes = site.input
-        known = (tuning.bucket(batch), *sizes, site.weight, site.spec, site.residual != "none")
-        different.setdefault(known, site)
-    return [(site, form) for site in different.values() for form in forms]
+def jobs(layers: Iterable[ConvLayer], forms: Sequence[Form]) -> list[tuple[ConvLayer, Form]]:
+    """Each layer with a table key of its own once, in each form."""
+    different: dict[tuple, ConvLayer] = {}
+    for layer in layers:
+        batch, *sizes = layer.input
+        known = (tuning.bucket(batch), *sizes, layer.weight, layer.spec, layer.residual != "none")
+        different.setdefault(known, layer)
+    return [(layer, form) for layer in different.values() for form in forms]
 
 
-def tune(jobs: Sequence[tuple[Site, Form]], seconds: float) -> Iterator[Result]:
-    """A result for each job. A job gets an equal share of the time that is left; none begins when it is over."""
+def tune(jobs: Sequence[tuple[ConvLayer, Form]], seconds: float) -> Iterator[Result]:
+    """Yields a result for each job. A job gets an equal part of the remaining time; none begins after the deadline."""
     deadline = time.monotonic() + seconds
     fastest: dict[tuple, list[Conv]] = {}
-    for index, (site, form) in enumerate(jobs):
-        result, left = Result(site, form), deadline - time.monotonic()
+    for index, (layer, form) in enumerate(jobs):
+        result, left = Result(layer, form), deadline - time.monotonic()
         if left <= 0:
             result.reason = f"the {seconds:g} s were over"
         else:
             try:
                 measure(result, left / (len(jobs) - index), left, fastest)
-            except Exception as error:  # of one site, as out of memory is
-                result.reason = _told(error)
+            except Exception as error:  # of this layer alone, such as out of memory
+                result.reason = _message(error)
         yield result
 
 
 @torch.no_grad()
-def measure(result: Result, share: float, left: float, fastest: dict[tuple, list[Conv]]) -> None:
-    """Fills the result: measures for `share` seconds where that is enough; gives up where `left` is not.
+def measure(result: Result, budget: float, left: float, fastest: dict[tuple, list[Conv]]) -> None:
+    """Fills the result: measures for `budget` seconds if they suffice, and gives up if not even `left` seconds do.
 
-    fastest: shape -> its best configs, where another dilation of it was measured; filled too.
+    fastest: shape -> its best configs, if it was measured at another dilation; updated.
     """
     begun, device = time.monotonic(), result.form.device
-    sets = timing.copies(lambda: arguments(result.site, result.form), device)
-    found_key = key(result.site, result.form, sets[0])
-    shape = tuning.shape_of(found_key)
-    calls, once = _ready(result, sets, share / 2, left / 2, fastest.get(shape))
+    sets = timing.copies(lambda: arguments(result.layer, result.form), device)
+    table_key = key(result.layer, result.form, sets[0])
+    shape = tuning.shape_of(table_key)
+    calls, once = _ready(result, sets, budget / 2, left / 2, fastest.get(shape))
     if not once:
         result.reason = "no candidate ran"
         return
     least = min(once.values())
     race = {c: run for c, run in calls.items() if not isinstance(c, Conv) or once[c] <= RACE * least}
     count = max(1, int(1 / least))  # a measurement takes a millisecond
-    shortest, spent = (LEAST + WARMUP) * count * sum(once[c] for c in race) / 1e3, time.monotonic() - begun
+    shortest, spent = (MIN_ROUNDS + WARMUP) * count * sum(once[c] for c in race) / 1e3, time.monotonic() - begun
     if shortest > left - spent:
         result.reason = f"its {shortest:.3g} s of timing did not fit into the budget"
         return
-    seconds = min(MOST_SECONDS, share - spent + result.compiling, left - spent)
-    times = timing.interleaved(race, device, seconds, least=LEAST, warmup=WARMUP, calls=count)
-    found = {c: ms / len(sets) for c, ms in (once | timing.medians(times)).items()}
-    result.milliseconds = {_name(candidate): ms for candidate, ms in found.items()}
-    result.key, result.entry = found_key, entry(found)
-    fastest.setdefault(shape, sorted((c for c in found if isinstance(c, Conv)), key=lambda c: found[c])[:SHARED])
+    seconds = min(MAX_SECONDS, budget - spent + result.compiling, left - spent)
+    times = timing.interleaved(race, device, seconds, least=MIN_ROUNDS, warmup=WARMUP, calls=count)
+    medians = {c: ms / len(sets) for c, ms in (once | timing.medians(times)).items()}
+    result.milliseconds = {_name(candidate): ms for candidate, ms in medians.items()}
+    result.key, result.entry = table_key, entry(medians)
+    fastest.setdefault(shape, sorted((c for c in medians if isinstance(c, Conv)), key=lambda c: medians[c])[:SHARED])
 
 
 def _ready(
-    result: Result, sets: list[Made], share: float, left: float, wanted: list[Conv] | None
+    result: Result, sets: list[Kwargs], budget: float, left: float, wanted: list[Conv] | None
 ) -> tuple[dict[Candidate, timing.Call], dict[Candidate, float]]:
-    """The candidates that are right, as calls over all sets, and the milliseconds of one; row triton in the wanted
-    configs, if there are any. A config begins within `share` seconds, what compiling took left out, and `left`."""
+    """The correct candidates as calls over all sets, and the milliseconds of one call; triton in the wanted configs if
+    there are any. No config begins after `budget` seconds, compiling not counted, or after `left` seconds."""
     calls: dict[Candidate, timing.Call] = {}
     once: dict[Candidate, float] = {}
     begun, truth, device = time.monotonic(), expected(sets[0]), result.form.device
-    listed = [c for c in candidates(result.site, sets[0]) if not wanted or c in wanted or not isinstance(c, Conv)]
+    listed = [c for c in candidates(result.layer, sets[0]) if not wanted or c in wanted or not isinstance(c, Conv)]
     predicted = predictions([c for c in listed if isinstance(c, Conv)], sets[0])
-    for some in _together(listed, device):
+    for group in _groups(listed, device):
         spent = time.monotonic() - begun
-        if isinstance(some[0], Conv):
-            if spent > left or spent - result.compiling > share:
-                result.not_measured += map(_name, some)
+        if isinstance(group[0], Conv):
+            if spent > left or spent - result.compiling > budget:
+                result.not_measured += map(_name, group)
                 continue
-            if _hopeless(predicted, once, some[0]):
-                result.unlikely += map(_name, some)
+            if _hopeless(predicted, once, group[0]):
+                result.unlikely += map(_name, group)
                 continue
-        runs = {candidate: [call(candidate, result.form, made) for made in sets] for candidate in some}
-        for candidate, y in zip(some, _first_calls(result, [runs[candidate][0] for candidate in some])):
+        runs = {candidate: [call(candidate, result.form, kwargs) for kwargs in sets] for candidate in group}
+        for candidate, y in zip(group, _first_calls(result, [runs[candidate][0] for candidate in group])):
             try:
                 if isinstance(y, Exception):
                     raise y
                 check(y, truth)
                 calls[candidate] = at_once(runs[candidate], device)
                 once[candidate] = timing.milliseconds(calls[candidate], device)
-            except Wrong as error:
+            except WrongResult as error:
                 result.wrong[_name(candidate)] = str(error)
-            except Exception as error:  # as a shape or a card may make any library raise
-                result.failed[_name(candidate)] = _told(error)
+            except Exception as error:  # any library may fail for some shape or GPU
+                result.failed[_name(candidate)] = _message(error)
     return calls, once
 
 
-def _together(listed: Sequence[Candidate], device: torch.device) -> Iterator[list[Candidate]]:
-    """Rows one by one; then a config, so that what kernels share is made once, and then as many as compile at once."""
-    rows = [c for c in listed if not isinstance(c, Conv)]
+def _groups(listed: Sequence[Candidate], device: torch.device) -> Iterator[list[Candidate]]:
+    """Backends one by one; then one config, which builds what all share; then as many as compile in parallel."""
+    backends = [c for c in listed if not isinstance(c, Conv)]
     configs = [c for c in listed if isinstance(c, Conv)]
     size = COMPILERS if device.type == "cuda" else 1  # Triton's interpreter has one thread
-    yield from ([row] for row in rows)
+    yield from ([backend] for backend in backends)
     yield from ([config] for config in configs[:1])
-    for _, some in groupby(enumerate(configs[1:]), key=lambda pair: pair[0] // size):
-        yield [config for _, config in some]
+    for _, group in groupby(enumerate(configs[1:]), key=lambda pair: pair[0] // size):
+        yield [config for _, config in group]
 
 
 def _hopeless(predicted: dict[Conv, float], once: dict[Candidate, float], config: Conv) -> bool:
-    """Whether a config would be slower than the fastest, were it as much faster than predicted as any that was measured
-    and faster still by DOUBT; so are all behind it."""
+    """True if a config, and so every later one, would be slower than the fastest even with the best ratio of measured
+    to predicted time seen so far, times DOUBT."""
     ratios = [once[other] / predicted[other] for other in predicted if other in once]
     return len(ratios) >= FIRST and DOUBT * min(ratios) * predicted[config] > min(once.values())
 
 
 def _first_calls(result: Result, runs: Sequence[timing.Call]) -> list[Tensor | Exception]:
-    """What each gives, or why it does not; several at a time, since a first call compiles."""
+    """The result or the exception of each first call; in parallel, because a first call compiles."""
 
-    @torch.no_grad()  # of this thread
+    @torch.no_grad()  # grad mode is per thread
     def one(run: timing.Call) -> Tensor | Exception:
         try:
             return run()  # type: ignore[return-value]
@@ -184,31 +184,31 @@ def _first_calls(result: Result, runs: Sequence[timing.Call]) -> list[Tensor | E
 
     begun = time.monotonic()
     if len(runs) == 1:
-        found = [one(runs[0])]
+        outcomes = [one(runs[0])]
     else:
         with ThreadPoolExecutor(len(runs)) as pool:
-            found = list(pool.map(one, runs))
+            outcomes = list(pool.map(one, runs))
     result.compiling += time.monotonic() - begun
-    return found
+    return outcomes
 
 
 def entry(milliseconds: dict[Candidate, float]) -> Entry:
-    """The choice between candidates."""
+    """The table entry: the fastest backend and triton's fastest config."""
     configs = {candidate: ms for candidate, ms in milliseconds.items() if isinstance(candidate, Conv)}
-    rows = {candidate: ms for candidate, ms in milliseconds.items() if isinstance(candidate, str)}
+    backends = {candidate: ms for candidate, ms in milliseconds.items() if isinstance(candidate, str)}
     best = min(configs, key=lambda config: configs[config], default=None)
     if best is not None:
-        rows["triton"] = configs[best]
-    backend = min(rows, key=lambda row: rows[row])
-    if rows.get("library", float("inf")) <= NOISE * rows[backend]:
-        backend = "library"
-    return Entry(backend, best, rows)
+        backends["triton"] = configs[best]
+    fastest = min(backends, key=lambda name: backends[name])
+    if backends.get("library", float("inf")) <= NOISE * backends[fastest]:
+        fastest = "library"
+    return Entry(fastest, best, backends)
 
 
 def _name(candidate: Candidate) -> str:
     return f"triton {candidate.describe()}" if isinstance(candidate, Conv) else candidate
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,4 +1,4 @@
-"""The bundle for a GPU machine: what it refuses, what it holds, and that Triton finds its kernels in it."""
+"""Tests of the bundle for a GPU machine: installation, refusals, contents, and that Triton uses its kernels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bench.gpu.bundle import archive as bundle_archive
 from bench.gpu.bundle import build as bundle_build
 from bench.gpu.bundle import command as bundle
 from bench.gpu.bundle import facts as bundle_facts
-from bench.gpu.bundle.facts import Mistake, Target
+from bench.gpu.bundle.facts import BundleError, Target
 
 ROOT = Path(__file__).parents[3]
 
 TARGET = Target("9.0a", "3.12", "2.11.0", "3.6.0")
-FOUND = {
+FACTS = {
     "python": "3.12", "torch": "2.11.0", "triton": "3.6.0", "cuda": "13.0", "compiler": "c0de", "packages": "/nowhere",
 }  # fmt: skip
 TOOLS = {"nvcc": "13.0", "c++": "12.2"}
@@ -53,10 +53,10 @@ def filled(folder: Path) -> Path:
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
-    """A bundle for TARGET; its wheel is none. This machine is what it is for."""
+    """A bundle for TARGET with a placeholder wheel; the machine is made to match it."""
     content = tmp_path / "content"
-    assert bundle_archive.take(filled(tmp_path / "made"), KEYS, content / "triton") == 2
-    about = bundle_facts.manifest(TARGET, FOUND, TOOLS)
+    assert bundle_archive.copy_entries(filled(tmp_path / "triton"), KEYS, content / "triton") == 2
+    about = bundle_facts.manifest(TARGET, FACTS, TOOLS)
     about |= {"wheel": "atrous.whl", "kernels": 1, "modules": 1}
     (content / "bundle.json").write_text(json.dumps(about))
     (content / "atrous.whl").write_text("none")
@@ -65,26 +65,26 @@ def archive(tmp_path, monkeypatch):
     return tmp_path / "bundle.tar.xz"
 
 
-def here(monkeypatch, capability=(9, 0), **found):
+def here(monkeypatch, capability=(9, 0), **facts):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(bundle_facts, "here", lambda capability: FOUND | found)
+    monkeypatch.setattr(bundle_facts, "here", lambda capability: FACTS | facts)
 
 
 @pytest.fixture
 def pip(monkeypatch):
-    """The wheels that pip was asked to install; it answers 0."""
-    asked, run = [], subprocess.run
+    """The wheels that a fake pip, which always succeeds, was called to install."""
+    installed, run = [], subprocess.run
 
     def fake(command, **options):
         if "pip" not in command:
             return run(command, **options)
         assert "--no-index" in command and options["env"]["PIP_NO_INDEX"] == "1"
-        asked.append(Path(command[-1]).name)
+        installed.append(Path(command[-1]).name)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", fake)
-    return asked
+    return installed
 
 
 def test_install(archive, cache, pip, capsys):
@@ -99,18 +99,18 @@ def test_install(archive, cache, pip, capsys):
 
 
 def refused(capsys, cache, pip, *arguments) -> str:
-    """The sentence; nothing is installed."""
+    """The error message of a refused command; checks that nothing was installed."""
     assert bundle.main(list(map(str, arguments))) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("bundle: ") and told.count("\n") == 1 and not pip and not cache.exists()
-    return told
+    message = capsys.readouterr().err
+    assert message.startswith("bundle: ") and message.count("\n") == 1 and not pip and not cache.exists()
+    return message
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"capability": (8, 0)}, "chip: the bundle is for 9.0, here is 8.0"),
-        ({"capability": None}, "GPU: expected one of compute capability 9.0a, found none"),
+        ({"capability": None}, "GPU: expected one of compute capability 9.0a, got none"),
         ({"python": "3.11"}, "python: the bundle is for 3.12, here is 3.11"),
         ({"torch": "2.12.0"}, "torch: the bundle is for 2.11.0, here is 2.12.0"),
         ({"triton": "3.7.1"}, "triton: the bundle is for 3.6.0, here is 3.7.1"),
@@ -118,9 +118,9 @@ def refused(capsys, cache, pip, *arguments) -> str:
         ({"compiler": "0ther"}, "ptxas and TRITON_ variables): the bundle is for c0de, here is 0ther"),
     ],
 )
-def test_a_bundle_for_something_else(archive, cache, pip, capsys, monkeypatch, change, told):
+def test_a_bundle_for_something_else(archive, cache, pip, capsys, monkeypatch, change, message):
     here(monkeypatch, **change)
-    assert told in refused(capsys, cache, pip, "install", archive)
+    assert message in refused(capsys, cache, pip, "install", archive)
 
 
 def test_a_bundle_of_another_commit(archive, cache, pip, capsys, monkeypatch):
@@ -129,14 +129,14 @@ def test_a_bundle_of_another_commit(archive, cache, pip, capsys, monkeypatch):
     assert "here is a1b2c3 (sources other)" in refused(capsys, cache, pip, "install", archive)
 
 
-@pytest.mark.parametrize("share", (0.0, 0.3, 0.99))
-def test_a_truncated_archive(archive, cache, pip, capsys, share):
+@pytest.mark.parametrize("fraction", (0.0, 0.3, 0.99))
+def test_a_truncated_archive(archive, cache, pip, capsys, fraction):
     whole = archive.read_bytes()
-    archive.write_bytes(whole[: int(share * len(whole))])
+    archive.write_bytes(whole[: int(fraction * len(whole))])
     assert "archive: expected a whole bundle" in refused(capsys, cache, pip, "install", archive)
 
 
-def test_an_archive_that_is_none(tmp_path, cache, pip, capsys):
+def test_an_archive_that_does_not_exist(tmp_path, cache, pip, capsys):
     assert "expected a whole bundle" in refused(capsys, cache, pip, "install", tmp_path / "none.tar.xz")
 
 
@@ -149,8 +149,8 @@ def test_a_wheel_that_pip_refuses(archive, cache, capfd):
 def test_a_cache_that_cannot_be_written(archive, tmp_path, pip, capsys, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    told = refused(capsys, tmp_path / "file" / "cache", pip, "install", archive)
-    assert "cache: expected a folder that can be written" in told
+    message = refused(capsys, tmp_path / "file" / "cache", pip, "install", archive)
+    assert "cache: expected a folder that can be written" in message
 
 
 def test_a_moved_or_damaged_cache(archive, cache, pip, capsys, monkeypatch, tmp_path):
@@ -160,7 +160,7 @@ def test_a_moved_or_damaged_cache(archive, cache, pip, capsys, monkeypatch, tmp_
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "moved"))
     assert bundle.main(["installed"]) == 2
     assert f"expected it in {cache}" in capsys.readouterr().err
-    bundle.main(["install", str(archive)])  # over what is there: its paths are new
+    bundle.main(["install", str(archive)])  # again, over the moved cache: writes its new paths
     (tmp_path / "moved" / bundle_archive.entry_name(KEYS[1])).rename(tmp_path / "elsewhere")
     assert bundle.main(["installed"]) == 2
     assert "expected 2 entries" in capsys.readouterr().err
@@ -173,13 +173,13 @@ def test_the_same_content_gives_the_same_archive(archive, tmp_path):
 
 def test_an_archive_that_is_too_large(tmp_path, monkeypatch):
     (tmp_path / "bundle.json").write_text("{}")
-    monkeypatch.setattr(bundle_archive, "MOST", 10)
-    with pytest.raises(Mistake, match="expected at most 10 bytes, got"):
+    monkeypatch.setattr(bundle_archive, "MAX_BYTES", 10)
+    with pytest.raises(BundleError, match="expected at most 10 bytes, got"):
         bundle_archive.pack(tmp_path, tmp_path / "out" / "bundle.tar.xz")
     assert not list((tmp_path / "out").iterdir())
 
 
-# What cannot be built
+# Bundles that cannot be built
 
 
 def toolkit(folder: Path, release: str) -> str:
@@ -191,7 +191,7 @@ def toolkit(folder: Path, release: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "target, found, told",
+    "target, facts, message",
     [
         (TARGET._replace(arch="9.9"), {}, "arch: expected one of 8.0, .*9.0a, .* got '9.9'"),
         (TARGET, {"python": "3.11"}, "python: expected 3.12, got 3.11"),
@@ -201,30 +201,30 @@ def toolkit(folder: Path, release: str) -> str:
         (TARGET, {"cuda": "12.8"}, "nvcc: expected CUDA 12.8 as torch 2.11.0 has it, got CUDA 13.0"),
     ],
 )
-def test_what_cannot_be_built(target, found, told, tmp_path, monkeypatch):
+def test_a_bundle_that_cannot_be_built(target, facts, message, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", toolkit(tmp_path, "13.0"))
-    monkeypatch.setattr(bundle_facts, "probe", lambda interpreter, capability: FOUND | found)
-    with pytest.raises(Mistake, match=told):
+    monkeypatch.setattr(bundle_facts, "probe", lambda interpreter, capability: FACTS | facts)
+    with pytest.raises(BundleError, match=message):
         bundle_build.build(target, Path("python"), None)
 
 
 def test_without_nvcc(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    with pytest.raises(Mistake, match="nvcc: expected CUDA's compiler in CUDA_HOME"):
-        bundle_facts.toolchain(TARGET, FOUND)
+    with pytest.raises(BundleError, match="nvcc: expected CUDA's compiler in CUDA_HOME"):
+        bundle_facts.toolchain(TARGET, FACTS)
 
 
 @pytest.mark.parametrize("program", ("no-such-python", "false"))
-def test_an_interpreter_that_is_none(program):
-    with pytest.raises(Mistake, match="interpreter: expected a Python"):
+def test_an_interpreter_that_is_no_python(program):
+    with pytest.raises(BundleError, match="interpreter: expected a Python"):
         bundle_facts.probe(program, 90)
 
 
 def test_the_key(monkeypatch):
-    """Over the target, the versions and the sources; a commit that changes none of them has the same."""
+    """The key depends on target, versions and sources, not on the commit."""
 
-    def key(target=TARGET, found=FOUND, tools=TOOLS):
-        return bundle_facts.manifest(target, found, tools)["key"]
+    def key(target=TARGET, facts=FACTS, tools=TOOLS):
+        return bundle_facts.manifest(target, facts, tools)["key"]
 
     first = key()
     monkeypatch.setenv("ATROUS_COMMIT", "a1b2c3")
@@ -232,28 +232,28 @@ def test_the_key(monkeypatch):
     changed = [
         key(tools=TOOLS | {"nvcc": "13.1"}),
         key(TARGET._replace(arch="8.0")),
-        key(found=FOUND | {"cuda": "12.8"}),
+        key(facts=FACTS | {"cuda": "12.8"}),
     ]
-    changed += [key(found=FOUND | {"compiler": "0ther"})]
+    changed += [key(facts=FACTS | {"compiler": "0ther"})]
     monkeypatch.setattr(bundle_facts, "source", lambda: "other")
     assert len({first, *changed, key()}) == 6
 
 
-def test_what_a_run_writes_is_no_source(tmp_path, monkeypatch):
-    """The log of `.ci/gpu right` is there before the step that installs the bundle."""
+def test_files_that_a_run_writes_are_no_sources(tmp_path, monkeypatch):
+    """The log of `.ci/gpu right` exists before the step that installs the bundle."""
     monkeypatch.setattr(bundle_facts, "ROOT", tmp_path)
     for name in ("bench/record.py", "bench/results/NOTES.md", "pyops/tuning/tables/a.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as it was")
     before = bundle_facts.source()
     for name in ("bench/results/h100-right.log", "bench/results/h100.7.part", "pyops/tuning/tables/b.json"):
-        (tmp_path / name).write_text("of a run")
+        (tmp_path / name).write_text("written by a run")
     assert bundle_facts.source() == before
     (tmp_path / "bench/record.py").write_text("changed")
     assert bundle_facts.source() != before
 
 
-def test_the_compiler_is_the_same_for_what_gives_the_same_kernels(monkeypatch):
+def test_the_compiler_hash_depends_on_all_that_changes_kernels(monkeypatch):
     pytest.importorskip("triton")
     known = {bundle_facts.compiler(90), bundle_facts.compiler(90)}
     assert len(known) == 1 and bundle_facts.compiler(80) not in known
@@ -262,12 +262,12 @@ def test_the_compiler_is_the_same_for_what_gives_the_same_kernels(monkeypatch):
     assert bundle_facts.probe(sys.executable, 90) == bundle_facts.here(90)
 
 
-# The steps that are asked
+# The steps that request kernels
 
 
-def test_every_step_that_is_asked_is_in_the_plan(tmp_path):
+def test_every_kernel_step_is_in_the_plan(tmp_path):
     names = {step.name for phase in ("right", "fast") for step in plan.steps(phase, "python", tmp_path, None)}
-    assert set(bundle_build.ASK) <= names
+    assert set(bundle_build.KERNEL_STEPS) <= names
 
 
 def test_only_a_whole_bundle_is_found_by_ci_gpu(tmp_path, monkeypatch):
@@ -282,51 +282,51 @@ def test_only_a_whole_bundle_is_found_by_ci_gpu(tmp_path, monkeypatch):
     assert record.bundle() == whole
 
 
-def test_a_step_that_is_none():
-    with pytest.raises(Mistake, match="steps: expected some of every kernel once, .*; got 'pases'"):
+def test_an_unknown_step():
+    with pytest.raises(BundleError, match="steps: expected some of every kernel once, .*; got 'pases'"):
         bundle_build.archive_path(TARGET, ["passes", "pases"])
 
 
-def stood_in(monkeypatch, tmp_path, command: str) -> dict[str, list[str]]:
-    """What `ask` answers where the plan is one step, which is asked under no stand-in."""
+def run_one_step(monkeypatch, tmp_path, command: str) -> dict[str, list[str]]:
+    """requested_kernels() for a plan of one step, which does not load the stand-in driver."""
     monkeypatch.setattr(plan, "steps", lambda phase, *_: [plan.Step("passes", 9, command)] if phase == "fast" else [])
     monkeypatch.setattr(bundle_build, "BUILD", bundle_facts.ROOT / "build" / f"test-{tmp_path.name}")
     try:
-        return bundle_build.ask(Path(sys.executable), TARGET, tmp_path, ("passes",))
+        return bundle_build.requested_kernels(Path(sys.executable), TARGET, tmp_path, ("passes",))
     finally:
         shutil.rmtree(bundle_build.BUILD)
 
 
 @pytest.mark.parametrize("command", ("exit 1", "exit 139", "echo -m pytest; exit 2"))
 def test_a_step_that_stops_early(monkeypatch, tmp_path, command):
-    with pytest.raises(Mistake, match="steps: expected each to reach its end, passes did not"):
-        stood_in(monkeypatch, tmp_path, command)
+    with pytest.raises(BundleError, match="steps: expected each to reach its end, passes did not"):
+        run_one_step(monkeypatch, tmp_path, command)
 
 
 def test_failed_tests_are_no_early_end(monkeypatch, tmp_path):
-    told = json.dumps({"kernels": ["k"], "modules": [], "compiled": []})
-    found = stood_in(monkeypatch, tmp_path, f"echo '{told}' > $STANDIN_ASKED/1.json; echo -m pytest; exit 1")
-    assert found == json.loads(told)
+    report = json.dumps({"kernels": ["k"], "modules": [], "compiled": []})
+    requested = run_one_step(monkeypatch, tmp_path, f"echo '{report}' > $STANDIN_ASKED/1.json; echo -m pytest; exit 1")
+    assert requested == json.loads(report)
 
 
 @pytest.mark.parametrize(
-    "asked, told",
+    "requested, message",
     [
         ({"kernels": ["k"], "modules": [], "compiled": []}, "modules: expected all 1 of the bundle"),
         (
             {"kernels": [], "modules": ["m"], "compiled": []},
-            "kernels: expected all 1 of the bundle to be asked for, got 0",
+            "kernels: expected all 1 of the bundle to be requested, got 0",
         ),
         ({"kernels": ["k"], "modules": ["m"], "compiled": ["conv"]}, "not in the bundle: conv"),
         ({"kernels": ["k"], "modules": ["m"], "compiled": []}, ""),
     ],
 )
-def test_the_verdict_of_a_check(capsys, asked, told):
-    assert bundle_build.verdict({"kernels": 1, "modules": 1}, asked) == int(bool(told))
-    assert told in capsys.readouterr().err
+def test_the_verdict_of_a_check(capsys, requested, message):
+    assert bundle_build.verdict({"kernels": 1, "modules": 1}, requested) == int(bool(message))
+    assert message in capsys.readouterr().err
 
 
-# Triton finds what it asks for
+# Triton uses the kernels of a bundle
 
 PROGRAM = """
 import torch, triton
@@ -340,36 +340,37 @@ kernel[(1,)](torch.empty(64, device="cuda"), SIZE=64)
 """
 
 
-def under_standin(told: Path, cache: Path) -> dict[str, str]:
-    """The environment of a process that leaves what it asks for in `told`."""
+def under_standin(reports: Path, cache: Path) -> dict[str, str]:
+    """The environment of a process under the stand-in driver, which reports its kernels in the folder `reports`."""
     path = os.pathsep.join([str(ROOT / "tests/support/standin/standin_site"), os.environ.get("PYTHONPATH", "")])
-    chip = {"STANDIN_CHIP": "90", "STANDIN_ASKED": str(told)}
+    chip = {"STANDIN_CHIP": "90", "STANDIN_ASKED": str(reports)}
     return os.environ | chip | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(cache)}
 
 
-def asked(tmp_path: Path, cache: Path) -> dict:
-    """What a process under the stand-in asks for."""
+def report(tmp_path: Path, cache: Path) -> dict:
+    """The report of a process that launches one kernel under the stand-in driver."""
     (program := tmp_path / "program.py").write_text(PROGRAM)
-    told = tmp_path / "asked"
-    told.mkdir()
-    subprocess.run([sys.executable, program], check=True, env=under_standin(told, cache))
-    (path,) = told.iterdir()
-    found = json.loads(path.read_text())
-    path.unlink(), told.rmdir()
-    return found
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    subprocess.run([sys.executable, program], check=True, env=under_standin(reports, cache))
+    (path,) = reports.iterdir()
+    result = json.loads(path.read_text())
+    path.unlink(), reports.rmdir()
+    return result
 
 
 def test_triton_finds_its_kernels_at_another_place(tmp_path):
     pytest.importorskip("triton")
-    first = asked(tmp_path, tmp_path / "first")
+    first = report(tmp_path, tmp_path / "first")
     assert "kernel" in first["compiled"] and first["launched"] == 1
-    bundle_archive.take(tmp_path / "first", {*first["kernels"], *first["modules"]}, tmp_path / "content" / "triton")
+    keys = {*first["kernels"], *first["modules"]}
+    bundle_archive.copy_entries(tmp_path / "first", keys, tmp_path / "content" / "triton")
     (tmp_path / "content" / "bundle.json").write_text("{}")
     bundle_archive.pack(tmp_path / "content", tmp_path / "bundle.tar.xz")
     (tmp_path / "first").rename(tmp_path / "gone")
-    assert "kernel" in asked(tmp_path, tmp_path / "gone")["compiled"]  # a moved cache is none
-    bundle_archive.place(bundle_archive.opened(tmp_path / "bundle.tar.xz")[0], tmp_path / "second")
-    second = asked(tmp_path, tmp_path / "second")
+    assert "kernel" in report(tmp_path, tmp_path / "gone")["compiled"]  # Triton ignores a moved cache
+    bundle_archive.restore_entries(bundle_archive.open_archive(tmp_path / "bundle.tar.xz")[0], tmp_path / "second")
+    second = report(tmp_path, tmp_path / "second")
     assert second["compiled"] == [] and second["kernels"] == first["kernels"] and second["launched"] == 1
 
 
@@ -383,7 +384,7 @@ def test_on_the_gpu():
 """
 
 
-def test_what_a_test_asserts_does_not_end_it_under_the_stand_in(tmp_path):
+def test_assertions_do_not_end_a_test_under_the_stand_in(tmp_path):
     pytest.importorskip("triton")
     (tmp_path / "test_it.py").write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-p", "standin_pytest", "-p", "no:cacheprovider", "test_it.py"]
@@ -394,15 +395,15 @@ def test_what_a_test_asserts_does_not_end_it_under_the_stand_in(tmp_path):
 DEFAULT_DEVICE = """
 import torch
 torch.set_default_device("cuda")
-made = torch.randn(4, 3), torch.tensor([1.0, 2.0]), torch.nn.Conv2d(1, 2, 3).weight
-assert all(x.is_cuda and x.device.type == "cuda" and not x.is_meta for x in made)
-assert torch.allclose(made[0], made[0]) and torch.equal(made[1], made[1])
+tensors = torch.randn(4, 3), torch.tensor([1.0, 2.0]), torch.nn.Conv2d(1, 2, 3).weight
+assert all(x.is_cuda and x.device.type == "cuda" and not x.is_meta for x in tensors)
+assert torch.allclose(tensors[0], tensors[0]) and torch.equal(tensors[1], tensors[1])
 with torch.random.fork_rng():
     assert not torch.ones(2, device="cpu").is_cuda
 """
 
 
 def test_tensors_on_the_default_device_under_the_stand_in(tmp_path):
-    """`--device cuda` of the tests sets it, which is a mode in which torch looks attributes up by their names."""
+    """The tests' `--device cuda` sets the default device, a torch function mode that looks up attributes by name."""
     pytest.importorskip("triton")
     subprocess.run([sys.executable, "-c", DEFAULT_DEVICE], check=True, env=under_standin(tmp_path, tmp_path))

@@ -1,4 +1,4 @@
-"""The table of the CUDA convolution's tiles: a tile is named while its call runs, and is one that csrc/cuda has."""
+"""Tests of the table of CUDA convolution tiles: a tile is selected during its call alone, and exists in csrc/cuda."""
 
 import re
 from pathlib import Path
@@ -9,33 +9,33 @@ import torch
 
 import atrous
 from bench.gpu import conv_tiles
-from bench.tables.layers import Site
+from bench.tables.layers import FusedLayer
 
 ROOT = Path(__file__).parents[3]
 
-SITE = Site("layer", 1, 8, 16, 3, 1, 6, residual=True)
+LAYER = FusedLayer("layer", 1, 8, 16, 3, 1, 6, residual=True)
 
 
 @pytest.fixture
 def named(monkeypatch):
-    """The names that the op of the CUDA library is given; the last is the tile that is named now."""
+    """The names passed to the operator _conv_tile; the last one is the current tile."""
     names = [""]
     monkeypatch.setattr(torch.ops.atrous, "_conv_tile", names.append, raising=False)
     return names
 
 
 def test_a_row_has_every_tile(monkeypatch, named):
-    asked, real = [], atrous.conv_bn_act
+    calls, real = [], atrous.conv_bn_act
 
     def conv_bn_act(**arguments):
-        asked.append((arguments["backend"], named[-1]))
+        calls.append((arguments["backend"], named[-1]))
         return real(**arguments | {"backend": "library"})
 
     monkeypatch.setattr(atrous, "conv_bn_act", conv_bn_act)
-    row = conv_tiles.measure(SITE, 2, torch.device("cpu"), torch.float32)
+    row = conv_tiles.measure(LAYER, 2, torch.device("cpu"), torch.float32)
     assert list(row["ms"]) == [*conv_tiles.TILES, "predicted", "library"] and min(row["ms"].values()) > 0
     assert row["refused"] == {}
-    assert set(asked) == {*(("native", tile) for tile in conv_tiles.TILES), ("native", ""), ("library", "")}
+    assert set(calls) == {*(("native", tile) for tile in conv_tiles.TILES), ("native", ""), ("library", "")}
 
 
 def test_a_tile_that_is_refused_has_a_reason_and_no_time(monkeypatch, named):
@@ -47,7 +47,7 @@ def test_a_tile_that_is_refused_has_a_reason_and_no_time(monkeypatch, named):
         return real(**arguments | {"backend": "library"})
 
     monkeypatch.setattr(atrous, "conv_bn_act", conv_bn_act)
-    measure = lambda: conv_tiles.measure(SITE, 2, torch.device("cpu"), torch.float32)  # noqa: E731
+    measure = lambda: conv_tiles.measure(LAYER, 2, torch.device("cpu"), torch.float32)  # noqa: E731
     row = measure()
     assert row["refused"] == {"wgmma-256x128": failure} and named[-1] == ""
     assert list(row["ms"]) == list(row["tflops"]) == [*conv_tiles.TILES[1:], "predicted", "library"]
@@ -65,10 +65,10 @@ def test_a_wrong_tile_is_named(monkeypatch, named):
 
     monkeypatch.setattr(atrous, "conv_bn_act", conv_bn_act)
     with pytest.raises(AssertionError, match="^mma-64x64: "):
-        conv_tiles.measure(SITE, 2, torch.device("cpu"), torch.float32)
+        conv_tiles.measure(LAYER, 2, torch.device("cpu"), torch.float32)
 
 
-def test_the_tiles_are_those_of_the_plan():
+def test_the_tiles_are_those_of_the_cost_model():
     source = (ROOT / "csrc/cuda/conv/cost_model.h").read_text()
     assert re.findall(r'\{"((?:wg)?mma-\d+x\d+)"', source) == list(conv_tiles.TILES)
     assert conv_tiles.TILES == launches.TILES[1:]

@@ -1,4 +1,4 @@
-"""The fit of the cost model: on times that the model itself made with other constants, it finds those."""
+"""Tests of the cost model's fit: from times that the model computed with other constants it recovers those."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RESNET34 = [
     (256, 14, 256, 1),
     (512, 7, 512, 1),
 ]
-OTHER = Rates(products=1100, l2=42, memory=9, start=3500, pointers=1.6)  # each of them bounds some config
+OTHER = Rates(mma=1100, l2=42, memory=9, start=3500, pointers=1.6)  # each of these bounds some config
 
 
 def tuned(model: Rates, mhz: float, noise: float = 0.0) -> dict:
-    """What tune would write if the GPU did what the model says."""
-    draw, found = random.Random(7), []
+    """The output of tune for a GPU that behaves exactly as the model."""
+    draw, entries = random.Random(7), []
     for batch in (1, 256):
         for in_channels, size, out_channels, stride in RESNET34:
             key = {
@@ -39,41 +39,41 @@ def tuned(model: Rates, mhz: float, noise: float = 0.0) -> dict:
             for config in configs.conv_prune(layer):
                 microseconds = clocks(configs.conv_work(layer, config), model) / mhz * (1 + noise * draw.gauss(0, 1))
                 times[f"triton {config.describe()}"] = microseconds / 1e3
-            found.append({"site": "a", "key": key, "milliseconds": times})
-    return {"device": "a GPU", "entries": found}
+            entries.append({"layer": "a", "key": key, "milliseconds": times})
+    return {"device": "a GPU", "entries": entries}
 
 
 def fitted(value: dict, mhz: float) -> Rates:
-    found = fitting.read(value, 90, 132)
-    return fitting.fit(found, rates(90, 2), mhz)
+    measured = fitting.read(value, 90, 132)
+    return fitting.fit(measured, rates(90, 2), mhz)
 
 
-def test_it_finds_the_constants_that_made_the_times():
-    found = fitted(tuned(OTHER, 1600), 1600)
-    assert all(abs(a / b - 1) < 0.02 for a, b in zip(found, OTHER)), found
+def test_the_fit_recovers_the_constants():
+    result = fitted(tuned(OTHER, 1600), 1600)
+    assert all(abs(a / b - 1) < 0.02 for a, b in zip(result, OTHER)), result
 
 
-def test_it_finds_them_in_noise():
-    found = fitted(tuned(OTHER, 1600, noise=0.05), 1600)
-    assert all(abs(a / b - 1) < 0.1 for a, b in zip(found, OTHER)), found
+def test_the_fit_recovers_them_from_noise():
+    result = fitted(tuned(OTHER, 1600, noise=0.05), 1600)
+    assert all(abs(a / b - 1) < 0.1 for a, b in zip(result, OTHER)), result
 
 
 def test_rates_that_bound_nothing_are_named():
-    """With so slow an L2 no product is waited for."""
+    """With so slow an L2 no config is bound by the tensor cores."""
     slow = OTHER._replace(l2=12)
-    found = fitting.read(tuned(slow, 1600), 90, 132)
-    assert fitting.undetermined(found, slow, 1600) == ["products"]
+    measured = fitting.read(tuned(slow, 1600), 90, 132)
+    assert fitting.undetermined(measured, slow, 1600) == ["mma"]
     assert fitting.undetermined(fitting.read(tuned(OTHER, 1600), 90, 132), OTHER, 1600) == []
 
 
 def test_the_report(tmp_path, capsys):
-    """The fitted model ranks every layer as the times do, the table's does not."""
+    """The fitted model ranks the configs of every layer as the times do, that of gpus.def does not."""
     path = tmp_path / "tune.json"
     path.write_text(json.dumps({"tune": [tuned(OTHER, 1755)]}))
     fitting.main([str(path)])
-    head, names, table, found = capsys.readouterr().out.splitlines()
+    head, names, table, fit = capsys.readouterr().out.splitlines()
     assert "12 layers" in head and names.split()[-4:] == ["error", "rank", "first", "worst"]
-    (table_error, table_rank), (error, rank, first, _) = (map(float, table.split()[6:8]), map(float, found.split()[6:]))
+    (table_error, table_rank), (error, rank, first, _) = (map(float, table.split()[6:8]), map(float, fit.split()[6:]))
     assert error < 0.01 < table_error and rank > 0.999 > table_rank and first < 1.001
 
 

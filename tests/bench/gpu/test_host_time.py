@@ -1,4 +1,4 @@
-"""Host time: what is measured, and what counts as over budget; no time is asserted, a busy machine would break it."""
+"""Tests of the host time benchmark: its measurements and its budget; no time is asserted: machines may be busy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_backend_and_launcher_is_measured(monkeypatch):
     assert "plain torch" in host_time.show(result)
 
 
-def test_what_is_over_budget():
+def test_calls_over_budget_are_listed():
     result = {
         "backends": {"plain torch": 10.0, "native": 20.0, "triton": 20.1},
         "launches": {"epilogue": 15.0, "statistics": 15.1},

@@ -1,4 +1,4 @@
-""".ci/gpu as a whole, on a GPU that is not there: a made-up PYTHON and nvidia-smi answer in its place."""
+"""Tests of .ci/gpu as a whole without a GPU: a fake PYTHON and a fake nvidia-smi replace it."""
 
 import json
 import os
@@ -24,8 +24,8 @@ ABOUT = {
 }  # fmt: skip
 NAME = "nvidia-h100-80gb-hbm3-2030-01-02"
 LIMITS = {"right": 270, "fast": 420}
-# In PYTHON's place: it runs bench.gpu.run with the real one, answers for torch, and notes every step's command, its
-# processes and what the file of the day says meanwhile. BEHAVE says what a step does whose command holds some words.
+# Replaces PYTHON: runs bench.gpu.run with the real one, answers for torch, and notes the process ids of every step and
+# the states in the results file. BEHAVE maps words of a step's command to its behaviour.
 FAKE_PYTHON = r"""#!{python} -SE
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
@@ -45,12 +45,12 @@ note = {{"pids": [os.getpid(), child.pid], "states": states, "given": given}}
 with (folder / "notes").open("a") as notes:
     notes.write(json.dumps(note) + "\n")
 print("hello from", words, flush=True)
-behaviour = next((what for key, what in json.loads(os.environ["BEHAVE"]).items() if key in words), 0)
+behaviour = next((value for key, value in json.loads(os.environ["BEHAVE"]).items() if key in words), 0)
 if behaviour == "hang":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     time.sleep(600)
 elif behaviour == "write":
-    seen["tables"]["fused"] = {{"sites": [{{"ms": 1.0}}]}}
+    seen["tables"]["fused"] = {{"layers": [{{"ms": 1.0}}]}}
     path.with_suffix(".mine").write_text(json.dumps(seen))
     path.with_suffix(".mine").replace(path)
 elif isinstance(behaviour, str):
@@ -61,7 +61,7 @@ else:
 
 
 class Machine:
-    """A folder with a PYTHON and an nvidia-smi; `start` runs .ci/gpu there."""
+    """A folder with a fake PYTHON and nvidia-smi; `start` runs .ci/gpu there."""
 
     def __init__(self, folder: Path):
         self.folder, self.results = folder, folder / "results"
@@ -103,15 +103,15 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path):
-    made = Machine(tmp_path)
-    yield made
-    for note in made.notes():
+    fake = Machine(tmp_path)
+    yield fake
+    for note in fake.notes():
         for pid in filter(alive, note["pids"]):
             os.kill(pid, signal.SIGKILL)
 
 
 def alive(pid):
-    """Whether it still runs; a process that ended and that nobody has waited for does not."""
+    """True if the process still runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -120,7 +120,7 @@ def alive(pid):
 
 @pytest.fixture
 def watched(machine):
-    """Reads the file of the day all the time: it holds valid JSON whenever it is there. Returns the number of reads."""
+    """Reads the results file all the time and asserts that it is always valid JSON. Yields the reads' outcomes."""
     reads, end = [], threading.Event()
 
     def watch():
@@ -140,49 +140,49 @@ def watched(machine):
 
 
 FAULTS = {
-    "right": {"tests/support/launches.py": 1, "-m gpu": "hang", "--device cuda tests/test_cases": "SIGSEGV"},
-    "fast": {"atrous tune": 1, "--part sites": "hang", "pointwise_table": "SIGSEGV", "--part networks": "write"},
+    "right": {"tests/support/launches.py": 1, "-m gpu": "hang", "--device cuda tests/": "SIGSEGV"},
+    "fast": {"atrous tune": 1, "--part layers": "hang", "tables.pointwise": "SIGSEGV", "--part networks": "write"},
 }
 
 
 @pytest.mark.parametrize("phase", FAULTS)
 def test_a_phase_with_a_failure_a_hang_and_a_crash_runs_every_step(machine, watched, phase):
     status, out = machine.run(phase, "--limit", 8, behave=FAULTS[phase])
-    found, notes = machine.steps(phase), machine.notes()
+    entries, notes = machine.steps(phase), machine.notes()
     count = len(plan.steps(phase, "python", machine.results, machine.bundle))
-    assert len(found) == count == len(notes) and status == 128 + signal.SIGSEGV
+    assert len(entries) == count == len(notes) and status == 128 + signal.SIGSEGV
     assert machine.record()["phases"][phase]["exit_status"] == status
-    faults = {entry["state"]: entry for entry in found if entry["state"] != "passed"}
+    faults = {entry["state"]: entry for entry in entries if entry["state"] != "passed"}
     assert faults.keys() == {"failed", "timed out", "killed"}
     assert [faults[state]["exit_status"] for state in faults] == [1, 124, 139]
     assert faults["timed out"]["gpu_during"]["watt"] == "300.50" and "gpu_during" not in faults["failed"]
     assert 8 <= faults["timed out"]["seconds"] < 12 and faults["killed"]["reason"] == "killed by SIGSEGV"
     assert "hello from" in faults["failed"]["reason"] and faults["failed"]["reason"] in out
-    for index, note in enumerate(notes):  # what was done is in the file while the next step runs
+    for index, note in enumerate(notes):  # the file has the finished steps while the next one runs
         assert note["states"][index:] == ["running"] + ["not reached"] * (count - index - 1)
-        assert note["states"][:index] == [entry["state"] for entry in found[:index]]
+        assert note["states"][:index] == [entry["state"] for entry in entries[:index]]
         assert note["given"] == ["1", "1", ABOUT["commit"], ABOUT["date"]] and not any(map(alive, note["pids"]))
     if phase == "fast":
-        assert machine.record()["tables"] == {"fused": {"sites": [{"ms": 1.0}]}}
+        assert machine.record()["tables"] == {"fused": {"layers": [{"ms": 1.0}]}}
 
 
-def test_the_file_says_where_it_comes_from_and_how_the_gpu_was(machine):
+def test_the_file_has_its_origin_and_the_sensors(machine):
     assert machine.run("right")[0] == machine.run("fast")[0] == 0
-    held = machine.record()
-    assert {key: held[key] for key in ABOUT} == ABOUT and list(held["phases"]) == ["right", "fast"]
+    contents = machine.record()
+    assert {key: contents[key] for key in ABOUT} == ABOUT and list(contents["phases"]) == ["right", "fast"]
     sensors = {"sm_mhz": "1980", "memory_mhz": "2619", "celsius": "45", "watt": "300.50", "driver": "580.1"}
     for entry in machine.steps("right") + machine.steps("fast"):
         assert entry["gpu_before"] == entry["gpu_after"] == sensors and entry["state"] == "passed"
     logs = {path.name for path in machine.results.iterdir()} - {machine.path.name}
     assert logs == {f"{NAME}-right.log", f"{NAME}-fast.log"}
-    # With the tuned table, and what tune and the fuzzer tell, 6 of at most 8 files.
+    # With the tuning table, tune.json and fuzz.json these are 6 of at most 8 files.
     text = (machine.results / f"{NAME}-right.log").read_text()
     assert [entry["name"] for entry in machine.steps("right")] == re.findall(r"^== (.*?): ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("phase", "bundle", "broken", "done"),
-    [("right", None, "bundle.py install", 0), ("fast", None, "bundle.py install", 0),
+    [("right", None, "bundle.command install", 0), ("fast", None, "bundle.command install", 0),
      ("right", None, "-m atrous info --require native,triton", 1),
      ("right", "none", "-m atrous info --require triton", 1), ("fast", "none", "pip install", 0)],
 )  # fmt: skip
@@ -192,19 +192,19 @@ def test_a_failed_installation_ends_the_phase(machine, phase, bundle, broken, do
     assert status == 4 and states == ["passed"] * done + ["failed"] + ["not reached"] * (len(states) - done - 1)
 
 
-def test_what_a_machine_cannot_run_is_no_failure(machine):
-    status, _ = machine.run("right", behave={"sanitize.py": plan.NOT_AVAILABLE})
+def test_a_step_that_the_machine_cannot_run_is_no_failure(machine):
+    status, _ = machine.run("right", behave={"bench.gpu.sanitize": plan.NOT_AVAILABLE})
     entry = next(entry for entry in machine.steps("right") if entry["name"] == "memcheck")
     assert status == 0 and entry["state"] == "not available" and "hello from" in entry["reason"]
-    status, _ = machine.run("right", behave={"launches.py": plan.NOT_AVAILABLE})  # only where the step may say so
+    status, _ = machine.run("right", behave={"launches.py": plan.NOT_AVAILABLE})  # only optional steps may exit with it
     assert status == plan.NOT_AVAILABLE
 
 
-def test_an_informative_step_decides_nothing(machine):
-    assert machine.run("full", behave={"sanitize.py racecheck": 1, "sanitize.py initcheck": "SIGSEGV"})[0] == 0
+def test_an_informative_step_does_not_change_the_status(machine):
+    assert machine.run("full", behave={"sanitize racecheck": 1, "sanitize initcheck": "SIGSEGV"})[0] == 0
     states = {entry["name"]: entry["state"] for entry in machine.steps("full")}
     assert (states["racecheck"], states["initcheck"], states["memcheck"]) == ("failed", "killed", "passed")
-    assert machine.run("full", behave={"sanitize.py memcheck": 1})[0] == 1
+    assert machine.run("full", behave={"sanitize memcheck": 1})[0] == 1
 
 
 def began(machine, process, count):
@@ -267,21 +267,21 @@ def test_a_bundle_is_installed_first(machine, phase):
     assert int(lines[-1].split()[0]) <= LIMITS[phase]
 
 
-def test_without_a_bundle_nothing_runs_unless_told_so(machine, monkeypatch, capsys):
-    """The checkout may have no C++ library: half of the tests would be left out."""
+def test_without_a_bundle_nothing_runs_unless_requested(machine, monkeypatch, capsys):
+    """The checkout may have no C++ library: half of the tests would be skipped."""
     monkeypatch.delenv("ATROUS_BUNDLE", raising=False)
     monkeypatch.setattr(command_line.record, "bundle", lambda: None)
     monkeypatch.setattr(command_line, "probe", lambda python: ABOUT)
     for phase in LIMITS:
         assert command_line.main([phase, str(machine.results), "--dry-run"]) == 0
-        assert "bundle.py install" in capsys.readouterr().out.splitlines()[0]
+        assert "bundle.command install" in capsys.readouterr().out.splitlines()[0]
         assert command_line.main([phase, str(machine.results)]) == 2 and not machine.results.exists()
         assert "expected a bundle in out/ or in ATROUS_BUNDLE" in capsys.readouterr().err
     assert machine.run("right", bundle="none")[0] == 0
 
 
 def test_a_step_that_counts_its_seconds_has_time_to_start_and_to_end(tmp_path):
-    """It is interrupted a moment before its limit; importing torch takes 3 to 4 s, and the last job overruns."""
+    """A step is interrupted shortly before its limit; importing torch takes 3 to 4 s, and the last job overruns."""
     for phase in LIMITS:
         for step in plan.steps(phase, "python", tmp_path, None):
             for seconds in map(int, re.findall(r"--seconds (\d+)", step.command)):
@@ -289,31 +289,31 @@ def test_a_step_that_counts_its_seconds_has_time_to_start_and_to_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [("import sys; sys.exit('no module named torch')", "got no module named torch"),
      ("import time; time.sleep(60)", "did not answer within 1 s"), ("raise SystemExit(3)", "no NVIDIA GPU that")],
 )  # fmt: skip
-def test_why_there_is_no_gpu(tmp_path, monkeypatch, answer, told):
+def test_reasons_for_no_gpu(tmp_path, monkeypatch, answer, message):
     (tmp_path / "python").write_text(f"#!{sys.executable} -SE\n{answer}\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(command_line, "PROBE_SECONDS", 1.0)
-    assert told in command_line.probe(str(tmp_path / "python"))
+    assert message in command_line.probe(str(tmp_path / "python"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "message"),
     [(["right"], 3, "no NVIDIA GPU that the torch of"), (["fast"], 3, "no NVIDIA GPU"), (["full"], 3, "no NVIDIA GPU"),
      (["paint"], 2, "expected a phase, got 'paint'"), ([], 2, "bundle|right|fast|full"),
      (["right", ".", "--limit", "0"], 2, "--limit: expected a positive number of seconds, got 0"),
      (["right", ".", "--continue"], 2, "--continue"),
-     *(([old], 2, f"'{old}' is now part of '{new}'") for old, new in plan.NOW.items())],
+     *(([old], 2, f"'{old}' is now part of '{new}'") for old, new in plan.REPLACED.items())],
 )  # fmt: skip
-def test_why_it_does_not_run_is_one_line(arguments, status, told):
+def test_a_refusal_is_one_line(arguments, status, message):
     done = gpu(*arguments)
-    assert done.returncode == status and told in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
+    assert done.returncode == status and message in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
 
 
-def test_every_file_that_a_step_names_is_there(tmp_path):
+def test_every_file_that_a_step_names_exists(tmp_path):
     for phase in plan.PHASES:
         for bundle in (None, tmp_path / "bundle.tar.xz"):
             for step in plan.steps(phase, "python", tmp_path, bundle):

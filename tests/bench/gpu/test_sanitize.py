@@ -1,4 +1,4 @@
-"""bench/gpu/sanitize.py with a made-up compute-sanitizer: what is no answer of the tool's, and what it finds."""
+"""Tests of bench.gpu.sanitize with a fake compute-sanitizer: a missing or refusing tool, and real errors."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from bench.gpu.steps import NOT_AVAILABLE
 ROOT = Path(__file__).parents[3]
 
 REFUSAL = "========= Error: Device not supported"
-# Its arguments are --tool T --error-exitcode 1 PYTHON, then -c PROBE, or -u and the program.
+# The fake tool. Its arguments: --tool T --error-exitcode 1 PYTHON, then -c PROBE, or -u and the program.
 TOOL = '#!/bin/sh\nif [ "$6" = -c ]; then {probe}; else {run}; fi\n'
 
 
@@ -40,12 +40,12 @@ def test_a_machine_that_the_tool_refuses_is_not_a_failure(tmp_path):
 
 @pytest.mark.parametrize("status", [1, 139])
 def test_a_refusal_in_the_output_of_a_run_hides_no_error(tmp_path, status):
-    """The tool works, so what it or the program says afterwards counts, whatever the words are."""
+    """Once the probe passes, every failure of the tool or the program counts, whatever its output."""
     assert sanitize(tmp_path, run=f'echo "{REFUSAL}"; exit {status}')[0] == status
 
 
 def test_a_program_cannot_say_that_the_tool_is_missing(tmp_path):
-    """Its own exit status is 77 by chance: that is a failure."""
+    """A program whose own exit status is 77 has failed."""
     assert sanitize(tmp_path, program=f"raise SystemExit({NOT_AVAILABLE})")[0] == 1
 
 

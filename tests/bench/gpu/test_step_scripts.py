@@ -1,4 +1,4 @@
-"""The small programs that only .ci/gpu calls, with a GPU that is made up."""
+"""Tests of the small scripts that only .ci/gpu runs, with a fake GPU."""
 
 import json
 import subprocess
@@ -19,13 +19,13 @@ def gpu(monkeypatch):
     for name, answer in known.items():
         monkeypatch.setattr(torch.cuda, name, answer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    monkeypatch.setattr(tuned.tuning_device, "device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(tuned.device_id, "device_name", lambda device: "NVIDIA H100")
 
 
-def test_the_table_that_tune_wrote_is_kept(gpu, tuning_folder, tmp_path, capsys):
+def test_the_table_that_tune_wrote_is_copied(gpu, tuning_folder, tmp_path, capsys):
     results = tmp_path / "results"
     results.mkdir()
-    assert tuned.main(str(results)) == 1 and "found none" in capsys.readouterr().err
+    assert tuned.main(str(results)) == 1 and "got none" in capsys.readouterr().err
     tuning_folder.mkdir(parents=True)
     name = f"nvidia-h100-torch-{torch.__version__.replace('+', '-')}.json"
     (tuning_folder / name).write_text("{}")
@@ -34,11 +34,11 @@ def test_the_table_that_tune_wrote_is_kept(gpu, tuning_folder, tmp_path, capsys)
 
 
 def test_the_ceilings_are_those_of_every_table(gpu, tmp_path, monkeypatch, capsys):
-    found = {"matmul_tflops": 798.4, "copy_gb_s": 3000.0}
-    monkeypatch.setattr(ceilings, "ceilings", lambda device: found)
+    measured = {"matmul_tflops": 798.4, "copy_gb_s": 3000.0}
+    monkeypatch.setattr(ceilings, "ceilings", lambda device: measured)
     assert ceilings.main([str(tmp_path)]) == 0 and "matmul 798 TFLOP/s, copy 3000 GB/s" in capsys.readouterr().out
     (path,) = tmp_path.iterdir()
-    assert json.loads(path.read_text())["ceilings"] == found
+    assert json.loads(path.read_text())["ceilings"] == measured
 
 
 @pytest.mark.parametrize("arguments", [[], ["paint"]])

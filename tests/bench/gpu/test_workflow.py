@@ -1,4 +1,4 @@
-"""gpu.yml: what its commands name is there, and nothing runs on the GPU runner without an approval."""
+"""Tests of gpu.yml: its commands name existing targets, and nothing runs on the GPU runner without an approval."""
 
 import importlib.util
 import os
@@ -30,21 +30,21 @@ def test_the_gpu_runner_needs_an_approval():
 
 def test_its_phases_are_those_of_ci_gpu(tmp_path):
     phases = [re.match(r"\.ci/gpu (\w+) (\w+)$", command) for command in COMMANDS if command.startswith(".ci/gpu")]
-    assert [found[1] for found in phases] == ["bundle", "right", "fast"]
-    for found in phases:
-        command = [str(ROOT / ".ci" / "gpu"), found[1], str(tmp_path / found[2]), "--dry-run"]
+    assert [match[1] for match in phases] == ["bundle", "right", "fast"]
+    for match in phases:
+        command = [str(ROOT / ".ci" / "gpu"), match[1], str(tmp_path / match[2]), "--dry-run"]
         done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 
-def test_its_other_commands_are_there():
+def test_its_other_commands_exist():
     modules = re.findall(r"python3 -m ([\w.]+)", "\n".join(COMMANDS))
     assert modules == ["bench.gpu.summary"] and all(importlib.util.find_spec(module) for module in modules)
-    made = [command.removeprefix("make ") for command in COMMANDS if command.startswith("make ")]
-    assert made == ["gpu-bundle-download"] and f"\n{made[0]}:" in (ROOT / "Makefile").read_text()
-    assert COMMANDS.index("make gpu-bundle-download") + 1 == COMMANDS.index(".ci/gpu bundle out")  # outside its limit
+    targets = [command.removeprefix("make ") for command in COMMANDS if command.startswith("make ")]
+    assert targets == ["gpu-bundle-download"] and f"\n{targets[0]}:" in (ROOT / "Makefile").read_text()
+    assert COMMANDS.index("make gpu-bundle-download") + 1 == COMMANDS.index(".ci/gpu bundle out")  # before its limit
     uploaded = re.findall(r"^ +path: (\S+)$", TEXT, re.MULTILINE)
-    assert uploaded == ["out/gpu-bundle-*", "out", "results"]  # where .ci/gpu writes, and where it looks for a bundle
+    assert uploaded == ["out/gpu-bundle-*", "out", "results"]  # the folders where .ci/gpu writes and looks for a bundle
 
 
 def test_the_document_names_what_the_workflow_has():

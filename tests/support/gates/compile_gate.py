@@ -1,7 +1,7 @@
-"""Compile Triton kernels for chips that are not here, and hold what comes out against what was asked.
+"""Compiles Triton kernels for other chips without a GPU and checks the compiled code.
 
-A Variant is one kernel with everything that fixes its code; `capture` reads it off a launcher, so that the gate
-compiles what a call would compile. `build` gives a Report of the code, `check` the complaints about it: [] is a pass.
+A Variant is one kernel with everything its code depends on; `capture` reads it from a launcher, so the gate compiles
+what a call would. `build` returns a Report of the code, `check` the complaints about it, [] if it passes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-# Bytes of shared memory that a block can have (CUDA C++ programming guide, technical specifications).
+# Bytes of shared memory that a block may use (CUDA C++ programming guide, technical specifications).
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 ACCESS_BYTES = 16
-# What ends a site: slopes and residual. The first two hold the most in registers.
+# Slopes and residual of an epilogue. The first two need the most registers.
 FULLEST = (("tensor", "before"), ("random", "before"))
 OTHERS = tuple(pair for pair in product(("relu", "number", "tensor", "random"), ("none", "before", "after"))
                if pair not in FULLEST)  # fmt: skip
@@ -45,11 +45,11 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel and all that its code depends on, with what is asked of that code.
+    """One kernel, everything its code depends on, and the requirements on that code.
 
-    kernel: "module:name". aligned: arguments that 16 divides. wide: pointers whose every access has to move 16 bytes.
-    most: pointer -> accesses in a thread's code. patterns: regular expressions that the PTX has to match;
-    loop_patterns: those that a loop of it has to match (the chip's instruction: mma.sync, wgmma, tcgen05.mma).
+    kernel: "module:name". aligned: arguments divisible by 16. wide: pointers all of whose accesses must move 16 bytes.
+    most: pointer -> most accesses in a thread's code. patterns: regular expressions that must match in the PTX;
+    loop_patterns: those that must match in one of its loops (the chip's instruction: mma.sync, wgmma, tcgen05.mma).
     """
 
     kernel: str
@@ -67,25 +67,25 @@ class Variant:
 @dataclass(frozen=True)
 class Report:
     registers: int
-    stack: int  # bytes a thread: what does not fit the registers is spilled there
+    stack: int  # bytes per thread, register spills included
     shared: int
-    accesses: dict[str, Counter]  # pointer -> bytes of one access -> how many are in the code
+    accesses: dict[str, Counter]  # pointer -> bytes of an access -> number of such accesses in the code
     ptx: str
 
     @property
     def loops(self) -> str:
-        """The PTX between a label and a branch back to it, but for loops that store, as the one over tiles does."""
-        lines, labels, found = self.ptx.splitlines(), {}, []
+        """The PTX between each label and a branch back to it, without loops that store, such as the one over tiles."""
+        lines, labels, loops = self.ptx.splitlines(), {}, []
         for number, line in enumerate(lines):
             if match := re.match(r"(\$L\w+):", line):
                 labels[match[1]] = number
             elif (match := re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)) and match[1] in labels:
-                found.append("\n".join(lines[labels[match[1]] : number]))
-        return "\n".join(loop for loop in found if not re.search(r"\bst\.global|tensor\.\dd\.global\.shared", loop))
+                loops.append("\n".join(lines[labels[match[1]] : number]))
+        return "\n".join(loop for loop in loops if not re.search(r"\bst\.global|tensor\.\dd\.global\.shared", loop))
 
 
 class Recorder:
-    """Stands in for a kernel and keeps the arguments of its launch."""
+    """Stands in for a kernel and records the arguments of its launch."""
 
     def __init__(self, kernel: triton.JITFunction):
         self.kernel = kernel
@@ -99,8 +99,8 @@ class Recorder:
         return launch
 
 
-def capture(recorder: Recorder, module: str, **wanted) -> Variant:
-    """The variant that Triton would compile for the recorded launch: types, constants, divisibility by 16."""
+def capture(recorder: Recorder, module: str, **requirements) -> Variant:
+    """The variant that Triton would compile for the recorded launch, with these requirements."""
     signature, constants, aligned = {}, {}, []
     for parameter in recorder.kernel.params:
         name, value = parameter.name, recorder.arguments[parameter.name]
@@ -117,11 +117,11 @@ def capture(recorder: Recorder, module: str, **wanted) -> Variant:
         if isinstance(number, int) and number % 16 == 0 and not parameter.do_not_specialize:
             aligned.append(name)
     kernel = f"{module}:{recorder.kernel.__name__}"
-    return Variant(kernel, signature, constants, tuple(aligned), recorder.options, **wanted)
+    return Variant(kernel, signature, constants, tuple(aligned), recorder.options, **requirements)
 
 
 def build(variant: Variant, capability: int) -> Report:
-    """Compiled by Triton and ptxas alone: no card, no driver."""
+    """Compiles the variant by Triton and ptxas alone, without a GPU or a driver."""
     kernel = resolve_name(variant.kernel)
     attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned}
     source = ASTSource(kernel, variant.signature, variant.constants, attributes)
@@ -130,12 +130,12 @@ def build(variant: Variant, capability: int) -> Report:
     parameters = [name for name, kind in variant.signature.items() if kind != "constexpr"]
     accesses = {}
     if not any(kind.startswith("tensordesc") for kind in variant.signature.values() if isinstance(kind, str)):
-        accesses = {parameters[i]: widths for i, widths in global_accesses(ptx).items()}  # one parameter an argument
+        accesses = {parameters[i]: widths for i, widths in global_accesses(ptx).items()}  # one parameter per argument
     return Report(usage["REG"], usage["STACK"] + usage["LOCAL"], compiled.metadata.shared, accesses, ptx)
 
 
 def resource_usage(cubin: bytes) -> dict[str, int]:
-    """What `cuobjdump --dump-resource-usage` says: REG, STACK, LOCAL, ..."""
+    """The numbers of `cuobjdump --dump-resource-usage`: REG, STACK, LOCAL, ..."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
@@ -145,31 +145,31 @@ def resource_usage(cubin: bytes) -> dict[str, int]:
 
 
 def global_accesses(ptx: str) -> dict[int, Counter]:
-    """Parameter -> Counter of access widths in bytes: every address is followed back to the pointer it came from."""
+    """Parameter -> Counter of access widths in bytes. Every address is traced back to the pointer it came from."""
     origin: dict[str, set[int]] = {}
-    found: dict[int, Counter] = {}
+    accesses: dict[int, Counter] = {}
     for last in (False, True):  # twice: a loop's registers are written after they are read
         for line in ptx.splitlines():
             if match := re.search(r"ld\.param\.b64\s+(%rd\d+), \[\w+_param_(\d+)\]", line):
                 origin[match[1]] = {int(match[2])}
             elif match := re.search(r"\b(?:ld|st)\.global\S*?(?:\.v(\d))?\.[a-z](\d+)\b.*\[\s*(%rd\d+)", line):
                 for parameter in origin.get(match[3], ()) if last else ():
-                    found.setdefault(parameter, Counter())[int(match[1] or 1) * int(match[2]) // 8] += 1
+                    accesses.setdefault(parameter, Counter())[int(match[1] or 1) * int(match[2]) // 8] += 1
             elif match := re.search(r"\bcp\.async\.c[ag]\.shared\.global.*\], \[\s*(%rd\d+).*?\], (\w+)", line):
                 for parameter in origin.get(match[1], ()) if last else ():
-                    found.setdefault(parameter, Counter())[int(match[2], 0)] += 1
+                    accesses.setdefault(parameter, Counter())[int(match[2], 0)] += 1
             elif (registers := re.findall(r"%rd\d+", line)) and not re.search(r"\b(ld|st|atom|red)\.", line):
                 sources = set().union(*(origin.get(register, ()) for register in registers[1:]))
                 origin[registers[0]] = origin.get(registers[0], set()) | sources
-    return found
+    return accesses
 
 
 def check(variant: Variant, capability: int, report: Report) -> list[str]:
-    """What is wrong with the code, each complaint with what was expected and what came."""
+    """Complaints about the code, each with the expected and the actual value."""
     limit, label = SHARED_MEMORY[capability], f"{variant.label} sm_{capability}"
     wrong = []
     if report.stack:
-        wrong.append(f"{label}: expected no spills, got {report.stack} bytes beside {report.registers} registers")
+        wrong.append(f"{label}: expected no spills, got {report.stack} bytes with {report.registers} registers")
     if report.shared > limit:
         wrong.append(f"{label}: expected at most {limit} bytes of shared memory, got {report.shared}")
     for name in variant.wide:
@@ -178,7 +178,7 @@ def check(variant: Variant, capability: int, report: Report) -> list[str]:
             wrong.append(f"{label}: {name}: expected accesses of {ACCESS_BYTES} bytes, got {dict(widths) or 'none'}")
     for name, most in variant.most.items():
         if (count := report.accesses.get(name, Counter()).total()) > most:
-            wrong.append(f"{label}: {name}: expected at most {most} accesses a thread, got {count}")
+            wrong.append(f"{label}: {name}: expected at most {most} accesses per thread, got {count}")
     wrong += [f"{label}: expected {p!r} in the PTX" for p in variant.patterns if not re.search(p, report.ptx)]
     loops = report.loops if variant.loop_patterns else ""
     wrong += [f"{label}: expected {p!r} in a loop" for p in variant.loop_patterns if not re.search(p, loops)]
@@ -186,26 +186,26 @@ def check(variant: Variant, capability: int, report: Report) -> list[str]:
 
 
 def epilogues(turn: int, whole: bool) -> tuple[tuple[str, str], ...]:
-    """Slopes and residuals to compile one config with, for one dtype and chip: what holds the most, and of the ten
-    others the two whose turn it is, so that five turns see them all. --whole: all of them."""
+    """Slopes and residuals to compile a config with, for one dtype and chip: the fullest, and two of the ten others in
+    turn, so that five turns cover all of them. whole: all of them."""
     return FULLEST + (OTHERS if whole else OTHERS[turn % 5 :: 5])
 
 
 def pinned(package: str) -> str:
-    """The version that the development set asks for."""
+    """The package's version in requirements-dev.txt."""
     text = (Path(__file__).parents[3] / "requirements-dev.txt").read_text()
-    found = re.search(rf"^{package}==(.*)$", text, re.MULTILINE)
-    assert found, package
-    return found[1]
+    version = re.search(rf"^{package}==(.*)$", text, re.MULTILINE)
+    assert version, package
+    return version[1]
 
 
 @lru_cache
 def workers(count: int) -> ProcessPoolExecutor:
-    """So many processes; they start fresh, since torch's threads do not survive a fork."""
+    """A pool of `count` processes, spawned because torch's threads do not survive a fork."""
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"))
 
 
 def build_all(jobs: list[tuple[Variant, int]]) -> list[Report]:
-    """Reports in the order of the jobs, over the processors that pytest-xdist's other processes leave."""
+    """Reports in the order of the jobs, built on this process's share of the processors under pytest-xdist."""
     count = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     return list(workers(count).map(build, *zip(*jobs)) if count > 1 else map(build, *zip(*jobs)))

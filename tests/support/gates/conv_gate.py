@@ -1,6 +1,6 @@
-"""What the compile gate asks of the convolution's kernels: each config's code on layers that reach all of its paths.
+"""The compile gate's variants of the convolution kernels: each config on layers that reach all code paths.
 
-`python tests/support/gates/conv_gate.py README.md` (`make kernel-table`) renews the table of a document.
+`python tests/support/gates/conv_gate.py docs/triton-kernels.md` (`make kernel-table`) regenerates the documented table.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from atrous.triton_kernels.conv.configs import Conv, Pair
 
 ROOT = Path(__file__).parents[3]
 CHIPS = (80, 90, 100)
-# The tensor-core instruction of each generation (PTX ISA), and how tiles come to shared memory.
-PRODUCT = {80: r"mma\.sync", 90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}
-PRODUCT |= {86: PRODUCT[80], 120: PRODUCT[80]}
-# Products that are not waited for at once, and the bulk store of the result.
+# The tensor-core instruction of each generation (PTX ISA), and the copies to shared memory.
+MMA = {80: r"mma\.sync", 90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}
+MMA |= {86: MMA[80], 120: MMA[80]}
+# MMAs in flight while the loop goes on, and the bulk store of the result.
 IN_FLIGHT, BULK_STORE = r"wgmma\.wait_group\.sync\.aligned [1-9]", r"tensor\.\dd\.global\.shared"
 BULK, ASYNC = r"cp\.async\.bulk\.tensor", r"cp\.async\.cg\.shared"  # cg: of 16 bytes
 MULTIPROCESSORS = 132
@@ -65,13 +65,13 @@ def variant(
     name: str, layer: Layer, config: Conv, chip: int, dtype=torch.bfloat16, slope_kind="tensor", residual="before",
     norm=True, precision="tf32",
 ) -> gate.Variant | None:  # fmt: skip
-    """What `conv_epilogue` launches on that chip, or None where the config does not take the layer."""
+    """The variant that `conv_epilogue` launches on that chip, or None if the config does not fit the layer."""
     x, w, size, geometry = _tensors(layer, dtype)
     vector = torch.ones(layer.out_channels, device="meta")
-    added = None if residual == "none" else torch.empty(size, dtype=dtype, device="meta", memory_format=x[1])
+    addend = None if residual == "none" else torch.empty(size, dtype=dtype, device="meta", memory_format=x[1])
     call = (
         *(None if norm else vector, *[vector if norm else None] * 4), 1e-5, slope_kind, 0.1, 0.3, vector,
-        torch.zeros(2, dtype=torch.int64), added, residual == "after",
+        torch.zeros(2, dtype=torch.int64), addend, residual == "after",
     )  # fmt: skip
     run = lambda: conv.conv_epilogue(x[0], w, call[0], *geometry, *call[1:], memory_format=x[1], config=config)  # noqa: E731
     label = f"conv {name} {config.describe()} {dtype} {slope_kind} {residual}"
@@ -87,7 +87,7 @@ def statistics_variant(name: str, layer: Layer, config: Conv, chip: int, dtype=t
 
 
 def _tensors(layer: Layer, dtype: torch.dtype):
-    """Shapes alone: nothing is computed."""
+    """Meta tensors and the geometry of a layer."""
     size = (layer.batch, layer.in_channels, *layer.size)
     x = torch.empty(size, dtype=dtype, device="meta", memory_format=layer.memory_format)
     w = torch.empty(layer.out_channels, layer.in_channels // layer.groups, *layer.kernel, dtype=dtype, device="meta")
@@ -106,7 +106,7 @@ def _capture(module, kernel, run, label, config, chip, layer, precision) -> gate
             assert str(error).startswith("config: "), error
             return None
     depthwise = layer.groups == layer.in_channels
-    patterns = [PRODUCT[chip]] * (precision != "ieee" and not depthwise)
+    patterns = [MMA[chip]] * (precision != "ieee" and not depthwise)
     dense = layer.memory_format == NHWC and layer.in_channels // layer.groups % 16 == 0 and not config.descriptors
     if config.descriptors or dense and not depthwise:
         patterns.append(BULK if config.descriptors else ASYNC)
@@ -123,11 +123,11 @@ BLOCK = re.compile(r"(<!-- gate: begin -->\n).*?(<!-- gate: end -->)", re.DOTALL
 
 
 def table() -> str:
-    """A row a config: registers a thread, shared memory, and the instruction of the main loop on each chip."""
+    """One row per config: registers per thread, shared memory and the main loop's instruction on each chip."""
     lines = ["| config | " + " | ".join(f"sm_{chip}" for chip in CHIPS) + " |", "|---" * (len(CHIPS) + 1) + "|"]
-    made = {(config, chip): variant("dilated", LAYERS["dilated"], config, chip) for config in configs.CONV
-            for chip in CHIPS}  # fmt: skip
-    jobs = {key: (found, key[1]) for key, found in made.items() if found}
+    variants = {(config, chip): variant("dilated", LAYERS["dilated"], config, chip) for config in configs.CONV
+                for chip in CHIPS}  # fmt: skip
+    jobs = {key: (job, key[1]) for key, job in variants.items() if job}
     cells = {key: _cell(report) for key, report in zip(jobs, gate.build_all(list(jobs.values())))}
     for config in configs.CONV:
         row = (cells.get((config, chip), "") for chip in CHIPS)
@@ -136,14 +136,14 @@ def table() -> str:
 
 
 def _cell(report: gate.Report) -> str:
-    (product,) = (name for name in ("mma.sync", "wgmma", "tcgen05") if name in report.loops)
+    (instruction,) = (name for name in ("mma.sync", "wgmma", "tcgen05") if name in report.loops)
     spills = f", {report.stack} B spilled" if report.stack else ""
-    return f"{report.registers} registers, {report.shared >> 10} KiB, {product}{spills}"
+    return f"{report.registers} registers, {report.shared >> 10} KiB, {instruction}{spills}"
 
 
 def rewritten(text: str) -> str:
-    """A document with its table renewed."""
-    return BLOCK.sub(lambda found: found[1] + table() + "\n" + found[2], text)
+    """The document with its table regenerated."""
+    return BLOCK.sub(lambda match: match[1] + table() + "\n" + match[2], text)
 
 
 if __name__ == "__main__":

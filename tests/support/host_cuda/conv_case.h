@@ -1,5 +1,5 @@
-// A convolution in memory with its epilogue, by default slope(z * scale + shift + residual), and what it has to give,
-// in fp64: what conv_emulation.cu and conv_sm90_emulation.cu run.
+// A test convolution with its epilogue, by default slope(z * scale + shift + residual), and its expected result in
+// fp64, for conv_emulation.cu and conv_sm90_emulation.cu.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@
 using namespace atrous;
 using namespace atrous::cuda;
 
-// Why conv_plan refuses the tile that is named; empty if it does not.
+// Returns why conv_plan refuses the named tile; empty if it accepts it.
 inline std::string refusal(const ConvProblem& problem, const Target& target) {
   try {
     conv_plan(problem, target);
@@ -26,17 +26,17 @@ inline std::string refusal(const ConvProblem& problem, const Target& target) {
 
 struct Case {
   int64_t n, h, w, c, k, r, s, stride[2], padding[2], dilation[2];
-  double poison;  // x's middle is this, where it is not 0
+  double poison;  // if not 0, the value of the element in the middle of x
 
-  // Columns of zeros on either side of x, and its width with them.
-  int64_t around() const { return c == FEW ? padding[1] : 0; }
-  int64_t width() const { return w + 2 * around(); }
+  // The columns of zeros on either side of x, and the width of x with them.
+  int64_t margin() const { return c == STEM_CHANNELS ? padding[1] : 0; }
+  int64_t width() const { return w + 2 * margin(); }
 };
 
 template <class T>
 struct Buffer {
   std::vector<T> values;
-  T* data;  // at a multiple of 16 bytes
+  T* data;  // 16-byte aligned
   explicit Buffer(size_t size) : values(size + 16) {
     data = values.data() + (16 - reinterpret_cast<uintptr_t>(values.data()) % 16) % 16 / sizeof(T);
   }
@@ -47,7 +47,7 @@ struct Buffer {
 };
 
 template <class Element>
-struct Filled {
+struct TestConv {
   Case c;
   Slope kind;
   Residual place;
@@ -55,12 +55,12 @@ struct Filled {
   int64_t p, q;
   Buffer<Element> x, weight, residual, y;
   std::vector<float> mean, var;
-  std::vector<double> slope;  // any dtype, any stride
+  std::vector<double> slope;  // fp64 at stride 2: any dtype and stride must work
 
   static int64_t outputs(int64_t size, int64_t kernel, const Case& c, int i) {
     return (size + 2 * c.padding[i] - c.dilation[i] * (kernel - 1) - 1) / c.stride[i] + 1;
   }
-  explicit Filled(const Case& c, Slope kind = Slope::tensor, Residual place = Residual::before)
+  explicit TestConv(const Case& c, Slope kind = Slope::tensor, Residual place = Residual::before)
       : c(c),
         kind(kind),
         place(place),
@@ -74,7 +74,7 @@ struct Filled {
         var(c.k),
         slope(2 * c.k) {
     for (int64_t at = 0; at < c.n * c.h * c.width() * c.c; ++at) {
-      const int64_t column = at / c.c % c.width() - c.around();
+      const int64_t column = at / c.c % c.width() - c.margin();
       if (column < 0 || column >= c.w) x.data[at] = Element(0);
     }
     if (c.poison != 0) x.data[((c.h / 2) * c.width() + c.width() / 2) * c.c] = Element(float(c.poison));
@@ -88,7 +88,7 @@ struct Filled {
     all.q = q;
     for (int i = 0; i < 2; ++i)
       all.stride[i] = c.stride[i], all.padding[i] = c.padding[i], all.dilation[i] = c.dilation[i];
-    all.padding[1] -= c.around();
+    all.padding[1] -= c.margin();
     all.x_strides[0] = c.c, all.x_strides[1] = all.w * c.c, all.x_strides[2] = c.h * all.w * c.c;
     all.groups = 1;
     all.x = x.data, all.weight = weight.data, all.residual = residual.data, all.y = y.data;
@@ -96,7 +96,7 @@ struct Filled {
     all.vectors.slope = {slope.data(), 2, ScalarType::Double};
     all.vectors.eps = 1e-5f;
     all.slope = kind, all.place = place;
-    if (c.c == FEW) merge_rows(all);
+    if (c.c == STEM_CHANNELS) merge_kernel_rows(all);
     return all;
   }
 
@@ -109,20 +109,21 @@ struct Filled {
                       w = column * c.stride[1] - c.padding[1] + s * c.dilation[1];
         if (h < 0 || h >= c.h || w < 0 || w >= c.w) continue;
         for (int64_t i = 0; i < c.c; ++i)
-          z += double(float(x.data[((image * c.h + h) * c.width() + w + c.around()) * c.c + i])) *
+          z += double(float(x.data[((image * c.h + h) * c.width() + w + c.margin()) * c.c + i])) *
                double(float(weight.data[((k * c.r + r) * c.s + s) * c.c + i]));
       }
-    const double added = place == Residual::none ? 0 : double(float(residual.data[pixel * c.k + k]));
-    const double u = (z - mean[k]) / std::sqrt(double(var[k]) + 1e-5f) + (place == Residual::before ? added : 0);
+    const double residual_value = place == Residual::none ? 0 : double(float(residual.data[pixel * c.k + k]));
+    const double u =
+        (z - mean[k]) / std::sqrt(double(var[k]) + 1e-5f) + (place == Residual::before ? residual_value : 0);
     const double y = kind == Slope::relu ? (u < 0 ? 0 : u) : u > 0 ? u : u * slope[2 * k];
-    return place == Residual::after ? y + added : y;
+    return place == Residual::after ? y + residual_value : y;
   }
 
-  // How far it is from what is expected, in units of what the element type resolves; NaN and infinities are exact.
-  double off(double got, int64_t pixel, int64_t k) const {
-    const double wanted = expected(pixel, k);
-    if (std::isnan(wanted) && std::isnan(got)) return 0;
-    if (std::isinf(wanted) && got == wanted) return 0;
-    return std::abs(got - wanted) / ((sizeof(Element) == 4 ? 1e-5 : 1e-3) * (1 + std::abs(wanted)));
+  // The error of a result in units of the element type's tolerance; NaN and infinities must match exactly.
+  double error(double result, int64_t pixel, int64_t k) const {
+    const double truth = expected(pixel, k);
+    if (std::isnan(truth) && std::isnan(result)) return 0;
+    if (std::isinf(truth) && result == truth) return 0;
+    return std::abs(result - truth) / ((sizeof(Element) == 4 ? 1e-5 : 1e-3) * (1 + std::abs(truth)));
   }
 };

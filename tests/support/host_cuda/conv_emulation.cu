@@ -1,6 +1,6 @@
-// The CUDA convolution on the host: every block walks through x and weight by the iterators that the kernels load with,
-// the products are summed here, and the kernels' own functions do the epilogue; against a convolution in fp64.
-// What it leaves to a GPU: the copies to shared memory, the tensor cores and the stores. test_cuda_conv_gate.py runs
+// Emulates the sm_80 convolution on the host and compares it with a convolution in fp64: each block loads x and the
+// weight through the kernels' own iterators, the main loop is plain sums, and the kernels' own functions compute the
+// epilogue. It does not cover the copies to shared memory, the tensor cores and the stores. test_cuda_conv_gate.py runs
 // it.
 #include <cmath>
 #include <cstdio>
@@ -11,9 +11,9 @@
 
 namespace {
 
-// What the threads of a block load in one step of the reduction: `rows` of DEPTH elements.
+// Loads what a block's threads load in one step of the reduction: rows of DEPTH elements.
 template <class Iterator, class Element, int DEPTH>
-void step(std::vector<Iterator>& threads, std::vector<Element>& tile) {
+void load_step(std::vector<Iterator>& threads, std::vector<Element>& tile) {
   using Map = typename Iterator::ThreadMap;
   constexpr int ACCESS = Iterator::AccessType::kElements;
   for (size_t thread = 0; thread < threads.size(); ++thread) {
@@ -31,9 +31,9 @@ void step(std::vector<Iterator>& threads, std::vector<Element>& tile) {
   }
 }
 
-// One block's sums, as the kernel's main loop makes them.
+// The accumulators of one block after the kernel's main loop.
 template <class Shape, class KernelTypes>
-std::vector<float> block(const typename KernelTypes::Params& params, int tile_m, int tile_n, int tile_k) {
+std::vector<float> main_loop(const typename KernelTypes::Params& params, int tile_m, int tile_n, int tile_k) {
   using Element = typename Shape::Element;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, DEPTH = Shape::Block::kK;
   std::vector<typename KernelTypes::Kernel::Mma::IteratorA> a;
@@ -47,8 +47,8 @@ std::vector<float> block(const typename KernelTypes::Params& params, int tile_m,
   std::vector<Element> x(M * DEPTH), w(N * DEPTH);
   std::vector<float> sums(M * N);
   for (int i = 0; i < params.gemm_k_iterations; ++i) {
-    step<typename KernelTypes::Kernel::Mma::IteratorA, Element, DEPTH>(a, x);
-    step<typename KernelTypes::Kernel::Mma::IteratorB, Element, DEPTH>(b, w);
+    load_step<typename KernelTypes::Kernel::Mma::IteratorA, Element, DEPTH>(a, x);
+    load_step<typename KernelTypes::Kernel::Mma::IteratorB, Element, DEPTH>(b, w);
     for (int m = 0; m < M; ++m)
       for (int n = 0; n < N; ++n)
         for (int d = 0; d < DEPTH; ++d) sums[m * N + n] += float(x[m * DEPTH + d]) * float(w[n * DEPTH + d]);
@@ -61,8 +61,8 @@ int check(const char* name, const Case& c, int splits) {
   using Element = typename Shape::Element;
   using KernelTypes = ImplicitGemm<Shape, EpilogueOutput<Shape, Slope::tensor, Residual::before>>;
   constexpr int M = Shape::Block::kM, N = Shape::Block::kN, COUNT = Shape::VECTOR;
-  const Filled<Element> filled(c);
-  const ConvProblem p = filled.problem();
+  const TestConv<Element> conv(c);
+  const ConvProblem p = conv.problem();
   if (const std::string reasons = conv_reasons(p); !reasons.empty()) {
     std::printf("%s: refused: %s\n", name, reasons.c_str());
     return 1;
@@ -73,29 +73,29 @@ int check(const char* name, const Case& c, int splits) {
   int64_t seen = 0, bad = 0;
   for (int tile_m = 0; tile_m < tiles.m(); ++tile_m)
     for (int tile_n = 0; tile_n < tiles.n(); ++tile_n) {
-      std::vector<float> sums = block<Shape, KernelTypes>(params, tile_m, tile_n, 0);
+      std::vector<float> sums = main_loop<Shape, KernelTypes>(params, tile_m, tile_n, 0);
       for (int split = 1; split < tiles.k(); ++split) {
-        const std::vector<float> more = block<Shape, KernelTypes>(params, tile_m, tile_n, split);
-        for (size_t i = 0; i < sums.size(); ++i) sums[i] += more[i];
+        const std::vector<float> slice = main_loop<Shape, KernelTypes>(params, tile_m, tile_n, split);
+        for (size_t i = 0; i < sums.size(); ++i) sums[i] += slice[i];
       }
       for (int64_t m = 0; m < M && tile_m * M + m < p.pixels(); ++m)
         for (int64_t n = 0; n < N && tile_n * N + n < p.k; n += COUNT) {
           EpilogueValues<Element, COUNT, Slope::tensor, Residual::before> values;
-          typename decltype(values)::Sums z;
-          typename decltype(values)::Outputs added;
+          typename decltype(values)::Accumulators z;
+          typename decltype(values)::Outputs residual;
           const int64_t pixel = tile_m * M + m, first = tile_n * N + n;
           for (int i = 0; i < COUNT; ++i) {
             const Channel<float> channel = p.vectors.at<float>(first + i);
             values.scale[i] = channel.affine.scale, values.shift[i] = channel.affine.shift;
             values.slope[i] = channel.slope;
             z[i] = sums[m * N + n + i];
-            added[i] = filled.residual.data[pixel * p.k + first + i];
+            residual[i] = conv.residual.data[pixel * p.k + first + i];
           }
-          const auto y = values(z, added);
+          const auto y = values(z, residual);
           for (int i = 0; i < COUNT; ++i, ++seen) {
-            const double off = filled.off(double(float(y[i])), pixel, first + i);
-            bad += !(off <= 2);  // NaN too
-            worst = std::fmax(worst, off);
+            const double error = conv.error(double(float(y[i])), pixel, first + i);
+            bad += !(error <= 2);  // counts NaN too
+            worst = std::fmax(worst, error);
           }
         }
     }
@@ -105,22 +105,22 @@ int check(const char* name, const Case& c, int splits) {
   return good ? 0 : 1;
 }
 
-// The tile and the splits of a 3x3 convolution in fp16 on a GPU of 132 multiprocessors.
-int plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
+// Checks the tile and the splits of a 3x3 convolution in fp16 on a GPU of 132 multiprocessors.
+int check_plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int splits) {
   ConvProblem p{};
   p.type = ScalarType::Half;
   p.n = n, p.h = p.w = p.p = p.q = size, p.c = p.x_strides[0] = c, p.k = k, p.r = p.s = 3;
-  const ConvPlan got = conv_plan(p, {90, 132, false, ""});
+  const ConvPlan plan = conv_plan(p, {90, 132, false, ""});
   const size_t bytes = splits > 1 ? size_t(splits) * p.pixels() * k * 4 : 0;
-  const bool good = got.tile == tile && got.splits == splits && got.workspace_bytes == bytes && !got.tma;
+  const bool good = plan.tile == tile && plan.splits == splits && plan.workspace_bytes == bytes && !plan.tma;
   if (!good)
-    std::printf("WRONG plan %lld x %lld: tile %d, %d splits\n", (long long)n, (long long)size, int(got.tile),
-                got.splits);
+    std::printf("WRONG plan %lld x %lld: tile %d, %d splits\n", (long long)n, (long long)size, int(plan.tile),
+                plan.splits);
   return !good;
 }
 
-// Whether it is refused, with these words among the reasons.
-int refused(const char* words, void (*change)(ConvProblem&)) {
+// Checks that a problem is refused with these words among the reasons.
+int check_refused(const char* words, void (*change)(ConvProblem&)) {
   ConvProblem p{};
   p.type = ScalarType::BFloat16;
   p.n = 2, p.h = p.w = p.p = p.q = 8, p.c = p.k = 64, p.r = p.s = 3, p.groups = 1, p.x_strides[1] = 8 * 64;
@@ -131,55 +131,57 @@ int refused(const char* words, void (*change)(ConvProblem&)) {
   return !good;
 }
 
-// A tile that is named is taken, or refused with these words; never another.
-int named(const char* name, ScalarType type, int64_t c, Tile tile, const char* words) {
+// Checks that a named tile is used, or refused with these words, and that no other is used.
+int check_named_tile(const char* name, ScalarType type, int64_t c, Tile tile, const char* words) {
   ConvProblem p{};
   p.type = type;
   p.n = 8, p.h = p.w = p.p = p.q = 14, p.c = p.x_strides[0] = c, p.k = 64, p.r = p.s = 3;
   const Target target{90, 132, false, name};
-  const std::string said = refusal(p, target);
+  const std::string reason = refusal(p, target);
   const std::string expected = std::string(name) + " cannot compute this convolution: " + words;
   const bool good =
-      *words ? said.find(expected) != std::string::npos : said.empty() && conv_plan(p, target).tile == tile;
-  if (!good) std::printf("WRONG tile %s of %lld channels: '%s'\n", name, (long long)c, said.c_str());
+      *words ? reason.find(expected) != std::string::npos : reason.empty() && conv_plan(p, target).tile == tile;
+  if (!good) std::printf("WRONG tile %s of %lld channels: '%s'\n", name, (long long)c, reason.c_str());
   return !good;
 }
 
-int check_named() {
+int check_named_tiles() {
   int wrong = 0;
   for (ScalarType type : {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float}) {
     const char* const wide = type == ScalarType::Float ? "float32 has the tiles" : "";
-    wrong += named("mma-128x128", type, 64, Tile::t128x128, wide) + named("mma-64x64", type, 64, Tile::t64x64, "") +
-             named("mma-128x64", type, 64, Tile::t128x64, "");
+    wrong += check_named_tile("mma-128x128", type, 64, Tile::t128x128, wide) +
+             check_named_tile("mma-64x64", type, 64, Tile::t64x64, "") +
+             check_named_tile("mma-128x64", type, 64, Tile::t128x64, "");
   }
   for (const char* name : {"wgmma-256x128", "wgmma-128x128", "wgmma-128x64"})
-    wrong += named(name, ScalarType::Half, 64, Tile::few, "wgmma is in libraries built for 9.0a");
-  wrong += named("wgmma-128x64", ScalarType::Float, 64, Tile::few, "wgmma is used for float16 and bfloat16");
-  wrong += named("mma-128x64", ScalarType::Half, 28, Tile::few, "its input is read by 4 channels");
+    wrong += check_named_tile(name, ScalarType::Half, 64, Tile::stem, "wgmma is in libraries built for 9.0a");
+  wrong +=
+      check_named_tile("wgmma-128x64", ScalarType::Float, 64, Tile::stem, "wgmma is used for float16 and bfloat16");
+  wrong += check_named_tile("mma-128x64", ScalarType::Half, 28, Tile::stem, "its input is read by 4 channels");
   const char* const name = conv_tile_name("mma-64x64");
   wrong += !name || std::string(name) != "mma-64x64" || *conv_tile_name("") || conv_tile_name("64x64");
   return wrong;
 }
 
 int check_host() {
-  int wrong = plan(256, 56, 64, 64, Tile::t128x64, 1) + plan(256, 14, 256, 256, Tile::t128x128, 1) +
-              plan(1, 56, 64, 64, Tile::t64x64, 1) + plan(1, 14, 256, 256, Tile::t64x64, 8) +
-              plan(1, 7, 512, 512, Tile::t64x64, 16) + plan(32, 7, 512, 512, Tile::t128x128, 4) +
-              plan(16, 14, 256, 256, Tile::t128x128, 4) + plan(4, 14, 256, 256, Tile::t128x128, 8) +
-              plan(32, 224, 28, 64, Tile::few, 1);
+  int wrong = check_plan(256, 56, 64, 64, Tile::t128x64, 1) + check_plan(256, 14, 256, 256, Tile::t128x128, 1) +
+              check_plan(1, 56, 64, 64, Tile::t64x64, 1) + check_plan(1, 14, 256, 256, Tile::t64x64, 8) +
+              check_plan(1, 7, 512, 512, Tile::t64x64, 16) + check_plan(32, 7, 512, 512, Tile::t128x128, 4) +
+              check_plan(16, 14, 256, 256, Tile::t128x128, 4) + check_plan(4, 14, 256, 256, Tile::t128x128, 8) +
+              check_plan(32, 224, 28, 64, Tile::stem, 1);
   wrong += conv_channels(3, ScalarType::Half, 1) != 4 || conv_channels(5, ScalarType::BFloat16, 1) != 8 ||
            conv_channels(3, ScalarType::Half, 2) != 8 || conv_channels(5, ScalarType::Float, 1) != 8;
-  wrong += refused("groups: expected 1, got 2", [](ConvProblem& p) { p.groups = 2; });
-  wrong += refused("nothing drawn", [](ConvProblem& p) { p.slope = Slope::random; });
-  wrong += refused("nothing drawn", [](ConvProblem& p) { p.dropout = true; });
-  wrong += refused("got float64", [](ConvProblem& p) { p.type = ScalarType::Double; });
-  wrong += refused("multiple of 8 output channels, got 21", [](ConvProblem& p) { p.k = 21; });
-  wrong += refused("32 x 32", [](ConvProblem& p) { p.r = 33; });
-  wrong += refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[0] = int64_t(1) << 30; });
-  wrong += refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[1] = int64_t(1) << 20; });
-  wrong += refused("2 GiB, padding included", [](ConvProblem& p) { p.n = int64_t(1) << 18; });
-  wrong += refused("2 GiB each", [](ConvProblem& p) { p.n = int64_t(1) << 20, p.h = p.w = 1; });
-  wrong += refused("multiple of 16 bytes", [](ConvProblem& p) { p.residual = reinterpret_cast<void*>(8); });
+  wrong += check_refused("groups: expected 1, got 2", [](ConvProblem& p) { p.groups = 2; });
+  wrong += check_refused("nothing drawn", [](ConvProblem& p) { p.slope = Slope::random; });
+  wrong += check_refused("nothing drawn", [](ConvProblem& p) { p.dropout = true; });
+  wrong += check_refused("got float64", [](ConvProblem& p) { p.type = ScalarType::Double; });
+  wrong += check_refused("multiple of 8 output channels, got 21", [](ConvProblem& p) { p.k = 21; });
+  wrong += check_refused("32 x 32", [](ConvProblem& p) { p.r = 33; });
+  wrong += check_refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[0] = int64_t(1) << 30; });
+  wrong += check_refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[1] = int64_t(1) << 20; });
+  wrong += check_refused("2 GiB, padding included", [](ConvProblem& p) { p.n = int64_t(1) << 18; });
+  wrong += check_refused("2 GiB each", [](ConvProblem& p) { p.n = int64_t(1) << 20, p.h = p.w = 1; });
+  wrong += check_refused("multiple of 16 bytes", [](ConvProblem& p) { p.residual = reinterpret_cast<void*>(8); });
   return wrong;
 }
 
@@ -195,7 +197,7 @@ int main() {
   Case poisoned = stem, wide = stem;
   poisoned.poison = NAN;
   wide.dilation[0] = 2, wide.r = 3, wide.s = 5, wide.padding[1] = 4, wide.stride[1] = 3;
-  int wrong = check_host() + check_named();
+  int wrong = check_host() + check_named_tiles();
   using Small = Shape<Half, 64, 64, 32, 32, 32, 5>;
   for (const Case& c : {plain, dilated, pointwise, far}) {
     wrong += check<Shape<Half, 128, 128, 32, 64, 64, 4>>("fp16 128x128", c, 1);
@@ -206,8 +208,8 @@ int main() {
     for (int splits : {1, 5}) wrong += check<Shape<float, 64, 64, 16, 32, 32, 5>>("fp32 64x64", c, splits);
   }
   for (const Case& c : {stem, poisoned, wide}) {
-    wrong += check<Shape<Half, 128, 64, 32, 64, 32, 4, FEW>>("fp16 few", c, 1);
-    wrong += check<Shape<float, 128, 64, 16, 64, 32, 4>>("fp32 few", c, 1);
+    wrong += check<Shape<Half, 128, 64, 32, 64, 32, 4, STEM_CHANNELS>>("fp16 stem", c, 1);
+    wrong += check<Shape<float, 128, 64, 16, 64, 32, 4>>("fp32 stem", c, 1);
   }
   return wrong;
 }

@@ -1,8 +1,8 @@
-// The products of compute capability 9.0 on the host: a driver of our own keeps what CUTLASS asks TMA's descriptors
-// for, and what the kernel would gather, copy and store by them is done here, element by element, as the driver's
-// manual says; the products are summed, our node of the epilogue runs for each of the 128 or 256 threads. The
-// persistent kernel's blocks take their tiles in its own order. Against a convolution in fp64. What it leaves to a GPU:
-// TMA itself, wgmma, barriers. test_cuda_conv_gate.py runs it.
+// Emulates the sm_90 convolution on the host and compares it with a convolution in fp64. A stand-in for the driver
+// records the TMA descriptors that CUTLASS encodes. The kernel's gathers, copies and stores by those descriptors are
+// done element by element as the driver's manual specifies; the main loop is plain sums; our epilogue node runs for
+// each of the 128 or 256 threads; the persistent kernel's blocks compute their tiles in its own order. It does not
+// cover TMA itself, wgmma and barriers. test_cuda_conv_gate.py runs it.
 #include <algorithm>
 #include <cstdio>
 
@@ -15,7 +15,7 @@ namespace {
 using cute::_, cute::_0;
 using Half = cutlass::half_t;
 
-// A tile of x: a box of pixels by 64 channels at (c, (w, h), n, (s, r)).
+// Loads a tile of x: a box of pixels by 64 channels at (c, (w, h), n, (s, r)).
 template <class Coordinate>
 std::vector<Half> load_x(const Descriptor& d, const Coordinate& at) {
   const auto [c, w, h, n, s, r] = cute::flatten(at);
@@ -28,7 +28,7 @@ std::vector<Half> load_x(const Descriptor& d, const Coordinate& at) {
   return tile;
 }
 
-// A block's box of the weight at (c, k, s, r), into the rows of a tile of 64 input channels.
+// Loads a block's box of the weight at (c, k, s, r) into the rows of a tile of 64 input channels.
 template <class Coordinate>
 void load_weight(const Descriptor& d, const Coordinate& at, Half* rows) {
   const auto [c, k, s, r] = cute::flatten(at);
@@ -38,7 +38,7 @@ void load_weight(const Descriptor& d, const Coordinate& at, Half* rows) {
                                                               s * d.strides[2] + r * d.strides[3]);
 }
 
-// A step's N output channels by 64 input channels, of which each block of the cluster copies its part to all of them.
+// Loads a step's N output channels by 64 input channels. Each block of the cluster copies its part to all of them.
 template <class KernelTypes, int N, class Main, class Global>
 std::vector<Half> load_weights(const Main& main, const Descriptor& d, const Global& step, bool& good) {
   using Shared = typename KernelTypes::Main::SmemLayoutB;
@@ -55,18 +55,18 @@ std::vector<Half> load_weights(const Main& main, const Descriptor& d, const Glob
   return tile;
 }
 
-// What CUTLASS's epilogue tells a node, as far as ours asks.
+// The fields of CUTLASS's ConsumerStoreArgs that our epilogue node reads.
 template <class EpilogueTile, class Copy, class Added>
-struct Told {
+struct StoreArgs {
   EpilogueTile epi_tile;
   Copy tiled_copy;
   int thread_idx;
   const Added& tCrC;
 };
 
-// The outputs of a block from its sums and residuals, both M x N, by our node.
+// Computes the outputs of a block from its accumulators and residuals, both M x N, by our epilogue node.
 template <class KernelTypes, int M, int N>
-void finish(const std::vector<float>& sums, const std::vector<Half>& added, TileChannels<N>& channels,
+void finish(const std::vector<float>& sums, const std::vector<Half>& residual_tile, TileChannels<N>& channels,
             std::vector<Half>& outputs) {
   using Epilogue = typename KernelTypes::Epilogue;
   const typename Epilogue::EpilogueTile tile;
@@ -75,17 +75,17 @@ void finish(const std::vector<float>& sums, const std::vector<Half>& added, Tile
   const auto copy = cute::make_tiled_copy_S(cute::Copy_Atom<typename Epilogue::CopyOpR2S, Half>{}, atom);
   const auto block = cute::make_identity_tensor(cute::make_shape(cute::Int<M>{}, cute::Int<N>{}));
   constexpr int COUNT = Epilogue::DispatchPolicy::FragmentSize;
-  for (int thread = 0; thread < M; ++thread) {  // of consumers there are as many as pixels
+  for (int thread = 0; thread < M; ++thread) {  // one consumer thread per pixel
     const auto at = copy.get_slice(thread).partition_S(cute::flat_divide(block, tile));  // (elements, m, n, tile m, n)
     for (int m = 0; m < cute::size<3>(at); ++m)
       for (int n = 0; n < cute::size<4>(at); ++n) {
         const auto mine = at(_, _, _, m, n);
-        std::vector<Half> residuals(cute::size(mine));
+        std::vector<Half> thread_residuals(cute::size(mine));
         for (int i = 0; i < cute::size(mine); ++i)
-          residuals[i] = added[cute::get<0>(mine(i)) * N + cute::get<1>(mine(i))];
-        const auto view = cute::make_tensor(residuals.data(), cute::make_layout(cute::size(mine)));
+          thread_residuals[i] = residual_tile[cute::get<0>(mine(i)) * N + cute::get<1>(mine(i))];
+        const auto view = cute::make_tensor(thread_residuals.data(), cute::make_layout(cute::size(mine)));
         auto store = Epilogue::FusionCallbacks::template store<true>(
-            Told<decltype(tile), decltype(copy), decltype(view)>{tile, copy, thread, view}, channels);
+            StoreArgs<decltype(tile), decltype(copy), decltype(view)>{tile, copy, thread, view}, channels);
         for (int fragment = 0; fragment < cute::size(mine) / COUNT; ++fragment) {
           cutlass::Array<float, COUNT> z;
           for (int i = 0; i < COUNT; ++i) {
@@ -102,7 +102,7 @@ void finish(const std::vector<float>& sums, const std::vector<Half>& added, Tile
   }
 }
 
-// Between memory and a tile of M x N, as the epilogue loads the residual and stores the output.
+// Calls move(index in the tile, address) for the elements of an M x N tile that the epilogue loads or stores by `map`.
 template <class KernelTypes, int M, int N, class Map, class Sizes, class Move>
 void each_box(const Map& map, const Sizes& sizes, int tile_m, int tile_n, Move move) {
   const typename KernelTypes::Epilogue::EpilogueTile box;
@@ -126,21 +126,21 @@ void each_box(const Map& map, const Sizes& sizes, int tile_m, int tile_n, Move m
     }
 }
 
-// run(tile of pixels, tile of channels) for every tile, in the order of the kernel's blocks on a GPU of 6
+// Calls function(pixel tile, channel tile) for every tile, in the order of the kernel's blocks on a GPU of 6
 // multiprocessors.
-template <class KernelTypes, class Run>
-bool each_tile(const typename KernelTypes::Params& params, Run run) {
+template <class KernelTypes, class Function>
+bool for_each_tile(const typename KernelTypes::Params& params, Function function) {
   const dim3 grid = KernelTypes::grid(params, 6);
   bool good = grid.z == 1;
   if constexpr (KernelTypes::GROUPS == 1) {
     for (int m = 0; m < int(grid.x); ++m)
-      for (int n = 0; n < int(grid.y); ++n) run(m, n);
+      for (int n = 0; n < int(grid.y); ++n) function(m, n);
   } else {
     const auto order = KernelTypes::Kernel::order(params);
     good &= grid.x % 2 == 0 && grid.x <= 6 && grid.y == 1 && int(grid.x) / 2 <= order.pairs();
     for (int block = 0; block < int(grid.x); ++block)
       for (int pair = block / 2; pair < order.pairs(); pair += grid.x / 2)
-        run(order.pixel(pair, block % 2), order.channel(pair));
+        function(order.pixel(pair, block % 2), order.channel(pair));
   }
   return good;
 }
@@ -149,14 +149,14 @@ template <int M, int N, Slope SLOPE = Slope::tensor, Residual RESIDUAL = Residua
 int check(const char* name, const Case& c) {
   using KernelTypes = sm90::ImplicitGemm<Half, M, N, SLOPE, RESIDUAL>;
   constexpr bool ADDS = RESIDUAL != Residual::none;
-  const Filled<Half> filled(c, SLOPE, RESIDUAL);
-  const ConvProblem p = filled.problem();
+  const TestConv<Half> conv(c, SLOPE, RESIDUAL);
+  const ConvProblem p = conv.problem();
   const auto arguments = sm90::arguments<KernelTypes>(p);
   descriptors.clear();
-  atrous::cuda::refused = CUDA_SUCCESS;
+  atrous::cuda::driver_error = CUDA_SUCCESS;
   const typename KernelTypes::Params params = KernelTypes::Kernel::to_underlying_arguments(arguments, nullptr);
   bool good = conv_reasons(p).empty() && KernelTypes::Kernel::can_implement(arguments) &&
-              atrous::cuda::refused == CUDA_SUCCESS && descriptors.size() == 3 + ADDS;
+              atrous::cuda::driver_error == CUDA_SUCCESS && descriptors.size() == 3 + ADDS;
   const auto sizes = params.problem_shape;
   good &= cute::get<0>(sizes) == p.pixels() && cute::get<1>(sizes) == p.k;
 
@@ -170,12 +170,12 @@ int check(const char* name, const Case& c) {
                        Tile{}, cute::make_coord(_, _, _), cute::Step<cute::Underscore, cute::_1, cute::_1>{});
   const Descriptor &of_x = descriptor(main.tma_load_a.get_tma_descriptor()),
                    &of_weight = descriptor(main.tma_load_b.get_tma_descriptor());
-  good &= of_x.gathers && of_x.box[0] == 64 && of_x.box[1] == M && !of_weight.gathers && of_weight.box[0] == 64 &&
+  good &= of_x.im2col && of_x.box[0] == 64 && of_x.box[1] == M && !of_weight.im2col && of_weight.box[0] == 64 &&
           of_weight.box[1] == N / KernelTypes::GROUPS && of_weight.box[2] == 1 && of_weight.box[3] == 1;
 
   const auto steps = cute::shape<3>(x);  // which make_coord_iterator refers to
   std::vector<int> stored(p.pixels() * p.k);
-  good &= each_tile<KernelTypes>(params, [&](int tile_m, int tile_n) {
+  good &= for_each_tile<KernelTypes>(params, [&](int tile_m, int tile_n) {
     std::vector<float> sums(M * N);
     auto step = cute::make_coord_iterator(steps);
     for (int i = 0; i < cute::size(steps); ++i, ++step) {
@@ -187,33 +187,33 @@ int check(const char* name, const Case& c) {
     }
     TileChannels<N> channels;
     for (int thread = 0; thread < 32; ++thread) channels.load(p.vectors, tile_n * N, p.k, thread, 32);
-    std::vector<Half> added(M * N), outputs(M * N);
+    std::vector<Half> residual_tile(M * N), outputs(M * N);
     if constexpr (ADDS)
       each_box<KernelTypes, M, N>(params.epilogue.tma_load_c, sizes, tile_m, tile_n,
-                                  [&](int64_t at, Half* from) { added[at] = *from; });
-    finish<KernelTypes, M, N>(sums, added, channels, outputs);
+                                  [&](int64_t at, Half* from) { residual_tile[at] = *from; });
+    finish<KernelTypes, M, N>(sums, residual_tile, channels, outputs);
     each_box<KernelTypes, M, N>(params.epilogue.tma_store_d, sizes, tile_m, tile_n, [&](int64_t at, Half* to) {
       *to = outputs[at];
-      ++stored.at(to - filled.y.data);
+      ++stored.at(to - conv.y.data);
     });
   });
   double worst = 0;
   int64_t bad = 0;
   for (int64_t pixel = 0; pixel < p.pixels(); ++pixel)
     for (int64_t k = 0; k < p.k; ++k) {
-      const double off = filled.off(double(float(filled.y.data[pixel * p.k + k])), pixel, k);
-      bad += !(off <= 2) || stored[pixel * p.k + k] != 1;  // NaN too
-      worst = std::fmax(worst, off);
+      const double error = conv.error(double(float(conv.y.data[pixel * p.k + k])), pixel, k);
+      bad += !(error <= 2) || stored[pixel * p.k + k] != 1;  // counts NaN too
+      worst = std::fmax(worst, error);
     }
   std::printf("%s %s %dx%d: %zu elements, %lld of them wrong, worst %.2f\n", good && !bad ? "ok" : "WRONG", name, M, N,
               stored.size(), (long long)bad, worst);
   return !(good && !bad);
 }
 
-// A plan that is asked for these products has them for what CUTLASS and the driver take, and for nothing else: over
-// corners and offsets around their bounds.
+// Checks that conv_plan accepts a wgmma tile exactly if CUTLASS and the driver do, for corners and offsets around their
+// limits.
 int check_plans() {
-  int wrong = 0, taken = 0, asked = 0;
+  int wrong = 0, accepted = 0, tried = 0;
   using KernelTypes = sm90::ImplicitGemm<Half, 128, 64, Slope::tensor, Residual::before>;
   for (int64_t c : {8, 40, 48, 64, 72, 88, 96, 136, 144})
     for (int64_t kernel : {1, 2, 3, 32})
@@ -237,16 +237,16 @@ int check_plans() {
             }
             if (p.p < 1 || p.q < 1 || !conv_reasons(p).empty()) continue;
             const auto arguments = sm90::arguments<KernelTypes>(p);
-            atrous::cuda::refused = CUDA_SUCCESS;
-            bool takes = KernelTypes::Kernel::can_implement(arguments);
-            if (takes) KernelTypes::Kernel::to_underlying_arguments(arguments, nullptr);
-            takes &= atrous::cuda::refused == CUDA_SUCCESS;
+            atrous::cuda::driver_error = CUDA_SUCCESS;
+            bool supported = KernelTypes::Kernel::can_implement(arguments);
+            if (supported) KernelTypes::Kernel::to_underlying_arguments(arguments, nullptr);
+            supported &= atrous::cuda::driver_error == CUDA_SUCCESS;
             const bool planned = refusal(p, {90, 1, true, "wgmma-128x64"}).empty();
-            ++asked, taken += planned;
-            wrong += conv_plan(p, {90, 1, true, ""}).tile == Tile::t256x128;  // nobody has measured it
-            wrong +=
-                refusal(p, {90, 1, false, "wgmma-128x64"}).empty() || (!takes && conv_plan(p, {90, 1, true, ""}).tma);
-            if (planned == takes) continue;
+            ++tried, accepted += planned;
+            wrong += conv_plan(p, {90, 1, true, ""}).tile == Tile::t256x128;  // not yet measured
+            wrong += refusal(p, {90, 1, false, "wgmma-128x64"}).empty() ||
+                     (!supported && conv_plan(p, {90, 1, true, ""}).tma);
+            if (planned == supported) continue;
             ++wrong;
             std::printf("WRONG plan: %lld channels, kernel %lld, padding %lld, dilation %lld, stride %lld: %d\n",
                         (long long)c, (long long)kernel, (long long)padding, (long long)dilation, (long long)stride,
@@ -268,38 +268,38 @@ int check_plans() {
            !named("wgmma-128x128", Tile::t128x128, true) || !named("mma-128x128", Tile::t128x128, false);
   wrong += !tma(ScalarType::Half, 64, 64) || tma(ScalarType::Float, 64, 64) || tma(ScalarType::Half, 4, 64) ||
            tma(ScalarType::Half, 64, 1);  // fp32, a stem, too few blocks
-  std::printf("%s plans: %d of %d by TMA\n", wrong ? "WRONG" : "ok", taken, asked);
+  std::printf("%s plans: %d of %d by TMA\n", wrong ? "WRONG" : "ok", accepted, tried);
   return wrong;
 }
 
-// Of few channels the rows of a kernel are read as one position: TMA does so where they meet, as in patches, and
-// nowhere else, whether a tile is named or predicted.
-int check_rows() {
-  int wrong = 0, taken = 0;
+// Checks that TMA is used for merged kernel rows exactly if they are adjacent, as in patches, for a named tile and for
+// the predicted one.
+int check_merged_rows() {
+  int wrong = 0, accepted = 0;
   for (int64_t kernel = 1; kernel <= 16; ++kernel)
     for (int64_t stride = 1; stride <= 16; ++stride)
       for (int64_t padding : {int64_t(0), kernel / 2})
-        for (int64_t rest : {0, 2}) {  // columns behind the last patch
+        for (int64_t rest : {0, 2}) {  // columns after the last patch
           const Case c{1, 16, 16 * kernel + rest, 4, 384, 1, kernel, {1, stride}, {0, padding}, {1, 1}, 0};
-          const ConvProblem p = Filled<Half>(c).problem();
-          const bool meet = stride == kernel && kernel % 2 == 0 && c.width() == p.q * kernel;
-          taken += meet;
+          const ConvProblem p = TestConv<Half>(c).problem();
+          const bool adjacent = stride == kernel && kernel % 2 == 0 && c.width() == p.q * kernel;
+          accepted += adjacent;
           for (const char* name : {"wgmma-256x128", "wgmma-128x128", "wgmma-128x64"})
-            wrong += refusal(p, {90, 132, true, name}).empty() != meet;
-          wrong += !meet && conv_plan(p, {90, 132, true, ""}).tma;
+            wrong += refusal(p, {90, 132, true, name}).empty() != adjacent;
+          wrong += !adjacent && conv_plan(p, {90, 132, true, ""}).tma;
         }
-  std::printf("%s rows: %d by TMA, %d wrong\n", wrong || !taken ? "WRONG" : "ok", taken, wrong);
-  return wrong + !taken;
+  std::printf("%s rows: %d by TMA, %d wrong\n", wrong || !accepted ? "WRONG" : "ok", accepted, wrong);
+  return wrong + !accepted;
 }
 
-// What the driver refuses is an error, and nothing is launched.
+// Checks that a descriptor refused by the driver is an error, and that nothing is launched.
 int check_refusal() {
-  const Filled<Half> filled({1, 8, 8, 64, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 0});
+  const TestConv<Half> conv({1, 8, 8, 64, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 0});
   answer = CUDA_ERROR_NOT_PERMITTED;
-  const cudaError_t got = sm90::run<Half, 128, 64>(filled.problem(), 1, nullptr);
+  const cudaError_t result = sm90::launch_tile<Half, 128, 64>(conv.problem(), 1, nullptr);
   answer = CUDA_SUCCESS;
-  if (got != cudaErrorNotPermitted) std::printf("WRONG: a refused descriptor gives %s\n", cudaGetErrorName(got));
-  return got != cudaErrorNotPermitted;
+  if (result != cudaErrorNotPermitted) std::printf("WRONG: a refused descriptor gives %s\n", cudaGetErrorName(result));
+  return result != cudaErrorNotPermitted;
 }
 
 }  // namespace
@@ -313,8 +313,9 @@ int main() {
   const Case poisoned{1, 21, 21, 56, 64, 3, 3, {1, 1}, {6, 6}, {6, 6}, INFINITY};
   const Case farthest{1, 3, 2, 56, 8, 3, 2, {8, 8}, {127, 127}, {127, 254}, 0};
   const Case patches{2, 8, 24, 4, 72, 4, 4, {4, 4}, {0, 0}, {1, 1}, 0};
-  const Case many{5, 19, 17, 64, 264, 1, 3, {1, 1}, {0, 1}, {1, 1}, 0};  // 7 x 3 tiles: clusters come back, odd
-  int wrong = check_plans() + check_rows() + check_refusal();
+  const Case many{5, 19,     17,     64,     264, 1,
+                  3, {1, 1}, {0, 1}, {1, 1}, 0};  // 7 x 3 tiles: more than one per cluster, and odd
+  int wrong = check_plans() + check_merged_rows() + check_refusal();
   wrong += check<128, 128>("plain", plain) + check<128, 64>("plain", plain) + check<256, 128>("plain", plain);
   wrong += check<128, 128, Slope::tensor, Residual::after>("dilated", dilated) + check<128, 64>("dilated", dilated);
   wrong += check<128, 64, Slope::relu, Residual::none>("without a residual", dilated);

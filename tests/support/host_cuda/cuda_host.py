@@ -1,4 +1,4 @@
-"""csrc/cuda as C++ for the CPU (how: harness.cpp): builds it, whole or with a fault planted, with a sanitizer."""
+"""Builds csrc/cuda as C++ for the CPU (cuda_runtime.h), optionally with a sanitizer or a planted fault."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ FLAGS = [
     "-fPIC",
     "-fvisibility=hidden",
     "-pthread",
+    "-Werror=switch",
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
 
 
 def sources() -> list[Path]:
-    """The kernels that are all our own: tensor cores, which CUTLASS drives, are not in a CPU."""
+    """The kernels without CUTLASS, which needs tensor cores, and the host code around them."""
     kernels = [
         path for path in sorted(ROOT.glob("csrc/cuda/**/*.cu")) if not re.search(r"sm(80|90)\.cuh", path.read_text())
     ]
@@ -48,9 +49,9 @@ def compile_source(source: Path, target: Path, sanitizer: str | None) -> Path:
 
 
 def build(folder: Path, sanitizer: str | None = None, first: str = "") -> Path:
-    """The library, linked from folder/*.o. An object that is there is not compiled again.
+    """Links the library from folder/*.o, compiling the objects that are missing.
 
-    first: the unit whose inline functions are taken where several have them.
+    first: the unit that is linked first: its copy of an inline function is the one that is used.
     """
     missing = [(path, folder / f"{path.stem}.o") for path in sources() if not (folder / f"{path.stem}.o").exists()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -64,7 +65,7 @@ def build(folder: Path, sanitizer: str | None = None, first: str = "") -> Path:
 
 
 def planted(built: Path, folder: Path, sanitizer: str, header: str, unit: str, right: str, wrong: str) -> Path:
-    """The library of `built`, but for one unit that sees a header in which `right`, found once, reads `wrong`."""
+    """Builds `built` again with a fault: one unit is compiled with `right` replaced by `wrong` in a header."""
     shutil.copytree(ROOT / "csrc", folder / "csrc")
     text = (folder / "csrc/cuda" / header).read_text()
     assert text.count(right) == 1, (header, right)
@@ -76,7 +77,7 @@ def planted(built: Path, folder: Path, sanitizer: str, header: str, unit: str, r
 
 
 def run(library: Path, sanitizer: str, *ops: str) -> subprocess.CompletedProcess[str]:
-    """Every launch of launches.py, or those of these ops, under the sanitizer."""
+    """Runs host_launches.py for all ops, or for these, under the sanitizer."""
     name = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
     runtime = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
     options = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}

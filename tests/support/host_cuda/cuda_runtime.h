@@ -1,6 +1,6 @@
-// CUDA C++ as plain C++: csrc/cuda/*.cu, compiled with this folder before the toolkit's, run on the CPU. A grid runs
-// block by block, every thread of a block as a thread of the host, with real barriers, shared memory, shuffles and
-// atomics: what AddressSanitizer and ThreadSanitizer say of it holds for the kernel.
+// Emulates CUDA C++ on the CPU: csrc/cuda/*.cu run there when compiled with this folder in place of the toolkit's
+// headers. A grid runs block by block, each thread of a block on a host thread, with real barriers, shared memory,
+// shuffles and atomics, so that the findings of AddressSanitizer and ThreadSanitizer hold for the kernel.
 #pragma once
 
 #include <algorithm>
@@ -42,10 +42,10 @@ namespace host_cuda {
 
 constexpr int WARP = 32;
 
-void run(dim3 grid, dim3 block, const std::function<void()>& kernel);
+void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel);
 void wait_for_block();
 void wait_for_warp();
-// A word a thread that the others of its warp read.
+// A lane's word, which the other lanes of its warp read.
 uint64_t& word_of(int lane);
 int lane();
 
@@ -101,6 +101,6 @@ struct cudaLaunchConfig_t {
 
 template <class... Parameters, class... Values>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Values&&... values) {
-  host_cuda::run(config->gridDim, config->blockDim, [&] { kernel(Parameters(values)...); });
+  host_cuda::run_grid(config->gridDim, config->blockDim, [&] { kernel(Parameters(values)...); });
   return cudaSuccess;
 }

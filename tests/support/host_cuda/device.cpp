@@ -1,4 +1,4 @@
-// csrc/cuda/device.cpp where the card is the CPU.
+// Replaces csrc/cuda/device.cpp: the device is the CPU.
 #include "../../../csrc/cuda/device.h"
 
 #include <torch/headeronly/util/Exception.h>

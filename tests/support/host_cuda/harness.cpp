@@ -1,3 +1,4 @@
+// Runs emulated CUDA kernels: barriers, shared words and host threads for the blocks of a grid.
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -13,7 +14,7 @@ namespace host_cuda {
 
 namespace {
 
-// All that have not left meet: as on a card, where a thread that has ended is waited for no more.
+// A barrier of all threads that have not exited: as on a GPU, a thread that has exited is not waited for.
 class Barrier {
  public:
   explicit Barrier(int members) : members_(members) {}
@@ -22,30 +23,30 @@ class Barrier {
     std::unique_lock lock(mutex_);
     const unsigned round = round_;
     ++waiting_;
-    if (!all_met()) met_.wait(lock, [&] { return round_ != round; });
+    if (!release_if_complete()) released_.wait(lock, [&] { return round_ != round; });
   }
-  void leave() {
+  void exit() {
     const std::lock_guard lock(mutex_);
     --members_;
-    all_met();
+    release_if_complete();
   }
 
  private:
-  bool all_met() {
+  bool release_if_complete() {
     if (waiting_ < members_ || waiting_ == 0) return false;
     waiting_ = 0;
     ++round_;
-    met_.notify_all();
+    released_.notify_all();
     return true;
   }
 
   std::mutex mutex_;
-  std::condition_variable met_;
+  std::condition_variable released_;
   int members_, waiting_ = 0;
   unsigned round_ = 0;
 };
 
-// What the threads of a block share.
+// The state that the threads of a block share.
 struct Block {
   Barrier all;
   std::vector<std::unique_ptr<Barrier>> warps;
@@ -58,9 +59,9 @@ struct Block {
 };
 
 std::unique_ptr<Block> block;
-thread_local int linear;  // of the threads of a block
+thread_local int linear;  // the thread's linear index in its block
 
-// A thread goes through the blocks of the grid, and meets all others before each.
+// Runs one thread through all blocks of the grid, with a barrier of all threads before each.
 void run_thread(int thread, int count, Barrier& between, const std::function<void()>& kernel) {
   linear = thread;
   threadIdx = dim3(thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / blockDim.x / blockDim.y);
@@ -70,14 +71,14 @@ void run_thread(int thread, int count, Barrier& between, const std::function<voi
     between.wait();
     blockIdx = dim3(i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y);
     kernel();
-    block->warps[thread / WARP]->leave();
-    block->all.leave();
+    block->warps[thread / WARP]->exit();
+    block->all.exit();
   }
 }
 
 }  // namespace
 
-void run(dim3 grid, dim3 threads, const std::function<void()>& kernel) {
+void run_grid(dim3 grid, dim3 threads, const std::function<void()>& kernel) {
   gridDim = grid;
   blockDim = threads;
   const unsigned count = threads.x * threads.y * threads.z;

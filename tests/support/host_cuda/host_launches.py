@@ -1,6 +1,6 @@
-"""python launches.py LIBRARY [OP]: each CUDA kernel once on the host, for the sanitizers, loaded before Python.
+"""Runs each CUDA kernel once on the host, under a preloaded sanitizer: `python host_launches.py LIBRARY [OP]`.
 
-Small tensors of both layouts, packs that are whole and that are not, several blocks and parts of a reduction.
+Small tensors in both layouts, with whole and partial vectors, several blocks and several parts of a reduction.
 """
 
 import sys
@@ -30,19 +30,19 @@ def calls(z: torch.Tensor, kind: str, dropout: float) -> dict:
     }
 
 
-first, last = torch.contiguous_format, torch.channels_last
+nchw, nhwc = torch.contiguous_format, torch.channels_last
 for dtype, size, layout, kind, dropout in (
-    (torch.float32, (2, 3, 5, 7), first, "tensor", 0.0),
-    (torch.float64, (2, 3, 5, 7), last, "random", 0.5),
-    (torch.float16, (65, 2, 3, 5), first, "relu", 0.5),
-    (torch.bfloat16, (2, 264, 4, 4), last, "number", 0.0),
+    (torch.float32, (2, 3, 5, 7), nchw, "tensor", 0.0),
+    (torch.float64, (2, 3, 5, 7), nhwc, "random", 0.5),
+    (torch.float16, (65, 2, 3, 5), nchw, "relu", 0.5),
+    (torch.bfloat16, (2, 264, 4, 4), nhwc, "number", 0.0),
 ):
     z = torch.randn(size).to(dtype).contiguous(memory_format=layout)
     for name, call in calls(z, kind, dropout).items():
         if not only or name in only:
             call()
-if not only or "_conv_epilogue" in only:  # in shares, which are summed
-    x, y = (torch.randn(1, c, 4, 5).half().contiguous(memory_format=last) for c in (136, 16))
+if not only or "_conv_epilogue" in only:  # with split-K
+    x, y = (torch.randn(1, c, 4, 5).half().contiguous(memory_format=nhwc) for c in (136, 16))
     geometry = (1, 1), (1, 1), (1, 1), 1
     ops._conv_epilogue(x, torch.randn(16, 136, 3, 3).half(), None, *geometry, *epilogue_of(y, "tensor", 0.0))
 print("all launched")

@@ -1,4 +1,4 @@
-// torch.ops.atrous_host: the CUDA primitives for tensors on the CPU.
+// Registers torch.ops.atrous_host: the CUDA primitives, emulated for tensors on the CPU.
 #include "../../../csrc/cuda/ops.h"
 
 #define OP(schema) m.def(schema);

@@ -1,5 +1,5 @@
-// The products of csrc/cuda/conv/sm80_fp16.cu and its like, which are made of tensor cores, as plain sums: all that is
-// around them, from the description of a convolution to the sum of its shares and their epilogue, runs as it is.
+// Replaces the tensor-core main loops of csrc/cuda/conv/sm80_*.cu and sm90_*.cu by plain sums. All the code around
+// them, from the ConvProblem to the reduction of splits and the epilogue, runs unchanged.
 #include <vector>
 
 #include "../../../csrc/cuda/conv/problem.h"
@@ -8,7 +8,7 @@ namespace atrous::cuda {
 
 namespace {
 
-// The part of y[image, row, column, k] that comes from input channels begin .. end.
+// The contribution of input channels begin .. end to y[image, row, column, k].
 template <class S>
 float sum(const ConvProblem& p, int64_t image, int64_t row, int64_t column, int64_t k, int64_t begin, int64_t end) {
   const S *x = static_cast<const S*>(p.x), *weight = static_cast<const S*>(p.weight);
@@ -26,7 +26,7 @@ float sum(const ConvProblem& p, int64_t image, int64_t row, int64_t column, int6
 }
 
 template <class S>
-cudaError_t product(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+cudaError_t main_loop(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   std::vector<float> whole(plan.splits == 1 ? p.pixels() * p.k : 0);
   float* partial = plan.splits == 1 ? whole.data() : static_cast<float*>(workspace);
   for (int64_t split = 0, at = 0; split < plan.splits; ++split)
@@ -40,15 +40,15 @@ cudaError_t product(const ConvProblem& p, const ConvPlan& plan, void* workspace,
 }  // namespace
 
 cudaError_t conv_fp16(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  return product<Half>(p, plan, workspace, stream);
+  return main_loop<Half>(p, plan, workspace, stream);
 }
 cudaError_t conv_bf16(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  return product<BFloat16>(p, plan, workspace, stream);
+  return main_loop<BFloat16>(p, plan, workspace, stream);
 }
 cudaError_t conv_fp32(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
-  return product<float>(p, plan, workspace, stream);
+  return main_loop<float>(p, plan, workspace, stream);
 }
-// Nothing here is of compute capability 9.0.
+// The emulated GPU is not of compute capability 9.0.
 bool conv_sm90_built() { return false; }
 cudaError_t conv_sm90_fp16(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
   return conv_fp16(p, plan, workspace, stream);

@@ -1,6 +1,6 @@
-// A driver that keeps what TMA's descriptors are asked for and refuses what the driver's manual refuses, in place of
-// the one that the runtime looks for; and what TMA gathers by a descriptor. Of tensors of 16 bit and 4 dimensions.
-// Source: CUDA driver API, cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col.
+// Stands in for the CUDA driver: records the TMA descriptors that are encoded, refuses what the driver's manual
+// refuses, and emulates TMA's gather by a descriptor. For 4-D tensors of a 16-bit type. Source: CUDA driver API,
+// cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col.
 #pragma once
 
 #include <cuda.h>
@@ -13,14 +13,14 @@
 
 namespace {
 
-// Channels last: sizes and strides of c, w, h, n (of a weight c, k, s, r in CUTLASS's order), strides in bytes.
+// Sizes and strides of c, w, h, n (for a weight c, k, s, r, CUTLASS's order); strides are in bytes.
 struct Descriptor {
-  bool gathers;
+  bool im2col;
   char* data;
   std::array<int64_t, 5> sizes, strides;
   std::array<int, 2> lower, upper;    // of w, h
-  std::array<int64_t, 5> box, steps;  // of a gather: channels, pixels
-  bool plain;                         // neither interleaved nor filled with anything but zeros
+  std::array<int64_t, 5> box, steps;  // box of im2col: channels, pixels
+  bool plain;                         // not interleaved, and filled with zeros
 };
 std::vector<Descriptor> descriptors;
 CUresult answer = CUDA_SUCCESS;
@@ -31,20 +31,20 @@ Descriptor& descriptor(const CUtensorMap* map) {
   return descriptors.at(index);
 }
 
-// What cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col refuse, for 16-bit types of 4 dimensions.
-CUresult keep(CUtensorMap* map, CUtensorMapDataType type, unsigned rank, void* data, const cuuint64_t* sizes,
-              const cuuint64_t* strides, Descriptor made) {
+// Records a descriptor, and refuses what cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col refuse.
+CUresult record(CUtensorMap* map, CUtensorMapDataType type, unsigned rank, void* data, const cuuint64_t* sizes,
+                const cuuint64_t* strides, Descriptor encoded) {
   bool good = type == CU_TENSOR_MAP_DATA_TYPE_UINT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  good &= rank == 4 && made.plain && reinterpret_cast<uintptr_t>(data) % 16 == 0;
-  made.data = static_cast<char*>(data);
+  good &= rank == 4 && encoded.plain && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  encoded.data = static_cast<char*>(data);
   for (unsigned i = 0; i < rank; ++i) {
-    made.sizes[i] = int64_t(sizes[i]), made.strides[i] = i ? int64_t(strides[i - 1]) : 2;
-    good &= sizes[i] >= 1 && sizes[i] <= uint64_t(1) << 32 && made.steps[i] >= 1 && made.steps[i] <= 8;
-    good &= i == 0 || (made.strides[i] % 16 == 0 && made.strides[i] < int64_t(1) << 40);
+    encoded.sizes[i] = int64_t(sizes[i]), encoded.strides[i] = i ? int64_t(strides[i - 1]) : 2;
+    good &= sizes[i] >= 1 && sizes[i] <= uint64_t(1) << 32 && encoded.steps[i] >= 1 && encoded.steps[i] <= 8;
+    good &= i == 0 || (encoded.strides[i] % 16 == 0 && encoded.strides[i] < int64_t(1) << 40);
   }
   const size_t index = descriptors.size();
   std::memcpy(map, &index, sizeof index);
-  descriptors.push_back(made);
+  descriptors.push_back(encoded);
   return good ? answer : CUDA_ERROR_INVALID_VALUE;
 }
 
@@ -52,30 +52,30 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
                       const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* steps,
                       CUtensorMapInterleave interleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                       CUtensorMapFloatOOBfill fill) {
-  Descriptor made{};
-  made.plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+  Descriptor encoded{};
+  encoded.plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
   for (unsigned i = 0; i < rank; ++i) {
-    made.box[i] = box[i], made.steps[i] = steps[i];
+    encoded.box[i] = box[i], encoded.steps[i] = steps[i];
     if (box[i] < 1 || box[i] > 256) return CUDA_ERROR_INVALID_VALUE;
   }
-  return keep(map, type, rank, data, sizes, strides, made);
+  return record(map, type, rank, data, sizes, strides, encoded);
 }
 
 CUresult encode_im2col(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data, const cuuint64_t* sizes,
                        const cuuint64_t* strides, const int* lower, const int* upper, cuuint32_t channels,
                        cuuint32_t pixels, const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle,
                        CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
-  Descriptor made{};
-  made.gathers = true;
-  made.plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
-  made.box = {channels, pixels};
+  Descriptor encoded{};
+  encoded.im2col = true;
+  encoded.plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+  encoded.box = {channels, pixels};
   if (channels < 1 || channels > 256 || pixels < 1 || pixels > 1024) return CUDA_ERROR_INVALID_VALUE;
-  for (unsigned i = 0; i < rank; ++i) made.steps[i] = steps[i];
+  for (unsigned i = 0; i < rank; ++i) encoded.steps[i] = steps[i];
   for (int i = 0; i < 2; ++i) {
-    made.lower[i] = lower[i], made.upper[i] = upper[i];
+    encoded.lower[i] = lower[i], encoded.upper[i] = upper[i];
     if (std::min(lower[i], upper[i]) < -128 || std::max(lower[i], upper[i]) > 127) return CUDA_ERROR_INVALID_VALUE;
   }
-  return keep(map, type, rank, data, sizes, strides, made);
+  return record(map, type, rank, data, sizes, strides, encoded);
 }
 
 cudaError_t entry_point(const char* symbol, void** function, cudaDriverEntryPointQueryResult* status) {
@@ -87,7 +87,7 @@ cudaError_t entry_point(const char* symbol, void** function, cudaDriverEntryPoin
 
 }  // namespace
 
-// In place of the runtime's, which looks for a driver.
+// Replaces the runtime's function, which looks for a driver.
 #if CUDART_VERSION >= 13000
 extern "C" cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
                                                         unsigned long long, cudaDriverEntryPointQueryResult* status) {
@@ -102,8 +102,8 @@ extern "C" cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** functi
 
 namespace {
 
-// Calls use(pixel of the box, address or null where there are zeros) for the pixels from (w, h, n) on, each moved by
-// the kernel's position (s, r): over the box between the corners row by row, image by image.
+// Calls use(pixel of the box, address, or null for zeros) for the pixels from (w, h, n) on, each shifted by the kernel
+// position (s, r). The pixels are those between the box's corners, row by row and image by image.
 template <class Use>
 void gather(const Descriptor& d, int64_t w, int64_t h, int64_t n, int64_t s, int64_t r, Use use) {
   const int64_t last_w = d.sizes[1] - 1 + d.upper[0], last_h = d.sizes[2] - 1 + d.upper[1];

@@ -1,11 +1,11 @@
-"""A stand-in for the CUDA driver, so that Triton's own path from a launch to the driver runs without a GPU.
+"""A stand-in for the CUDA driver, to run Triton's own path from a launch to the driver without a GPU.
 
-Triton's driver module, its launchers and its compiler are the real ones; only libcuda.so.1 is ours (standin_driver.c).
-A kernel is compiled, or found in Triton's cache, its cubin is loaded, its descriptors are encoded and its arguments are
-packed; the driver refuses what CUDA's refuses, and runs nothing. Tensors on the GPU have no values: standin_torch.py.
+Triton's driver module, launchers and compiler are the real ones; only libcuda.so.1 is ours (standin_driver.c). A kernel
+is compiled or found in Triton's cache, its cubin is loaded, its descriptors are encoded and its arguments are packed;
+the driver refuses what CUDA's refuses, and runs nothing. Tensors on the GPU have no values: standin_torch.py.
 
-    with standin.gpu(90) as asked: ...     in this process
-    standin_site/                          in a whole process and those that it starts
+    with standin.gpu(90) as recorded: ...  in this process
+    standin_site/                          in a whole process and its child processes
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from triton.runtime import build, driver
 
 
 class Chip(NamedTuple):
-    """What of a GPU decides which code is compiled. shared: bytes of shared memory that a block may have."""
+    """The properties of a GPU that compiled code depends on. shared: bytes of shared memory that a block may use."""
 
     name: str
     multiprocessors: int
@@ -42,15 +42,15 @@ CHIPS = {
     90: Chip("H100", 132, 227 << 10), 80: Chip("A100", 108, 163 << 10), 100: Chip("B200", 148, 227 << 10),
     86: Chip("A40", 84, 99 << 10), 89: Chip("L40S", 142, 99 << 10), 120: Chip("RTX PRO 6000", 188, 99 << 10),
 }  # fmt: skip
-ORDINALS = {capability: ordinal for ordinal, capability in enumerate(CHIPS)}  # a process keeps kernels by device
+ORDINALS = {capability: ordinal for ordinal, capability in enumerate(CHIPS)}  # Triton caches kernels by device
 
 _build, _cache_manager = build._build, build.get_cache_manager
 
 
 @dataclass
-class Asked:
-    """What launches asked for. kernels, modules: keys of Triton's cache, modules being its own in C (cuda_utils, the
-    launchers); compiled: names of the kernels and modules that it did not hold; calls: of triton.compile, one for each
+class Recorded:
+    """The kernels and modules that launches needed. kernels, modules: keys of Triton's cache; modules are Triton's own
+    in C (cuda_utils, the launchers). compiled: names of those that were not in it. calls: of triton.compile, one per
     entry of the cache in memory."""
 
     kernels: set[str] = field(default_factory=set)
@@ -73,12 +73,12 @@ class Asked:
         return _build(name, *arguments)
 
     def as_json(self) -> str:
-        told = {"kernels": sorted(self.kernels), "modules": sorted(self.modules), "compiled": self.compiled}
-        return json.dumps({**told, **library().counts})
+        record = {"kernels": sorted(self.kernels), "modules": sorted(self.modules), "compiled": self.compiled}
+        return json.dumps({**record, **library().counts})
 
 
 class Library:
-    """Our libcuda.so.1, built once for a process, in a folder that Triton links its modules against."""
+    """Our libcuda.so.1, built once per process in a folder that Triton links its modules against."""
 
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="standin-")
@@ -95,7 +95,7 @@ class Library:
 
     @property
     def counts(self) -> dict[str, int]:
-        """So far in this process: cubins loaded, kernels launched, descriptors encoded."""
+        """Number of cubins loaded, kernels launched and descriptors encoded so far in this process."""
         return {name: getattr(self.calls, f"standin_{name}")() for name in ("loaded", "launched", "encoded")}
 
 
@@ -109,17 +109,17 @@ def library() -> Library:
 
 
 @contextlib.contextmanager
-def gpu(capability: int) -> Iterator[Asked]:
-    """In this block torch and Triton find one GPU of that compute capability; yields what launches ask for."""
+def gpu(capability: int) -> Iterator[Recorded]:
+    """In this block torch and Triton find one GPU of that compute capability; yields the record of its launches."""
     library().use(capability)
-    asked, before = Asked(), (driver._active, knobs.compilation.listener)
-    here = standin_torch.device(ORDINALS[capability], capability, CHIPS[capability])
-    modules = mock.patch.multiple(build, _build=asked.build, get_cache_manager=asked.module)
-    with here, modules:
+    recorded, before = Recorded(), (driver._active, knobs.compilation.listener)
+    device = standin_torch.device(ORDINALS[capability], capability, CHIPS[capability])
+    modules = mock.patch.multiple(build, _build=recorded.build, get_cache_manager=recorded.module)
+    with device, modules:
         from triton.backends.nvidia.driver import CudaDriver
 
-        driver._active, knobs.compilation.listener = CudaDriver(), asked.listen
+        driver._active, knobs.compilation.listener = CudaDriver(), recorded.listen
         try:
-            yield asked
+            yield recorded
         finally:
             driver._active, knobs.compilation.listener = before

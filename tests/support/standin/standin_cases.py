@@ -1,4 +1,4 @@
-"""Every launcher of the Triton backend, in every config, as launches that the stand-in takes on any chip."""
+"""Launches of every Triton launcher in every config, for the stand-in on any chip."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from atrous.triton_kernels.pointwise import forward as pointwise
 from atrous.triton_kernels.pointwise import operands
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-ENDINGS = tuple(itertools.product(("relu", "number", "tensor", "random"), ("none", "before", "after")))
-MAPS = {"last": (2, 64, 14, 14), "planes": (2, 64, 16, 16), "flat": (2, 64, 7, 7)}
+EPILOGUES = tuple(itertools.product(("relu", "number", "tensor", "random"), ("none", "before", "after")))
+SIZES = {"nhwc": (2, 64, 14, 14), "nchw": (2, 64, 16, 16), "nchw_flat": (2, 64, 7, 7)}
 PRIMITIVES = ("epilogue", "statistics", "reduce", "backward")
 
 
 class Case(NamedTuple):
-    """launch(batch): one call of a launcher, on the device of the stand-in. codes(batches): how many different codes
-    those batches take: a descriptor's box is part of the code, and nothing else that changes from call to call is."""
+    """launch(batch): one call of a launcher on the stand-in's device. kernels(batches): the number of compiled kernels
+    that these batches need: code depends on a descriptor's box and on nothing else that changes between calls."""
 
     label: str
     launch: Callable[[int], object]
-    codes: Callable[[tuple[int, ...]], int] = lambda batches: 1
+    kernels: Callable[[tuple[int, ...]], int] = lambda batches: 1
 
 
 def vectors(channels: int) -> list[torch.Tensor]:
     return [torch.empty(channels, device="cuda") for _ in range(4)]
 
 
-def ending(channels: int, slope_kind: str, residual: str, like: torch.Tensor) -> tuple:
-    """What follows the geometry in a call of an epilogue."""
-    added = None if residual == "none" else torch.empty_like(like)
+def epilogue_arguments(channels: int, slope_kind: str, residual: str, like: torch.Tensor) -> tuple:
+    """The arguments that follow the geometry in a call of an epilogue."""
+    addend = None if residual == "none" else torch.empty_like(like)
     seed = torch.empty(2, dtype=torch.int64, device="cuda")
     slope = torch.empty(channels, device="cuda")
-    return (*vectors(channels), 1e-5, slope_kind, 0.1, 0.3, slope, seed, added, residual == "after")
+    return (*vectors(channels), 1e-5, slope_kind, 0.1, 0.3, slope, seed, addend, residual == "after")
 
 
 def tensors(layer: Layer, batch: int, dtype: torch.dtype):
@@ -52,7 +52,7 @@ def tensors(layer: Layer, batch: int, dtype: torch.dtype):
 
 def convolve(layer: Layer, config: Conv | None, dtype: torch.dtype, slope_kind: str, residual: str, batch: int):
     x, w, geometry, y = tensors(layer, batch, dtype)
-    arguments = ending(layer.out_channels, slope_kind, residual, y)
+    arguments = epilogue_arguments(layer.out_channels, slope_kind, residual, y)
     return conv.conv_epilogue(x, w, None, *geometry, *arguments, memory_format=layer.memory_format, config=config)
 
 
@@ -61,35 +61,36 @@ def convolve_for_training(layer: Layer, config: Conv | None, dtype: torch.dtype,
     return statistics.conv_statistics(x, w, None, *geometry, memory_format=layer.memory_format, config=config)
 
 
-def boxes(layer: Layer, config: Conv, dtype: torch.dtype, batches: tuple[int, ...]) -> int:
+def count_boxes(layer: Layer, config: Conv, dtype: torch.dtype, batches: tuple[int, ...]) -> int:
+    """The number of different descriptor boxes of a layer at these batches."""
     if not config.descriptors:
         return 1
-    made = [tensors(layer, batch, dtype) for batch in batches]
-    keys = [problem.conv_key(x, w, *geometry, layer.memory_format) for x, w, geometry, _ in made]
+    calls = [tensors(layer, batch, dtype) for batch in batches]
+    keys = [problem.conv_key(x, w, *geometry, layer.memory_format) for x, w, geometry, _ in calls]
     return len({configs.box(key, config.block_n) for key in keys})
 
 
 def convolutions(name: str) -> Iterator[Case]:
-    """A layer in every tile, whole, persistent and with splits; dtype, slope and residual take turns."""
+    """A layer in every config, per-tile, persistent and with splits; dtype, slope and residual rotate."""
     layer = (LAYERS | DEPTHWISE)[name]
-    layout = "last" if layer.memory_format == torch.channels_last else "planes"
+    layout = "nhwc" if layer.memory_format == torch.channels_last else "nchw"
     tiles = configs.DEPTHWISE[layout] if name in DEPTHWISE else configs.CONV
     forms = [tile._replace(**change) for change in ({}, {"waves": 2}, {"splits": 2}) for tile in tiles]
     for turn, (config, dtype) in enumerate(itertools.product(forms, DTYPES)):
-        slope_kind, residual = ENDINGS[(turn + turn // len(ENDINGS)) % len(ENDINGS)]
+        slope_kind, residual = EPILOGUES[(turn + turn // len(EPILOGUES)) % len(EPILOGUES)]
         label = f"{name} {config.describe()} {dtype}"
-        codes = partial(boxes, layer, config, dtype)
+        kernels = partial(count_boxes, layer, config, dtype)
         launch = partial(convolve, layer, config, dtype, slope_kind, residual)
-        yield Case(f"{label} {slope_kind} {residual}", launch, codes)
+        yield Case(f"{label} {slope_kind} {residual}", launch, kernels)
         if config.splits == 1:
-            yield Case(f"{label} statistics", partial(convolve_for_training, layer, config, dtype), codes)
+            yield Case(f"{label} statistics", partial(convolve_for_training, layer, config, dtype), kernels)
 
 
 def primitive(name: str, layout: str, dtype: torch.dtype, slope_kind: str, residual: str, dropout: float, batch: int):
-    memory_format = torch.channels_last if layout == "last" else torch.contiguous_format
-    size = (batch, *MAPS[layout][1:])
+    memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    size = (batch, *SIZES[layout][1:])
     z, grad = (torch.empty(size, dtype=dtype, device="cuda", memory_format=memory_format) for _ in range(2))
-    arguments = (*ending(size[1], slope_kind, residual, z), dropout)
+    arguments = (*epilogue_arguments(size[1], slope_kind, residual, z), dropout)
     if name == "epilogue":
         return pointwise.epilogue(z, *arguments)
     if name == "statistics":
@@ -101,9 +102,9 @@ def primitive(name: str, layout: str, dtype: torch.dtype, slope_kind: str, resid
 
 
 def primitives(name: str) -> Iterator[Case]:
-    """A pass without a convolution over every layout and dtype; slope and residual take turns, and so does dropout."""
-    for turn, (layout, dtype) in enumerate(itertools.product(MAPS, operands.DTYPES)):
-        for slope_kind, residual in ENDINGS[turn % 4 :: 4] if name != "statistics" else ENDINGS[:1]:
+    """A pass without a convolution in every layout and dtype; slope, residual and dropout rotate."""
+    for turn, (layout, dtype) in enumerate(itertools.product(SIZES, operands.DTYPES)):
+        for slope_kind, residual in EPILOGUES[turn % 4 :: 4] if name != "statistics" else EPILOGUES[:1]:
             dropout = 0.3 * (turn % 2)
             label = f"{name} {layout} {dtype} {slope_kind} {residual} {dropout}"
             yield Case(label, partial(primitive, name, layout, dtype, slope_kind, residual, dropout))

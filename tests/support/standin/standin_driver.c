@@ -1,6 +1,6 @@
-// libcuda.so.1 for a machine without a GPU: what Triton's own driver module and launchers call. It loads nothing and
-// runs nothing; it refuses what the CUDA driver refuses, and says why in cuGetErrorString.
-// Source: CUDA driver API; the rules for descriptors: cuTensorMapEncodeTiled.
+// A libcuda.so.1 for machines without a GPU, with the functions that Triton's driver module and launchers call. It
+// loads and runs nothing; it refuses what the CUDA driver refuses, with the reason in cuGetErrorString.
+// Source: CUDA driver API; the rules for descriptors are those of cuTensorMapEncodeTiled.
 #include <cuda.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -31,15 +31,15 @@ static CUresult refuse(CUresult code, const char* format, ...) {
 #define REQUIRE(condition, ...) \
   if (!(condition)) return refuse(CUDA_ERROR_INVALID_VALUE, __VA_ARGS__)
 
-// Tensors of the stand-in have addresses from 1 << 44 on, where no memory of a process lies.
+// Tensors of the stand-in have addresses from 1 << 44 on, where a process has no memory.
 static int any_memory;
 static int on_gpu(uintptr_t address) { return any_memory || address >> 44 == 1; }
 
-// For Python: the chip at hand, and what was asked so far.
+// For Python: sets the chip; the counts of calls so far are below.
 EXPORT void standin_chip(int capability, int multiprocessors, int shared) {
   chip.capability = capability, chip.multiprocessors = multiprocessors, chip.shared = shared;
 }
-// Whether memory of this process passes for a GPU's, for who measures with tensors that plain torch computes too.
+// Accepts memory of this process as GPU memory, for benchmarks on tensors that plain torch computes too.
 EXPORT void standin_any_memory(int any) { any_memory = any; }
 EXPORT int standin_loaded(void) { return loaded; }
 EXPORT int standin_launched(void) { return launched; }
@@ -74,17 +74,17 @@ EXPORT CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, C
   }
 }
 
-// An ELF file for this chip: its number is in the low byte of e_flags, or in the second one of newer files.
+// Expects an ELF file for this chip, whose number is in the low byte of e_flags, in newer files in the second byte.
 EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   const unsigned char* elf = image;
   uint32_t flags;
   REQUIRE(!memcmp(elf, "\177ELF", 4), "cuModuleLoadData: expected a cubin");
   memcpy(&flags, elf + 48, sizeof flags);
-  const int found = elf[8] < 8 ? flags & 0xff : flags >> 8 & 0xff;
-  if (found != chip.capability)
+  const int capability = elf[8] < 8 ? flags & 0xff : flags >> 8 & 0xff;
+  if (capability != chip.capability)
     return refuse(CUDA_ERROR_NO_BINARY_FOR_GPU, "cuModuleLoadData: expected code for sm_%d, got sm_%d", chip.capability,
-                  found);
-  REQUIRE(loaded + 1 < 1 << 16, "cuModuleLoadData: more kernels than the stand-in keeps");
+                  capability);
+  REQUIRE(loaded + 1 < 1 << 16, "cuModuleLoadData: more kernels than the stand-in has room for");
   functions[++loaded].dynamic_shared = 48 << 10;
   return *module = (CUmodule)&functions[loaded], CUDA_SUCCESS;
 }

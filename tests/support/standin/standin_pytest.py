@@ -1,6 +1,6 @@
-"""Plugin of pytest for a run under the stand-in: what a test asserts is evaluated and not judged, for it has no values.
+"""A pytest plugin for runs under the stand-in: assertions are evaluated but never fail, as tensors have no values.
 
-So a test goes on to its last launch. `pytest.raises` is as ever, and so is whatever Triton or the driver refuses.
+So a test reaches its last launch. `pytest.raises` works as usual, and errors of Triton and the driver still fail.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from _pytest.assertion import rewrite
 from atrous import testing
 
 
-class Evaluated(ast.NodeTransformer):
+class AssertToExpression(ast.NodeTransformer):
     def visit_Assert(self, node: ast.Assert) -> ast.Expr:
         return ast.copy_location(ast.Expr(node.test), node)
 
 
 def rewrite_asserts(module: ast.Module, *_) -> None:
-    ast.fix_missing_locations(Evaluated().visit(module))
+    ast.fix_missing_locations(AssertToExpression().visit(module))
 
 
 rewrite.rewrite_asserts = rewrite_asserts
-sys.pycache_prefix = tempfile.mkdtemp(prefix="standin-pycache-")  # none of the judging ones, nor these for others
+sys.pycache_prefix = tempfile.mkdtemp(prefix="standin-pycache-")  # separate from the cache of ordinary runs
 pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).parents[1].glob("*.py")))
 testing.assert_close = lambda *_, **__: None  # type: ignore[assignment]

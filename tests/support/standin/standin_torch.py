@@ -1,8 +1,8 @@
-"""A GPU without values for torch: tensors on the meta device that say they are on CUDA, and the state of one device.
+"""A GPU without values for torch: meta tensors that report CUDA, and the state of one device.
 
-Shapes, strides, dtypes, autograd and offsets into memory are torch's own. A value that is asked for is 0, or True; what
-comes back to the CPU is zeros. So whatever depends on values is not seen: which branch a comparison takes, and what a
-test asserts of results.
+Shapes, strides, dtypes, autograd and offsets into memory are torch's own. A value that is read is 0, or True; a copy to
+the CPU is zeros. So nothing that depends on values is tested: which branch a comparison takes, and assertions on
+results.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch._dynamo  # it lists torch.cuda's functions when it is imported: before any is replaced
+import torch._dynamo  # its import lists torch.cuda's functions, so it comes before any is replaced
 import torch.fx.experimental._config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ADDRESS = 1 << 44  # as standin_driver.c has it
+ADDRESS = 1 << 44  # as in standin_driver.c
 
 
 def _getter(name: str) -> Callable[[torch.Tensor], Any]:
-    """Torch's own attribute of a tensor. In a torch function mode, as set_default_device has one, torch looks it up by
-    its name again, and would find ours."""
+    """Torch's own attribute of a tensor. In a torch function mode, such as that of set_default_device, torch looks it
+    up by name again and would find ours."""
     read = getattr(torch._C.TensorBase, name).__get__
 
     def get(x: torch.Tensor) -> Any:
@@ -41,39 +41,41 @@ aten = torch.ops.aten
 
 
 class Values(TorchDispatchMode):
-    """Sends what is made on CUDA to the meta device, our operators to the functions that launch them, and answers for
-    values. While torch's own code runs tensors do not tell of their GPU: it computes shapes on the meta device."""
+    """Redirects CUDA allocations to the meta device and our operators to their launchers, and answers reads of values.
+
+    While torch's own operators run, tensors report the meta device, on which torch computes shapes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.thread = threading.local()
 
     @property
-    def telling(self) -> bool:
-        return getattr(self.thread, "telling", True)
+    def reports_cuda(self) -> bool:
+        return getattr(self.thread, "reports_cuda", True)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func.namespace == "atrous_triton":
             from atrous.ops import triton_impl
 
-            with self:  # torch leaves a mode while it runs
+            with self:  # torch disables a mode while it runs
                 return getattr(triton_impl, func._schema.name.partition("::")[2])(*args, **kwargs)
-        before, self.thread.telling = self.telling, False
+        before, self.thread.reports_cuda = self.reports_cuda, False
         try:
             return self._on_cpu_or_meta(func, args, kwargs)
         finally:
-            self.thread.telling = before
+            self.thread.reports_cuda = before
 
     def _on_cpu_or_meta(self, func, args, kwargs):
         on_meta = any(isinstance(x, torch.Tensor) and x.is_meta for x in args)
         if func in ANSWERS and on_meta:
             return ANSWERS[func](*args)
-        wanted = kwargs.get("device")
-        if wanted is not None and wanted.type == "cuda":
+        device = kwargs.get("device")
+        if device is not None and device.type == "cuda":
             kwargs["device"] = torch.device("meta")
             kwargs.pop("pin_memory", None)
-        elif func is aten._to_copy.default and wanted is not None and wanted.type == "cpu" and on_meta:
+        elif func is aten._to_copy.default and device is not None and device.type == "cpu" and on_meta:
             return torch.zeros_like(args[0], device="cpu", dtype=kwargs.get("dtype"))
         return func(*args, **kwargs)
 
@@ -93,19 +95,19 @@ _make_tensor = torch.tensor
 
 
 def _tensor(data, *, device=None, requires_grad=False, **options):
-    """torch.tensor, which looks for a real GPU before anything can step in."""
-    made = _make_tensor(data, device="cpu", **options)
-    there = torch.empty(0, device=device).device  # without a device: the default one
-    return (torch.empty_like(made, device=there) if there.type == "cuda" else made).requires_grad_(requires_grad)
+    """torch.tensor, which looks for a real GPU before a mode can intercept it."""
+    on_cpu = _make_tensor(data, device="cpu", **options)
+    target = torch.empty(0, device=device).device  # the default device if None
+    return (torch.empty_like(on_cpu, device=target) if target.type == "cuda" else on_cpu).requires_grad_(requires_grad)
 
 
 def _compile(model=None, **_):
-    """torch.compile as eager: the kernels of its own making are not ours, and ours are asked for by the same calls."""
-    return model if model is not None else lambda found: found
+    """torch.compile as eager: our kernels are launched by the same calls, and kernels of Inductor are not tested."""
+    return model if model is not None else lambda function: function
 
 
 def _in_threads(values: Values):
-    """threading.Thread.run, under the mode, which belongs to a thread."""
+    """threading.Thread.run under the mode, since modes are per thread."""
     run = threading.Thread.run
 
     def under(thread: threading.Thread) -> None:
@@ -116,7 +118,7 @@ def _in_threads(values: Values):
 
 
 class Graph:
-    """torch.cuda.CUDAGraph: what is captured is launched once, and its replay is nothing."""
+    """torch.cuda.CUDAGraph: launches run once during capture; a replay does nothing."""
 
     def __init__(self, *_, **__) -> None: ...
 
@@ -126,7 +128,7 @@ class Graph:
 
 
 class Event:
-    """torch.cuda.Event: everything takes half a second, so that whoever measures does it seldom."""
+    """torch.cuda.Event: every interval is half a second, so that benchmarks repeat little."""
 
     def __init__(self, *_, **__) -> None: ...
 
@@ -156,8 +158,8 @@ class Stream(contextlib.AbstractContextManager):
 
 @contextlib.contextmanager
 def device(ordinal: int, capability: int, chip) -> Iterator[None]:
-    """In this block torch has one GPU, with this number. chip: its name and multiprocessors."""
-    here = torch.device("cuda", ordinal)
+    """In this block torch has one GPU with this ordinal. chip: a standin.Chip."""
+    gpu = torch.device("cuda", ordinal)
     captures: list[bool] = []
     values = Values()
 
@@ -188,12 +190,12 @@ def device(ordinal: int, capability: int, chip) -> Iterator[None]:
         "is_bf16_supported": lambda *_, **__: True, "current_blas_handle": lambda: 0,
     }  # fmt: skip
     tensor = {
-        "is_cuda": property(lambda x: values.telling and _is_meta(x)),
-        "is_meta": property(lambda x: not values.telling and _is_meta(x)),
-        "device": property(lambda x: here if values.telling and _is_meta(x) else _place(x)),
+        "is_cuda": property(lambda x: values.reports_cuda and _is_meta(x)),
+        "is_meta": property(lambda x: not values.reports_cuda and _is_meta(x)),
+        "device": property(lambda x: gpu if values.reports_cuda and _is_meta(x) else _place(x)),
         "data_ptr": lambda x: ADDRESS + x.storage_offset() * x.element_size() if _is_meta(x) else _data_ptr(x),
     }
-    with warnings.catch_warnings():  # the runtime that torch brings finds our driver too old
+    with warnings.catch_warnings():  # torch's CUDA runtime finds our driver too old
         warnings.simplefilter("ignore")
         torch._C._ensureCUDADeviceGuardSet()
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,6 @@
-"""With this folder on PYTHONPATH every Python process is under the stand-in, those that it starts too.
+"""Puts every Python process that has this folder on PYTHONPATH, child processes included, under the stand-in.
 
-STANDIN_CHIP: the compute capability, 90. STANDIN_ASKED: a folder, in which each process leaves what it asked for.
+STANDIN_CHIP: the compute capability, such as 90. STANDIN_ASKED: a folder in which each process records its launches.
 """
 
 import atexit
@@ -15,13 +15,13 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     import standin
 
     _block = standin.gpu(int(os.environ["STANDIN_CHIP"]))
-    _asked = _block.__enter__()
+    _recorded = _block.__enter__()
     _clock = time.monotonic
-    time.monotonic = lambda: _clock() / 1000  # budgets are for a GPU that finds its kernels compiled
+    time.monotonic = lambda: _clock() / 1000  # time limits of tests assume compiled kernels
 
     @atexit.register
-    def _leave() -> None:
-        if _asked.kernels or _asked.modules:
+    def _write_record() -> None:
+        if _recorded.kernels or _recorded.modules:
             handle, path = tempfile.mkstemp(suffix=".json", dir=os.environ["STANDIN_ASKED"])
             os.close(handle)
-            Path(path).write_text(_asked.as_json())
+            Path(path).write_text(_recorded.as_json())
