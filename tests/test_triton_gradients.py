@@ -15,7 +15,7 @@ from triton_cases import CUDA, DEVICE, INTERPRETING, NAN, on_card, on_device
 
 pytest.importorskip("triton")
 
-from test_triton_epilogue import DTYPES, LAYOUTS, RESIDUALS, arguments, double  # noqa: E402
+from test_triton_epilogue import DTYPES, LAYOUTS, RESIDUALS, arguments, double, variants  # noqa: E402
 
 from atrous import reference  # noqa: E402
 from atrous.triton_kernels import channel_statistics, channel_sums, gradients, launch, pointwise  # noqa: E402
@@ -146,9 +146,7 @@ def programs(multiprocessors, config=None, wide=False, steps=1):
 
 
 @on_device
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("slopes", SLOPES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype, slopes, residual", variants(SLOPES), ids=str)
 @pytest.mark.parametrize("layout", SHAPES)
 def test_every_variant(layout, dtype, slopes, residual):
     """Without a BatchNorm, with a constant one, with that of the batch; with dropout, and in fp32 without."""

@@ -62,9 +62,8 @@ def pack(folder: Path, archive: Path) -> int:
     """The folder as a .tar.xz; bundle.json comes first, and times and owners are left out: the same folder gives the
     same archive. Variants of a kernel lie side by side, which halves it. Returns its size."""
     archive.parent.mkdir(parents=True, exist_ok=True)
-    files = sorted(
-        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.suffix, path.name, path)
-    )
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    files.sort(key=lambda path: (path.suffix, path.name, path.stat().st_size, path))
     part = archive.with_name(archive.name + ".part")
     with tarfile.open(part, "w:xz", preset=6) as tar:
         for path in [folder / "bundle.json", *(path for path in files if path != folder / "bundle.json")]:
