@@ -113,12 +113,15 @@ def test_concurrent_graphs_and_calls(tmp_path):
         graph.debug_dump(str(tmp_path / f"{number}.dot"))
         graphs.append(graph)
     assert "MEMSET" not in (tmp_path / "0.dot").read_text()
-    for _ in range(50):
-        for stream, once in zip(streams, (graphs[0].replay, graphs[1].replay, run)):
-            with torch.cuda.stream(stream):
-                once()
+    replays = [lambda graph=graph, y=y: graph.replay() or y for graph, y in zip(graphs, outputs)]
+    differing = torch.zeros(3, dtype=torch.int64, device="cuda")
     torch.cuda.synchronize()
-    assert all(torch.equal(y, expected) for y in (*outputs, run())) and nonzero_counters() == 0
+    for _ in range(50):
+        for stream, once, count in zip(streams, (*replays, run), differing):
+            with torch.cuda.stream(stream):
+                count += (once() != expected).sum()
+    torch.cuda.synchronize()
+    assert differing.tolist() == [0, 0, 0] and nonzero_counters() == 0
 
 
 def test_under_the_interpreter(capsys):

@@ -37,6 +37,19 @@ RESIDUALS = ("none", "before", "after")
 LAYOUTS = ("NCHW", "NHWC")
 
 
+def variants(slopes):
+    """(dtype, slope, residual): every combination. When compiled, fp16 and fp64, which only load, store and compute as
+    bf16 and fp32 do, take one residual for each slope: a third of the kernels."""
+    whole = DTYPES if INTERPRETING else (torch.bfloat16, torch.float32)
+    return [
+        (dtype, slope, residual)
+        for dtype in DTYPES
+        for i, slope in enumerate(slopes)
+        for j, residual in enumerate(RESIDUALS)
+        if dtype in whole or (i + j) % len(RESIDUALS) == 0
+    ]
+
+
 def on_device(test):
     """Runs the test under the interpreter and on a GPU."""
     return test if INTERPRETING else on_gpu(test)
@@ -113,9 +126,7 @@ def check(arguments):
 
 
 @on_device
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("slope_kind", SLOPE_KINDS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype, slope_kind, residual", variants(SLOPE_KINDS), ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 3, 7, 7), (1, 16, 4, 8), (1, 2, 33, 33)], ids=str)
 def test_every_variant(shape, layout, dtype, slope_kind, residual):

@@ -15,7 +15,7 @@ from triton_cases import CUDA, DEVICE, INTERPRETING, NAN, on_device, on_gpu
 
 pytest.importorskip("triton")
 
-from test_triton_epilogue import DTYPES, LAYOUTS, RESIDUALS, arguments, double  # noqa: E402
+from test_triton_epilogue import DTYPES, LAYOUTS, RESIDUALS, arguments, double, variants  # noqa: E402
 
 from atrous import reference  # noqa: E402
 from atrous.triton_kernels import launch  # noqa: E402
@@ -155,9 +155,7 @@ def programs(multiprocessors, config=None, int64=False, steps=1):
 
 
 @on_device
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("slopes", SLOPES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype, slopes, residual", variants(SLOPES), ids=str)
 @pytest.mark.parametrize("layout", SHAPES)
 def test_every_variant(layout, dtype, slopes, residual):
     """Without BatchNorm, with constant and with batch statistics; with dropout, and in fp32 also without."""
