@@ -61,8 +61,8 @@ def restore_entries(content: tarfile.TarFile, cache: Path) -> list[str]:
 
 def pack(folder: Path, archive: Path) -> int:
     """Writes the folder as a .tar.xz, bundle.json first. Times and owners are left out, so that the same folder gives
-    the same archive; a kernel's variants are neighbours, which nearly halves it. Returns its size; raises BundleError if
-    it exceeds MAX_BYTES."""
+    the same archive; a kernel's variants are neighbours, which nearly halves it. Returns its size. Raises BundleError
+    if it exceeds MAX_BYTES."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     files = [path for path in folder.rglob("*") if path.is_file()]
     files.sort(key=lambda path: (path.suffix, path.name, path.stat().st_size, path))
