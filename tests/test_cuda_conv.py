@@ -23,7 +23,7 @@ CASES = [
 ]
 
 
-TILES = ("wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
+TILES = launches.TILES[1:]
 
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
@@ -50,9 +50,5 @@ def test_a_named_tile(case, tile, monkeypatch):
         expected = pytest.raises(RuntimeError, match=f"{tile} cannot compute this convolution: .* built for 9.0a")
     else:
         expected = contextlib.nullcontext()
-    torch.ops.atrous._conv_tile(tile)
-    try:
-        with expected:
-            test_a_product(case, torch.bfloat16, monkeypatch)
-    finally:
-        torch.ops.atrous._conv_tile("")
+    with expected:
+        launches.in_tile(tile, test_a_product, case, torch.bfloat16, monkeypatch)

@@ -60,7 +60,7 @@ def place(content: tarfile.TarFile, cache: Path) -> list[str]:
 
 def pack(folder: Path, archive: Path) -> int:
     """The folder as a .tar.xz; bundle.json comes first, and times and owners are left out: the same folder gives the
-    same archive. Variants of a kernel lie side by side, which halves it. Returns its size."""
+    same archive. Variants of a kernel lie side by side, where they compress best. Returns its size."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     files = [path for path in folder.rglob("*") if path.is_file()]
     files.sort(key=lambda path: (path.suffix, path.name, path.stat().st_size, path))
