@@ -50,9 +50,5 @@ def test_a_named_tile(case, tile, monkeypatch):
         expected = pytest.raises(RuntimeError, match=f"{tile} cannot compute this convolution: .* built for 9.0a")
     else:
         expected = contextlib.nullcontext()
-    torch.ops.atrous._conv_tile(tile)
-    try:
-        with expected:
-            test_every_main_loop(case, torch.bfloat16, monkeypatch)
-    finally:
-        torch.ops.atrous._conv_tile("")
+    with expected:
+        launches.in_tile(tile, test_every_main_loop, case, torch.bfloat16, monkeypatch)
