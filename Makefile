@@ -28,7 +28,7 @@ BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if 
 	$(if $(STEPS),--steps "$(STEPS)")
 
 .PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-download gpu-bundle-check bench bench-report \
-	kernel-table lint format clean
+	docs kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -103,8 +103,12 @@ bench: setup  ## run pytest-benchmark over bench/, correctness first; JSON in ou
 	@mkdir -p out
 	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
 
-bench-report:  ## write README's tables from bench/results
+bench-report:  ## write README's tables and docs/resnet34-cpu.png from bench/results
 	$(BIN)/python -m bench.report.report
+	$(BIN)/python -m bench.report.picture
+
+docs: setup  ## write docs/api.md from the docstrings
+	$(BIN)/python tests/support/api_page.py docs/api.md
 
 kernel-table: setup  ## write the tables of Triton and CUDA C++ kernels in docs/ (needs nvcc)
 	$(BIN)/python tests/support/gates/conv_gate.py docs/triton-kernels.md
@@ -113,6 +117,7 @@ kernel-table: setup  ## write the tables of Triton and CUDA C++ kernels in docs/
 lint: setup  ## run ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@rm -rf build/package && ATROUS_SKIP_NATIVE=1 $(BIN)/python setup.py --quiet build_py --no-compile --build-lib build/package
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 

@@ -13,13 +13,14 @@ import atrous
 from atrous import fusion, reference, testing
 from atrous.backends import selection
 from atrous.core import activation
+from atrous.core.spec import Epilogue, Spec
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NHWC = torch.channels_last
 BACKENDS = tuple(selection.backends())
 OPS = ("eager", "compile", *BACKENDS)
 MODELS = ("eager", "compile", "compile_freezing", *BACKENDS, "frozen")
-BUDGET = {"op": 1.25, "model": 2.0}  # allowed multiple of eager's error against fp64
+BUDGET = {"op": testing.RATIO, "model": 2.0}  # allowed multiple of eager's error against fp64
 
 Call = Callable[[], Tensor]
 
@@ -52,36 +53,37 @@ class Subject(NamedTuple):
 
     def check(self, y: Tensor) -> None:
         """Raises AssertionError if the error against fp64 exceeds both BUDGET times eager's and one rounding."""
-        error = testing.largest_error(y, self.exact)
-        rounding = torch.finfo(y.dtype).eps * float(self.exact.abs().max())
-        allowed = max(BUDGET[self.kind] * testing.largest_error(self.eager(), self.exact), rounding)
-        assert error <= allowed, f"error {error:.3g} against fp64, allowed {allowed:.3g}"
+        relative = testing.roundings(y.dtype, stored=1, computed=0)
+        testing.assert_tensor(y, self.eager(), self.exact, ratio=BUDGET[self.kind], relative=relative)
 
 
 def _subject(plain, arguments: tuple, ours) -> Subject:
-    doubled = [value.double() if isinstance(value, Tensor) else value for value in arguments]
-    return Subject("op", plain, arguments, ours, plain(*doubled))
+    return Subject("op", plain, arguments, ours, plain(*map(_double, arguments)))
+
+
+def _double(value):
+    if isinstance(value, Epilogue):
+        return Epilogue(*map(_double, value))
+    return value.double() if isinstance(value, Tensor) else value
 
 
 def _call_args(case: testing.Case, dtype: torch.dtype) -> dict[str, Any]:
     return testing.arguments(case, dtype, str(DEVICE), NHWC)
 
 
-def _post_op(arguments: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments of reference.epilogue after eps: slope, seed and residual."""
-    residual, after = arguments.get("residual"), arguments["residual_after_act"]
-    return (*activation.parse_slope(arguments["slope"]), None, residual, after)
-
-
 def _batch_norm(arguments: dict[str, Any]) -> list[Tensor | None]:
     return [arguments.get(name) for name in ("running_mean", "running_var", "bn_weight", "bn_bias")]
 
 
+def _epilogue(arguments: dict[str, Any]) -> Epilogue:
+    slope, residual = activation.parse_slope(arguments["slope"]), arguments.get("residual")
+    return Epilogue(*_batch_norm(arguments), 1e-5, *slope, None, residual, arguments["residual_after_act"])
+
+
 def conv_bn_act(case: testing.Case, dtype: torch.dtype) -> Subject:
     named = _call_args(case, dtype)
-    geometry = [named[name] for name in ("stride", "padding", "dilation", "groups")]
-    conv = (named["input"], named["weight"], named.get("bias"), *geometry)
-    arguments = (*conv, *_batch_norm(named), 1e-5, *_post_op(named))
+    spec = Spec(*(named[name] for name in ("stride", "padding", "dilation", "groups")))
+    arguments = (named["input"], named["weight"], named.get("bias"), spec, _epilogue(named))
     return _subject(reference.conv_epilogue, arguments, lambda backend: atrous.conv_bn_act(**named, backend=backend))
 
 
@@ -95,18 +97,19 @@ def _feature_map(case: testing.Case, dtype: torch.dtype) -> tuple[dict[str, Any]
 def bn_act(case: testing.Case, dtype: torch.dtype) -> Subject:
     named, z = _feature_map(case, dtype)
     vectors, post_op = _batch_norm(named), {name: named[name] for name in ("slope", "residual", "residual_after_act")}
-    arguments = (z, *vectors, 1e-5, *_post_op(named))
     return _subject(
-        reference.epilogue, arguments, lambda backend: atrous.bn_act(z, *vectors, **post_op, backend=backend)
+        reference.epilogue,
+        (z, _epilogue(named)),
+        lambda backend: atrous.bn_act(z, *vectors, **post_op, backend=backend),
     )
 
 
 def add_act(case: testing.Case, dtype: torch.dtype) -> Subject:
     named, x = _feature_map(case, dtype)
     other, slope = named["residual"], named["slope"]
-    arguments = (x, None, None, None, None, 1e-5, *_post_op(named))
+    epilogue = _epilogue(named)._replace(mean=None, var=None, gamma=None, beta=None)
     return _subject(
-        reference.epilogue, arguments, lambda backend: atrous.add_act(x, other, slope=slope, backend=backend)
+        reference.epilogue, (x, epilogue), lambda backend: atrous.add_act(x, other, slope=slope, backend=backend)
     )
 
 

@@ -14,6 +14,11 @@ bool is_floating(ScalarType type) {
 
 }  // namespace
 
+torch::headeronly::MemoryFormat memory_format(Order order) {
+  using torch::headeronly::MemoryFormat;
+  return order == Order::channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
 Sizes to_vector(torch::headeronly::IntHeaderOnlyArrayRef values) { return {values.begin(), values.end()}; }
 
 std::string to_string(const Sizes& values) {
@@ -77,7 +82,7 @@ std::array<int64_t, 2> check_pair(const char* name, const Sizes& values, int64_t
   return {values[0], values[1]};
 }
 
-Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_dense("z", z);
   const Sizes sizes = to_vector(z.sizes()), strides = to_vector(z.strides());
   check_like("grad", grad, "z", sizes, strides, z.scalar_type());
@@ -116,7 +121,7 @@ std::optional<Order> order_of(const Sizes& sizes, const Sizes& strides) {
   return std::nullopt;
 }
 
-Slope Arguments::kind() const {
+Slope Epilogue::kind() const {
   if (slope_kind == "relu") return Slope::relu;
   if (slope_kind == "number") return Slope::number;
   if (slope_kind == "tensor") return Slope::tensor;
@@ -125,12 +130,12 @@ Slope Arguments::kind() const {
   return Slope::random;
 }
 
-Residual Arguments::place() const {
+Residual Epilogue::place() const {
   if (!residual) return Residual::none;
   return residual_after_act ? Residual::after : Residual::before;
 }
 
-void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const {
+void Epilogue::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const {
   const int64_t channels = sizes[1];
   STD_TORCH_CHECK(mean.has_value() == var.has_value(), "mean and var: expected both or neither, got only ",
                   mean ? "mean" : "var");
@@ -139,13 +144,12 @@ void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype
   check_vector("var", var, channels);
   check_vector("gamma", gamma, channels);
   check_vector("beta", beta, channels);
-  const Slope kind = this->kind();
-  if (kind == Slope::tensor) {
+  if (kind() == Slope::tensor) {
     STD_TORCH_CHECK(slope, "slope: expected a tensor with slope_kind 'tensor', got None");
     check_vector("slope", slope, channels, /*or_one=*/true);
   }
   STD_TORCH_CHECK(dropout >= 0 && dropout <= 1, "dropout: expected a probability, 0 to 1, got ", dropout);
-  if (kind == Slope::random || dropout > 0) {
+  if (draws()) {
     STD_TORCH_CHECK(seed, "seed: expected a tensor with ", dropout > 0 ? "dropout > 0" : "slope_kind 'random'",
                     ", got None");
     STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,

@@ -1,13 +1,15 @@
-// Checks of the epilogue arguments that every primitive takes last (EPILOGUE in pyops/schemas.def), shared by all
-// devices.
+// The epilogue arguments that every primitive takes last (EPILOGUE in pyops/schemas.def), and the checks of arguments
+// that all devices share.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <array>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "epilogue.h"
@@ -22,18 +24,30 @@ using Sizes = std::vector<int64_t>;
 
 // Memory order of a dense (N, C, *spatial) tensor.
 enum class Order { channels_first, channels_last };
+torch::headeronly::MemoryFormat memory_format(Order order);
 
-struct Arguments {
+// The arguments after z, as in pyops/core/spec.py. By default y = z.
+struct Epilogue {
   OptionalTensor mean, var, gamma, beta;
-  double eps;
-  std::string slope_kind;
-  double slope_value, slope_upper;
+  double eps = 0;
+  std::string slope_kind = "number";
+  double slope_value = 1, slope_upper = 1;
   OptionalTensor slope, seed, residual;
-  bool residual_after_act;
-  double dropout;
+  bool residual_after_act = false;
+  double dropout = 0;
+  // The types of these members, in order; TORCH_BOX compares their number with the schema's.
+  using Types = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, double, std::string, double,
+                           double, OptionalTensor, OptionalTensor, OptionalTensor, bool, double>;
 
   Slope kind() const;  // throws if slope_kind is unknown
   Residual place() const;
+  // True if the epilogue draws random numbers, for its slopes or for dropout.
+  bool draws() const { return kind() == Slope::random || dropout > 0; }
+  // The residual's elements, of storage type S; null without a residual.
+  template <class S = void>
+  const S* residual_data() const {
+    return residual ? static_cast<const S*>(residual->const_data_ptr()) : nullptr;
+  }
   // Throws if an argument does not fit an output of these sizes, strides and dtype.
   void check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const;
 };
@@ -52,7 +66,7 @@ ScalarType wide_type(const Tensor& tensor);
 // Throws unless `vector` is None or has one value per channel, at any stride; or_one also allows a single value.
 void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
 // Checks the arguments that both backward passes share; returns the order of z and grad.
-Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z);
+Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z);
 // Throws unless `means` is None or has 2 or 3 rows of z's channels, in z's compute dtype.
 void check_means(const OptionalTensor& means, const Tensor& z);
 // Throws unless there are two values, each at least `least`.

@@ -1,4 +1,4 @@
-// Convolution arguments, checked once for every device, and torch's own convolution.
+// Convolution arguments and sizes, checked and computed once for every device.
 #pragma once
 
 #include "arguments.h"
@@ -10,17 +10,16 @@ namespace atrous {
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                        const Sizes& padding, const Sizes& dilation, int64_t groups);
 
-// True if the strides of a 4-D tensor are in NHWC order, as in torch's suggest_memory_format(), which a convolution
-// follows.
-bool suggests_channels_last(const Tensor& tensor);
-
-// torch's own convolution of checked arguments. The result is channels_last if the input or the weight is: on a GPU
-// some of torch's kernels (fp64, without cuDNN) return the other order.
-Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
-                   const Sizes& padding, const Sizes& dilation, int64_t groups);
-
-// The output sizes (N, K, H', W') for checked arguments.
-Sizes convolution_sizes(const Tensor& input, const Tensor& weight, const Sizes& stride, const Sizes& padding,
+// The output sizes (N, K, H', W') for an input (N, C, H, W) and a weight (K, C / groups, kH, kW). Throws unless the
+// padded input is at least as large as the dilated kernel.
+Sizes convolution_sizes(const Sizes& input, const Sizes& weight, const Sizes& stride, const Sizes& padding,
                         const Sizes& dilation);
+
+// The memory order of the output: channels_last if the strides of the input or of the weight are in NHWC order, as in
+// torch's suggest_memory_format().
+Order convolution_order(const Tensor& input, const Tensor& weight);
+
+// An uninitialized tensor with the dtype and device of another.
+Tensor empty_tensor(const Tensor& like, const Sizes& sizes, Order order);
 
 }  // namespace atrous

@@ -11,6 +11,8 @@
 
 namespace atrous {
 
+// True if a vector of 16 bytes can be accessed here.
+ATROUS_HD bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 ATROUS_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace atrous

@@ -7,20 +7,13 @@
 
 namespace atrous {
 
-// call(head..., epilogue arguments one by one) calls FUNCTION(arguments, head...).
-template <auto FUNCTION>
+// call(head..., epilogue arguments one by one) calls FUNCTION(epilogue, head...).
+template <auto FUNCTION, class Types = Epilogue::Types>
 struct OpAdapter;
 
-template <class Result, class... Head, Result (*FUNCTION)(const Arguments&, Head...)>
-struct OpAdapter<FUNCTION> {
-  static Result call(std::decay_t<Head>... head, OptionalTensor mean, OptionalTensor var, OptionalTensor gamma,
-                     OptionalTensor beta, double eps, std::string slope_kind, double slope_value, double slope_upper,
-                     OptionalTensor slope, OptionalTensor seed, OptionalTensor residual, bool residual_after_act,
-                     double dropout) {
-    return FUNCTION({mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, residual,
-                     residual_after_act, dropout},
-                    head...);
-  }
+template <class Result, class... Head, Result (*FUNCTION)(const Epilogue&, Head...), class... Tail>
+struct OpAdapter<FUNCTION, std::tuple<Tail...>> {
+  static Result call(std::decay_t<Head>... head, Tail... tail) { return FUNCTION(Epilogue{tail...}, head...); }
 };
 
 }  // namespace atrous

@@ -1,6 +1,6 @@
 """Fuses a custom segmentation network on a dilated ResNet34 with one call.
 
-    python examples/segment_features.py [--size 512]
+    python examples/segment_features.py --size 512
 
 The network is plain torch: a backbone whose last stages are dilated instead of strided (output stride 8), and a head
 with dilated convolutions. fuse() finds the sites in both. Nothing is folded here: the fused copy shares the parameters

@@ -9,11 +9,12 @@ from torch import Tensor
 from . import autograd
 from .autograd.function import LayerConfig
 from .backends import selection
+from .backends.base import Backend
 from .core import checks
 from .core.activation import SlopeLike
 from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from .core.layout import laid_out, memory_format
-from .core.spec import Epilogue
+from .core.spec import Epilogue, Spec
 from .ops import triton_impl
 
 
@@ -41,7 +42,9 @@ def conv_bn_act(
 ) -> Tensor:
     """y = act(bn(conv2d(x, w) + b) + r), with act(u) = u if u > 0 else slope * u.
 
-    bn(z) = (z - mean) / sqrt(var + eps) * gamma + beta. There is a BatchNorm if `training` or `running_mean` is given.
+        bn(z) = (z - mean) / sqrt(var + eps) * gamma + beta
+
+    There is a BatchNorm if `training` or `running_mean` is given.
 
     Args:
         input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64, NCHW or channels_last; the output has its layout.
@@ -148,13 +151,15 @@ def _pointwise(z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, backen
     return run(chosen, z, batch_norm, post_op, recompute)
 
 
-def _epilogue(chosen, z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, recompute: bool) -> Tensor:
-    return chosen.epilogue(*_pointwise_arguments(z, batch_norm, post_op))
+def _epilogue(backend: Backend, z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, recompute: bool) -> Tensor:
+    return backend.epilogue(*_pointwise_arguments(z, batch_norm, post_op))
 
 
-def _train_epilogue(chosen, z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, recompute: bool) -> Tensor:
+def _train_epilogue(
+    backend: Backend, z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, recompute: bool
+) -> Tensor:
     z, epilogue = _pointwise_arguments(z, batch_norm, post_op)
-    return _train(chosen, None, batch_norm, z, None, None, epilogue, recompute)
+    return _train(backend, None, batch_norm, z, None, None, epilogue, recompute)
 
 
 def _pointwise_arguments(z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs) -> tuple[Tensor, Epilogue]:
@@ -163,11 +168,14 @@ def _pointwise_arguments(z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpAr
     return laid_out(z, post_op.dtype(z), layout), epilogue
 
 
-def _train(chosen, spec, batch_norm: BatchNormArgs, input, weight, bias, epilogue: Epilogue, recompute) -> Tensor:
+def _train(
+    backend: Backend, spec: Spec | None, batch_norm: BatchNormArgs, input: Tensor, weight: Tensor | None,
+    bias: Tensor | None, epilogue: Epilogue, recompute: bool,
+) -> Tensor:  # fmt: skip
     """Runs a layer with gradients, batch statistics or both, and updates the running statistics."""
     if batch_norm.training:
         epilogue = epilogue._replace(mean=None, var=None)
-    config = LayerConfig(chosen, spec, batch_norm.training, batch_norm.update, batch_norm.group)
+    config = LayerConfig(backend, spec, batch_norm.training, batch_norm.update, batch_norm.group)
     return autograd.fused_layer(config, input, weight, bias, epilogue, recompute)
 
 

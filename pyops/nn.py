@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import functional
 from .backends.prepack import PrepackedWeights
@@ -15,12 +14,18 @@ from .core import activation
 from .core.activation import SlopeLike
 from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from .core.sync_stats import Group
-from .models.prelu_training import init_prelu_kaiming_ as init_prelu_kaiming_
+from .core.torch_compat import has_hooks, pad_widths
+from .models.prelu_training import init_prelu_kaiming_
+
+__all__ = [
+    "AddAct", "BNAct2d", "ConvBNAct2d", "FrozenConv2d", "add_act", "bn_act", "conv_bn_act", "init_prelu_kaiming_",
+]  # fmt: skip
+BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 def conv_bn_act(
     conv: nn.Conv2d | FrozenConv2d,
-    bn: _BatchNorm | None,
+    bn: BatchNorm | None,
     act: nn.Module | None,
     input: Tensor,
     residual: Tensor | None = None,
@@ -28,14 +33,14 @@ def conv_bn_act(
     backend: str = "auto",
     recompute: bool = True,
 ) -> Tensor:
-    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules in one call. See functional.conv_bn_act."""
+    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules in one call. See atrous.conv_bn_act."""
     _without_hooks(conv=conv, bn=bn, act=act)
     slope = activation.module_slope(act, act is not None and act.training)
     if isinstance(conv, FrozenConv2d):
         return conv(input, residual, slope, residual_after_act)
     padding: Any = conv.padding
     if conv.padding_mode != "zeros":
-        input = F.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+        input = F.pad(input, pad_widths(conv), mode=conv.padding_mode)
         padding = 0
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
     post_op = PostOpArgs(slope, residual, residual_after_act)
@@ -45,7 +50,7 @@ def conv_bn_act(
 
 
 def bn_act(
-    bn: _BatchNorm,
+    bn: BatchNorm,
     act: nn.Module | None,
     input: Tensor,
     residual: Tensor | None = None,
@@ -53,7 +58,7 @@ def bn_act(
     backend: str = "auto",
     recompute: bool = True,
 ) -> Tensor:
-    """y = act(bn(x) + r), or act(bn(x)) + r. See functional.bn_act."""
+    """y = act(bn(x) + r), or act(bn(x)) + r. See atrous.bn_act."""
     _without_hooks(bn=bn, act=act)
     slope = activation.module_slope(act, act is not None and act.training)
     post_op = PostOpArgs(slope, residual, residual_after_act)
@@ -63,7 +68,7 @@ def bn_act(
 def add_act(
     act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto", recompute: bool = True
 ) -> Tensor:
-    """y = act(x + o). See functional.add_act."""
+    """y = act(x + o). See atrous.add_act."""
     _without_hooks(act=act)
     slope = activation.module_slope(act, act is not None and act.training)
     return functional.add_act(input, other, slope=slope, backend=backend, recompute=recompute)
@@ -72,13 +77,13 @@ def add_act(
 def _without_hooks(**children: nn.Module | None) -> None:
     """Raises if a child has hooks (as of weight_norm or pruning): a fused call would not run them."""
     for name, child in children.items():
-        if child is not None and any(getattr(child, hooks) for hooks in _HOOKS):
+        if child is not None and has_hooks(child):
             raise RuntimeError(
                 f"{name}: expected a module without hooks, which a fused call would not run; got {child}"
             )
 
 
-def _batch_norm_args(bn: _BatchNorm | None) -> BatchNormArgs:
+def _batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
     """Returns what nn.BatchNorm2d.forward normalizes with; in training it counts the batch, as forward does."""
     if bn is None:
         return NO_BATCH_NORM
@@ -91,9 +96,6 @@ def _batch_norm_args(bn: _BatchNorm | None) -> BatchNormArgs:
     running = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
     group = Group.of(bn.process_group) if batch and isinstance(bn, nn.SyncBatchNorm) and bn.training else None
     return BatchNormArgs(*running, bn.weight, bn.bias, batch, momentum, bn.eps, group)
-
-
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class ConvBNAct2d(nn.Module):

@@ -1,4 +1,17 @@
-"""The cases, random inputs and error budgets that tests and benchmarks share."""
+"""The cases, random inputs and error budgets that tests and benchmarks share.
+
+The error budget has two rules. `exact` is the same computation in fp64 from the same values; `plain` is eager torch in
+the dtype under test, whose error shows what rounding to that dtype costs.
+
+    a tensor    max |y - exact| <= max(ratio * max |plain - exact|, relative * max |exact|)
+    an element      |y - exact| <= stored * eps(dtype) * |exact| + computed * eps(accumulator) * magnitude
+
+Sums of the same terms in another order have errors of about the same size, so ratio is 1.25. `relative` is for a plain
+result whose roundings happen to cancel: by default half a unit in the last place of the result and 32 of the
+accumulator. A single element of plain may be exact by chance, so the rule of an element takes the error that any
+computation in this accumulator makes: one rounding of the result, and a few of the accumulator at `magnitude`, the sum
+of the magnitudes of the terms that were added.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +23,9 @@ from torch import Tensor
 
 from . import reference, tuning
 from .core import activation
+from .core.spec import Epilogue, accumulate_type
 
+RATIO = 1.25  # allowed multiple of eager's largest error
 SLOPES = ("relu", 0.01, "shared", "channel", (0.125, 1 / 3))
 
 
@@ -111,9 +126,8 @@ def eager(kwargs: dict[str, Any], seed: Tensor | None = None) -> Tensor:
     names = ("stride", "padding", "dilation", "groups")
     z = torch.conv2d(kwargs["input"], kwargs["weight"], kwargs.get("bias"), *(kwargs[n] for n in names))
     mean, var, gamma, beta = (kwargs.get(n) for n in ("running_mean", "running_var", "bn_weight", "bn_bias"))
-    kind, value, upper, slope = activation.parse_slope(kwargs["slope"])
-    post_op = (kind, value, upper, slope, seed, kwargs.get("residual"), kwargs["residual_after_act"])
-    return reference.epilogue(z, mean, var, gamma, beta, kwargs.get("eps", 1e-5), *post_op)
+    slope, post_op = activation.parse_slope(kwargs["slope"]), (kwargs.get("residual"), kwargs["residual_after_act"])
+    return reference.epilogue(z, Epilogue(mean, var, gamma, beta, kwargs.get("eps", 1e-5), *slope, seed, *post_op))
 
 
 def truth(kwargs: dict[str, Any], seed: Tensor | None = None) -> Tensor:
@@ -131,19 +145,71 @@ def product_rounding(input: Tensor) -> float:
 
 
 def assert_close(y: Tensor, kwargs: dict[str, Any], seed: Tensor | None = None) -> None:
-    """Asserts that the largest error against fp64 is at most the larger of 1.25 times eager's error and four roundings
-    (in tf32 also those of the products)."""
-    exact, plain = truth(kwargs, seed), eager(kwargs, seed)
-    assert y.shape == plain.shape and y.dtype == plain.dtype, (y.shape, y.dtype, plain.shape, plain.dtype)
-    error, eager_error = largest_error(y, exact), largest_error(plain, exact)
-    largest, rounding = float(exact.abs().max()) if exact.numel() else 0.0, torch.finfo(y.dtype).eps
-    budget = max(1.25 * eager_error, (4 * rounding + product_rounding(kwargs["input"])) * largest)
-    message = f"error {error:.3g}, budget {budget:.3g} (eager {eager_error:.3g}, one rounding {rounding * largest:.3g})"
-    assert error <= budget, message
+    """Asserts y = conv_bn_act(**kwargs) by the rule of a tensor; relative: four roundings of the result, and in tf32
+    that of a product."""
+    relative = roundings(y.dtype, stored=4, computed=0) + product_rounding(kwargs["input"])
+    assert_tensor(y, eager(kwargs, seed), truth(kwargs, seed), relative=relative)
+
+
+class OverBudget(AssertionError):
+    """The error is finite and over the budget: a fault, or unlucky roundings that other values would not repeat."""
+
+
+def assert_tensor(
+    y: Tensor, plain: Tensor, exact: Tensor, what: str = "y", *, ratio: float = RATIO, relative: float | None = None
+) -> None:
+    """Asserts plain's shape, dtype and device, NaN and infinities where exact has them, and the rule of a tensor.
+
+    Raises OverBudget if only the last fails, and AssertionError for the others.
+    """
+    for name in ("shape", "dtype", "device"):
+        wanted, got = getattr(plain, name), getattr(y, name)
+        assert got == wanted, f"{what}: expected {name} {wanted}, got {got}"
+    error, budget = largest_error(y, exact), tensor_budget(plain, exact, ratio, relative)
+    assert error < torch.inf, f"{what}: expected NaN and infinities where the fp64 result has them"
+    if error > budget:
+        eagers = largest_error(plain, exact)
+        raise OverBudget(f"{what}: error {error:.3g} against fp64, budget {budget:.3g}, plain torch {eagers:.3g}")
+
+
+def tensor_budget(plain: Tensor, exact: Tensor, ratio: float = RATIO, relative: float | None = None) -> float:
+    """max(ratio * max |plain - exact|, relative * max |exact|) over the finite values.
+
+    relative: roundings(plain.dtype) by default. A plain result that overflows or is NaN allows no error.
+    """
+    error = largest_error(plain, exact)
+    largest = exact.nan_to_num(0.0, 0.0, 0.0).abs().max().item() if exact.numel() else 0.0
+    relative = roundings(plain.dtype) if relative is None else relative
+    return max(ratio * error if error < torch.inf else 0.0, relative * largest)
+
+
+def roundings(
+    dtype: torch.dtype, stored: float = 0.5, computed: float = 32, arithmetic: torch.dtype | None = None
+) -> float:
+    """stored * eps(dtype) + computed * eps(accumulator of arithmetic, which is by default dtype)."""
+    return stored * torch.finfo(dtype).eps + computed * torch.finfo(accumulate_type(arithmetic or dtype)).eps
 
 
 def largest_error(y: Tensor, exact: Tensor) -> float:
-    return float((y.double() - exact).abs().max()) if exact.numel() else 0.0
+    """max |y - exact|; infinite if NaN or infinities are at other places or have other signs."""
+    y, exact = y.detach().double(), exact.detach().double()
+    error = (y - exact).abs().masked_fill_((y == exact) | (y.isnan() & exact.isnan()), 0.0)
+    return error.nan_to_num_(torch.inf, torch.inf).max().item() if error.numel() else 0.0
+
+
+def assert_elements(
+    y: Tensor, exact: Tensor, magnitude: Tensor, what: str = "y", *, computed: float, stored: float = 0.5,
+    more: Tensor | float = 0.0,
+) -> None:  # fmt: skip
+    """Asserts exact's shape and, for each element, the rule of an element. more: errors that are known otherwise."""
+    assert y.shape == exact.shape, f"{what}: expected shape {exact.shape}, got {y.shape}"
+    storage, accumulator = torch.finfo(y.dtype), torch.finfo(accumulate_type(y.dtype)).eps
+    smallest = storage.smallest_normal * storage.eps  # the smallest subnormal number
+    budget = stored * storage.eps * exact.abs() + computed * accumulator * magnitude + more + smallest
+    over = (y.double() - exact).abs() - budget
+    assert not over.isnan().any(), f"{what}: {int(over.isnan().sum())} of {over.numel()} are NaN"
+    most = over.max().item() if over.numel() else 0.0
+    assert most <= 0, f"{what}: {int((over > 0).sum())} of {over.numel()} over their budget, by up to {most:.3g}"
 
 
 def gpu_lost() -> bool:

@@ -21,6 +21,7 @@ import pytest
 import torch
 from lost_gpu import pytest_runtest_logreport  # noqa: F401  # a hook
 from oracle import Margins
+from parameters import BACKENDS
 
 import atrous
 from atrous.tools import cli
@@ -98,14 +99,23 @@ def generator(seed):
     return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
-# On a CPU, triton convolves only under the interpreter: test_triton_cases.py runs the cases there.
-BACKENDS = ["library", "native", "auto", *([] if atrous.backends.selection.available("triton") else ["triton"])]
-
-
 @pytest.fixture(params=BACKENDS)
-def backend(request):
-    """The name of each backend that can convolve on the test device."""
-    return _available(request)
+def backend(request, monkeypatch):
+    """The name of each backend that can convolve on the test device.
+
+    The test is skipped, with the reasons, at a call that a named backend refuses: `native` computes few of these cases
+    on a GPU.
+    """
+    name, selection = _available(request), atrous.backends.selection
+    reasons = selection.reasons
+
+    def skip_refused(*call):
+        if name != "auto" and (refused := reasons(*call)):
+            pytest.skip(f"{name}: {'; '.join(refused)}")
+        return reasons(*call)
+
+    monkeypatch.setattr(selection, "reasons", skip_refused)
+    return name
 
 
 @pytest.fixture

@@ -1,9 +1,25 @@
-"""Loads per-channel vectors (BatchNorm statistics and parameters, slopes) in the accumulator's type."""
+"""Per-channel vectors (BatchNorm statistics and parameters, slopes): a kernel's operands, and their loads in it."""
+
+from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .epilogue import scale_shift
+
+if TYPE_CHECKING:
+    from ..core.spec import Epilogue
+
+
+def epilogue_vectors(epilogue: "Epilogue") -> tuple[list[Tensor | None], int]:
+    """mean, var, gamma, beta, slope and seed, None where the kernel reads none, and the stride of the slope."""
+    draws = epilogue.slope_kind == "random" or epilogue.dropout > 0
+    if draws and epilogue.seed is None:
+        raise ValueError("seed: expected (2,) int64 for random slopes or dropout, got None")
+    slope = epilogue.slope if epilogue.slope_kind == "tensor" else None
+    vectors = *epilogue[:4], slope, epilogue.seed if draws else None
+    return [None if v is None else v.contiguous() for v in vectors], int(slope is not None and slope.numel() > 1)
 
 
 @triton.jit

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from atrous.core.spec import Spec
 from atrous.triton_kernels.conv import configs
 from atrous.triton_kernels.conv.configs import ConvKey
 from atrous.triton_kernels.conv.cost_model import Rates, Work, clocks, rates
@@ -53,12 +54,12 @@ def entries(value: Any) -> Iterator[dict]:
 
 def conv_key(key: dict, chip: int, multiprocessors: int) -> ConvKey:
     """Converts a layer's key in a tuning table to the key that the config heuristic takes."""
-    sides = zip(key["size"], key["kernel"], key["stride"], key["padding"], key["dilation"])
-    out_size = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
+    spec = Spec.of(key["stride"], key["padding"], key["dilation"], key["groups"])
+    out_size = spec.output_size(key["size"], key["kernel"])
     return ConvKey(
         chip, multiprocessors, ELEMENT_SIZES[key["dtype"]], "tf32" if key["tf32"] else "ieee",
         "nhwc" if key["layout"] == "channels_last" else "nchw", key["batch"], key["in_channels"], tuple(key["size"]),
-        key["out_channels"], out_size, tuple(key["kernel"]), tuple(key["stride"]), key["groups"],
+        key["out_channels"], out_size, tuple(key["kernel"]), spec.stride, spec.groups,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from atrous.tools.timing import copies
 from bench.tables.layers import FusedLayer
 from bench.tables.measures import NHWC, dtype_name, ends, heuristic, medians, replayed
 
-BACKENDS = ("library", "triton", "native")  # native is left out if it is not built for the GPU
+BACKENDS = tuple(selection.backends())  # native is left out if it is not built for the GPU
 CALLS = 10  # in a CUDA graph at least, so that the launch of the graph is negligible
 Arguments = dict[str, Any]  # keyword arguments of conv_bn_act
 Conv = Callable[[Arguments], Tensor]

@@ -63,7 +63,7 @@ ATROUS_WRITE(Half)
 ATROUS_WRITE(BFloat16)
 
 template <class S>
-Constants<Wide<S>> constants_of(const GradientInputs<S>& inputs, const Arguments& arguments,
+Constants<Wide<S>> constants_of(const GradientInputs<S>& inputs, const Epilogue& arguments,
                                 const OptionalTensor& means) {
   using T = Wide<S>;
   const int64_t channels = inputs.layout.channels;
@@ -79,7 +79,7 @@ Constants<Wide<S>> constants_of(const GradientInputs<S>& inputs, const Arguments
 }
 
 template <class S>
-void parallel_backward(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout,
+void parallel_backward(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout,
                        const OptionalTensor& means, S* dz, S* residual) {
   const GradientInputs<S> inputs(arguments, grad, z, layout);
   const Constants<Wide<S>> constants = constants_of(inputs, arguments, means);
@@ -96,7 +96,7 @@ void parallel_backward(const Arguments& arguments, const Tensor& grad, const S* 
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const Tensor& grad, const Tensor& z,
+std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Tensor& grad, const Tensor& z,
                                              const OptionalTensor& means, bool need_z, bool need_residual) {
   const Order order = check_gradient(arguments, grad, z);
   check_means(means, z);

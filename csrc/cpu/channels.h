@@ -24,7 +24,7 @@ struct Channels {
   Draw<T> draw{};
 
   // bias: of a convolution whose accumulators do not include it yet; it is folded into the shift.
-  Channels(const Arguments& arguments, int64_t channels, const OptionalTensor& bias = {}, int64_t padded = 1)
+  Channels(const Epilogue& arguments, int64_t channels, const OptionalTensor& bias = {}, int64_t padded = 1)
       : scale(std::max(channels, padded), identity<T>().scale),
         shift(scale.size(), identity<T>().shift),
         slope(scale.size(), T(arguments.slope_value)) {
@@ -38,7 +38,7 @@ struct Channels {
       for (int64_t i = 0; i < channels; ++i) shift[i] = std::fma(values[i], scale[i], shift[i]);
     }
     if (arguments.kind() == Slope::tensor) read(*arguments.slope, slope.data(), channels);
-    if (arguments.kind() == Slope::random || arguments.dropout > 0) {
+    if (arguments.draws()) {
       const int64_t *seed = static_cast<const int64_t*>(arguments.seed->const_data_ptr()),
                     step = arguments.seed->stride(0);
       draw = {uint64_t(seed[0]),        uint64_t(seed[step]),     T(arguments.slope_value),
@@ -47,7 +47,7 @@ struct Channels {
   }
 
  private:
-  void read_batch_norm(const Arguments& arguments, int64_t channels) {
+  void read_batch_norm(const Epilogue& arguments, int64_t channels) {
     std::vector<T> mean(channels), var(channels), gamma(channels, T(1)), beta(channels, T(0));
     read(*arguments.mean, mean.data(), channels);
     read(*arguments.var, var.data(), channels);

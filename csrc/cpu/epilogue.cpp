@@ -64,12 +64,11 @@ ATROUS_CLONES void epilogue_range(const Task<BFloat16>& task, int64_t begin, int
 }
 
 template <class S>
-void parallel_epilogue(const Arguments& arguments, const S* z, const Tensor& y, Order order) {
+void parallel_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, Order order) {
   const Layout layout(y, order);
   const Channels<Wide<S>> vectors(arguments, layout.channels);
-  const S* residual = arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
   const Task<S> task{z,
-                     residual,
+                     arguments.residual_data<S>(),
                      static_cast<S*>(y.mutable_data_ptr()),
                      layout,
                      arguments.kind(),
@@ -82,14 +81,14 @@ void parallel_epilogue(const Arguments& arguments, const S* z, const Tensor& y, 
 
 }  // namespace
 
-void epilogue_into(const Arguments& arguments, const Tensor& z, const Tensor& y) {
+void epilogue_into(const Epilogue& arguments, const Tensor& z, const Tensor& y) {
   const Order order = check_dense("z", z);
   arguments.check(to_vector(z.sizes()), to_vector(z.strides()), z.scalar_type());
   if (z.numel() == 0) return;
   with_storage(z, [&](auto* data) { parallel_epilogue(arguments, data, y, order); });
 }
 
-Tensor epilogue(const Arguments& arguments, const Tensor& z) {
+Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
   Tensor y = torch::stable::empty_like(z);
   epilogue_into(arguments, z, y);
   return y;

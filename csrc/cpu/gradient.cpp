@@ -18,7 +18,7 @@ struct GradientLoop {
   const T *scale, *shift, *slope, *mean;
   uint64_t index, index_step;
   TileGradients<T>& gradients;
-  int64_t at;  // of the row in `gradients`
+  int64_t at;  // the row's offset in `gradients`
 };
 
 template <Slope SLOPE, Residual RESIDUAL, bool DROPOUT, bool CHANNELS_LAST, class S>

@@ -31,10 +31,10 @@ struct GradientInputs {
   Channels<T> vectors;
   std::vector<T> mean, factor;  // 1 / sqrt(var + eps); without BatchNorm 0 and 1
 
-  GradientInputs(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout)
+  GradientInputs(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout)
       : grad(static_cast<const S*>(grad.const_data_ptr())),
         z(z),
-        residual(arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr),
+        residual(arguments.residual_data<S>()),
         layout(layout),
         slope(arguments.kind()),
         place(arguments.place() == Residual::before ? Residual::before : Residual::none),

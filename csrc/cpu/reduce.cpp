@@ -96,7 +96,7 @@ std::vector<double> sums_of(const GradientInputs<S>& inputs) {
 }
 
 template <class S>
-void reduce_into(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result) {
+void reduce_into(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result) {
   const GradientInputs<S> inputs(arguments, grad, z, layout);
   std::vector<double> sums = sums_of(inputs);
   for (int64_t i = 0; i < layout.channels; ++i) {
@@ -108,7 +108,7 @@ void reduce_into(const Arguments& arguments, const Tensor& grad, const S* z, con
 
 }  // namespace
 
-Tensor epilogue_reduce(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_gradient(arguments, grad, z);
   Tensor result = torch::stable::new_zeros(z, Sizes{3, z.size(1)}, wide_type(z));
   if (z.numel()) with_storage(z, [&](auto* data) { reduce_into(arguments, grad, data, Layout(z, order), result); });

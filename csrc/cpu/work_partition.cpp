@@ -4,9 +4,9 @@ namespace atrous {
 
 namespace {
 
-constexpr int64_t MAX_ELEMENTS = 8192;  // of a chunk: they stay in the L1 cache
-constexpr int64_t MAX_CHANNELS = 128;   // of a chunk
-constexpr int64_t MAX_ROWS = 256;       // of a channels-last chunk: a sum over more rows loses digits
+constexpr int64_t MAX_ELEMENTS = 8192;  // a chunk stays in the L1 cache
+constexpr int64_t MAX_CHANNELS = 128;   // most channels of a chunk
+constexpr int64_t MAX_ROWS = 256;       // most rows of a channels-last chunk: a sum over more rows loses digits
 
 // The beginning of part `part`, if `size` is divided into `parts` nearly equal parts.
 int64_t bound(int64_t size, int64_t part, int64_t parts) { return size * part / parts; }

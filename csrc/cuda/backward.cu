@@ -74,11 +74,11 @@ ChannelVector means_row(const OptionalTensor& means, int64_t row) {
 }
 
 template <class S>
-void launch_backward(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout,
+void launch_backward(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout,
                      const OptionalTensor& means, S* dz, S* du, const Device& device) {
   constexpr int SIZE = AlignedVector<S>::SIZE;
   const bool before = arguments.place() == Residual::before, batch = arguments.mean && means;
-  const S* residual = before ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
+  const S* residual = before ? arguments.residual_data<S>() : nullptr;
   const S* dy = static_cast<const S*>(grad.const_data_ptr());
   const OptionalTensor sums = batch ? means : OptionalTensor();
   const Means constants{vector_of(arguments.mean), means_row(sums, 0), means_row(sums, 1)};
@@ -93,7 +93,7 @@ void launch_backward(const Arguments& arguments, const Tensor& grad, const S* z,
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const Tensor& grad, const Tensor& z,
+std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Tensor& grad, const Tensor& z,
                                              const OptionalTensor& means, bool need_z, bool need_residual) {
   const Order order = check_gradient(arguments, grad, z);
   check_means(means, z);

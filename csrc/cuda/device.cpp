@@ -32,7 +32,7 @@ int Device::attribute(cudaDeviceAttr name) const {
   return value;
 }
 
-void Device::check(const Arguments& arguments) const {
+void Device::check(const Epilogue& arguments) const {
   check("mean", arguments.mean);
   check("var", arguments.var);
   check("gamma", arguments.gamma);

@@ -19,7 +19,7 @@ class Device {
   int capability() const;  // 90 for 9.0
   // Throws if the tensor exists and is on another device.
   void check(const char* name, const OptionalTensor& tensor) const;
-  void check(const Arguments& arguments) const;
+  void check(const Epilogue& arguments) const;
 
  private:
   int attribute(cudaDeviceAttr name) const;

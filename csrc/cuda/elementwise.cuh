@@ -20,7 +20,7 @@ namespace atrous::cuda {
 constexpr int THREADS = 256;
 constexpr int LANES = 128;               // at most so many threads of a block are side by side in a row
 constexpr int64_t BLOCKS = 2048;         // enough to keep any GPU busy
-constexpr int64_t MAX_ROWS = 32;         // of a thread; a large tensor gets more than BLOCKS blocks instead
+constexpr int64_t MAX_ROWS = 32;         // most rows of a thread; a large tensor gets more than BLOCKS blocks instead
 constexpr int64_t MAX_PLANE_PARTS = 16;  // into which a single image's planes are divided
 constexpr int64_t MAX_GRID_Y = 65535;    // CUDA's limit
 

@@ -42,10 +42,10 @@ __global__ void __launch_bounds__(THREADS, 2)
 }
 
 template <class S>
-void launch_epilogue(const Arguments& arguments, const S* z, const Tensor& y, const Layout& layout,
+void launch_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, const Layout& layout,
                      const Device& device) {
   constexpr int SIZE = AlignedVector<S>::SIZE;
-  const S* residual = arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
+  const S* residual = arguments.residual_data<S>();
   S* result = static_cast<S*>(y.mutable_data_ptr());
   const ElementwiseTiling tiling(layout, SIZE, aligned(z, residual, result));
   const auto launch_kernel = [&](auto kind, auto place) {
@@ -58,7 +58,7 @@ void launch_epilogue(const Arguments& arguments, const S* z, const Tensor& y, co
 
 }  // namespace
 
-Tensor epilogue(const Arguments& arguments, const Tensor& z) {
+Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
   const Order order = check_dense("z", z);
   arguments.check(to_vector(z.sizes()), to_vector(z.strides()), z.scalar_type());
   const Device device("z", z);

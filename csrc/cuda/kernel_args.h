@@ -11,7 +11,7 @@ inline ChannelVector vector_of(const OptionalTensor& tensor) {
   return {tensor->const_data_ptr(), tensor->size(0) == 1 ? 0 : tensor->stride(0), tensor->scalar_type()};
 }
 
-inline ChannelVectors vectors_of(const Arguments& arguments, const OptionalTensor& bias = {}) {
+inline ChannelVectors vectors_of(const Epilogue& arguments, const OptionalTensor& bias = {}) {
   const Slope kind = arguments.kind();
   ChannelVectors vectors{vector_of(arguments.mean),
                          vector_of(arguments.var),
@@ -26,7 +26,7 @@ inline ChannelVectors vectors_of(const Arguments& arguments, const OptionalTenso
                          nullptr,
                          0,
                          kind == Slope::random};
-  if (vectors.draws_slope || vectors.dropout > 0) {
+  if (arguments.draws()) {
     vectors.seed = static_cast<const int64_t*>(arguments.seed->const_data_ptr());
     vectors.seed_stride = arguments.seed->stride(0);
   }

@@ -15,8 +15,16 @@ inline void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("_conv_epilogue", TORCH_BOX(&OpAdapter<&conv_epilogue>::call));
 }
 
-// _conv_tile takes no tensor and so has no device. Only CUDA builds define it.
-inline void define(torch::stable::detail::StableLibrary& m) { m.def("_conv_tile(str name) -> ()"); }
-inline void implement_anywhere(torch::stable::detail::StableLibrary& m) { m.impl("_conv_tile", TORCH_BOX(&conv_tile)); }
+// These take no tensor and so have no device. Only CUDA builds define them.
+inline void define(torch::stable::detail::StableLibrary& m) {
+  m.def("_conv_tile(str name) -> ()");
+  m.def(
+      "_conv_reasons(ScalarType dtype, bool channels_last, int[4] input, int[4] weight, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups) -> str");
+}
+inline void implement_anywhere(torch::stable::detail::StableLibrary& m) {
+  m.impl("_conv_tile", TORCH_BOX(&conv_tile));
+  m.impl("_conv_reasons", TORCH_BOX(&conv_reasons));
+}
 
 }  // namespace atrous::cuda

@@ -92,12 +92,12 @@ struct Finish {
 };
 
 template <class S>
-void launch_reduce(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result,
+void launch_reduce(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result,
                    const Device& device) {
   using T = Wide<S>;
   constexpr int SIZE = AlignedVector<S>::SIZE;
   const bool before = arguments.place() == Residual::before;
-  const S* residual = before ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
+  const S* residual = before ? arguments.residual_data<S>() : nullptr;
   const S* dy = static_cast<const S*>(grad.const_data_ptr());
   const Reduction reduction(layout, SIZE, aligned(z, residual, dy));
   const Tensor workspace = torch::stable::new_empty(result, Sizes{3 * reduction.parts * layout.channels});
@@ -116,7 +116,7 @@ void launch_reduce(const Arguments& arguments, const Tensor& grad, const S* z, c
 
 }  // namespace
 
-Tensor epilogue_reduce(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_gradient(arguments, grad, z);
   const Device device("z", z);
   device.check("grad", grad);

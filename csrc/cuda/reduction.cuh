@@ -12,8 +12,8 @@
 
 namespace atrous::cuda {
 
-constexpr int MAX_LANES = 32;           // of a block, side by side over a pixel's channels
-constexpr int64_t MIN_ITEMS = 4;        // of a thread
+constexpr int MAX_LANES = 32;           // threads of a block side by side over a pixel's channels
+constexpr int64_t MIN_ITEMS = 4;        // fewest items of a thread
 constexpr int64_t TARGET_BLOCKS = 528;  // four for each of 132 multiprocessors; fixed, so that sums are reproducible
 
 // A vector of the tensor: its offset, and how many of its elements exist.
@@ -171,7 +171,7 @@ __device__ void store_partial(const Reduction& reduction, Accumulator (&own)[SIZ
     if (channel + i < channels) to[i] = own[i];
 }
 
-constexpr int FINISH_THREADS = THREADS;  // of a block, which finishes one channel
+constexpr int FINISH_THREADS = THREADS;  // a block finishes one channel
 
 // Combines the parts of each channel and calls finish(channel, total).
 template <class Accumulator, class Finish>

@@ -66,8 +66,6 @@ __device__ void store(S* to, const AlignedVector<S>& vector, int count, Masked) 
     if (i < count) to[i] = vector.at[i];
 }
 
-inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 // True if every non-null pointer is 16-byte aligned.
 template <class... Pointers>
 bool aligned(const Pointers*... pointers) {

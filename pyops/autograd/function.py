@@ -90,7 +90,7 @@ def _linear(epilogue: Epilogue, batch_stats: bool) -> bool:
 def _sign_suffices(epilogue: Epilogue, batch_stats: bool) -> bool:
     """True if the backward needs only where u > 0, which y shows: y is then saved in place of z and the residual."""
     monotone = epilogue.slope_kind == "relu" or (epilogue.slope_kind == "number" and epilogue.slope_value >= 0)
-    after = epilogue.residual is not None and epilogue.residual_after_act
+    after = epilogue.residual_place == "after"
     return monotone and epilogue.mean is None and not (batch_stats or after or epilogue.dropout)
 
 
@@ -110,7 +110,7 @@ class FusedLayer(torch.autograd.Function):
             epilogue = epilogue._replace(mean=mean, var=var)
         elif config.spec is not None:
             z = config.backend.convolution(input, weight, bias, config.spec)
-        y = config.backend.primitive("_epilogue", z)(z, *epilogue)
+        y = config.backend.primitive("_epilogue", z)(z, epilogue)
         conv_output = None if config.spec is None else z
         ctx.set_materialize_grads(False)  # otherwise autograd fills zeros for the gradients of z, mean and var
         ctx.mark_non_differentiable(*(t for t in (conv_output, mean, var, count) if t is not None))
@@ -119,11 +119,11 @@ class FusedLayer(torch.autograd.Function):
             saved_z = saved_residual = ()
         elif _sign_suffices(epilogue, config.batch_stats):
             saved_z, saved_residual = (y,), ()
-        elif epilogue.residual_after_act:
+        elif epilogue.residual_place == "after":
             saved_residual = ()
         saved_x = saved_input if ctx.needs_input_grad[4] else ()  # only the gradient of the weight needs x
         ctx.config, ctx.input_like = config, shape_and_layout(input)
-        ctx.residual_place = None if epilogue.residual is None else "after" if epilogue.residual_after_act else "before"
+        ctx.residual_place = epilogue.residual_place
         save(ctx, saved_x, saved_z, saved_residual, (weight, count, *epilogue._replace(residual=None)))
         return y, conv_output, mean, var, count
 
@@ -166,7 +166,7 @@ def _epilogue_backward(
     grad = grad.contiguous(memory_format=memory_format(z))
     means = sums = None
     if need["gamma"] or need["beta"] or need["slope"] or (config.batch_stats and need["z"]):
-        sums = config.backend.primitive("_epilogue_reduce", z)(grad, z, *epilogue)
+        sums = config.backend.primitive("_epilogue_reduce", z)(grad, z, epilogue)
     if config.batch_stats and need["z"] and sums is not None:
         global_sums = sums[:2] if config.group is None else sync_stats.all_reduce_sum(sums[:2], config.group)
         means = global_sums / (_count(z) if count is None else count)
@@ -174,7 +174,7 @@ def _epilogue_backward(
         return grad, grad, sums
     dz_is_du = epilogue.mean is None
     dz, du = config.backend.primitive("_epilogue_backward", z)(
-        grad, z, means, need["z"] or dz_is_du, need["du"] and not dz_is_du, *epilogue
+        grad, z, means, need["z"] or dz_is_du, need["du"] and not dz_is_du, epilogue
     )
     return dz, dz if dz_is_du else du, sums
 

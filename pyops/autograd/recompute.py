@@ -1,8 +1,11 @@
 """Recomputes the output of a fused layer in the backward, to the same bits, so that it need not be saved.
 
-An output y refers to its layer's backend and to the arguments of that backend's primitive `_epilogue_again`: the
-layer's saved z, vectors and residual. A layer that would save y saves those instead. If they are gone, or have changed
-since, y itself is saved: that costs memory, never correctness.
+An output y refers to its layer's backend and to the tensors and numbers that this backend's primitive `_epilogue_again`
+computes it from: the layer's saved z, vectors and residual. A layer that would save y saves those instead. If they are
+gone, or have changed since, y itself is saved: that costs memory, never correctness.
+
+Under activation checkpointing y is saved, too: nothing of its first run stays alive, so y could be recomputed in its
+second run only; but the second run must save exactly what the first saved.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Saved = tuple[Any, ...]  # (y,), or (backend, *arguments) with which its `_epilogue_again` recomputes y
+from ..core.spec import Epilogue
+from ..core.torch_compat import checkpointing, version
+
+Saved = tuple[Any, ...]  # (y,), or (backend, z, *epilogue) with which its `_epilogue_again` recomputes y
 TENSOR = object()  # placeholder of a tensor to which there is a weak reference
 
 
@@ -31,7 +37,7 @@ class Recompute(NamedTuple):
 
 
 def attach(y: Tensor, arguments: tuple) -> None:
-    """Attaches to y how to recompute it: (backend, *arguments of `_epilogue_again`).
+    """Attaches to y how to recompute it: (backend, z, *epilogue).
 
     Only the autograd graph of y's layer keeps the tensors alive: after the backward y can no longer be recomputed.
     """
@@ -40,7 +46,7 @@ def attach(y: Tensor, arguments: tuple) -> None:
         versions = _dynamo_versions().mark_and_sum_versions(y, *tensors)
         if versions != _dynamo_versions().NESTED:
             y._atrous_traced = (arguments, versions)  # type: ignore[attr-defined]
-    elif not _checkpointed():
+    elif not checkpointing():
         slots = tuple(TENSOR if isinstance(value, Tensor) else value for value in arguments)
         y._atrous_recompute = Recompute(  # type: ignore[attr-defined]
             slots, [weakref.ref(tensor) for tensor in tensors], _versions(y, tensors)
@@ -53,7 +59,7 @@ def to_save(y: Tensor) -> Saved:
         arguments, versions = getattr(y, "_atrous_traced", None) or ((), None)
         tensors = [value for value in arguments if isinstance(value, Tensor)]
         return arguments if tensors and _dynamo_versions().sum_versions(y, *tensors) == versions else (y,)
-    if _checkpointed():
+    if checkpointing():
         return (y,)
     recompute = getattr(y, "_atrous_recompute", None)
     if not isinstance(recompute, Recompute):
@@ -69,23 +75,13 @@ def restore(saved: Saved) -> Tensor:
     """The tensor for which to_save() returned this: as it was saved, or recomputed."""
     if len(saved) == 1:
         return saved[0]
-    backend, z, *arguments = saved
-    return backend.primitive("_epilogue_again", z)(z, *arguments)
+    backend, z, *epilogue = saved
+    return backend.primitive("_epilogue_again", z)(z, Epilogue(*epilogue))
 
 
 def _versions(y: Tensor, tensors: list[Tensor]) -> int:
     """A number that grows with every in-place change of any of these tensors."""
-    return y._version + sum(tensor._version for tensor in tensors)
-
-
-def _checkpointed() -> bool:
-    """True inside activation checkpointing.
-
-    Nothing of its first run stays alive, so y could be recomputed in its second run only; but the second run must save
-    exactly what the first saved.
-    """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
+    return version(y) + sum(map(version, tensors))
 
 
 def _dynamo_versions():

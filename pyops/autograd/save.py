@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.layout import memory_format
+from ..core.torch_compat import raise_in_backward
 
 NO_DOUBLE_BACKWARD = (
     "atrous: double backward is not supported: the backward of a fused layer is not differentiable "
@@ -30,7 +31,7 @@ def no_double_backward(backward: Callable) -> Callable:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled under create_graph=True
             return gradients
         tensors = [gradient.detach().requires_grad_() for gradient in gradients if gradient is not None]
-        marked = iter(torch._C._functions.DelayedError(NO_DOUBLE_BACKWARD, len(tensors))(*tensors))
+        marked = iter(raise_in_backward(NO_DOUBLE_BACKWARD, tensors))
         return tuple(gradient if gradient is None else next(marked) for gradient in gradients)
 
     return run

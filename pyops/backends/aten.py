@@ -8,19 +8,12 @@ import torch
 from torch import Tensor
 
 from ..core.layout import memory_format
-from ..core.spec import Epilogue, Spec
+from ..core.spec import Epilogue, Spec, flat
+from ..core.torch_compat import cpu_multiplies
 from ..ops import triton_impl
 
-MKLDNN = torch.backends.mkldnn.is_available()
 # Dtypes that this CPU has no multiply instructions for: oneDNN emulates them, many times slower than fp32.
-_EMULATED = {
-    dtype
-    for dtype, supported in (
-        (torch.bfloat16, MKLDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-        (torch.float16, MKLDNN and torch.ops.mkldnn._is_mkldnn_fp16_supported()),
-    )
-    if not supported
-}
+_EMULATED = {dtype for dtype in (torch.bfloat16, torch.float16) if not cpu_multiplies(dtype)}
 
 
 def compute_dtype(input: Tensor) -> torch.dtype:
@@ -48,9 +41,15 @@ def primitive(name: str, x: Tensor) -> Callable:
     """The primitive for tensors like x: on a GPU in Triton, else in C++ if libatrous.so is built for that GPU, else in
     plain torch; on a CPU torch.ops.atrous."""
     device = x.device
-    if not (x.is_cuda and (triton_impl.triton_runs(device) or not triton_impl.atrous_runs(device))):
-        return getattr(torch.ops.atrous, name)
-    return triton_impl.primitive(name)
+    if x.is_cuda and (triton_impl.triton_runs(device) or not triton_impl.atrous_runs(device)):
+        return triton_impl.primitive(name, triton_impl.run_pass)
+    return operator(name)
+
+
+def operator(name: str) -> Callable:
+    """A primitive by its operator of torch.ops.atrous."""
+    run = getattr(torch.ops.atrous, name)
+    return lambda *arguments: run(*flat(*arguments))
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
@@ -60,8 +59,8 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     x or w. A meta tensor keeps the strides that eager gives it.
     """
     dtype = compute_dtype(input)
-    tensors = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    z = torch.conv2d(*tensors, spec.stride, spec.padding, spec.dilation, spec.groups).to(input.dtype)
+    b = None if bias is None else bias.to(dtype)
+    z = torch.conv2d(input.to(dtype), weight.to(dtype), b, *spec).to(input.dtype)
     return z if z.is_meta else z.contiguous(memory_format=memory_format(input, weight))
 
 

@@ -37,7 +37,7 @@ class Backend(Protocol):
     def primitive(self, name: str, x: Tensor) -> Callable:
         """The implementation of a primitive without a convolution, such as "_statistics", for tensors like x.
 
-        Its arguments and results are those of the schema of that name in schemas.def.
+        Its arguments and results are those of the schema of that name in schemas.def, with the Epilogue whole.
         """
 
     def epilogue(self, z: Tensor, arguments: Epilogue) -> Tensor:

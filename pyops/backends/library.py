@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..core.layout import laid_out, memory_format
 from ..core.spec import Epilogue, Spec
+from ..core.torch_compat import onednn_convolution, onednn_pack
 from .aten import (  # noqa: F401
-    MKLDNN,
     compute_dtype,
     convolution,
     convolution_backward,
@@ -32,7 +32,7 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
-    return primitive("_epilogue", z)(z, *arguments)
+    return primitive("_epilogue", z)(z, arguments)
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
@@ -56,11 +56,10 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     dtype = compute_dtype(input)
     known = dtype in (torch.float32, torch.bfloat16)
-    if input.device.type != "cpu" or not MKLDNN or not known or torch.compiler.is_compiling():
+    if input.device.type != "cpu" or onednn_pack is None or not known or torch.compiler.is_compiling():
         return weight
-    return torch.ops.mkldnn._reorder_convolution_weight(
-        weight.to(dtype), spec.padding, spec.stride, spec.dilation, spec.groups, list(input.shape)
-    )
+    geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)
+    return onednn_pack(weight.to(dtype), *geometry, list(input.shape))
 
 
 def packed_conv_epilogue(
@@ -74,7 +73,7 @@ def packed_conv_epilogue(
         activation, scalars = _onednn_activation(arguments)
         bias = None if weights[0] is None else weights[0].contiguous()  # oneDNN ignores a vector's stride
         geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)
-        z = torch.ops.mkldnn._convolution_pointwise(input, packed, bias, *geometry, activation or "none", scalars, "")
+        z = onednn_convolution(input, packed, bias, *geometry, activation or "none", scalars, "")
         z = laid_out(z, z.dtype, layout)  # oneDNN chooses its output's layout itself
         return z if activation else epilogue(z, arguments)
 

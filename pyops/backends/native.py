@@ -1,16 +1,17 @@
 """Backend `native`: libatrous.so, the convolution and its epilogue in one C++ call, without Python or a JIT.
 
 On a CPU, a 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution, F(2x2, 3x3), when it is frozen
-(fused with its epilogue) and, from TRAINING_PIXELS on, in training; any other convolution is aten's, with the C++
-epilogue in place.
-On CUDA, if the library is built for the GPU, a channels_last convolution without groups and its epilogue are one launch
-that multiplies fp32 as tf32 (its constraints are in csrc/cuda/conv/problem.h). Any other convolution, those in fp32
-where torch asks for ieee, and those in training are aten's, with everything after them in C++.
+(fused with its epilogue) and, from TRAINING_PIXELS on, in training. Any other convolution is torch's own (oneDNN), by
+design: what `native` adds to it is the epilogue in place, in the same C++ call.
+On CUDA every convolution is a kernel of the library, which multiplies fp32 as tf32, fused with its epilogue unless that
+draws. A convolution that no kernel computes is refused with the reasons; csrc/cuda/conv/heuristics.cpp has them.
+Gradients of convolutions are torch's own, but for Winograd's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from .. import ops, tuning
 from ..core.layout import channels_last, memory_format
 from ..core.spec import Epilogue, Spec
+from ..core.torch_compat import constant, outside_modes
 from ..ops import device_support
 from . import aten
 from .aten import compute_dtype, in_compute_dtype
@@ -35,11 +37,36 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
         problems.append(f"input: expected a CPU or CUDA tensor, got one on {input.device}")
     elif input.is_cuda and not problems:
         problems += device_support.native_reasons(input.device)
+        if weight is not None and spec is not None and not problems:
+            problems += _cuda_reasons(input, weight, spec)
     return problems
 
 
+def _cuda_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
+    """Reasons why no CUDA kernel computes a convolution. If a size is symbolic, the operator itself raises them."""
+    problems = []
+    if input.dtype == torch.float32 and not tuning.tf32():
+        expected = "tf32 (torch.backends.cudnn.conv.fp32_precision) or a 16-bit dtype"
+        problems.append(f"input: expected {expected}, got float32 with ieee precision")
+    if tuning.all_ints((*input.shape, *weight.shape)):
+        nhwc = memory_format(input, weight) == torch.channels_last
+        problems += _kernel_reasons(input.dtype, nhwc, input.shape, weight.shape, *spec)
+    return problems
+
+
+@constant
+def _kernel_reasons(*call) -> tuple[str, ...]:
+    return _ask_library(*call)
+
+
+@lru_cache(maxsize=4096)  # an eager model asks in every call
+def _ask_library(*call) -> tuple[str, ...]:
+    with outside_modes():
+        return tuple(filter(None, torch.ops.atrous._conv_reasons(*call).split("; ")))
+
+
 def primitive(name: str, x: Tensor) -> Callable:
-    return getattr(torch.ops.atrous, name)
+    return aten.operator(name)
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
@@ -47,12 +74,8 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
-    if input.is_cuda and input.dtype == torch.float32 and not tuning.tf32():
-        return epilogue(aten.convolution(input, weight, bias, spec), arguments)
-
     def run(input, weights, arguments):
-        geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-        return torch.ops.atrous._conv_epilogue(input, *weights, *geometry, *arguments)
+        return torch.ops.atrous._conv_epilogue(input, *weights, *spec, *arguments)
 
     return in_compute_dtype(run, input, (weight, bias), arguments)
 
@@ -111,6 +134,8 @@ def _winograd(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_fo
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
+    if input.is_cuda:
+        return conv_epilogue(input, weight, bias, spec, Epilogue())
     if not _winograd(input, weight, spec, memory_format(input)):
         return aten.convolution(input, weight, bias, spec)
     transformed = torch.ops.atrous._winograd_weight(weight)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.spec import Epilogue, Spec
+from ..core.torch_compat import version
 from ..ops import triton_impl
 from .base import Backend
 
@@ -41,8 +42,8 @@ class PrepackedWeights:
     def _packed(self, backend: Backend, input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
         if torch.compiler.is_compiling():  # in a compiled graph packing is an ordinary operator
             return backend.pack(input, weight, spec)
-        version = None if weight.is_inference() else weight._version
-        key = (backend.name, backend.pack_key(input, weight, spec), id(weight), weight.data_ptr(), version)
+        changes = None if weight.is_inference() else version(weight)
+        key = (backend.name, backend.pack_key(input, weight, spec), id(weight), weight.data_ptr(), changes)
         if key not in self.entries:
             if triton_impl.capturing(input):  # a tensor made under capture has no values until the graph is replayed
                 return backend.pack(input, weight, spec)

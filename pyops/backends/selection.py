@@ -78,7 +78,7 @@ def choose(
     refusals: dict[str, list[str]] = {}
     if backend == "auto" and weight is not None and spec is not None and not training:
         measured = tuning.measured(input, weight, spec, residual, frozen)
-        if measured is not None:
+        if measured is not None and measured.backend in _BACKENDS:
             refusals[measured.backend] = reasons(measured.backend, input, weight, spec)
             if not refusals[measured.backend]:
                 return _BACKENDS[measured.backend]

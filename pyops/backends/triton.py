@@ -47,22 +47,15 @@ def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str
 
 
 def primitive(name: str, x: Tensor) -> Callable:
-    def run(*arguments):
-        by_operator = _by_operator(*arguments)
-        return (getattr(torch.ops.atrous_triton, name) if by_operator else triton_impl.pointwise(name))(*arguments)
-
-    return run
+    return triton_impl.primitive(name, triton_impl.launch)
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
-    return primitive("_epilogue", z)(z, *arguments)
+    return primitive("_epilogue", z)(z, arguments)
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
-    if not _by_operator(input, weight, bias, *arguments):
-        return triton_impl.triton_conv_epilogue(input, weight, bias, spec, arguments)
-    geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-    return torch.ops.atrous_triton._conv_epilogue(input, weight, bias, *geometry, *arguments)
+    return primitive("_conv_epilogue", input)(input, weight, bias, spec, arguments)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
@@ -73,18 +66,7 @@ def convolution_statistics(
     input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One launch computes z and its statistics."""
-    if not _by_operator(input, weight, bias):
-        return triton_impl.triton_conv_statistics(input, weight, bias, spec)
-    geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-    return torch.ops.atrous_triton._conv_statistics(input, weight, bias, *geometry)
-
-
-def _by_operator(x: Tensor, *others) -> bool:
-    """True if the kernel is called through its operator.
-
-    On a CPU there is no operator; while a CUDA graph is captured, the operator `_epilogue` may run another kernel.
-    """
-    return x.is_meta or (x.is_cuda and triton_impl.observed(x, *others) and not triton_impl.capturing(x))
+    return primitive("_conv_statistics", input)(input, weight, bias, spec)
 
 
 def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:

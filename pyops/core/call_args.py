@@ -91,8 +91,5 @@ class PostOpArgs:
             if tuple(residual.shape) != tuple(size):
                 residual = residual.expand(size)
             residual = laid_out(residual, self.dtype(like), memory_format)
-        kind, value, upper, tensor = self.slope
         seed = self.seed(like.device)
-        return Epilogue(
-            *batch_norm[:4], batch_norm.eps, kind, value, upper, tensor, seed, residual, self.after, self.dropout
-        )
+        return Epilogue(*batch_norm[:4], batch_norm.eps, *self.slope, seed, residual, self.after, self.dropout)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,16 +16,20 @@ def accumulate_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@dataclass(frozen=True)
-class Spec:
-    """Geometry of a 2-D convolution. Each pair is (height, width)."""
+class Spec(NamedTuple):
+    """Geometry of a 2-D convolution, in the order of torch's arguments. Each pair is (height, width)."""
 
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
 
-    def output_size(self, input_size: Pair, kernel_size: Pair) -> Pair:
+    @staticmethod
+    def of(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int = 1) -> Spec:
+        """The geometry of an operator's arguments, whose pairs are lists."""
+        return Spec(tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
+
+    def output_size(self, input_size: Sequence[int], kernel_size: Sequence[int]) -> Pair:
         """floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1, height and width."""
         height, width = (
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -59,3 +63,13 @@ class Epilogue(NamedTuple):
     residual: Tensor | None = None
     residual_after_act: bool = False
     dropout: float = 0.0
+
+    @property
+    def residual_place(self) -> str:
+        """Where the residual is added: "none" | "before" | "after", relative to the activation."""
+        return "none" if self.residual is None else "after" if self.residual_after_act else "before"
+
+
+def flat(*arguments: Any) -> list[Any]:
+    """An operator's arguments, with the fields of a Spec or an Epilogue in its place, as schemas.def lists them."""
+    return [value for one in arguments for value in (one if isinstance(one, (Spec, Epilogue)) else (one,))]

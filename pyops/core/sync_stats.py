@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_collectives = torch.ops._c10d_functional
+from .torch_compat import collectives
 
 
 class Group(NamedTuple):
@@ -35,8 +35,8 @@ def statistics(mean: Tensor, var: Tensor, count: int, group: Group) -> tuple[Ten
     Source: Chan, Golub and LeVeque, Algorithms for computing the sample variance (1983).
     """
     local = torch.cat([mean, var, torch.full_like(mean[:1], count)])
-    gathered = _collectives.all_gather_into_tensor(local, group.size, group.name)
-    ranks = _collectives.wait_tensor(gathered).view(group.size, -1)
+    gathered = collectives.all_gather_into_tensor(local, group.size, group.name)
+    ranks = collectives.wait_tensor(gathered).view(group.size, -1)
     means, variances, counts = ranks.split([mean.numel(), var.numel(), 1], 1)
     total = counts.sum().clamp(min=1)
     overall = (counts * means).sum(0) / total
@@ -44,4 +44,4 @@ def statistics(mean: Tensor, var: Tensor, count: int, group: Group) -> tuple[Ten
 
 
 def all_reduce_sum(sums: Tensor, group: Group) -> Tensor:
-    return _collectives.wait_tensor(_collectives.all_reduce(sums, "sum", group.name))
+    return collectives.wait_tensor(collectives.all_reduce(sums, "sum", group.name))

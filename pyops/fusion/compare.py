@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+
+from ..core.torch_compat import tree_leaves, tree_map
 
 
 def compare(plain: nn.Module, fused: nn.Module, example_inputs) -> None:
     """Raises ValueError if the plain model rejects the inputs, RuntimeError if the outputs differ.
 
-    Tolerance: sqrt(eps of the dtype) times the largest plain value. Buffers and training flags are restored.
+    Tolerance: sqrt(eps of the dtype) times the largest plain value. It finds a wrong fusion, not a lost digit: the
+    error budget of testing.py would need the model in fp64. Buffers and training flags are restored.
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     try:

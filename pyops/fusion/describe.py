@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from ..core.torch_compat import children
 from .nodes import name_of
 from .report import Report, Site
 from .sites import Chain
@@ -34,7 +35,7 @@ def describe(visits: list[Visit], frozen: bool = False) -> Report:
 def _sites(visited: Visit, mode: bool) -> list[Site]:
     plan = visited.plans[mode]
     if plan.reason:
-        convolutions = [name for name, child in visited.module._modules.items() if isinstance(child, nn.Conv2d)]
+        convolutions = [name for name, child in children(visited.module).items() if isinstance(child, nn.Conv2d)]
         return [Site(visited.name(name), "conv", False, plan.reason) for name in convolutions]
     return [_site(visited, chain) for chain in plan.chains]
 

@@ -8,8 +8,9 @@ from collections import Counter
 import torch
 from torch import nn
 
+from ..core.torch_compat import children
 from ..nn import FrozenConv2d
-from .twin import Generated, shared_copy
+from .shared_copy import Generated, shared_copy
 
 
 def independent(model: nn.Module) -> nn.Module:
@@ -40,9 +41,9 @@ def fold(root: nn.Module, modules: list[nn.Module], backend: str) -> None:
     replacement = {id(modules[0]): FrozenConv2d(*modules, backend=backend).eval()}  # type: ignore[arg-type]
     replacement.update({id(bn): nn.Identity().eval() for bn in modules[1:]})
     for module in list(root.modules()):
-        for name, child in module._modules.items():
+        for name, child in children(module).items():
             if id(child) in replacement:
-                module._modules[name] = replacement[id(child)]
+                children(module)[name] = replacement[id(child)]
 
 
 class EvalOnly(Generated):

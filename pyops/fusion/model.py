@@ -12,7 +12,7 @@ from .freeze import EvalOnly, fold, independent, unfoldable
 from .report import Report
 from .rewrite import Forward
 from .run import FuseOptions
-from .twin import shared_copy
+from .shared_copy import shared_copy
 from .visit import Visit, calls, visit
 
 WRAPPERS = ("GraphModule", "ScriptModule", "OptimizedModule", "DataParallel", "DistributedDataParallel",
@@ -72,7 +72,7 @@ def _check(model: object) -> None:
         kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
         if kinds:
             raise TypeError(f"{name}: expected a module as it was written, got a {kinds[-1]}: fuse first, then wrap")
-        if any(map(is_lazy, module._parameters.values())):
+        if any(map(is_lazy, module.parameters(recurse=False))):
             raise ValueError(
                 f"{name}: expected initialized parameters, got a lazy {type(module).__name__}: run it once"
             )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..core import activation
+from ..core.torch_compat import has_hooks
 from ..nn import FrozenConv2d
 
 KINDS = {"conv": (nn.Conv2d, FrozenConv2d), "bn": (nn.BatchNorm2d, nn.SyncBatchNorm), "identity": (nn.Identity,)}
@@ -18,7 +19,6 @@ ACTS = {F.relu: "relu", torch.relu: "relu", F.relu_: "relu", torch.relu_: "relu"
         F.leaky_relu: "leaky_relu", F.leaky_relu_: "leaky_relu", F.rrelu: "rrelu", F.rrelu_: "rrelu"}  # fmt: skip
 PRELU = (torch.prelu, F.prelu, "prelu")
 NAMES = {kind.module: name for name, kind in activation.ACTIVATIONS.items()}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def target(node: fx.Node) -> str:
@@ -40,7 +40,7 @@ def not_fusible(path: str, module: nn.Module) -> str:
     if type(module) not in exact:
         base = next(kind for kind in exact if isinstance(module, kind))
         return f"{path} is a {type(module).__name__}, not exactly {base.__name__}"
-    if any(getattr(module, hooks) for hooks in HOOKS):
+    if has_hooks(module):
         return f"{path} has hooks"
     if "forward" in vars(module):
         return f"{path} has a forward of its own"

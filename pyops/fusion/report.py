@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field
 class Site:
     """A site: operations that one fused call replaces, or could replace.
 
-    path: that of its first module. pattern: the operations of the call, such as "conv+bn+relu". reason: why it is not
-    fused, or why the call does not cover more. mode: "both", or the only mode ("train" | "eval") with this site.
+    path: that of its first module.
+    pattern: the operations of the call, such as "conv+bn+relu".
+    reason: why it is not fused, or why the call does not cover more.
+    mode: "both", or the only mode ("train" | "eval") with this site.
     folded: see fuse(freeze=True).
     """
 
@@ -25,7 +27,11 @@ class Site:
 
 @dataclass
 class Report:
-    """sites: all sites, fused or not. untraced: (path, class, reason) of the modules that were left as they were."""
+    """The report of fuse(), which its copy of a model has as `fusion_report`; str() of it is a table.
+
+    sites: all sites, fused or not.
+    untraced: (path, class, reason) of the modules that were left as they were.
+    """
 
     frozen: bool = False
     sites: list[Site] = field(default_factory=list)

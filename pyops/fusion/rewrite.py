@@ -9,13 +9,13 @@ from types import MethodType, ModuleType
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.module import _has_any_global_hook
 
+from ..core.torch_compat import has_global_hook
 from . import run
 from .nodes import operands, slope
+from .shared_copy import Generated
 from .sites import Chain, Finder
 from .trace import Trace, Untraceable, trace
-from .twin import Generated
 from .watch import Watch
 
 
@@ -103,7 +103,7 @@ class Forward(Generated):
         plan = self.plans.get(owner.training)
         if plan is not None and not plan.watch.holds(owner):
             plan = self._again(owner.training)
-        if plan is not None and plan.source and not _has_any_global_hook():
+        if plan is not None and plan.source and not has_global_hook():
             arguments = plan.arguments(args, kwargs)
             if arguments is not None:
                 return plan.function(owner, *arguments)

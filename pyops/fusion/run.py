@@ -16,7 +16,7 @@ from ..autograd.max_pool import MaxPool
 from ..core import checks
 from ..core.activation import SlopeLike
 from ..core.spec import Spec
-from .nodes import HOOKS
+from ..core.torch_compat import has_hooks
 
 Act = nn.Module | SlopeLike | None  # SlopeLike: the slope of a functional activation
 
@@ -56,7 +56,7 @@ def add_act(act: Act, input, other, inplace=False, backend="auto", recompute=Tru
 def max_pool2d(pool: nn.MaxPool2d, input):
     """pool(x). With gradients it saves the position of each maximum instead of x, which a site can recompute."""
     gradients = _takes(input) and input.requires_grad and torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or not gradients or any(getattr(pool, hooks) for hooks in HOOKS):
+    if torch.compiler.is_compiling() or not gradients or has_hooks(pool):
         return pool(input)  # torch.compile saves no more than that
     geometry = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
     return MaxPool.apply(input, *geometry)

@@ -12,11 +12,12 @@ from collections import OrderedDict, deque
 import torch
 from torch import fx, nn
 
+from ..core.torch_compat import hook_dicts
 from .aliasing import WRITING_OPERATORS
-from .twin import Generated, shared_copy
+from .shared_copy import Generated, shared_copy
 
 CONTAINERS = (dict, list, set, deque, OrderedDict)
-HOOKS = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
+HOOKS = hook_dicts(nn.Module()).keys()
 
 
 class Untraceable(Exception):

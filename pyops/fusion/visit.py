@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from .. import nn as fused
+from ..core.torch_compat import children
 from .rewrite import Plan
 from .run import FuseOptions
 from .watch import CONTAINERS
@@ -45,7 +46,7 @@ def visit(root: nn.Module, modes: tuple[bool, ...], options: FuseOptions) -> lis
         if plans:
             visits.append(visited)
         if visited.reasons or not plans:
-            called = dict.fromkeys(module._modules)
+            called = dict.fromkeys(children(module))
         waiting[:0] = [(visited.name(target), module_at(module, target)) for target in called]
     return visits
 
@@ -78,7 +79,7 @@ def calls(visits: list[Visit]) -> Counter:
 
 
 def _within_reach(owner: nn.Module) -> Iterator[int]:
-    for child in owner._modules.values():
+    for child in children(owner).values():
         if child is not None:
             yield id(child)
         if isinstance(child, CONTAINERS):

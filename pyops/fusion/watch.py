@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..core.torch_compat import children, has_hooks
 from .sites import Chain
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -42,7 +43,7 @@ class Watch:
 
     def holds(self, owner: nn.Module) -> bool:
         """True if nothing has changed. Runs at each call, in plain loops that torch.compile can trace and guard on."""
-        if not _hold(self.children, owner._modules):
+        if not _hold(self.children, children(owner)):
             return False
         for path, name, value in self.values:
             now = getattr(_at(owner, path), name, self)
@@ -56,14 +57,14 @@ class Watch:
 
 def _children(owner: nn.Module, entered: set[str], replaced: set[str], prefix: str = "") -> list[Child]:
     """Returns all children, with their own for containers and for submodules whose children were used."""
-    children: list[Child] = []
-    for name, child in owner._modules.items():
+    result: list[Child] = []
+    for name, child in children(owner).items():
         path = prefix + name
         inside = None
         if child is not None and (isinstance(child, CONTAINERS) or path in entered):
             inside = _children(child, entered, replaced, path + ".")
-        children.append((name, type(child), path in replaced, inside))
-    return children
+        result.append((name, type(child), path in replaced, inside))
+    return result
 
 
 def _hold(expected: list[Child], modules: dict[str, Any]) -> bool:
@@ -75,17 +76,14 @@ def _hold(expected: list[Child], modules: dict[str, Any]) -> bool:
             return False
         if replaced and not _bare(child):
             return False
-        if inside is not None and not _hold(inside, modules[now]._modules):
+        if inside is not None and not _hold(inside, children(child)):
             return False
     return True
 
 
 def _bare(module: nn.Module) -> bool:
     """True if a call runs only the forward of its class, as nodes.not_fusible() requires."""
-    return not (
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        or "forward" in module.__dict__
-    )  # fmt: skip
+    return not has_hooks(module) and "forward" not in module.__dict__
 
 
 def _at(module: Any, path: Path) -> Any:

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from ..core import checks
+from ..core.torch_compat import NormBase
 
 SLOPE = 0.25  # the paper's initial slope
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)  # weight[0] holds the n inputs that one output sums
-NOT_DECAYED = (nn.PReLU, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NOT_DECAYED = (nn.PReLU, NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def init_prelu_kaiming_(model: nn.Module) -> nn.Module:
@@ -65,10 +65,10 @@ def _check_parameters(model: nn.Module, wanted: Sequence[tuple[nn.Module, str]])
         if name.rpartition(".")[2] == "weight" and buffer.dim() == 4:  # nn.FrozenConv2d's; class weights are 1-D
             raise ValueError(f"model: expected weights to train, got the buffer {name}, as of fuse(freeze=True)")
     for module, name in wanted:
-        if name not in module._parameters:  # weight_norm, pruning or parametrize compute it
+        own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        if name not in own and getattr(module, name, module) is not None:  # weight_norm, pruning or parametrize made it
             raise ValueError(f"model: expected {name} to be a parameter, got one that is computed, in {module}")
-        parameter = module._parameters[name]
-        if parameter is not None and is_lazy(parameter):
+        if name in own and is_lazy(own[name]):
             raise ValueError(f"model: expected {name} of known shape, got {module}: call the model once before")
 
 

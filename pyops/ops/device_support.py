@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from ..tuning.table import constant
+from ..core.torch_compat import constant
 
 MIN_CAPABILITY = (8, 0)  # oldest compute capability that our kernels support, in Triton and in C++
 

@@ -9,37 +9,39 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..core.spec import accumulate_type
+from ..core.spec import Epilogue, accumulate_type
 from . import fake
 
 
-def _widened(function, z: Tensor, *arguments):
-    """function(z, *arguments) in accumulate_type(z.dtype)."""
+def _widened(z: Tensor, *values) -> list:
+    """z and the other values, the floating-point tensors among them in accumulate_type(z.dtype)."""
     wide = accumulate_type(z.dtype)
-    cast = [a.to(wide) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-    return function(z.to(wide), *cast)
+    return [v.to(wide) if isinstance(v, Tensor) and v.is_floating_point() else v for v in (z, *values)]
 
 
 def _epilogue(z: Tensor, *arguments) -> Tensor:
-    return torch.empty_like(z).copy_(_widened(reference.epilogue, z, *arguments))
+    wide, *epilogue = _widened(z, *arguments)
+    return torch.empty_like(z).copy_(reference.epilogue(wide, Epilogue(*epilogue)))
 
 
 _epilogue_again = _epilogue
 
 
 def _epilogue_reduce(grad: Tensor, z: Tensor, *arguments) -> Tensor:
-    return _widened(reference.epilogue_reduce, grad, z, *arguments)
+    grad, z, *epilogue = _widened(grad, z, *arguments)
+    return reference.epilogue_reduce(grad, z, Epilogue(*epilogue))
 
 
-def _epilogue_backward(grad: Tensor, z: Tensor, *arguments) -> tuple[Tensor, Tensor]:
-    dz, du = fake._epilogue_backward(grad, z, *arguments)  # allocates the results in the layout of z
-    wide = _widened(reference.epilogue_backward, grad, z, *arguments)
+def _epilogue_backward(grad: Tensor, z: Tensor, means, need_z: bool, need_residual: bool, *arguments):
+    dz, du = fake._epilogue_backward(grad, z, means, need_z, need_residual)  # allocates the results in the layout of z
+    grad, z, means, *epilogue = _widened(grad, z, means, *arguments)
+    wide = reference.epilogue_backward(grad, z, means, need_z, need_residual, Epilogue(*epilogue))
     return dz.copy_(wide[0]), du.copy_(wide[1])
 
 
 def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     if z.numel():
-        return _widened(reference.statistics, z)
+        return reference.statistics(*_widened(z))
     mean, var = fake._statistics(z)
     return mean.zero_(), var.zero_()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.spec import accumulate_type
+from ..core.spec import Spec, accumulate_type
 
 
 def _epilogue(z: Tensor, *arguments) -> Tensor:
@@ -47,6 +47,6 @@ def _winograd_weight(weight: Tensor, turned: bool = False) -> Tensor:
 
 
 def _winograd_epilogue(input, transformed, out_channels, bias, padding, dilation, *arguments) -> Tensor:
-    height, width = (input.shape[i + 2] + 2 * padding[i] - 2 * dilation[i] for i in (0, 1))
-    shape = (input.shape[0], out_channels, height, width)
+    size = Spec.of((1, 1), padding, dilation).output_size(input.shape[2:], (3, 3))
+    shape = (input.shape[0], out_channels, *size)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)

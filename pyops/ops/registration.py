@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ..core.torch_compat import has_schema
 from . import eager, fake, triton_impl
 
 _HERE = Path(__file__).parents[1]
@@ -42,7 +43,7 @@ def _load_library() -> str | None:
         return f"libatrous.so does not load: {error}"
     for name, schema in schemas().items():
         built = getattr(torch.ops.atrous, name, None)
-        if built is None or str(built.default._schema) != str(torch._C.parse_schema("atrous::" + schema)):
+        if built is None or not has_schema(built.default, "atrous::" + schema):
             raise ImportError(f"{path} was built from other sources ({name} differs): build it again")
     return None
 
@@ -58,7 +59,7 @@ def _register() -> tuple[torch.library.Library, torch.library.Library]:
         if not library_loaded:
             library.define(schema)
         for key in ("CPU", "CUDA"):
-            built = torch._C._dispatch_has_kernel_for_dispatch_key(f"atrous::{name}", key)
+            built = getattr(torch.ops.atrous, name).default.has_kernel_for_dispatch_key(key)
             if hasattr(eager, name) and not built:
                 library.impl(name, getattr(eager, name), key)
         torch.library.register_fake(f"atrous::{name}", getattr(fake, name), lib=library)

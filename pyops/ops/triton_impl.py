@@ -1,30 +1,28 @@
-"""The primitives torch.ops.atrous_triton._*: Triton kernels where Triton runs, else torch.ops.atrous or plain torch."""
+"""The primitives torch.ops.atrous_triton._*: Triton kernels where Triton runs, else torch.ops.atrous or plain torch,
+after torch's own convolution.
+
+Functions take Spec and Epilogue whole; operators, and the implementations that are registered for them, take the flat
+arguments of their schemas.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 from collections.abc import Callable
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import tuning
 from ..core.layout import memory_format
-from ..core.spec import Epilogue, Spec
-from . import device_support, eager
+from ..core.spec import Epilogue, Spec, flat
+from ..core.torch_compat import constant, operators_observed
+from . import device_support, eager, fake
 
 triton_installed = importlib.util.find_spec("triton") is not None
-
-
 _PLAIN = {Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list}
-# Dispatch keys of ordinary calls, in inference mode and under autocast too: none of them observes operators.
-_ORDINARY_KEYS = functools.reduce(
-    torch._C.DispatchKeySet.__or__,
-    (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in
-     ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")),
-).raw_repr()  # fmt: skip
 
 
 def observed(*arguments) -> bool:
@@ -33,21 +31,7 @@ def observed(*arguments) -> bool:
     If not, a kernel is launched without the dispatcher, which takes 10 to 15 us of host time to pass as many arguments
     as ours to Python and back.
     """
-    return (
-        torch.compiler.is_compiling()
-        or not _PLAIN.issuperset(map(type, arguments))
-        or bool(torch._C._dispatch_tls_local_include_set().raw_repr() & ~_ORDINARY_KEYS)
-        or torch.autograd._profiler_enabled()
-    )
-
-
-def primitive(name: str) -> Callable:
-    """The operator of this name if its call is observed, else the function of this module that implements it."""
-
-    def run(*arguments):
-        return (getattr(torch.ops.atrous_triton, name) if observed(*arguments) else globals()[name])(*arguments)
-
-    return run
+    return torch.compiler.is_compiling() or not _PLAIN.issuperset(map(type, arguments)) or operators_observed()
 
 
 def capturing(x: Tensor) -> bool:
@@ -55,95 +39,113 @@ def capturing(x: Tensor) -> bool:
     return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 
 
-@tuning.constant
+@constant
 def triton_runs(device: torch.device) -> bool:
     """True if Triton is installed and the GPU is sm_80 or newer."""
     return triton_installed and not device_support.too_old(device)
 
 
-@tuning.constant
+@constant
 def atrous_runs(device: torch.device) -> bool:
     """True if torch.ops.atrous runs on this GPU: in plain torch, or in C++ that was built for it."""
     return not device_support.arch_list() or not device_support.native_reasons(device)
 
 
-def pointwise(name: str) -> Callable:
-    """The launcher of the Triton kernel of a primitive without a convolution, on any device."""
-    from ..triton_kernels.pointwise import backward, forward
+@functools.cache
+def launchers() -> dict[str, Callable[..., Any]]:
+    """primitive -> the launcher of its Triton kernel, imported when first needed: Triton may not be installed."""
+    from ..triton_kernels.conv.forward import conv_epilogue
+    from ..triton_kernels.conv.statistics import conv_statistics
+    from ..triton_kernels.pointwise.backward import epilogue_backward, epilogue_reduce, statistics
+    from ..triton_kernels.pointwise.forward import epilogue
 
-    if name in ("_epilogue", "_epilogue_again"):
-        return forward.epilogue
-    return getattr(backward, name.removeprefix("_"))
+    def measured_conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, e: Epilogue) -> Tensor:
+        """With the measured config, else the predicted one."""
+        measured = tuning.measured_config(input, weight, spec, e.residual is not None)
+        layout = memory_format(input, weight)
+        return conv_epilogue(input, weight, bias, spec, e, memory_format=layout, measured=measured)
+
+    def conv_statistics_in_layout(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec):
+        return conv_statistics(input, weight, bias, spec, memory_format=memory_format(input, weight))
+
+    return {
+        "_epilogue": epilogue, "_epilogue_again": epilogue, "_epilogue_reduce": epilogue_reduce,
+        "_epilogue_backward": epilogue_backward, "_statistics": statistics,
+        "_conv_epilogue": measured_conv_epilogue, "_conv_statistics": conv_statistics_in_layout,
+    }  # fmt: skip
 
 
-def _fallback(name: str, device: torch.device) -> Callable:
-    """The implementation where Triton does not run: torch.ops.atrous, or plain torch."""
-    return getattr(torch.ops.atrous if atrous_runs(device) else eager, name)
+def primitive(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """A primitive: its operator of torch.ops.atrous_triton if the call is observed, else `run`: launch or run_pass.
+
+    On a CPU, in Triton's interpreter, there is no operator. While a CUDA graph is captured `run` is called, since it
+    decides what to do if the kernel is not compiled.
+    """
+
+    def call(x: Tensor, *arguments):
+        if x.is_meta or (x.is_cuda and observed(*flat(x, *arguments)) and not capturing(x)):
+            return getattr(torch.ops.atrous_triton, name)(*flat(x, *arguments))
+        return run(name, x, *arguments)
+
+    return call
 
 
-def _with_fallback(name: str):
-    """The kernel, or the fallback where Triton does not run or a graph is captured before the kernel is compiled."""
+def launch(name: str, *arguments):
+    """A primitive in Triton. Raises NotCompiled."""
+    return launchers()[name](*arguments)
 
-    def run(*arguments):
-        device = arguments[0].device
-        if not triton_runs(device):
-            return _fallback(name, device)(*arguments)
+
+def run_pass(name: str, x: Tensor, *arguments):
+    """A primitive without a convolution, in Triton if it runs here and, while a graph is captured, is compiled."""
+    if triton_runs(x.device):
         try:
-            return pointwise(name)(*arguments)
+            return launch(name, x, *arguments)
         except RuntimeError as error:
             from ..triton_kernels.launch import NotCompiled  # imported here, so that no other call pays for it
 
             if not isinstance(error, NotCompiled):
                 raise
-            return _fallback(name, device)(*arguments)
-
-    return run
+    return getattr(torch.ops.atrous if atrous_runs(x.device) else eager, name)(*flat(x, *arguments))
 
 
-_epilogue, _epilogue_again, _epilogue_reduce, _epilogue_backward, _statistics = map(
-    _with_fallback, ("_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_statistics")
-)
+def _torch_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
+    """Where Triton does not run; torch.ops.atrous does not compute every convolution on a GPU."""
+    return fake._conv(input, weight, bias, *spec).contiguous(memory_format=memory_format(input, weight))
 
 
-def triton_conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
-    """`_conv_epilogue` in Triton, with the measured config, else the predicted one. Raises NotCompiled."""
-    measured = tuning.measured_config(input, weight, spec, arguments.residual is not None)
-    geometry, layout = (spec.stride, spec.padding, spec.dilation, spec.groups), memory_format(input, weight)
-    run = _convolutions().conv_epilogue
-    return run(input, weight, bias, *geometry, *arguments, memory_format=layout, measured=measured)
+# The operators' implementations.
 
 
-def triton_conv_statistics(
-    input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`_conv_statistics` in Triton. Raises NotCompiled."""
-    geometry = spec.stride, spec.padding, spec.dilation, spec.groups
-    run = _convolutions().conv_statistics
-    return run(input, weight, bias, *geometry, memory_format=memory_format(input, weight))
+def _epilogue(z: Tensor, *epilogue) -> Tensor:
+    return run_pass("_epilogue", z, Epilogue(*epilogue))
 
 
-@functools.lru_cache
-def _convolutions() -> SimpleNamespace:
-    from ..triton_kernels.conv.forward import conv_epilogue
-    from ..triton_kernels.conv.statistics import conv_statistics
-
-    return SimpleNamespace(conv_epilogue=conv_epilogue, conv_statistics=conv_statistics)
+def _epilogue_again(z: Tensor, *epilogue) -> Tensor:
+    return run_pass("_epilogue_again", z, Epilogue(*epilogue))
 
 
-def _spec(stride, padding, dilation, groups) -> Spec:
-    """The geometry, whose pairs an operator receives as lists."""
-    return Spec(tuple(stride), tuple(padding), tuple(dilation), groups)
+def _epilogue_reduce(grad: Tensor, z: Tensor, *epilogue) -> Tensor:
+    return run_pass("_epilogue_reduce", grad, z, Epilogue(*epilogue))
 
 
-def _conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *arguments) -> Tensor:
+def _epilogue_backward(grad: Tensor, z: Tensor, means, need_z, need_residual, *epilogue) -> tuple[Tensor, Tensor]:
+    return run_pass("_epilogue_backward", grad, z, means, need_z, need_residual, Epilogue(*epilogue))
+
+
+def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    return run_pass("_statistics", z)
+
+
+def _conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *epilogue) -> Tensor:
+    operands, e = (input, weight, bias, Spec.of(stride, padding, dilation, groups)), Epilogue(*epilogue)
     if triton_runs(input.device):
-        spec = _spec(stride, padding, dilation, groups)
-        return triton_conv_epilogue(input, weight, bias, spec, Epilogue(*arguments))
-    run = _fallback("_conv_epilogue", input.device)
-    return run(input, weight, bias, stride, padding, dilation, groups, *arguments)
+        return launch("_conv_epilogue", *operands, e)
+    return run_pass("_epilogue", _torch_convolution(*operands), e)
 
 
 def _conv_statistics(input, weight, bias, *geometry) -> tuple[Tensor, Tensor, Tensor]:
+    operands = input, weight, bias, Spec.of(*geometry)
     if triton_runs(input.device):
-        return triton_conv_statistics(input, weight, bias, _spec(*geometry))
-    return _fallback("_conv_statistics", input.device)(input, weight, bias, *geometry)
+        return launch("_conv_statistics", *operands)
+    z = _torch_convolution(*operands)
+    return z, *run_pass("_statistics", z)

@@ -12,7 +12,7 @@ import torch
 Call = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
 Set = TypeVar("Set", tuple, dict)
-MAX_BYTES = 2**30  # of all copies of the inputs
+MAX_BYTES = 2**30  # for all copies of the inputs together
 
 
 def milliseconds(call: Call, device: torch.device, calls: int = 1) -> float:

@@ -1,9 +1,9 @@
 """Tuning tables: the measured fastest backend and kernel config for a convolution, in one JSON file per device."""
 
 from .table import (
+    all_ints,
     bucket,
     ceilings,
-    constant,
     contents,
     key,
     lookup,
@@ -18,9 +18,9 @@ from .table import (
 )
 
 __all__ = [
+    "all_ints",
     "bucket",
     "ceilings",
-    "constant",
     "contents",
     "key",
     "lookup",

@@ -13,19 +13,18 @@ import stat
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..core.layout import memory_format
 from ..core.spec import Spec
+from ..core.torch_compat import constant
 from ..triton_kernels.conv.configs import Conv, precision
 from .device_id import device_name, versions
 from .format import MAX_BYTES, Entry, Key, Table, dump, parse
 
 SHIPPED = Path(__file__).parent / "tables"
-T = TypeVar("T")
 
 
 def bucket(batch: int) -> int:
@@ -38,7 +37,6 @@ def key(
     weight: Tensor,
     spec: Spec,
     *,
-    layout: str,
     residual: bool,
     training: bool = False,
     frozen: bool = False,
@@ -46,6 +44,7 @@ def key(
     """The table's key for a call. frozen: the weight may be packed, which changes times on a CPU only."""
     batch, in_channels, height, width = input.shape
     dtype, cuda = str(input.dtype).removeprefix("torch."), input.device.type == "cuda"
+    layout = "channels_last" if memory_format(input, weight) == torch.channels_last else "NCHW"
     return Key(
         in_channels, weight.shape[0], (height, width), (weight.shape[2], weight.shape[3]), spec.stride, spec.padding,
         spec.dilation, spec.groups, bucket(batch), dtype, layout, residual, training, frozen and not cuda,
@@ -67,25 +66,18 @@ def measured_config(input: Tensor, weight: Tensor, spec: Spec, residual: bool) -
 
 def _key_of(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: bool) -> tuple | None:
     """The key as a plain tuple: torch 2.13 passes a NamedTuple to a constant function as another type."""
-    if not tuned(input.device) or not _all_ints((*input.shape, *weight.shape)):
+    if not tuned(input.device) or not all_ints((*input.shape, *weight.shape)):
         return None
-    layout = "channels_last" if memory_format(input, weight) == torch.channels_last else "NCHW"
-    return tuple(key(input, weight, spec, layout=layout, residual=residual, frozen=frozen))
+    return tuple(key(input, weight, spec, residual=residual, frozen=frozen))
 
 
-def _all_ints(sizes: tuple) -> bool:
+def all_ints(sizes: tuple) -> bool:
     """True if no size is symbolic, as under torch.compile with dynamic shapes."""
     if not torch.compiler.is_compiling():
         return all(type(size) is int for size in sizes)
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
     return all(has_static_value(size) for size in sizes)
-
-
-def constant(function: T) -> T:
-    """torch.compiler.assume_constant_result, reimplemented because its import takes a second."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 @constant
@@ -125,9 +117,7 @@ def shape_of(key: Key) -> tuple:
     shape is the same at any dilation. A library uses other algorithms for a dilated convolution, so times, and the
     choice between backends, do depend on it.
     """
-    reach = (d * (k - 1) for d, k in zip(key.dilation, key.kernel))
-    axes = zip(key.size, key.padding, reach, key.stride)
-    out_size = tuple((size + 2 * padding - reach - 1) // stride + 1 for size, padding, reach, stride in axes)
+    out_size = Spec(key.stride, key.padding, key.dilation).output_size(key.size, key.kernel)
     return out_size, *key._replace(padding=(0, 0), dilation=(1, 1))
 
 

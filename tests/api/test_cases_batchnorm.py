@@ -7,11 +7,12 @@ import copy
 import oracle
 import pytest
 import torch
-from oracle import agree, close, conv_arguments, make_plain, ours_of, refuse
+from oracle import agree, conv_arguments, make_plain, ours_of, refuse
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import atrous
+from atrous.testing import assert_tensor
 
 
 def step(module, x, residual=None):
@@ -35,7 +36,7 @@ def agree_in(plain, backend, *arguments, steps=1):
             if eager[name] is None or not eager[name].is_floating_point():
                 assert results[name] is None if eager[name] is None else torch.equal(results[name], eager[name]), name
             else:
-                close(results[name], eager[name], right[name], name)
+                assert_tensor(results[name], eager[name], right[name], name)
     return ours
 
 
@@ -96,7 +97,7 @@ def test_norm_options(backend, options, training):
 def test_norm_options_in_eval(backend, options):
     plain = make_plain(nn.LeakyReLU(), bn=nn.BatchNorm2d(6, **options)).eval()
     x = torch.randn(2, 4, 9, 8)
-    close(ours_of(plain, backend)(x), plain(x), oracle.wide(plain)(x.double()))
+    assert_tensor(ours_of(plain, backend)(x), plain(x), oracle.wide(plain)(x.double()))
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -120,7 +121,7 @@ def test_fp16_training_of_large_activations(backend):
     plain, x = make_plain(nn.ReLU(), padding=0).train(), (torch.randn(2, 4, 5, 5) * 1e4).half()
     plain.conv.half()
     ours, truth = ours_of(plain, backend), oracle.wide(plain)
-    close(ours(x), plain(x), truth(x.double()))
+    assert_tensor(ours(x), plain(x), truth(x.double()))
     assert torch.isfinite(ours.bn.running_var).all() and ours.bn.running_var.dtype == torch.float32
 
 
@@ -128,7 +129,7 @@ def test_functional_training_changes_only_the_running_statistics(backend):
     arguments = conv_arguments(training=True, momentum=0.25, slope="relu", residual=torch.randn(2, 6, 7, 6))
     ours, eager = copy.deepcopy(arguments), copy.deepcopy(arguments)
     result, truth = atrous.conv_bn_act(**ours, backend=backend), oracle.conv_bn_act(**oracle.wide(arguments))
-    close(result, oracle.conv_bn_act(**eager), truth)
+    assert_tensor(result, oracle.conv_bn_act(**eager), truth)
     for name, value in ours.items():
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(value, eager[name])
@@ -166,7 +167,7 @@ def test_the_same_module_twice(backend):
     results, eager, right = step(ours, x), step(Twice(plain), x), step(truth, x.double())
     assert results["layer.bn.num_batches_tracked"] == eager["layer.bn.num_batches_tracked"] == 2
     for name in eager.keys() - {"layer.bn.num_batches_tracked"}:
-        close(results[name], eager[name], right[name], name)
+        assert_tensor(results[name], eager[name], right[name], name)
 
 
 @pytest.mark.parametrize("learns", [True, False])
@@ -179,7 +180,7 @@ def test_frozen_bn_while_the_rest_trains(backend, learns):
     for name, value in eager.items():
         assert (results[name] is None) == (value is None), name
         if value is not None and value.is_floating_point():
-            close(results[name], value, right[name], name)
+            assert_tensor(results[name], value, right[name], name)
 
 
 def test_activation_checkpointing_updates_twice(backend):
@@ -195,4 +196,4 @@ def test_activation_checkpointing_updates_twice(backend):
 @torch.no_grad()
 def test_sync_batch_norm_in_eval(backend):
     plain, x = make_plain(nn.ReLU(), bn=nn.SyncBatchNorm(6)).eval(), torch.randn(2, 4, 9, 8)
-    close(ours_of(plain, backend)(x), plain(x), oracle.wide(plain)(x.double()))
+    assert_tensor(ours_of(plain, backend)(x), plain(x), oracle.wide(plain)(x.double()))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from oracle import close, module_and_input
+from oracle import module_and_input
 
 import atrous
 from atrous.core.spec import Epilogue
+from atrous.testing import assert_tensor
 
 
 def vectors(*names):
@@ -39,9 +40,9 @@ def test_opcheck(epilogue, layout):
     z = torch.randn(2, 6, 7, 5).contiguous(memory_format=layout)
     conv = (torch.randn(2, 3, 7, 5).contiguous(memory_format=layout), torch.randn(6, 3, 3, 3), torch.randn(6))
     torch.library.opcheck(torch.ops.atrous._epilogue.default, (z, *epilogue), test_utils=TESTS)
-    torch.library.opcheck(
-        torch.ops.atrous._conv_epilogue.default, (*conv, [1, 1], [1, 1], [1, 1], 1, *epilogue), test_utils=TESTS
-    )
+    if z.is_cpu:  # a GPU's kernels compute other sizes: tests/ops/test_ops.py
+        arguments = (*conv, [1, 1], [1, 1], [1, 1], 1, *epilogue)
+        torch.library.opcheck(torch.ops.atrous._conv_epilogue.default, arguments, test_utils=TESTS)
 
 
 @pytest.mark.skipif(bool(atrous.backends.selection.available("native")), reason="_winograd_* has native kernels only")
@@ -54,7 +55,7 @@ def test_opcheck_of_winograd():
     torch.library.opcheck(torch.ops.atrous._winograd_epilogue.default, arguments, test_utils=TESTS)
     eager = torch.conv2d(x, weight, bias, padding=1)
     truth = torch.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    close(torch.ops.atrous._winograd_epilogue(*arguments), eager, truth)
+    assert_tensor(torch.ops.atrous._winograd_epilogue(*arguments), eager, truth)
 
 
 @pytest.fixture(autouse=True)

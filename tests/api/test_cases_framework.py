@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import oracle
 import pytest
 import torch
-from oracle import ACTS, close, make_plain, module_and_input, ours_of
+from oracle import ACTS, make_plain, module_and_input, ours_of
 from torch import nn
+
+from atrous.testing import assert_tensor
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -22,7 +24,7 @@ def test_without_gradients(backend, mode, act):
     residual = torch.randn(2, 6, 9, 8)
     with mode():
         y = ours(x.clone(), residual)
-        close(y, plain(x, residual), oracle.wide(plain)(x.double(), residual.double()))
+        assert_tensor(y, plain(x, residual), oracle.wide(plain)(x.double(), residual.double()))
     assert not y.requires_grad and y.is_inference() == (mode is torch.inference_mode)
 
 
@@ -60,7 +62,7 @@ def test_nothing_is_stale(backend, update):
     before = ours(x)
     update(ours), update(plain)
     x = x.to(ours.conv.weight.dtype)
-    close(ours(x), plain(x), oracle.wide(plain)(x.double()))
+    assert_tensor(ours(x), plain(x), oracle.wide(plain)(x.double()))
     assert before.shape != ours(x).shape or not torch.equal(before, ours(x))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from oracle import agree, agree_or_refuse, close, conv_arguments, refuse
+from oracle import agree, agree_or_refuse, conv_arguments, refuse
+from parameters import DTYPES, HALVES
 from torch import nn
 
 import atrous
+from atrous.testing import assert_tensor
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-HALVES = [torch.float16, torch.bfloat16]
 VECTORS = ("running_mean", "running_var", "bn_weight", "bn_bias")
 SLOPES = ("relu", 0.1, 1.0, "shared", "channels")
 
@@ -182,7 +182,7 @@ def test_autocast(backend, act):
     plain, x, residual = oracle.make_plain(act).eval(), torch.randn(2, 4, 9, 8), torch.randn(2, 6, 9, 8).bfloat16()
     ours = oracle.ours_of(plain, backend)
     with torch.autocast(x.device.type, torch.bfloat16):
-        close(ours(x, residual), plain(x, residual), oracle.wide(plain)(x.double(), residual.double()))
+        assert_tensor(ours(x, residual), plain(x, residual), oracle.wide(plain)(x.double(), residual.double()))
         assert ours(x).dtype == plain(x).dtype == torch.bfloat16
     assert all(tensor.dtype == torch.float32 for name, tensor in ours.state_dict().items() if "num" not in name)
 
@@ -191,9 +191,9 @@ def test_autocast_in_training(backend):
     plain, x = oracle.make_plain(nn.LeakyReLU()).train(), torch.randn(2, 4, 9, 8)
     ours, truth = oracle.ours_of(plain, backend), oracle.wide(plain)
     with torch.autocast(x.device.type, torch.bfloat16):
-        close(ours(x), plain(x), truth(x.double()))
+        assert_tensor(ours(x), plain(x), truth(x.double()))
     for name in ("running_mean", "running_var"):
-        close(getattr(ours.bn, name), getattr(plain.bn, name), getattr(truth.bn, name), name)
+        assert_tensor(getattr(ours.bn, name), getattr(plain.bn, name), getattr(truth.bn, name), name)
 
 
 def test_autocast_and_the_ops_without_a_convolution(backend):

@@ -2,22 +2,20 @@
 
 import pytest
 import torch
+from parameters import CPU_BACKENDS, DTYPES
 
 import atrous
 from atrous import testing
-from atrous.backends import selection
 from atrous.core import activation
 from atrous.testing import CASES, assert_close
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-BACKENDS = [name for name in ("library", "native") if not selection.available(name)] + ["auto"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*CPU_BACKENDS, "auto"])
 def test_conv_bn_act(backend, case, dtype, layout):
     arguments = testing.arguments(case, dtype, memory_format=LAYOUTS[layout])
     y = atrous.conv_bn_act(**arguments, backend=backend)
@@ -26,7 +24,7 @@ def test_conv_bn_act(backend, case, dtype, layout):
 
 
 @pytest.mark.parametrize("slope", testing.SLOPES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*CPU_BACKENDS, "auto"])
 def test_each_slope(backend, slope):
     arguments = testing.arguments(testing.replace(CASES[1], slope=slope))
     torch.manual_seed(7)

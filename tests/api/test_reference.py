@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from atrous import reference
+from atrous.core.spec import Epilogue, Spec
 
 
 def test_it_is_conv_bn_add_activation():
@@ -18,11 +19,11 @@ def test_it_is_conv_bn_add_activation():
     nn.init.normal_(bn.running_mean)
     x, r = torch.randn(2, 5, 9, 9).double(), torch.randn(2, 7, 5, 5).double()
     vectors = (bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps)
-    tail = ("tensor", 1.0, 1.0, act.weight, None, r)
-    got = reference.conv_epilogue(x, conv.weight, conv.bias, (2, 2), (1, 1), (1, 1), 1, *vectors, *tail, False)
-    assert torch.equal(got, act(bn(conv(x)) + r))
-    got = reference.conv_epilogue(x, conv.weight, conv.bias, (2, 2), (1, 1), (1, 1), 1, *vectors, *tail, True)
-    assert torch.equal(got, act(bn(conv(x))) + r)
+    e = Epilogue(*vectors, "tensor", slope=act.weight, residual=r)
+    convolution = x, conv.weight, conv.bias, Spec((2, 2), (1, 1))
+    assert torch.equal(reference.conv_epilogue(*convolution, e), act(bn(conv(x)) + r))
+    after = e._replace(residual_after_act=True)
+    assert torch.equal(reference.conv_epilogue(*convolution, after), act(bn(conv(x))) + r)
 
 
 def test_uniform_is_philox_4x32_10():
@@ -56,19 +57,20 @@ def test_uniform_is_uniform_and_depends_on_seed_and_offset():
 def test_it_needs_nothing_of_ours():
     """It runs from its file alone, with imports of triton and atrous blocked."""
     block = "import sys; sys.modules['triton'] = sys.modules['atrous'] = None;"
-    load = f"import runpy, torch; r = runpy.run_path({reference.__file__!r});"
-    check = "print(r['activate'](torch.tensor([-1.0, 2.0]), 'number', 0.5).tolist())"
+    load = f"import runpy, torch, types; r = runpy.run_path({reference.__file__!r});"
+    number = "types.SimpleNamespace(slope_kind='number', slope_value=0.5, slope=None)"
+    check = f"print(r['activate'](torch.tensor([-1.0, 2.0]), {number}).tolist())"
     done = subprocess.run([sys.executable, "-c", block + load + check], capture_output=True, text=True)
     assert done.stdout.strip() == "[-0.5, 2.0]", done.stderr
 
 
 def a_call(kind, after, dropout, bn=True):
-    """Returns z and epilogue arguments in fp64 whose tensors can require gradients."""
+    """Returns z and an epilogue in fp64 whose tensors can require gradients."""
     z, residual = (torch.randn(3, 4, 5, 2, dtype=torch.float64) for _ in range(2))
     gamma, beta, slope = (torch.randn(4, dtype=torch.float64) for _ in range(3))
     seed = torch.tensor([-(2**40) - 7, 2**35 + 3])
     vectors = (gamma, beta) if bn else (None, None)
-    return z, vectors, 1e-3, kind, 0.25, 0.5, slope, seed, residual, after, dropout
+    return z, Epilogue(None, None, *vectors, 1e-3, kind, 0.25, 0.5, slope, seed, residual, after, dropout)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -76,31 +78,28 @@ def a_call(kind, after, dropout, bn=True):
 @pytest.mark.parametrize("batch", [True, False, None], ids=["batch", "running", "none"])
 @pytest.mark.parametrize("kind", ["relu", "number", "tensor", "random"])
 def test_the_two_backward_passes_are_what_autograd_gives(kind, batch, after, dropout):
-    z, vectors, eps, *post_op = a_call(kind, after, dropout, bn=batch is not None)
-    residual, slope, needed = post_op[5], post_op[3], [z, post_op[5], post_op[3], *vectors]
-    needed = [t.requires_grad_() for t in needed if t is not None]
-    statistics = (None, None)
+    z, e = a_call(kind, after, dropout, bn=batch is not None)
+    needed = [t.requires_grad_() for t in (z, e.residual, e.slope, e.gamma, e.beta) if t is not None]
     if batch is not None:
-        statistics = (
-            reference.statistics(z.detach()) if batch else (torch.randn(4).double(), torch.rand(4).double() + 0.5)
-        )
-    y = reference.epilogue(z, *statistics, *vectors, eps, *post_op)
+        random = torch.randn(4).double(), torch.rand(4).double() + 0.5
+        mean, var = reference.statistics(z.detach()) if batch else random
+        e = e._replace(mean=mean, var=var)
+    y = reference.epilogue(z, e)
     if batch:  # torch's batch_norm, whose statistics depend on z
-        u = F.batch_norm(z, None, None, *vectors, True, eps=eps)
-        plain = reference.finish(u, residual, after, *post_op[:5]) * reference.keep(y, dropout, post_op[4])
+        u = F.batch_norm(z, None, None, e.gamma, e.beta, True, eps=e.eps)
+        plain = reference.finish(u, e) * reference.keep(y, dropout, e.seed)
         torch.testing.assert_close(y, plain)
         y = plain
     dy = torch.randn_like(y)
     expected = torch.autograd.grad(y, needed, dy, allow_unused=True, materialize_grads=True)
     with torch.no_grad():
-        arguments = (*statistics, *vectors, eps, *post_op)
-        sums = reference.epilogue_reduce(dy, z, *arguments)
+        sums = reference.epilogue_reduce(dy, z, e)
         means = sums[:2] / (z.numel() / 4) if batch else None
-        dz, du = reference.epilogue_backward(dy, z, means, True, True, *arguments)
-        gradients = [dz, dy * reference.keep(dy, dropout, post_op[4]) if after else du, sums[2], sums[1], sums[0]]
+        dz, du = reference.epilogue_backward(dy, z, means, True, True, e)
+        gradients = [dz, dy * reference.keep(dy, dropout, e.seed) if after else du, sums[2], sums[1], sums[0]]
     for a, b in zip(gradients, expected):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
-    assert residual.shape == z.shape and slope.shape == (4,)
+    assert e.residual.shape == z.shape and e.slope.shape == (4,)
 
 
 def test_dropout_zeroes_and_scales():

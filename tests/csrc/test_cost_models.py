@@ -53,7 +53,7 @@ def test_every_tile_costs_the_same(printed):
             continue
         images, size, c, k = LAYERS[at % len(LAYERS)]
         gpu = GPUS[int(chip)]
-        steps = 9 * c * 2 // 64  # of 64 bytes
+        steps = 9 * c * 2 // 64  # a step reads 64 bytes of depth
         turns = -(-math.ceil(images * size * size / m) * math.ceil(k / n) // 132)
         rates = Rates(gpu.asynchronous if tma else gpu.mma, gpu.l2, gpu.memory)
         work = Work(int(m), int(n), 64, 2, steps, 1, rows_read, turns, min(turns, int(blocks_per_sm)), not tma)

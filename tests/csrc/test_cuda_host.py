@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import cuda_host
@@ -114,8 +115,8 @@ def test_convolution_with_an_emulated_main_loop(ops, convolution, dtype):
         e = test_native.arguments(z.to(dtype, memory_format=torch.channels_last), kind, place)
         y = ops._conv_epilogue(input, weight, bias, *geometry, 1, *e)
         assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
-        eager = reference.epilogue(torch.conv2d(input, weight, bias, *geometry), *e)
-        test_native.assert_near(y, reference.epilogue(z, *map(test_native.wide, e)), eager)
+        eager = reference.epilogue(torch.conv2d(input, weight, bias, *geometry), e)
+        test_native.assert_near(y, reference.epilogue(z, test_native.wide(e)), eager)
 
 
 def test_the_name_of_a_tile(ops):
@@ -129,20 +130,57 @@ def test_the_name_of_a_tile(ops):
     try:
         ops._conv_tile("mma-128x64")
         torch.testing.assert_close(call(x), y)  # the reduction has other splits
-        with pytest.raises(RuntimeError, match="mma-128x64 cannot compute this convolution: input: expected chan"):
-            call(x.contiguous())
         ops._conv_tile("wgmma-128x64")
         with pytest.raises(RuntimeError, match="wgmma-128x64 cannot compute this convolution: wgmma is used for"):
             call(x)
     finally:
         ops._conv_tile("")
-    torch.testing.assert_close(call(x.contiguous()), y, rtol=1e-4, atol=1e-4)
 
 
-def test_a_convolution_that_no_kernel_supports(ops):
-    """Groups, contiguous tensors, fp64 and random draws use torch's own convolution, then the epilogue."""
-    for kind, place in test_native.CASES:
-        test_native.test_conv_epilogue(kind, place)
+# Changes to a convolution of 8 to 16 channels, and why no kernel computes it then.
+REFUSED = [
+    ({"layout": torch.contiguous_format}, "input: expected channels_last, got NCHW"),
+    ({"groups": 2}, "groups: expected 1, got 2"),
+    ({"dtype": torch.float64}, "input: expected float16, bfloat16 or float32, got float64"),
+    ({"out": 12}, "weight: expected a multiple of 8 output channels, got 12"),
+    ({"kernel": 33, "padding": 16}, "weight: expected a kernel of at most 32 x 32, got 33"),
+    ({"groups": 4, "out": 12}, "groups: expected 1, got 4; weight: expected a multiple of 8 output channels, got 12"),
+]
+
+
+@pytest.mark.parametrize("changes, reasons", [({}, ""), ({"batch": 0, "groups": 2}, ""), *REFUSED])
+def test_refusals(ops, changes, reasons):
+    """`_conv_reasons` needs no tensor; `_conv_epilogue` raises the same."""
+    case = dict(layout=torch.channels_last, groups=1, dtype=torch.float16, batch=1, out=16, kernel=3, padding=1)
+    layout, groups, dtype, batch, out, kernel, padding = (case | changes).values()
+    x = torch.randn(batch, 8, 5, 5).to(dtype, memory_format=layout)
+    w, geometry = torch.randn(out, 8 // groups, kernel, kernel).to(dtype), ((1, 1), (padding, padding), (1, 1), groups)
+    assert ops._conv_reasons(dtype, layout == torch.channels_last, x.shape, w.shape, *geometry) == reasons
+    expected = pytest.raises(RuntimeError, match=f"on CUDA: {reasons}") if reasons else contextlib.nullcontext()
+    with expected:
+        assert ops._conv_epilogue(x, w, None, *geometry, *Epilogue()).shape == (batch, out, 5, 5)
+
+
+def test_a_convolution_whose_epilogue_draws(ops):
+    """No kernel of a convolution draws: the epilogue is a second launch."""
+    x = torch.randn(2, 8, 5, 4).to(memory_format=torch.channels_last)
+    call = x, torch.randn(16, 8, 3, 3), torch.randn(16), (1, 1), (1, 1), (1, 1), 1
+    z = ops._conv_epilogue(*call, *Epilogue())
+    drawn = test_native.arguments(z, "random", "before")
+    for e in (drawn, drawn._replace(slope_kind="relu", dropout=0.3)):
+        assert torch.equal(ops._conv_epilogue(*call, *e), ops._epilogue(z, *e))
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_tensors_that_the_kernels_cannot_read_are_copied(ops, poison, channels):
+    """Tensors whose addresses are no multiples of 16 bytes, and an NCHW input of a channels_last weight."""
+    nhwc = dict(memory_format=torch.channels_last)
+    x, w = torch.randn(2, channels, 5, 4).half().to(**nhwc), torch.randn(8, channels, 3, 3).half().to(**nhwc)
+    e = test_native.arguments(torch.randn(2, 8, 5, 4).half().to(**nhwc), "relu", "before")
+    call = lambda x, w, e: ops._conv_epilogue(x, w, None, (1, 1), (1, 1), (1, 1), 1, *e)  # noqa: E731
+    y = call(x, w, e)
+    assert torch.equal(call(poison(x), poison(w), e._replace(residual=poison(e.residual))), y)
+    assert torch.equal(call(x.contiguous(), w, e), y) and y.is_contiguous(**nhwc)
 
 
 def test_errors(ops):

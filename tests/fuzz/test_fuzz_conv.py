@@ -85,8 +85,8 @@ def test_an_unavailable_device_or_backend_is_refused(capsys):
 FAULTS = {
     "dilation of the other axis": ("triton", "triton_kernels/conv/main_loop.py",
         "tap % L.kernel[1] * L.dilation[1]\n    inside", "tap % L.kernel[1] * L.dilation[0]\n    inside"),
-    "residual on the wrong side": ("triton", "triton_kernels/conv/forward.py",
-        '"after" if residual_after_act else "before"', '"before" if residual_after_act else "after"'),
+    "residual on the wrong side": ("triton", "pyops/core/spec.py",
+        '"after" if self.residual_after_act else "before"', '"before" if self.residual_after_act else "after"'),
     "slope of another channel": ("triton", "triton_kernels/vectors.py",
         "channel * slope_stride, mask", "channel // 2 * slope_stride, mask"),
     "no mask at odd channels": ("triton", "triton_kernels/conv/main_loop.py",

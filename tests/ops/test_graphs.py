@@ -120,11 +120,26 @@ def test_without_triton_the_library_runs_or_plain_torch_if_it_has_no_image(monke
     z, kernel = torch.randn(2, 3, 4, 4), mock.Mock(side_effect=NotCompiled("no"))
     monkeypatch.setattr(triton_impl, "triton_runs", lambda device: triton)
     monkeypatch.setattr(triton_impl, "atrous_runs", lambda device: image)
-    monkeypatch.setattr("atrous.triton_kernels.pointwise.forward.epilogue", kernel)
+    monkeypatch.setattr(triton_impl, "launchers", lambda: {"_epilogue": kernel})
     with OperatorNames() as names:
         y = triton_impl._epilogue(z, *Epilogue(slope_kind="relu"))
     assert torch.equal(y, z.relu()) and kernel.called == triton
     assert ("atrous::_epilogue" in names.called) == image
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_without_triton_a_convolution_is_torch_s_own(monkeypatch, layout):
+    """torch.ops.atrous does not compute every convolution on a GPU."""
+    x, w = torch.randn(2, 6, 5, 4).contiguous(memory_format=layout), torch.randn(4, 3, 3, 3)
+    monkeypatch.setattr(triton_impl, "triton_runs", lambda device: False)
+    monkeypatch.setattr(triton_impl, "atrous_runs", lambda device: True)
+    geometry, z = ([1, 1], [1, 1], [1, 1], 2), torch.conv2d(x, w, padding=1, groups=2)
+    with OperatorNames() as names:
+        y = triton_impl._conv_epilogue(x, w, None, *geometry, *Epilogue(slope_kind="relu", residual=z))
+        same, mean, _ = triton_impl._conv_statistics(x, w, None, *geometry)
+    assert names.ours == ["aten::convolution", "atrous::_epilogue", "aten::convolution", "atrous::_statistics"]
+    torch.testing.assert_close((y, same, mean), ((2 * z).relu(), z, z.mean((0, 2, 3))))
+    assert y.is_contiguous(memory_format=layout)
 
 
 @on_gpu

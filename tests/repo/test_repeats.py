@@ -1,17 +1,15 @@
-"""Repeated code: no run of 10 equal lines occurs twice in the Python and C++ sources outside tests/."""
+"""Repeated code: outside tests no run of 10 equal lines occurs twice, and three files list an epilogue's fields."""
 
 import re
 from collections import defaultdict
 from pathlib import Path
 
+from atrous.core.spec import Epilogue
+
 ROOT = Path(__file__).parents[2]
 LENGTH = 10  # lines, not counting blank lines, comments, docstrings and imports
-# The launchers repeat the 14 parameters of an epilogue, until they take an Epilogue.
-LAUNCHERS = {
-    f"triton_kernels/{name}.py"
-    for name in ("conv/forward", "pointwise/forward", "pointwise/backward", "pointwise/reduce")
-}
-SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh"}
+MANY, NEARBY = len(Epilogue._fields) - 2, 25  # names of fields, lines
+SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh", ".def"}
 FOLDERS = ("pyops", "triton_kernels", "csrc", "bench", "examples")
 PATHS = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted([*PATHS, ROOT / "setup.py"])}
@@ -51,10 +49,31 @@ def repeats(sources: dict[str, str]) -> list[tuple[int, str, str]]:
     return sorted(runs, reverse=True)
 
 
+def epilogue_lists(sources: dict[str, str]) -> list[str]:
+    """The files in which NEARBY lines of code name nearly all fields of an epilogue, other than as attributes."""
+    paths = []
+    for path, text in sources.items():
+        words = [set(re.findall(r"(?<![.>\w])\w+", line)) & set(Epilogue._fields) for _, line in code_lines(text)]
+        if any(len(set().union(*words[start : start + NEARBY])) >= MANY for start in range(len(words))):
+            paths.append(path)
+    return paths
+
+
 def test_no_run_of_lines_is_repeated():
     runs = repeats(SOURCES)
     print(*(f"{length} lines: {first} and {second}" for length, first, second in runs), sep="\n")
-    assert not [run for run in runs if not all(place.partition(":")[0] in LAUNCHERS for place in run[1:])]
+    assert not runs
+
+
+def test_the_fields_of_an_epilogue_are_listed_in_three_files():
+    """Its Python type, the schemas and its C++ type; all else takes it whole."""
+    paths = epilogue_lists(SOURCES)
+    assert {"pyops/core/spec.py", "pyops/schemas.def"} < set(paths) and len(paths) <= 3, paths
+
+
+def test_a_planted_list_is_found():
+    parameters = "".join(f"    {name},\n" for name in Epilogue._fields[1:-1])
+    assert epilogue_lists({"a.py": f"def f(\n{parameters}):", "b.py": f'"""\n{parameters}"""'}) == ["a.py"]
 
 
 def test_a_planted_repeat_is_found():

@@ -1,4 +1,4 @@
-"""Plain words: no coined vocabulary in identifiers, comments, help texts, error messages and JSON keys."""
+"""Plain words: no coined vocabulary in file names, identifiers, comments, help texts, error messages and JSON keys."""
 
 import argparse
 import ast
@@ -24,9 +24,16 @@ BANNED = {
 }  # fmt: skip
 WHOLE = {"made", "found", "held"}  # banned as whole identifiers
 VERBS = {"few", "share"}  # ordinary words in a sentence, and so in the name of a test
-# "row" is banned where it would mean a backend (matrices and tables have rows), "site" is a word of the fusion pass.
+# "row" is banned where it would mean a backend (matrices and tables have rows). Some words are right in their own area:
+# those of the fusion pass, of Python's sitecustomize, and of CONTRIBUTING.md.
 NO_ROWS = ("core", "ops", "backends", "autograd", "tuning", "functional.py", "nn.py")
+AREAS = {
+    "site": ("pyops/fusion/", "tests/fusion/", "tests/support/standin/"),
+    "recipe": ("tests/repo/test_recipes.py",),
+}
 OPENINGS = ("Of", "What", "Who", "Whether")  # no comment or docstring begins with one
+TRAILING = ("of", "what", "who")  # no comment behind code does
+FOLDERS = ("pyops", "triton_kernels", "csrc", "tests", "bench", "docs")
 CPP = re.compile(
     r'(?P<comment>//[^\n]*|/\*.*?\*/)|R"(?P<mark>\w*)\(.*?\)(?P=mark)"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\''
     r"|(?P<name>[A-Za-z_]\w*)",
@@ -41,7 +48,12 @@ def banned(word: str, path: str) -> bool:
     stem = word if word in BANNED else word.removesuffix("s")
     if stem == "row":
         return path.startswith(tuple(f"pyops/{name}" for name in NO_ROWS))
-    return stem in BANNED and not (stem == "site" and path.startswith(("pyops/fusion/", "tests/fusion/")))
+    return stem in BANNED and not path.startswith(AREAS.get(stem, ()))
+
+
+def file_words(path: str) -> list[str]:
+    """Banned words in the path of a file."""
+    return [word for word in re.findall(r"[a-z]+", path.lower()) if word in WHOLE or banned(word, path)]
 
 
 def defined_names(text: str) -> Iterator[str]:
@@ -79,11 +91,12 @@ def comments(path: str, text: str) -> Iterator[tuple[int, str]]:
 
 
 def openings(path: str, text: str) -> list[str]:
-    """Comments that begin with one of OPENINGS; the second line of a comment may."""
+    """Comments that begin with one of OPENINGS, or behind code with one of TRAILING; the second line of one may."""
     lines = {line: comment for line, comment in comments(path, text) if comment}
     own = {line for line in lines if text.splitlines()[line - 1].lstrip().startswith(("#", "//"))}
     starts = {line: comment for line, comment in lines.items() if not (line in own and line - 1 in own)}
-    return [comment for comment in starts.values() if re.match(rf"(?:{'|'.join(OPENINGS)})\b", comment)]
+    words = {line: "|".join(OPENINGS if line in own else (*OPENINGS, *TRAILING)) for line in starts}
+    return [comment for line, comment in starts.items() if re.match(rf"(?:{words[line]})\b", comment)]
 
 
 def words(text: str, path: str = "pyops/core/") -> list[str]:
@@ -116,6 +129,12 @@ def keys(value: object) -> Iterator[str]:
         yield from keys(part)
 
 
+def test_file_names():
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    names = [path.relative_to(ROOT).as_posix() for path in files]
+    assert not {name: wrong for name in names if (wrong := file_words(name))}
+
+
 @pytest.mark.parametrize("check", [identifiers, openings, errors])
 def test_sources(check):
     assert not {path: wrong for path, text in SOURCES.items() if (wrong := check(path, text))}
@@ -137,6 +156,10 @@ def test_each_check_finds_a_planted_word():
     code = "class Twin:\n    def run(self, card_name):\n        # Of it.\n        # What is legal.\n        made = 1"
     assert set(identifiers("bench/a.py", code)) == {"Twin", "made", "card_name"}
     assert openings("a.py", code) == ["Of it."]
+    assert openings("a.py", "# of it\nx = 1  # of it\ny = 2  # its size\n") == ["of it"]
+    assert openings("csrc/a.h", "// what it is\nint x;  // what it is\n") == ["what it is"]
+    paths = ("pyops/fusion/sites.py", "pyops/sites.py", "csrc/a_Twin.cpp", "docs/cards/a.md", "tests/test_found.py")
+    assert [file_words(path) for path in paths] == [[], ["sites"], ["twin"], ["cards"], ["found"]]
     assert openings("a.py", '"""Whether it is."""\nx = 1  # Who is it?') == ["Who is it?", "Whether it is."]
     source = '// Of it\n// What follows\nint firstCard = \'c\'; /* Who? */ auto s = "card // Of"; R"(card)";'
     assert identifiers("csrc/a.cpp", source) == ["firstCard"] and openings("csrc/a.cpp", source) == ["Of it", "Who?"]

@@ -147,8 +147,15 @@ def tensor(data, *, dtype=None, device=None, requires_grad=False):
     return to(on_cpu, device).requires_grad_(requires_grad)
 
 
+def kernel_reasons(dtype, channels_last, input, weight, stride, padding, dilation, groups) -> tuple[str, ...]:
+    """The main refusals of csrc/cuda, which this library does not have."""
+    computed = channels_last and groups == 1 and dtype != torch.float64 and weight[0] % 8 == 0
+    return () if computed or 0 in input else ("input: expected one that the kernels of a GPU convolve",)
+
+
 def install() -> None:
     """Installs the device for the whole process."""
+    from atrous.backends import native
     from atrous.ops import device_support, triton_impl
 
     answers = {
@@ -170,6 +177,7 @@ def install() -> None:
     torch.is_autocast_enabled, torch.get_autocast_dtype = lambda *device: enabled("cpu"), lambda *device: dtype("cpu")
     triton_impl.triton_installed = False
     device_support.native_reasons = lambda device: ()
+    native._ask_library = kernel_reasons
     Dispatch().__enter__()
 
 

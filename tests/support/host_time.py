@@ -122,22 +122,19 @@ def launches() -> dict[str, Call]:
     pointers = next(config for config in configs.CONV if not config.descriptors)
 
     def convolve(case=full, config=None):
-        geometry = case.spec.stride, case.spec.padding, case.spec.dilation, case.spec.groups
         return conv.conv_epilogue(
-            case.x, case.w, None, *geometry, *case.epilogue, memory_format=NHWC, config=config
+            case.x, case.w, None, case.spec, case.epilogue, memory_format=NHWC, config=config
         )  # fmt: skip
 
     launchers = {
         "conv_epilogue, descriptors": convolve,
         "conv_epilogue, descriptors, split-K": lambda: convolve(small),
         "conv_epilogue, pointers": lambda: convolve(config=pointers),
-        "conv_statistics": lambda: conv_statistics.conv_statistics(
-            full.x, full.w, None, (1, 1), (1, 1), (1, 1), 1, memory_format=NHWC
-        ),
-        "epilogue": lambda: pointwise.epilogue(full.x, *full.epilogue),
+        "conv_statistics": lambda: conv_statistics.conv_statistics(full.x, full.w, None, full.spec, memory_format=NHWC),
+        "epilogue": lambda: pointwise.epilogue(full.x, full.epilogue),
         "statistics": lambda: gradients.statistics(full.x),
-        "epilogue_reduce": lambda: gradients.epilogue_reduce(grad, full.x, *full.epilogue),
-        "epilogue_backward": lambda: gradients.epilogue_backward(grad, full.x, means, True, True, *full.epilogue),
+        "epilogue_reduce": lambda: gradients.epilogue_reduce(grad, full.x, full.epilogue),
+        "epilogue_backward": lambda: gradients.epilogue_backward(grad, full.x, means, True, True, full.epilogue),
     }
     return {name: captured(call) for name, call in launchers.items()}
 

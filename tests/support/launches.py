@@ -21,6 +21,8 @@ from functools import partial
 import torch
 
 from atrous import testing
+from atrous.backends import aten
+from atrous.core.spec import Epilogue, Spec, flat
 from atrous.ops import device_support, triton_impl
 from atrous.triton_kernels.conv import configs, statistics
 from atrous.triton_kernels.conv import forward as conv
@@ -29,7 +31,7 @@ from atrous.triton_kernels.conv.problem import conv_key
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPE = torch.float16
 NHWC, NCHW = torch.channels_last, torch.contiguous_format
-WHOLE = (1, 1), (2, 2), (2, 2), 1  # stride, padding, dilation, groups
+WHOLE = Spec((1, 1), (2, 2), (2, 2))
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
 Launch = tuple[str, Callable[[], Outputs]]  # label, call
 
@@ -39,29 +41,29 @@ def draw(*size: int, memory_format: torch.memory_format = NCHW) -> torch.Tensor:
 
 
 def convolutions():
-    """x, w, geometry, layout, config: every config, on a size that its tiles do not divide; every addressing mode."""
+    """x, w, spec, layout, config: every config, on a size that its tiles do not divide; every addressing mode."""
     for tile in configs.CONV:
         splits = [tile._replace(splits=2)] if tile.accumulators <= 64 else []
         for config in (tile, tile._replace(waves=2), *splits):
             x, w = draw(2, 64, 9, 11, memory_format=NHWC), draw(72, 64, 3, 3)
-            if not configs.conv_reasons(conv_key(x, w, *WHOLE, NHWC), config):  # not every GPU runs every config
+            if not configs.conv_reasons(conv_key(x, w, WHOLE, NHWC), config):  # not every GPU runs every config
                 yield x, w, WHOLE, NHWC, config
-    halves = (2, 2), (1, 1), (1, 1), 1
+    halves = Spec((2, 2), (1, 1))
     yield draw(2, 64, 10, 12, memory_format=NHWC), draw(72, 64, 3, 3), halves, NHWC, None
-    yield draw(2, 3, 9, 11, memory_format=NHWC), draw(33, 3, 7, 7), ((2, 2), (3, 3), (1, 1), 1), NHWC, None
-    far = (1, 1), (8, 8), (8, 8), 1  # a halo wider than the map; the last channels do not fill a step
+    yield draw(2, 3, 9, 11, memory_format=NHWC), draw(33, 3, 7, 7), Spec((2, 2), (3, 3)), NHWC, None
+    far = Spec((1, 1), (8, 8), (8, 8))  # a halo wider than the map; the last channels do not fill a step
     yield draw(2, 72, 9, 11, memory_format=NHWC), draw(72, 72, 3, 3), far, NHWC, None
-    yield draw(2, 31, 9, 11), draw(33, 31, 1, 3), ((2, 1), (0, 5), (1, 5), 1), NCHW, None
-    yield draw(2, 32, 9, 11, memory_format=NHWC), draw(32, 8, 3, 3), (*WHOLE[:3], 4), NHWC, None
+    yield draw(2, 31, 9, 11), draw(33, 31, 1, 3), Spec((2, 1), (0, 5), (1, 5)), NCHW, None
+    yield draw(2, 32, 9, 11, memory_format=NHWC), draw(32, 8, 3, 3), WHOLE._replace(groups=4), NHWC, None
     for layout in (NHWC, NCHW):
         for config in configs.DEPTHWISE["nhwc" if layout == NHWC else "nchw"]:
-            yield draw(2, 12, 9, 11, memory_format=layout), draw(24, 1, 3, 3), (*WHOLE[:3], 12), layout, config
+            yield draw(2, 12, 9, 11, memory_format=layout), draw(24, 1, 3, 3), WHOLE._replace(groups=12), layout, config
 
 
-def epilogue_arguments(channels: int, size: torch.Size, layout: torch.memory_format, kind: str):
+def epilogue(channels: int, size: torch.Size, layout: torch.memory_format, kind: str) -> Epilogue:
     vectors = [torch.rand(channels, device=DEVICE) + 0.5 for _ in range(4)]
     slope, seed = torch.rand(channels, device=DEVICE), torch.tensor([1, 2], device=DEVICE)
-    return *vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout), False
+    return Epilogue(*vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout))
 
 
 # For each layout a batch reduced by one program per tile, and one by several (reduction_plan.grid).
@@ -75,28 +77,29 @@ def pointwise(language: str, primitive: Callable[[str], Callable]) -> Iterator[L
         for kind in ("relu", "tensor", "random"):
             z = draw(*size, memory_format=layout)
             label = f"{language} %s {size} {'NHWC' if layout == NHWC else 'NCHW'} {kind}"
-            call = z, *epilogue_arguments(size[1], z.shape, layout, kind)
-            backward, sums = (torch.randn_like(z), *call, 0.5), torch.randn(3, size[1], device=DEVICE)
-            yield label % "epilogue", partial(primitive("_epilogue"), *call, 0.0)
-            yield label % "epilogue with dropout", partial(primitive("_epilogue"), *call, 0.5)
+            e = epilogue(size[1], z.shape, layout, kind)
+            dropping, grad = e._replace(dropout=0.5), torch.randn_like(z)
+            sums = torch.randn(3, size[1], device=DEVICE)
+            yield label % "epilogue", partial(primitive("_epilogue"), z, e)
+            yield label % "epilogue with dropout", partial(primitive("_epilogue"), z, dropping)
             yield label % "statistics", partial(primitive("_statistics"), z)
-            yield label % "epilogue_reduce", partial(primitive("_epilogue_reduce"), *backward)
-            run = partial(primitive("_epilogue_backward"), *backward[:2], sums, True, True, *backward[2:])
+            yield label % "epilogue_reduce", partial(primitive("_epilogue_reduce"), grad, z, dropping)
+            run = partial(primitive("_epilogue_backward"), grad, z, sums, True, True, dropping)
             yield label % "epilogue_backward", run
 
 
 def triton() -> Iterator[Launch]:
-    for x, w, geometry, layout, config in convolutions():
-        size = torch.conv2d(x.to("meta"), w.to("meta"), None, *geometry).shape
-        arguments = epilogue_arguments(w.shape[0], size, layout, "tensor" if config else "random")
+    for x, w, spec, layout, config in convolutions():
+        size = torch.conv2d(x.to("meta"), w.to("meta"), None, *spec).shape
+        e = epilogue(w.shape[0], size, layout, "tensor" if config else "random")
         label = f"triton %s {tuple(x.shape)} * {tuple(w.shape)} {config.describe() if config else 'predicted config'}"
-        run = partial(conv.conv_epilogue, x, w, None, *geometry, *arguments, memory_format=layout, config=config)
+        run = partial(conv.conv_epilogue, x, w, None, spec, e, memory_format=layout, config=config)
         yield label % "conv_epilogue", run
         if config is None or config.waves or w.shape[1] == 1:
             fitting = config if config and config.waves and config.accumulators <= 64 else None
-            run = partial(statistics.conv_statistics, x, w, None, *geometry, memory_format=layout, config=fitting)
+            run = partial(statistics.conv_statistics, x, w, None, spec, memory_format=layout, config=fitting)
             yield label % "conv_statistics", run
-    yield from pointwise("triton", triton_impl.pointwise)
+    yield from pointwise("triton", triton_impl.launchers().__getitem__)
 
 
 # Tile names of _conv_tile; "" is the predicted tile.
@@ -111,24 +114,17 @@ def tiles() -> tuple[str, ...]:
 
 
 def native() -> Iterator[Launch]:
-    """Launches of libatrous.so: convolutions with split-K, with large tiles, of a stem, and one that it leaves to
-    torch, in each tile that fits them."""
-    calls = [
-        (2, 64, 9, 72, 3, 1),
-        (8, 64, 56, 64, 3, 1),
-        (8, 96, 56, 136, 3, 1),
-        (2, 3, 30, 64, 7, 1),
-        (2, 32, 9, 32, 3, 4),
-    ]
-    for tile, (images, channels, side, out, kernel, groups) in itertools.product(tiles(), calls):
-        if tile and (channels < 4 or groups > 1):  # no named tile computes these
+    """Launches of libatrous.so: convolutions with split-K, with large tiles and of a stem, in each tile that fits."""
+    calls = [(2, 64, 9, 72, 3), (8, 64, 56, 64, 3), (8, 96, 56, 136, 3), (2, 3, 30, 64, 7)]
+    for tile, (images, channels, side, out, kernel) in itertools.product(tiles(), calls):
+        if tile and channels < 4:  # no named tile computes a stem
             continue
-        x, w = draw(images, channels, side, side, memory_format=NHWC), draw(out, channels // groups, kernel, kernel)
-        geometry = (1, 1), (kernel // 2,) * 2, (1, 1), groups
-        arguments = epilogue_arguments(out, torch.Size((images, out, side, side)), NHWC, "tensor")
-        run = partial(in_tile, tile, torch.ops.atrous._conv_epilogue, x, w, None, *geometry, *arguments, 0.0)
+        x, w = draw(images, channels, side, side, memory_format=NHWC), draw(out, channels, kernel, kernel)
+        spec = Spec(padding=(kernel // 2,) * 2)
+        e = epilogue(out, torch.Size((images, out, side, side)), NHWC, "tensor")
+        run = partial(in_tile, tile, torch.ops.atrous._conv_epilogue, *flat(x, w, None, spec, e))
         yield f"native conv_epilogue {tuple(x.shape)} * {tuple(w.shape)} {tile or 'predicted tile'}", run
-    yield from pointwise("native", lambda name: getattr(torch.ops.atrous, name))
+    yield from pointwise("native", aten.operator)
 
 
 def in_tile(tile: str, run: Callable[..., Outputs], *arguments) -> Outputs:

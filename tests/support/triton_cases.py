@@ -1,4 +1,4 @@
-"""Shared helpers of the tests of Triton convolutions: calls, their oracle, the error budget, the interpreter's process.
+"""Shared helpers of the tests of Triton convolutions: calls, their oracle, the interpreter's process.
 
 Triton reads TRITON_INTERPRET when it is imported, so a test file runs itself again in a process that has it set. The
 interpreter computes bf16 wrongly, so bf16 is not tested there.
@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atrous import reference
+from atrous import reference, testing
+from atrous.core.spec import Epilogue, Spec
 from atrous.triton_kernels.conv import configs
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
@@ -90,37 +91,39 @@ def poisoned_outputs():
 
 
 class Call(NamedTuple):
-    """The positional arguments of `reference.conv_epilogue` and of the kernel."""
+    """The positional arguments of `reference.conv_epilogue` and of the launcher."""
 
     input: Tensor
     weight: Tensor
     bias: Tensor | None
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    gamma: Tensor | None = None
-    beta: Tensor | None = None
-    eps: float = 1e-5
-    slope_kind: str = "number"
-    slope_value: float = 1.0
-    slope_upper: float = 1.0
-    slope: Tensor | None = None
-    seed: Tensor | None = None
-    residual: Tensor | None = None
-    residual_after_act: bool = False
+    spec: Spec
+    epilogue: Epilogue = Epilogue()
 
-    @property
-    def convolution(self) -> tuple:
-        return self[:7]
+    def convolved(self) -> Tensor:
+        return F.conv2d(*self[:3], *self.spec)
 
     def double(self) -> Call:
         return self.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
     def map(self, change) -> Call:
-        return Call(*(change(value) if isinstance(value, Tensor) else value for value in self))
+        """The call with change(tensor) for each of its tensors."""
+
+        def one(value):
+            return change(value) if isinstance(value, Tensor) else value
+
+        return Call(*map(one, self[:3]), self.spec, Epilogue(*map(one, self.epilogue)))
+
+    def changed(self, **values) -> Call:
+        """The call with these values, of fields of its own, its geometry or its epilogue."""
+
+        def taken(whole):
+            return whole._replace(**{name: values.pop(name) for name in whole._fields if name in values})
+
+        return self._replace(spec=taken(self.spec), epilogue=taken(self.epilogue))._replace(**values)
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = self._asdict() | self.epilogue._asdict()
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def draw(*size: int, dtype=torch.float32, layout="NCHW") -> Tensor:
@@ -144,7 +147,8 @@ def convolution(
     fan_in = size[1] // groups * kernel[0] * kernel[1]
     weight = (torch.randn(out_channels, size[1] // groups, *kernel, device=DEVICE) * (2 / fan_in) ** 0.5).to(dtype)
     input = strided_as(draw(*size, dtype=dtype), layout)
-    return Call(input, weight, draw(out_channels, dtype=dtype) if bias else None, stride, padding, dilation, groups)
+    spec = Spec(stride, padding, dilation, groups)
+    return Call(input, weight, draw(out_channels, dtype=dtype) if bias else None, spec)
 
 
 def with_epilogue(
@@ -158,9 +162,9 @@ def with_epilogue(
         changed["var"] = draw(channels, dtype=vectors).abs() + 0.1
     changed |= {"slope": draw(1 if shared else channels, dtype=vectors), "seed": seed_of(0x1234_5678_9ABC, 1 << 40)}
     if residual != "none":
-        z = F.conv2d(*call.map(lambda tensor: tensor.to("meta")).convolution)
+        z = call.map(lambda tensor: tensor.to("meta")).convolved()
         changed["residual"] = strided_as(draw(*z.shape, dtype=call.input.dtype), layout)
-    return call._replace(**changed, residual_after_act=residual == "after")
+    return call.changed(**changed, residual_after_act=residual == "after")
 
 
 def same_padding(kernel, dilation=(1, 1)) -> tuple[int, int]:
@@ -269,38 +273,31 @@ def precision(wanted: str):
         torch.backends.cudnn.conv.fp32_precision = before
 
 
-def budget(call: Call, truth: Tensor) -> Tensor:
-    """Half an ulp of the result's dtype, and 8 units of fp32 on the sum of the magnitudes that were added.
-
-    tf32 keeps 10 bits of each factor, truncated or rounded: an error of at most 2**-9 of a product.
-    """
-    exact = call.double()
-    magnitude = F.conv2d(exact.input.abs(), exact.weight.abs(), None, *call[3:7])
-    column, scale = (1, -1, 1, 1), 1.0
-    size = magnitude + (0 if call.bias is None else exact.bias.abs().view(column))
-    if call.mean is not None:
-        scale = ((1 if call.gamma is None else exact.gamma) / (exact.var + call.eps).sqrt()).abs().view(column)
-        size = (size + exact.mean.abs().view(column)) * scale
-        size = size + (0 if call.beta is None else exact.beta.abs().view(column))
-    size = size + (0 if call.residual is None else exact.residual.abs())
-    slopes = {"number": [call.slope_value], "random": [call.slope_value, call.slope_upper]}.get(call.slope_kind, [])
-    slopes += [call.slope.double().abs().max().item()] if call.slope_kind == "tensor" else []
-    steepest = max(1.0, *map(abs, slopes)) if slopes else 1.0
-    storage = torch.finfo(call.input.dtype)
-    arithmetic = 8 * torch.finfo(torch.float32).eps * size
-    arithmetic = arithmetic + (2.0**-9 * scale * magnitude if tf32(call.input.dtype) else 0)
-    return 0.5 * storage.eps * truth.abs() + steepest * arithmetic + storage.smallest_normal * storage.eps
+def epilogue_magnitude(size: Tensor, e: Epilogue) -> Tensor:
+    """The sum of the magnitudes that an epilogue adds for each element, where that of z is `size`; all in fp64."""
+    column = (1, -1) + (1,) * (size.dim() - 2)
+    if e.mean is not None:
+        scale = ((1 if e.gamma is None else e.gamma) / (e.var + e.eps).sqrt()).abs().view(column)
+        size = (size + e.mean.abs().view(column)) * scale + (0 if e.beta is None else e.beta.abs().view(column))
+    size = size + (0 if e.residual is None else e.residual.abs())
+    slopes = {"number": [e.slope_value], "random": [e.slope_value, e.slope_upper]}.get(e.slope_kind, [])
+    slopes += [e.slope.abs().max().item()] if e.slope_kind == "tensor" else []
+    return size * max([1.0, *map(abs, slopes)]) / (1 - e.dropout)
 
 
 def assert_within(y: Tensor, call: Call, truth: Tensor | None = None) -> None:
-    """Asserts that each element of y is within its budget of the oracle."""
+    """Asserts that y is the oracle's, by the rule of an element.
+
+    tf32 keeps 10 bits of each factor, truncated or rounded: an error of at most 2**-9 of a product.
+    """
     truth = reference.conv_epilogue(*call.double()) if truth is None else truth
-    assert (y.shape, y.dtype, y.device) == (truth.shape, call.input.dtype, call.input.device)
-    over = (y.double() - truth).abs() - budget(call, truth)
-    assert not over.isnan().any(), f"{int(over.isnan().sum())} of {over.numel()} are NaN"
-    assert (over <= 0).all(), (
-        f"{int((over > 0).sum())} of {over.numel()} over their budget, by up to {over.max().item()}"
-    )
+    assert (y.dtype, y.device) == (call.input.dtype, call.input.device)
+    exact = call.double()
+    e, convolved = exact.epilogue, F.conv2d(exact.input.abs(), exact.weight.abs(), None, *call.spec)
+    size = convolved + (0 if call.bias is None else exact.bias.abs().view(1, -1, 1, 1))
+    unshifted = e._replace(mean=None if e.mean is None else 0 * e.mean, beta=None, residual=None)
+    more = epilogue_magnitude(2.0**-9 * convolved, unshifted) if tf32(call.input.dtype) else 0.0
+    testing.assert_elements(y, truth, epilogue_magnitude(size, e), computed=8, more=more)
 
 
 def check_if_it_fits(check, call, layout, config) -> None:
@@ -322,10 +319,10 @@ def check_if_it_fits(check, call, layout, config) -> None:
 
 @contextlib.contextmanager
 def unmutated(call: Call):
-    before = call.map(Tensor.clone)
+    before = call.map(Tensor.clone).tensors()
     yield
-    for name, tensor in call._asdict().items():
-        assert not isinstance(tensor, Tensor) or torch.equal(tensor, getattr(before, name)), f"{name} was changed"
+    for name, tensor in call.tensors().items():
+        assert torch.equal(tensor, before[name]), f"{name} was changed"
 
 
 def strides(size, layout: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atrous import models
+from atrous.core.checks import UsageError
 from atrous.tools import cli
 from atrous.tools.demo import command as demo
 from atrous.tools.demo import images as demo_images
@@ -167,21 +168,20 @@ def test_an_unreadable_file_is_one_line(option, content, picture, tmp_path, caps
     if content is not None:
         path.write_bytes(content)
     options = [option, path] if option == "--image" else ["--image", picture, option, path]
-    assert demo.main(arguments(*options), SMALL) == 2
-    output = capsys.readouterr()
-    assert str(path) in output.err and output.err.count("\n") == 1 and not output.out
+    with pytest.raises(UsageError) as error:
+        demo.main(arguments(*options), SMALL)
+    assert str(path) in str(error.value) and "\n" not in str(error.value) and not capsys.readouterr().out
 
 
-def test_a_plot_that_cannot_be_written_is_reported_first(picture, tmp_path, capsys):
-    assert demo.main(arguments("--image", picture, "--plot", tmp_path / "absent" / "demo.png"), SMALL) == 2
-    assert "--plot" in capsys.readouterr().err
+def test_a_plot_that_cannot_be_written_is_reported_first(picture, tmp_path):
+    with pytest.raises(UsageError, match="--plot"):
+        demo.main(arguments("--image", picture, "--plot", tmp_path / "absent" / "demo.png"), SMALL)
 
 
-def test_without_the_packages_the_remedy_is_named(monkeypatch, capsys):
+def test_without_the_packages_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(demo_images.importlib.util, "find_spec", lambda name: None)
-    assert demo.main(arguments(), SMALL) == 2
-    error = capsys.readouterr().err
-    assert "pip install scikit-learn scikit-image" in error and "--image" in error
+    with pytest.raises(UsageError, match="pip install scikit-learn scikit-image, .* --image"):
+        demo.main(arguments(), SMALL)
 
 
 def test_the_shipped_photographs_are_the_four():

@@ -12,7 +12,7 @@ from atrous.backends import selection
 from atrous.models import ResNet, resnet34
 from atrous.tools.explain import explain
 from atrous.tools.explain import target as targets
-from atrous.tools.explain.conv_sites import ConvLayer
+from atrous.tools.explain.conv_layers import ConvLayer
 from atrous.tools.explain.report import render
 from atrous.tools.explain.target import Ceilings, target
 from atrous.triton_kernels.conv.configs import Conv, conv_config
@@ -116,7 +116,7 @@ def test_configs_are_those_of_a_call(chip, dtype, batch):
     for choice in explanation.choices:
         layer, spec = choice.layer, choice.layer.spec
         x, w = (torch.empty(shape, dtype=dtype, device="meta") for shape in (layer.input, layer.weight))
-        key = describe.conv_key(x, w, spec.stride, spec.padding, spec.dilation, spec.groups, torch.channels_last)
+        key = describe.conv_key(x, w, spec, torch.channels_last)
         key = key._replace(chip=capability, multiprocessors=multiprocessors)
         assert explain.conv_key(layer, explanation.target) == key
         assert choice.config == conv_config(key).describe()
@@ -221,7 +221,7 @@ def test_measurements(small, measured):
     assert conv2.measured_us == 10.0 and explanation.totals["measured_us"] is None  # not known of all of them
     text = render(explanation, 160)
     words = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    assert words["layer"][-1] == "attained" and words["0.conv2"][-1] == "16%"  # of layer4: 1.62 us of 10
+    assert words["layer"][-1] == "attained" and words["0.conv2"][-1] == "16%"  # layer4: 1.62 us / 10 us
     assert "triton" in words["0.conv2"] and "library" in words["conv1"] and words["conv1"][-1] == "0.64"
     assert "library: 8 of 12 conv" in text and "triton: 4 of 12 conv" in text and "heuristic" not in text
     assert "attained: lower bound / measured time" in text
@@ -240,7 +240,7 @@ def test_a_measurement_of_another_backend_or_batch(small, measured):
 def test_a_time_of_triton_is_that_of_its_config():
     entry = Entry("library", None, {"library": 0.01, "triton": 0.02})
     assert explain._measured_us(entry, "library", 8) == 10.0
-    assert explain._measured_us(entry, "triton", 8) is None  # of the best config, which the table does not name
+    assert explain._measured_us(entry, "triton", 8) is None  # it is the time of a config that the table does not name
 
 
 def test_everything_measured(small, measured, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kept import MB, saved, still_allocated
+from saved_bytes import MB, saved, still_allocated
 from torch import nn
 
 import atrous

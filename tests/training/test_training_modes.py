@@ -186,6 +186,6 @@ def test_a_recomputable_output_can_be_saved(tmp_path):
     assert hasattr(y, "_atrous_recompute")
     torch.save(y, tmp_path / "y.pt")
     loaded = torch.load(tmp_path / "y.pt")
-    atrous.conv_bn_act(loaded, w, padding=1, training=True).sum().backward()  # what is left of it cannot recompute
+    atrous.conv_bn_act(loaded, w, padding=1, training=True).sum().backward()  # a loaded y cannot be recomputed
     assert torch.equal(loaded, y) and (tmp_path / "y.pt").stat().st_size < 4 * y.nbytes
     assert torch.equal(pickle.loads(pickle.dumps(y)), y)

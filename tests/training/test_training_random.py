@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from kept import saved
+from saved_bytes import saved
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 

@@ -17,6 +17,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 from triton_cases import INTERPRETING, LAYOUTS, POINTERS, convolution, interpret, strided_as
 
+from atrous.core.spec import Epilogue
 from atrous.triton_kernels.conv import forward as conv
 from atrous.triton_kernels.conv import statistics
 from atrous.triton_kernels.pointwise import backward as gradients
@@ -72,7 +73,7 @@ def test_a_dilated_convolution(layout, channels, groups, kernel):
     with watched(call.input, weight) as loads:
         if kernel == "statistics":
             waves = POINTERS._replace(waves=2)
-            statistics.conv_statistics(*call.convolution, memory_format=memory_format, config=waves)
+            statistics.conv_statistics(*call[:4], memory_format=memory_format, config=waves)
         else:
             conv.conv_epilogue(*call, memory_format=memory_format, config=POINTERS)
     assert len(loads) >= 4
@@ -85,8 +86,7 @@ def test_a_dilated_convolution(layout, channels, groups, kernel):
 def test_reductions(size, layout):
     z = strided_as(torch.randn(size).half(), layout)
     grad = torch.randn_like(z)
-    end = *[None] * 4, 1e-5, "relu", 0.0, 0.0, None, None, None, False
     with watched(z, grad) as loads, mock.patch.object(reduction_plan, "REDUCTION_STEPS", 1):
         gradients.statistics(z)
-        gradients.epilogue_reduce(grad, z, *end)
+        gradients.epilogue_reduce(grad, z, Epilogue(slope_kind="relu"))
     assert len(loads) >= 3  # z for the statistics, z and dy for the sums

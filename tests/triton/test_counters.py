@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 
 from triton_cases import DEVICE, PATHS, interpret, on_device, on_gpu
 
+from atrous.core.spec import Epilogue
 from atrous.triton_kernels import counters
 from atrous.triton_kernels.conv import forward as conv
 from atrous.triton_kernels.pointwise import backward as gradients
@@ -90,8 +91,7 @@ def test_every_kind_of_launch_leaves_zeros(layout):
     format = torch.channels_last if layout == "NHWC" else torch.contiguous_format
     convolve = lambda: conv.conv_epilogue(*call, memory_format=format, config=path.config)  # noqa: E731
     z = torch.randn(2, 5, 9, 7, device=DEVICE).contiguous(memory_format=format)
-    end = *[None] * 4, 1e-5, "relu", 0.0, 0.0, None, None, None, False
-    reduce = lambda: gradients.epilogue_reduce(z, z, *end)  # noqa: E731
+    reduce = lambda: gradients.epilogue_reduce(z, z, Epilogue(slope_kind="relu"))  # noqa: E731
     for run in (convolve, lambda: gradients.statistics(z)[1], reduce):
         first, second = run(), run()
         assert torch.equal(first, second) and counters._pools and nonzero_counters() == 0

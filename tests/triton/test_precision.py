@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from atrous import reference, testing, tuning
-from atrous.core.spec import Epilogue
+from atrous.core.spec import Epilogue, Spec
 from atrous.tools.tune import candidates
 from atrous.triton_kernels.conv.configs import precision
 
@@ -51,9 +51,9 @@ def test_the_setting_reaches_the_kernels(name, value, expected):
     from atrous.triton_kernels.conv import statistics
 
     x, w = torch.randn(2, 16, 9, 9), torch.randn(32, 16, 3, 3)
-    geometry = None, (1, 1), (1, 1), (1, 1), 1
-    for module, call in ((conv, lambda: conv.conv_epilogue(x, w, *geometry, *Epilogue())),
-                         (statistics, lambda: statistics.conv_statistics(x, w, *geometry))):  # fmt: skip
+    spec = Spec(padding=(1, 1))
+    for module, call in ((conv, lambda: conv.conv_epilogue(x, w, None, spec, Epilogue())),
+                         (statistics, lambda: statistics.conv_statistics(x, w, None, spec))):  # fmt: skip
         with (
             setting(name, value),
             mock.patch.object(module, "launch") as launch,
@@ -104,7 +104,8 @@ def in_tf32(call: dict) -> torch.Tensor:
     cut = {name: (call[name].view(torch.int32) & ~0x1FFF).view(torch.float32) for name in ("input", "weight")}
     z = torch.conv2d(cut["input"], cut["weight"], None, *(call[n] for n in ("stride", "padding", "dilation", "groups")))
     vectors = (call[name] for name in ("running_mean", "running_var", "bn_weight", "bn_bias"))
-    return reference.epilogue(z, *vectors, 1e-5, "tensor", 1.0, 1.0, call["slope"], None, call["residual"], False)
+    e = Epilogue(*vectors, slope_kind="tensor", slope=call["slope"], residual=call["residual"])
+    return reference.epilogue(z, e)
 
 
 def tuner_check(y: torch.Tensor, call: dict) -> None:

@@ -28,7 +28,6 @@ from atrous.triton_kernels.gpus import gpu  # noqa: E402
 if not isinstance(conv.conv_epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SPLIT = [config._replace(splits=2) for config in CONV]
 SPLIT_LAYERS = ("dilated", "strided", "NCHW")
 PREFERRED = [Conv(128, 128, 128, 8, 4, descriptors=True), Conv(64, 128, 64, 8, 4)]
@@ -107,11 +106,11 @@ def test_every_config_of_every_layer(name, chip):
 
 @pytest.mark.gate
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", configs.DTYPES, ids=str)
 def test_every_epilogue(chip, dtype, whole):
     """Each config with the fullest epilogues; every other slope and residual in one or two of the six or nine turns of
     chips and dtypes."""
-    turn = CHIPS.index(chip) * len(DTYPES) + DTYPES.index(dtype)
+    turn = CHIPS.index(chip) * len(configs.DTYPES) + configs.DTYPES.index(dtype)
     builds = []
     for i, config in enumerate(CONV):
         for slope_kind, residual in gate.epilogues(turn + i, whole):
@@ -124,7 +123,7 @@ def test_every_epilogue(chip, dtype, whole):
 @pytest.mark.gate
 @pytest.mark.parametrize("chip", CHIPS)
 def test_every_dtype_of_splits_statistics_and_depthwise(chip):
-    for dtype in DTYPES:
+    for dtype in configs.DTYPES:
         builds = jobs(["dilated"], [chip], SPLIT, dtype=dtype)
         builds += jobs(["dilated"], [chip], [c._replace(waves=2) for c in CONV], statistics_variant, dtype=dtype)
         builds += jobs(["depthwise"], [chip], configs.DEPTHWISE["nhwc"], dtype=dtype)

@@ -1,128 +1,35 @@
-"""The Triton epilogue against the fp64 oracle, on a GPU or on the CPU under Triton's interpreter.
-
-Triton reads TRITON_INTERPRET when it is imported, so `test_under_the_interpreter` runs this file again in a process
-that has it set. bf16 is left out there: the interpreter computes it wrong.
-"""
+"""The Triton epilogue against the fp64 oracle, on a GPU or on the CPU under Triton's interpreter."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import re
-import subprocess
-import sys
 from unittest import mock
 
 import pytest
 import torch
+import triton_cases as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_cases import DEVICE, INTERPRETING, RESIDUALS, SLOPE_KINDS, on_device, on_gpu
 
 pytest.importorskip("triton")
 
+import triton_pointwise  # noqa: E402
+from triton_pointwise import DTYPES, LAYOUTS, arguments, changed, check, double, variants  # noqa: E402
+
 from atrous import reference  # noqa: E402
-from atrous.triton_kernels import launch
-from atrous.triton_kernels.pointwise import (
-    configs,  # noqa: E402
-    operands,
-)
-from atrous.triton_kernels.pointwise import forward as pointwise
+from atrous.core.spec import Epilogue  # noqa: E402
+from atrous.testing import assert_elements  # noqa: E402
+from atrous.triton_kernels import launch  # noqa: E402
+from atrous.triton_kernels.pointwise import configs, operands  # noqa: E402
+from atrous.triton_kernels.pointwise import forward as pointwise  # noqa: E402
 
-INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
-CUDA = torch.cuda.is_available()
-DEVICE = "cpu" if INTERPRETING or not CUDA else "cuda"
-DTYPES = (torch.float16, torch.float32, torch.float64) if INTERPRETING else operands.DTYPES
-SLOPE_KINDS = ("relu", "number", "tensor", "random")
-RESIDUALS = ("none", "before", "after")
-LAYOUTS = ("NCHW", "NHWC")
-
-
-def variants(slopes):
-    """(dtype, slope, residual): every combination. When compiled, fp16 and fp64, which only load, store and compute as
-    bf16 and fp32 do, take one residual for each slope: a third of the kernels."""
-    whole = DTYPES if INTERPRETING else (torch.bfloat16, torch.float32)
-    return [
-        (dtype, slope, residual)
-        for dtype in DTYPES
-        for i, slope in enumerate(slopes)
-        for j, residual in enumerate(RESIDUALS)
-        if dtype in whole or (i + j) % len(RESIDUALS) == 0
-    ]
-
-
-def on_device(test):
-    """Runs the test under the interpreter and on a GPU."""
-    return test if INTERPRETING else on_gpu(test)
-
-
-def on_gpu(test):
-    return pytest.mark.gpu(pytest.mark.skipif(not CUDA or INTERPRETING, reason="needs an NVIDIA GPU")(test))
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
 @pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
 def test_under_the_interpreter(capsys):
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu"]
-    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    last = run.stdout.strip().rpartition("\n")[2]
-    with capsys.disabled():
-        print(f" [interpreter: {last}]", end=" ")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert int(re.search(r"(\d+) passed", last)[1]) > 300
-
-
-@pytest.fixture(autouse=True)
-def poisoned_outputs(monkeypatch):
-    """Fills outputs with NaN, so that what the kernel does not write is found."""
-    empty_like = torch.empty_like
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan")))
-
-
-def arguments(
-    shape, dtype, layout="NCHW", slope_kind="tensor", residual="before", norm=True, vectors=None, shared=False,
-    dropout=0.0,
-):  # fmt: skip
-    """z and the other arguments of `pointwise.epilogue`: slopes below 0 and above 1, gammas of both signs."""
-    place = {"device": DEVICE, "dtype": vectors or (torch.float64 if dtype == torch.float64 else torch.float32)}
-    order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape)) if layout == "NHWC" else None
-    z = torch.randn(shape, device=DEVICE, dtype=torch.float64).to(dtype, memory_format=order or torch.contiguous_format)
-    channels = shape[1]
-    mean, var, gamma, beta = (torch.randn(channels, **place) for _ in range(4))
-    slope = torch.randn(1 if shared else channels, **place)
-    bn = (mean, var.abs() + 0.1, gamma, beta) if norm else (None,) * 4
-    seed = torch.tensor([0x1234_5678_9ABC_DEF0, (1 << 40) + 4], device=DEVICE)
-    added = None if residual == "none" else torch.randn_like(z)
-    return z, *bn, 1e-3, slope_kind, -0.125, 0.5, slope, seed, added, residual == "after", dropout
-
-
-def double(arguments):
-    return [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
-
-
-def budget(arguments, truth):
-    """Half a unit of the result's dtype, and 8 units of the arithmetic's dtype on the sum of the added magnitudes."""
-    z, mean, var, gamma, beta, eps, _, _, _, slope, _, residual, _, dropout = double(arguments)
-    size = z.abs()
-    if mean is not None:
-        column = (1, -1) + (1,) * (z.dim() - 2)
-        scale = ((1 if gamma is None else gamma) / (var + eps).sqrt()).abs().view(column)
-        size = (size + mean.abs().view(column)) * scale + (0 if beta is None else beta.abs().view(column))
-    size = (size + (0 if residual is None else residual.abs())) * max(1.0, slope.abs().max().item())
-    size = size / (1 - dropout)
-    dtype = arguments[0].dtype
-    storage, arithmetic = torch.finfo(dtype), torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
-    return 0.5 * storage.eps * truth.abs() + 8 * arithmetic.eps * size + storage.smallest_normal * storage.eps
-
-
-def check(arguments):
-    """Returns y after checking its error against the oracle, its strides, and that nothing was mutated."""
-    z, before = arguments[0], [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
-    y = pointwise.epilogue(*arguments)
-    assert (y.shape, y.dtype, y.device, y.stride()) == (z.shape, z.dtype, z.device, z.stride())
-    truth = reference.epilogue(*double(arguments))
-    over = (y.double() - truth).abs() - budget(arguments, truth)
-    assert not over.isnan().any() and (over <= 0).all(), f"{over.max().item()} over its budget"
-    assert all(torch.equal(a, b) for a, b in zip(arguments, before) if isinstance(a, torch.Tensor))
-    return y
+    cases.interpret(__file__, capsys=capsys, least=300)
 
 
 @on_device
@@ -168,9 +75,9 @@ def test_vectors_of_any_dtype(dtype, vectors):
 @on_device
 def test_vectors_that_differ_in_dtype_or_are_absent():
     for absent in itertools.product((False, True), repeat=2):
-        z, mean, var, gamma, beta, *rest = arguments((2, 5, 4, 4), torch.float16, shared=True)
-        gamma, beta = (None if gone else v for gone, v in zip(absent, (gamma.half(), beta.double())))
-        check((z, mean.half(), var, gamma, beta, *rest))
+        z, e = arguments((2, 5, 4, 4), torch.float16, shared=True)
+        gamma, beta = (None if gone else v for gone, v in zip(absent, (e.gamma.half(), e.beta.double())))
+        check((z, e._replace(mean=e.mean.half(), gamma=gamma, beta=beta)))
 
 
 @on_device
@@ -185,13 +92,10 @@ def test_without_batchnorm_and_with_a_shared_slope(layout):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_shift_without_batchnorm(layout, dtype):
     """A convolution's bias, handed over as beta."""
-    z, _, _, _, beta, *rest = arguments((2, 5, 4, 4), dtype, layout)
-    given = (z, None, None, None, beta, *rest)
-    y = pointwise.epilogue(*given)
-    truth = reference.epilogue(*double(given))
-    size = z.double().abs().max() + beta.double().abs().max() + 10
-    allowed = 0.5 * torch.finfo(dtype).eps * truth.abs() + 8 * torch.finfo(torch.float32).eps * size
-    assert ((y.double() - truth).abs() <= allowed).all()
+    z, e = arguments((2, 5, 4, 4), dtype, layout)
+    given = (z, e._replace(mean=None, var=None, gamma=None))
+    size = z.double().abs().max() + e.beta.double().abs().max() + 10
+    assert_elements(pointwise.epilogue(*given), reference.epilogue(*double(given)), size, computed=8)
 
 
 @on_device
@@ -205,8 +109,8 @@ def test_nan_infinity_and_negative_zero(kind, value, dtype):
     edges = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -1.0, -2.0]
     z = torch.tensor(edges * 6, dtype=dtype, device=DEVICE).reshape(2, 3, 2, 4)
     slope = torch.tensor([0.0, -1.0, 0.5], dtype=dtype, device=DEVICE)
-    rest = (None,) * 4 + (1e-5, kind, value, value, slope, None, None, False)
-    y, expected = pointwise.epilogue(z, *rest), reference.epilogue(z, *rest)
+    e = Epilogue(slope_kind=kind, slope_value=value, slope=slope)
+    y, expected = pointwise.epilogue(z, e), reference.epilogue(z, e)
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
     known = ~y.isnan()
     assert torch.equal(y.signbit()[known], expected.signbit()[known])
@@ -216,7 +120,7 @@ def test_nan_infinity_and_negative_zero(kind, value, dtype):
 def test_nan_in_a_vector_stays_in_its_channel():
     for layout in LAYOUTS:
         given = arguments((2, 3, 3, 3), torch.float32, layout, "relu", "none")
-        given[1][1] = float("nan")
+        given[1].mean[1] = float("nan")
         y = pointwise.epilogue(*given)
         assert y[:, 1].isnan().all() and not y[:, [0, 2]].isnan().any()
 
@@ -230,7 +134,7 @@ def test_the_draws_are_the_oracle_s_bit_for_bit(seed, wide):
     for shape, layout in itertools.product([(2, 3, 7, 7), (2, 16, 4, 4), (2, 9)], LAYOUTS):
         z = -arguments(shape, torch.float32, layout)[0].fill_(1.0)
         with mock.patch.object(launch, "INT32_ELEMENTS", 0 if wide else 2**31):
-            y = pointwise.epilogue(z, *(None,) * 4, 1e-5, "random", 0.0, 1.0, None, seed, None, False)
+            y = pointwise.epilogue(z, Epilogue(slope_kind="random", slope_value=0.0, seed=seed))
         assert torch.equal(-y, reference.uniform(seed, shape))
 
 
@@ -242,7 +146,7 @@ def test_dropout(layout, slope_kind, residual):
     """Kept elements are scaled; an element is 0 where the oracle drops it, whatever the layout."""
     for dtype, shape in zip(DTYPES, [(2, 3, 7, 7), (1, 16, 4, 8), (2, 9, 3, 5), (3, 2, 5)]):
         given = arguments(shape, dtype, layout, slope_kind, residual, norm=dtype != torch.float32, dropout=0.3)
-        dropped = reference.keep(given[0], 0.3, given[10]) == 0
+        dropped = reference.keep(given[0], 0.3, given[1].seed) == 0
         assert 0 < dropped.sum() < dropped.numel() and not check(given)[dropped].any()
 
 
@@ -251,10 +155,10 @@ def test_dropout(layout, slope_kind, residual):
 def test_dropout_factors(dropout):
     """With z = 1, y is the oracle's factors bit for bit; dropout 0 keeps every element."""
     for dtype, shape, layout in itertools.product(DTYPES, [(2, 3, 7, 7), (2, 16, 4, 4)], LAYOUTS):
-        z, *rest = arguments(shape, dtype, layout, "relu", "none", norm=False, dropout=dropout)
+        z, e = arguments(shape, dtype, layout, "relu", "none", norm=False, dropout=dropout)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        expected = torch.ones_like(z) * reference.keep(z.to(wide), dropout, rest[9])
-        assert torch.equal(pointwise.epilogue(z.fill_(1.0), *rest), expected.to(dtype))
+        expected = torch.ones_like(z) * reference.keep(z.to(wide), dropout, e.seed)
+        assert torch.equal(pointwise.epilogue(z.fill_(1.0), e), expected.to(dtype))
 
 
 @on_device
@@ -284,14 +188,15 @@ def test_every_config(layout, config):
 def test_nothing_outside_the_tensors_is_read_or_written(layout, poison):
     """Inputs start at an odd offset and are surrounded by NaN."""
     given = arguments((2, 7, 5, 9), torch.float32, layout)
-    check(tuple(poison(a) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in given))
+    check(changed(poison, given))
 
 
 @on_device
 def test_expanded_and_sliced_vectors():
-    z, mean, var, gamma, beta, eps, kind, lower, upper, slope, *rest = arguments((2, 4, 3, 3), torch.float32)
-    pairs = torch.stack([mean, mean], 1)
-    check((z, pairs[:, 0], var[:1].expand(4), gamma.flip(0), beta, eps, kind, lower, upper, slope[:1].expand(4), *rest))
+    z, e = arguments((2, 4, 3, 3), torch.float32)
+    pairs = torch.stack([e.mean, e.mean], 1)
+    vectors = {"mean": pairs[:, 0], "var": e.var[:1].expand(4), "gamma": e.gamma.flip(0)}
+    check((z, e._replace(**vectors, slope=e.slope[:1].expand(4))))
 
 
 @on_device
@@ -309,7 +214,7 @@ def test_drawn_cases(data):
 
 @on_device
 def test_refusals():
-    z, *rest = arguments((2, 4, 4, 4), torch.float32, residual="none")
+    z, e = arguments((2, 4, 4, 4), torch.float32, residual="none")
     residual = torch.zeros_like(z)
     for bad, error, message in [
         (z.int(), TypeError, "z: expected float16, bfloat16, float32 or float64, got torch.int32"),
@@ -317,25 +222,25 @@ def test_refusals():
         (z[..., ::2], ValueError, "z: expected a contiguous or channels_last tensor, got shape"),
     ]:
         with pytest.raises(error, match=message):
-            pointwise.epilogue(bad, *rest)
+            pointwise.epilogue(bad, e)
     for bad in (residual[:1], residual.double(), residual.contiguous(memory_format=torch.channels_last), residual.mT):
         with pytest.raises(ValueError, match="residual: expected"):
-            pointwise.epilogue(z, *rest[:-3], bad, False, 0.0)
+            pointwise.epilogue(z, e._replace(residual=bad))
     flattened = residual.reshape(4, 2, 4, 4)  # as many rows of as many columns
     with pytest.raises(ValueError, match="residual: expected"):
-        pointwise.epilogue(z, *rest[:-3], flattened, False, 0.0)
+        pointwise.epilogue(z, e._replace(residual=flattened))
     for bad in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="dropout: expected a probability from 0 to 1, got"):
-            pointwise.epilogue(z, *rest[:-1], bad)
+            pointwise.epilogue(z, e._replace(dropout=bad))
     for kind, dropout in (("random", 0.0), ("relu", 0.5)):
         with pytest.raises(ValueError, match="seed: expected"):
-            pointwise.epilogue(z, *rest[:5], kind, *rest[6:9], None, *rest[10:12], dropout)
+            pointwise.epilogue(z, e._replace(slope_kind=kind, seed=None, dropout=dropout))
 
 
 @pytest.mark.skipif(INTERPRETING, reason="the interpreter takes CPU tensors")
 def test_a_cpu_tensor_is_refused_without_the_interpreter():
     with (
-        mock.patch(f"{__name__}.DEVICE", "cpu"),
+        mock.patch.object(triton_pointwise, "DEVICE", "cpu"),
         pytest.raises(RuntimeError, match="z: expected a CUDA tensor .* on cpu"),
     ):
         pointwise.epilogue(*arguments((2, 4, 4, 4), torch.float32))
@@ -378,7 +283,7 @@ def test_stream_that_is_not_the_default_one():
 @on_gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
 def test_device_that_is_not_the_current_one():
-    with mock.patch(f"{__name__}.DEVICE", "cuda:1"):
+    with mock.patch.object(triton_pointwise, "DEVICE", "cuda:1"):
         check(arguments((2, 64, 14, 14), torch.bfloat16, "NHWC"))
     assert torch.cuda.current_device() == 0
 

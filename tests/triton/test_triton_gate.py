@@ -17,6 +17,7 @@ triton = pytest.importorskip("triton")
 import compile_gate as gate  # noqa: E402
 import triton.language as tl  # noqa: E402
 
+from atrous.core.spec import Epilogue  # noqa: E402
 from atrous.triton_kernels import launch  # noqa: E402
 from atrous.triton_kernels.pointwise import (  # noqa: E402
     configs,
@@ -28,7 +29,6 @@ if not isinstance(pointwise.epilogue_kernel, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET=1: there is nothing to compile", allow_module_level=True)
 
 CHIPS = (80, 90, 100)
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CONFIGS = [(layout, config) for layout, listed in configs.POINTWISE.items() for config in listed]
 PREFERRED = [(layout, listed[0]) for layout, listed in configs.POINTWISE.items()]
 VECTORS = ("mean_ptr", "var_ptr", "gamma_ptr", "beta_ptr", "slope_ptr")
@@ -48,14 +48,13 @@ def epilogue_variant(
     z = torch.zeros(SHAPES[layout][not even], dtype=dtype)
     if layout == "nhwc":
         z = z.contiguous(memory_format=torch.channels_last)
-    vector = torch.ones(z.shape[1], dtype=vectors)
+    vector, seed = torch.ones(z.shape[1], dtype=vectors), torch.zeros(2, dtype=torch.int64)
+    bn, added = [vector if norm else None] * 4, None if residual == "none" else torch.zeros_like(z)
     recorder = gate.Recorder(pointwise.epilogue_kernel)
     configured = mock.patch.object(operands, "pointwise_config", lambda key: config)
     with mock.patch.object(pointwise, "epilogue_kernel", recorder), configured:
-        pointwise.epilogue(
-            z, *[vector if norm else None] * 4, 1e-5, slope_kind, 0.1, 0.3, vector, torch.zeros(2, dtype=torch.int64),
-            None if residual == "none" else torch.zeros_like(z), residual == "after", dropout,
-        )  # fmt: skip
+        e = Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, vector, seed, added, residual == "after", dropout)
+        pointwise.epilogue(z, e)
     assert recorder.arguments["LAYOUT"] == layout
     per_thread = config.block_rows * config.block_cols // (32 * config.num_warps)
     label = f"epilogue {layout} {tuple(config)} {dtype} {slope_kind} {residual}"
@@ -102,14 +101,14 @@ def test_rare_variants():
 def test_everything(chip, layout, config, whole):
     """Each dtype with the fullest epilogues; every other slope and residual for two or three of the twelve pairs of
     chip and dtype. Dropout on one chip: it draws from the same generator as slopes."""
-    first = CHIPS.index(chip) * len(DTYPES) + CONFIGS.index((layout, config))
+    first = CHIPS.index(chip) * len(operands.DTYPES) + CONFIGS.index((layout, config))
     variants = [
         epilogue_variant(layout, config, dtype, *choice)
-        for i, dtype in enumerate(DTYPES)
+        for i, dtype in enumerate(operands.DTYPES)
         for choice in gate.epilogues(first + i, whole)
     ]
     if chip == 90:
-        dropped = itertools.product(DTYPES, ("tensor", "random"))
+        dropped = itertools.product(operands.DTYPES, ("tensor", "random"))
         variants += [epilogue_variant(layout, config, *choice, dropout=0.3) for choice in dropped]
     assert complaints([(variant, chip) for variant in variants]) == []
 

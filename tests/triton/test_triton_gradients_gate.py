@@ -16,8 +16,9 @@ triton = pytest.importorskip("triton")
 import compile_gate as gate  # noqa: E402
 import triton.language as tl  # noqa: E402
 from conv_gate import ASYNC  # noqa: E402
-from test_triton_gate import CHIPS, CONFIGS, DTYPES, PREFERRED, SHAPES, VECTORS, complaints  # noqa: E402
+from test_triton_gate import CHIPS, CONFIGS, PREFERRED, SHAPES, VECTORS, complaints  # noqa: E402
 
+from atrous.core.spec import Epilogue  # noqa: E402
 from atrous.triton_kernels import launch  # noqa: E402
 from atrous.triton_kernels.pointwise import backward as gradients  # noqa: E402
 from atrous.triton_kernels.pointwise import operands  # noqa: E402
@@ -38,13 +39,12 @@ def call(name, z, slope_kind, residual, norm, batch, dropout, vectors):
         return gradients.statistics(z)
     vector = torch.ones(z.shape[1], dtype=vectors)
     seed, added = torch.zeros(2, dtype=torch.int64), torch.zeros_like(z) if residual else None
-    arguments = (
-        *[vector if norm else None] * 4, 1e-5, slope_kind, 0.1, 0.3, vector, seed, added, False, dropout
-    )  # fmt: skip
+    bn = [vector if norm else None] * 4
+    e = Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, vector, seed, added, dropout=dropout)
     if name == "reduce":
-        return gradients.epilogue_reduce(torch.zeros_like(z), z, *arguments)
+        return gradients.epilogue_reduce(torch.zeros_like(z), z, e)
     means = torch.zeros(3, z.shape[1], dtype=operands.accumulator(z)) if batch else None
-    return gradients.epilogue_backward(torch.zeros_like(z), z, means, True, residual, *arguments)
+    return gradients.epilogue_backward(torch.zeros_like(z), z, means, True, residual, e)
 
 
 def variant(
@@ -68,8 +68,6 @@ def variant(
     wide = [
         n for n in ("grad_ptr", "z_ptr", "residual_ptr", "dz_ptr", "du_ptr") if recorder.arguments.get(n) is not None
     ]
-    if name == "statistics":
-        wide.remove("z_ptr")  # not required of this kernel
     pipelined = even and name != "backward" and dtype != torch.float64
     per_thread = config.block_rows * config.block_cols // (32 * config.num_warps)
     # at least two elements of a thread share a channel's value, and some are read for two purposes
@@ -111,13 +109,13 @@ def test_rare_variants():
 def test_everything(chip, layout, config):
     """Each dtype with a residual, dropout, and loaded or random slopes: the most live values. sm_90 also compiles the
     other kind of slopes and what needs less."""
-    turns = list(zip(DTYPES, ("tensor", "random", "random", "tensor")))
+    turns = list(zip(operands.DTYPES, ("tensor", "random", "random", "tensor")))
     product = [(dtype, kind, True, 0.3) for dtype, kind in turns]
     if chip == 90:
         product += [(dtype, {"tensor": "random", "random": "tensor"}[kind], True, 0.3) for dtype, kind in turns]
-        product += [(dtype, kind, kind == "relu", 0.0) for dtype, kind in zip(DTYPES, ("relu", "number") * 2)]
+        product += [(dtype, kind, kind == "relu", 0.0) for dtype, kind in zip(operands.DTYPES, ("relu", "number") * 2)]
     variants = [variant(name, layout, config, *choice) for name in ("reduce", "backward") for choice in product]
-    variants += [variant("statistics", layout, config, dtype) for dtype in DTYPES]
+    variants += [variant("statistics", layout, config, dtype) for dtype in operands.DTYPES]
     assert complaints([(one, chip) for one in variants]) == []
 
 

@@ -7,7 +7,6 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.nn.functional as F
 import triton_cases as cases
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -15,11 +14,14 @@ from triton_cases import DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS, PATHS_AND_LA
 
 pytest.importorskip("triton")
 
+from triton_pointwise import assert_statistics  # noqa: E402
+
 from atrous.triton_kernels import launch  # noqa: E402
 from atrous.triton_kernels.conv import configs, statistics  # noqa: E402
 from atrous.triton_kernels.conv import forward as conv
 
 PATHS_AND_LAYOUTS = [(path, layout) for path, layout in PATHS_AND_LAYOUTS if path != "splits"]
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 EVERY_CONFIG = [tile._replace(waves=waves) for tile in configs.CONV for waves in configs.WAVES]
 
 
@@ -28,14 +30,8 @@ def test_under_the_interpreter(capsys):
     cases.interpret(__file__, capsys=capsys, least=150)
 
 
-@pytest.fixture(autouse=True)
-def poisoned_outputs():
-    with cases.poisoned_outputs():
-        yield
-
-
 def run(call, layout="NCHW", config=None):
-    return statistics.conv_statistics(*call.convolution, memory_format=LAYOUTS[layout], config=config)
+    return statistics.conv_statistics(*call[:4], memory_format=LAYOUTS[layout], config=config)
 
 
 def truth_of(z):
@@ -45,27 +41,13 @@ def truth_of(z):
     return mean, (values - mean[:, None]).square().sum(1)
 
 
-def assert_statistics(z, mean, var):
-    """The mean is within 2 fp32 units of the mean magnitude. So is each tile's, which bounds the error of var."""
-    channels, count = z.shape[1], z.numel() // z.shape[1]
-    for vector in (mean, var):
-        assert (vector.shape, vector.dtype, vector.device) == ((channels,), torch.float32, z.device)
-    assert mean.untyped_storage().data_ptr() != var.untyped_storage().data_ptr()
-    unit = torch.finfo(torch.float32).eps
-    true_mean, true_m2 = truth_of(z)
-    mean_error = 2 * unit * z.double().abs().mean((0, 2, 3))
-    assert ((mean.double() - true_mean).abs() <= mean_error).all()
-    m2_error = 16 * unit * true_m2 + count * mean_error.square() + 2 * mean_error * (count * true_m2).sqrt()
-    assert (var >= 0).all() and ((var.double() * count - true_m2).abs() <= m2_error).all()
-
-
 def check(call, layout="NCHW", config=None):
     """Checks that z is the convolution rounded once, the statistics are those of z, and nothing is mutated."""
     with cases.unmutated(call):
         z, mean, var = run(call, layout, config)
     assert z.stride() == cases.strides(z.shape, layout)
     cases.assert_within(z, call)
-    assert_statistics(z, mean, var)
+    assert_statistics(z, mean, var, 2)
     return z, mean, var
 
 
@@ -174,7 +156,7 @@ def test_the_statistics_are_of_the_stored_values(layout):
     call, copied = copying(cases.POINTERS, torch.float16, layout, 0.0, 0.1)
     call = call._replace(bias=torch.full_like(call.weight[:, 0, 0, 0], 1000))
     z, mean, var = check(call, layout, cases.POINTERS)
-    unrounded = truth_of(F.conv2d(*call.double().convolution))[1] / (z.numel() // z.shape[1])
+    unrounded = truth_of(call.double().convolved())[1] / (z.numel() // z.shape[1])
     assert ((var / unrounded)[copied] - 1).abs().mean() > 0.2  # far more than the error budget
 
 

@@ -1,7 +1,7 @@
 """The convolution and its epilogue in one launch: an implicit GEMM and the epilogue on its fp32 accumulators."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton
@@ -12,12 +12,15 @@ from ..counters import arrive, counters
 from ..epilogue import FUSION, draw_slope, uniforms
 from ..epilogue import epilogue as apply_epilogue
 from ..launch import Plan, check_device, launch
-from ..vectors import load_channels, load_vector
+from ..vectors import epilogue_vectors, load_channels, load_vector
 from . import configs
 from .configs import Conv
 from .main_loop import convolve, reduction_steps
 from .problem import Descriptors, Problem, describe, to_layout
 from .tiles import element_offset, load_tile, nchw_offset, pixels, store_tile
+
+if TYPE_CHECKING:
+    from ...core.spec import Epilogue, Spec
 
 
 @triton.jit
@@ -111,23 +114,8 @@ def conv_epilogue(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: configs.Pair,
-    padding: configs.Pair,
-    dilation: configs.Pair,
-    groups: int,
-    mean: Tensor | None,
-    var: Tensor | None,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-    slope_kind: str,
-    slope_value: float,
-    slope_upper: float,
-    slope: Tensor | None,
-    seed: Tensor | None,
-    residual: Tensor | None,
-    residual_after_act: bool,
-    dropout: float = 0.0,
+    spec: "Spec",
+    epilogue: "Epilogue",
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
     config: Conv | None = None,
@@ -137,35 +125,32 @@ def conv_epilogue(
 
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32. x is copied unless it has
-    memory_format, w unless it is channels_last. The other tensors: see pointwise.forward.epilogue.
-    dropout: must be 0: a call that trains needs z, and y replaces it here.
+    memory_format, w unless it is channels_last. epilogue: see pointwise.forward.epilogue; its dropout must be 0: a call
+    that trains needs z, and y replaces it here.
     memory_format: of y. config: the tile config; if None, `measured` if it fits, else configs.conv_config's choice.
     Returns: y: (N, C_out, H', W'), accumulated in fp32 and rounded once.
     Raises: TypeError, ValueError if the tensors or the config are not as above; RuntimeError if input is not on CUDA.
     Source: docs of torch.nn.Conv2d; implicit GEMM: Chetlur et al. 2014 (arXiv:1410.0759).
     """
-    if dropout:
-        raise ValueError(f"dropout: expected 0 in one launch with a convolution, got {dropout}")
+    if epilogue.dropout:
+        raise ValueError(f"dropout: expected 0 in one launch with a convolution, got {epilogue.dropout}")
     x, w = to_layout(input, memory_format), to_layout(weight, torch.channels_last)
-    epilogue = "random" if slope_kind == "random" else "fixed"
-    problem = describe(x, w, stride, padding, dilation, groups, memory_format, residual, epilogue)
+    residual, slope_kind = epilogue.residual, epilogue.slope_kind
+    problem = describe(x, w, spec, memory_format, residual, "random" if slope_kind == "random" else "fixed")
     y = torch.empty_strided(problem.size, problem.strides, dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
     check_device("input", x, conv_epilogue_kernel)
-    place = "none" if residual is None else "after" if residual_after_act else "before"
+    place = epilogue.residual_place
     plan, descriptors, workspace = conv_plan(conv_epilogue_kernel, problem, config, measured, slope_kind, place)
-    slope, seed = slope if slope_kind == "tensor" else None, seed if slope_kind == "random" else None
-    vectors = [None if v is None else v.contiguous() for v in (bias, mean, var, gamma, beta, slope, seed)]
-    if workspace is not None:
-        vectors += workspace.allocate(x.device)
-    else:
-        vectors += None, None
-    scalars = eps, slope_value, slope_upper, int(slope is not None and slope.numel() > 1)
+    vectors, slope_stride = epilogue_vectors(epilogue)
+    partial, arrived = (None, None) if workspace is None else workspace.allocate(x.device)
+    tensors = None if bias is None else bias.contiguous(), *vectors, partial, arrived
+    scalars = epilogue.eps, epilogue.slope_value, epilogue.slope_upper, slope_stride
     if descriptors is None:
-        launch(plan, x.device, (x, w, residual, y, *vectors), scalars)
+        launch(plan, x.device, (x, w, residual, y, *tensors), scalars)
     else:
-        launch(plan, x.device, vectors, scalars, descriptors.of(x, w, residual, y))
+        launch(plan, x.device, tensors, scalars, descriptors.of(x, w, residual, y))
     return y
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 import triton.language as tl
@@ -11,8 +12,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..launch import aligned, chip, needs_int64
 from . import configs
-from .configs import DTYPES, Conv, ConvKey, Pair, precision
+from .configs import DTYPES, Conv, ConvKey, precision
 from .tiles import Layer, Tile
+
+if TYPE_CHECKING:
+    from ...core.spec import Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,28 +110,26 @@ def _input_descriptor(key: ConvKey, tile: Tile, dtype: torch.dtype) -> TensorDes
 
 
 def conv_key(
-    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format = torch.contiguous_format, residual: Tensor | None = None, epilogue="fixed",
+    input: Tensor, weight: Tensor, spec: "Spec", memory_format: torch.memory_format = torch.contiguous_format,
+    residual: Tensor | None = None, epilogue="fixed",
 ) -> ConvKey:  # fmt: skip
     """The key that the choice of a config depends on; the tensors may be on the meta device."""
     return _key(
-        input.shape, input.dtype, weight.shape, stride, padding, dilation, groups, memory_format, epilogue,
+        input.shape, input.dtype, weight.shape, spec, memory_format, epilogue,
         chip(input.device), precision(input.dtype), aligned(input, weight, residual),
     )  # fmt: skip
 
 
 def _key(
-    x: torch.Size, dtype: torch.dtype, w: torch.Size, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format, epilogue: str, gpu: tuple[int, int], precision: str, aligned: bool,
+    x: torch.Size, dtype: torch.dtype, w: torch.Size, spec: "Spec", memory_format: torch.memory_format, epilogue: str,
+    gpu: tuple[int, int], precision: str, aligned: bool,
 ) -> ConvKey:  # fmt: skip
     size, kernel = (x[2], x[3]), (w[2], w[3])
-    height, width = (
-        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)
-    )
+    out_size = spec.output_size(size, kernel)
     layout = "nhwc" if memory_format == torch.channels_last else "nchw"
     return ConvKey(
-        *gpu, dtype.itemsize, precision, layout, x[0], x[1], size, w[0], (height, width), kernel, stride, groups,
-        aligned, needs_int64(prod(x), prod(w), x[0] * w[0] * height * width), epilogue,
+        *gpu, dtype.itemsize, precision, layout, x[0], x[1], size, w[0], out_size, kernel, spec.stride, spec.groups,
+        aligned, needs_int64(prod(x), prod(w), x[0] * w[0] * prod(out_size)), epilogue,
     )  # fmt: skip
 
 
@@ -142,8 +144,8 @@ ShapeStridesDtype = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 
 def describe(
-    x: Tensor, w: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    memory_format: torch.memory_format, residual: Tensor | None = None, epilogue="fixed",
+    x: Tensor, w: Tensor, spec: "Spec", memory_format: torch.memory_format, residual: Tensor | None = None,
+    epilogue="fixed",
 ) -> Problem:  # fmt: skip
     """The problem of an x in memory_format and a channels_last w, cached by everything but the tensors' values.
 
@@ -151,7 +153,7 @@ def describe(
     """
     addend = None if residual is None else (residual.shape, residual.stride(), residual.dtype)
     return _describe(
-        x.shape, x.dtype, w.shape, w.dtype, addend, stride, padding, dilation, groups, memory_format, epilogue,
+        x.shape, x.dtype, w.shape, w.dtype, addend, spec, memory_format, epilogue,
         chip(x.device), precision(x.dtype), aligned(x, w, residual),
     )  # fmt: skip
 
@@ -159,18 +161,18 @@ def describe(
 @lru_cache(maxsize=4096)
 def _describe(
     x: torch.Size, dtype: torch.dtype, w: torch.Size, w_dtype: torch.dtype, residual: ShapeStridesDtype | None,
-    stride: Pair, padding: Pair, dilation: Pair, groups: int, memory_format: torch.memory_format, epilogue: str,
-    gpu: tuple[int, int], precision: str, aligned: bool,
+    spec: "Spec", memory_format: torch.memory_format, epilogue: str, gpu: tuple[int, int], precision: str,
+    aligned: bool,
 ) -> Problem:  # fmt: skip
     for name, shape, got in (("input", x, dtype), ("weight", w, w_dtype)):
         if got not in DTYPES or got != dtype:
             raise TypeError(f"{name}: expected float16, bfloat16 or float32, one for all, got {got}")
         if len(shape) != 4:
             raise ValueError(f"{name}: expected 4 dimensions, got shape {tuple(shape)}")
-    if x[1] != w[1] * groups or w[0] % groups:
-        shapes = f"input {tuple(x)}, weight {tuple(w)}, {groups=}"
+    if x[1] != w[1] * spec.groups or w[0] % spec.groups:
+        shapes = f"input {tuple(x)}, weight {tuple(w)}, groups={spec.groups}"
         raise ValueError(f"weight: expected (C_out, C / groups, kH, kW) with groups dividing C_out, got {shapes}")
-    key = _key(x, dtype, w, stride, padding, dilation, groups, memory_format, epilogue, gpu, precision, aligned)
+    key = _key(x, dtype, w, spec, memory_format, epilogue, gpu, precision, aligned)
     if min(key.out_size) < 1:
         raise ValueError(f"input: expected an output of at least 1 x 1, got {key.out_size} for {key}")
     size = (key.batch, key.out_channels, *key.out_size)
@@ -179,9 +181,9 @@ def _describe(
         _check_residual(residual, (torch.Size(size), strides, dtype))
     if key.depthwise:
         multiplier = key.out_channels // key.in_channels
-        layer = Layer(1, key.out_channels, 1, key.kernel, stride, padding, dilation, multiplier)
+        layer = Layer(1, key.out_channels, 1, key.kernel, spec.stride, spec.padding, spec.dilation, multiplier)
     else:
-        layer = Layer(*key.group_channels, groups, key.kernel, stride, padding, dilation)
+        layer = Layer(*key.group_channels, spec.groups, key.kernel, spec.stride, spec.padding, spec.dilation)
     return Problem(layer, key, size, strides, dtype)
 
 

@@ -5,6 +5,7 @@ those of all programs in their order. Nothing is added atomically: the same call
 """
 
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -21,6 +22,9 @@ from .configs import Conv
 from .main_loop import convolve, reduction_steps
 from .problem import Descriptors, Problem, describe, to_layout
 from .tiles import element_offset, pixels, store_tile
+
+if TYPE_CHECKING:
+    from ...core.spec import Spec
 
 
 @triton.jit
@@ -80,10 +84,7 @@ def conv_statistics(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: configs.Pair,
-    padding: configs.Pair,
-    dilation: configs.Pair,
-    groups: int,
+    spec: "Spec",
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
     config: Conv | None = None,
@@ -97,7 +98,7 @@ def conv_statistics(
         normalizes with it.
     """
     x, w = to_layout(input, memory_format), to_layout(weight, torch.channels_last)
-    problem = describe(x, w, stride, padding, dilation, groups, memory_format, epilogue="statistics")
+    problem = describe(x, w, spec, memory_format, epilogue="statistics")
     z, channels = torch.empty_strided(problem.size, problem.strides, dtype=x.dtype, device=x.device), problem.size[1]
     empty = partial(torch.empty, dtype=torch.float32, device=z.device)
     mean, var = empty(channels), empty(channels)  # an operator's results must not share memory

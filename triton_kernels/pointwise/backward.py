@@ -3,6 +3,8 @@
 A BatchNorm with batch statistics needs the sums of `epilogue_reduce` first; `statistics` computes the batch statistics.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +18,9 @@ from .elements import gradients, nchw_index
 from .operands import check_layout, describe, epilogue_operands, pointwise_plan, residual_before
 from .reduce import epilogue_reduce as epilogue_reduce
 from .statistics import statistics as statistics
+
+if TYPE_CHECKING:
+    from ...core.spec import Epilogue
 
 
 @triton.jit
@@ -94,28 +99,11 @@ def backward_kernel(
 
 
 def epilogue_backward(
-    grad: Tensor,
-    z: Tensor,
-    means: Tensor | None,
-    need_z: bool,
-    need_residual: bool,
-    mean: Tensor | None,
-    var: Tensor | None,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-    slope_kind: str,
-    slope_value: float,
-    slope_upper: float,
-    slope: Tensor | None,
-    seed: Tensor | None,
-    residual: Tensor | None,
-    residual_after_act: bool,
-    dropout: float = 0.0,
+    grad: Tensor, z: Tensor, means: Tensor | None, need_z: bool, need_residual: bool, epilogue: "Epilogue"
 ) -> tuple[Tensor, Tensor]:
     """dz = gamma / sqrt(var + eps) * (du - means[0] - (z - mean) / sqrt(var + eps) * means[1]), and du
 
-    dy = grad * keep, du = dy * dact(u)/du, with u and keep of forward.epilogue, whose arguments follow the flags.
+    dy = grad * keep, du = dy * dact(u)/du, with u and keep of forward.epilogue.
     means: (2 or 3, C) fp32 | fp64: the sums of `epilogue_reduce` divided by the number of values per channel, if mean
     and var are of the batch; None if they are constants: dz = gamma / sqrt(var + eps) * du. Without mean: dz = du.
     grad: (N, C, ...) fp16 | bf16 | fp32 | fp64, with the dtype and strides of z.
@@ -127,20 +115,19 @@ def epilogue_backward(
     """
     view = describe("z", z)
     check_layout("grad", grad, z)
-    residual = residual_before(residual, residual_after_act, z)
+    residual = residual_before(epilogue, z)
     if means is not None and (means.dim() != 2 or means.shape[0] < 2 or means.shape[1] != view.channels):
         expected = f"(2, {view.channels}) or (3, {view.channels})"
         raise ValueError(f"means: expected {expected}, got {tuple(means.shape)}")
-    vectors, scalars = epilogue_operands(
-        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-    )
+    vectors, scalars = epilogue_operands(epilogue)
     dz, du = (torch.empty_like(z) if needed else z.new_empty(0) for needed in (need_z, need_residual))
     if z.numel() == 0 or not (need_z or need_residual):
         return dz, du
     check_device("z", z, backward_kernel)
-    means = None if means is None or mean is None else means.contiguous()
+    means = None if means is None or epilogue.mean is None else means.contiguous()
     registers = gradient_registers(z.element_size())
-    plan = pointwise_plan(backward_kernel, view, z.device, registers, slope_kind, dropout > 0, None)
+    constants = epilogue.slope_kind, epilogue.dropout > 0, None
+    plan = pointwise_plan(backward_kernel, view, z.device, registers, *constants)
     tensors = grad, z, residual, dz if need_z else None, du if need_residual else None, means, *vectors
     launch(plan, z.device, tensors, scalars)
     return dz, du

@@ -1,5 +1,7 @@
 """The epilogue as a separate kernel, for a convolution of another library: reads z once, writes y once."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -11,6 +13,9 @@ from ..vectors import load_channels
 from .configs import pointwise_registers
 from .elements import draw, nchw_index
 from .operands import check_layout, describe, epilogue_operands, pointwise_plan
+
+if TYPE_CHECKING:
+    from ...core.spec import Epilogue
 
 
 @triton.jit(do_not_specialize=["slope_stride", "rows", "col_groups", "channels", "pixels", "row_programs"])
@@ -62,44 +67,28 @@ def epilogue_kernel(
         tile += row_programs
 
 
-def epilogue(
-    z: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-    slope_kind: str,
-    slope_value: float,
-    slope_upper: float,
-    slope: Tensor | None,
-    seed: Tensor | None,
-    residual: Tensor | None,
-    residual_after_act: bool,
-    dropout: float = 0.0,
-) -> Tensor:
+def epilogue(z: Tensor, epilogue: "Epilogue") -> Tensor:
     """y = (act(z * scale + shift (+ residual)) (+ residual)) * keep
 
     keep is 0 with probability dropout, else 1 / (1 - dropout).
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
-    z, residual: (N, C, ...) fp16 | bf16 | fp32 | fp64, both contiguous or both channels_last; mean, var, gamma, beta:
-    (C,), slope: (1,) or (C,), of any of these dtypes; seed: (2,) int64. core.spec.Epilogue documents each of them.
+    z: (N, C, ...) fp16 | bf16 | fp32 | fp64, contiguous or channels_last. epilogue: the other arguments of these
+    equations: its residual has the strides of z, its vectors, (C,) and for slope also (1,), have any of these dtypes.
     Returns: y with the shape, dtype and strides of z.
     Raises: TypeError, ValueError if z, seed, residual or dropout is not as above; RuntimeError if z is not on CUDA.
     Source: docs of torch.nn.BatchNorm2d, PReLU, RReLU and Dropout.
     """
     view = describe("z", z)
+    residual = epilogue.residual
     if residual is not None:
         check_layout("residual", residual, z)
-    vectors, scalars = epilogue_operands(
-        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-    )
+    vectors, scalars = epilogue_operands(epilogue)
     y = torch.empty_like(z)
     if z.numel() == 0:
         return y
     check_device("z", z, epilogue_kernel)
-    place = "none" if residual is None else "after" if residual_after_act else "before"
     registers = pointwise_registers(z.element_size())
-    plan = pointwise_plan(epilogue_kernel, view, z.device, registers, slope_kind, dropout > 0, place)
+    constants = epilogue.slope_kind, epilogue.dropout > 0, epilogue.residual_place
+    plan = pointwise_plan(epilogue_kernel, view, z.device, registers, *constants)
     launch(plan, z.device, (z, residual, y, *vectors), scalars)
     return y

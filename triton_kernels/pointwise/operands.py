@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from math import gcd, prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton
@@ -11,7 +11,11 @@ from torch import Tensor
 
 from ..epilogue import FUSION
 from ..launch import ACCESS_BYTES, Plan, chip, needs_int64
+from ..vectors import epilogue_vectors
 from .configs import NCHW_PIXELS, POINTWISE_PROGRAMS, Pointwise, PointwiseKey, pointwise_config
+
+if TYPE_CHECKING:
+    from ...core.spec import Epilogue
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -58,11 +62,11 @@ def check_layout(name: str, x: Tensor, z: Tensor) -> None:
         )
 
 
-def residual_before(residual: Tensor | None, residual_after_act: bool, z: Tensor) -> Tensor | None:
+def residual_before(epilogue: "Epilogue", z: Tensor) -> Tensor | None:
     """The residual if gradients depend on it, else None: it is a term of u if it comes before the activation."""
-    if residual is not None:
-        check_layout("residual", residual, z)
-    return None if residual_after_act else residual
+    if epilogue.residual is not None:
+        check_layout("residual", epilogue.residual, z)
+    return epilogue.residual if epilogue.residual_place == "before" else None
 
 
 def accumulator(z: Tensor) -> torch.dtype:
@@ -70,20 +74,15 @@ def accumulator(z: Tensor) -> torch.dtype:
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
-def epilogue_operands(
-    mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-) -> tuple[list[Tensor | None], tuple[float, ...]]:
+def epilogue_operands(epilogue: "Epilogue") -> tuple[list[Tensor | None], tuple[float, ...]]:
     """The vectors and the scalars of an epilogue, in the order of the kernels' arguments."""
+    dropout = epilogue.dropout
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
-    draws = slope_kind == "random" or dropout > 0
-    if draws and seed is None:
-        raise ValueError("seed: expected (2,) int64 for random slopes or dropout, got None")
-    slope, seed = slope if slope_kind == "tensor" else None, seed if draws else None
-    vectors = [None if v is None else v.contiguous() for v in (mean, var, gamma, beta, slope, seed)]
+    vectors, slope_stride = epilogue_vectors(epilogue)
     keep_scale = 1 / (1 - dropout) if dropout < 1 else 0.0
-    slope_stride = int(slope is not None and slope.numel() > 1)
-    return vectors, (eps, slope_value, slope_upper, float(dropout), keep_scale, slope_stride)
+    slopes = epilogue.eps, epilogue.slope_value, epilogue.slope_upper
+    return vectors, (*slopes, float(dropout), keep_scale, slope_stride)
 
 
 def tiling(key: PointwiseKey, config: Pointwise, dtype: torch.dtype) -> dict:

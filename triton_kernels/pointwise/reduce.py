@@ -1,5 +1,7 @@
 """Per-channel sums behind the gradients of BatchNorm and slopes, in one launch that reads grad and z once."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -12,6 +14,9 @@ from .elements import gradients, nchw_index
 from .operands import accumulator, check_layout, describe, epilogue_operands, residual_before
 from .reduction import arrive_last, block_channels, combine_partials, step_indices, store_partial, tile_channels
 from .reduction_plan import SIZES, reduction_plan, workspace
+
+if TYPE_CHECKING:
+    from ...core.spec import Epilogue
 
 
 @triton.jit
@@ -89,26 +94,10 @@ def reduce_kernel(
             block += 1
 
 
-def epilogue_reduce(
-    grad: Tensor,
-    z: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-    slope_kind: str,
-    slope_value: float,
-    slope_upper: float,
-    slope: Tensor | None,
-    seed: Tensor | None,
-    residual: Tensor | None,
-    residual_after_act: bool,
-    dropout: float = 0.0,
-) -> Tensor:
+def epilogue_reduce(grad: Tensor, z: Tensor, epilogue: "Epilogue") -> Tensor:
     """sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0), each over all axes but the channels
 
-    dy = grad * keep, du = dy * dact(u)/du, with u and keep of forward.epilogue, whose arguments follow z.
+    dy = grad * keep, du = dy * dact(u)/du, with u and keep of forward.epilogue.
     grad: (N, C, ...) fp16 | bf16 | fp32 | fp64, the gradient of y, with the dtype and strides of z.
     Returns: (3, C) fp32, or fp64 for an fp64 z: the gradients of beta, gamma and a tensor of slopes, per channel. The
         second is 0 without a mean, the third is 0 unless slope_kind is "tensor".
@@ -117,14 +106,13 @@ def epilogue_reduce(
     """
     view = describe("z", z)
     check_layout("grad", grad, z)
-    residual = residual_before(residual, residual_after_act, z)
-    vectors, scalars = epilogue_operands(
-        mean, var, gamma, beta, eps, slope_kind, slope_value, slope_upper, slope, seed, dropout
-    )
+    residual = residual_before(epilogue, z)
+    vectors, scalars = epilogue_operands(epilogue)
     sums = torch.empty((3, view.channels), dtype=accumulator(z), device=z.device)
     if z.numel() == 0:
         return sums.zero_()
     check_device("z", z, reduce_kernel)
-    plan = reduction_plan(reduce_kernel, view, z.device, SLOPE_KIND=slope_kind, DROPOUT=dropout > 0)
+    constants = {"SLOPE_KIND": epilogue.slope_kind, "DROPOUT": epilogue.dropout > 0}
+    plan = reduction_plan(reduce_kernel, view, z.device, **constants)
     launch(plan, z.device, (grad, z, residual, sums, *vectors, *workspace(plan, sums)), scalars)
     return sums

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../../convolution.h"
 #include "../channels.h"
 #include "../epilogue_loop.h"
 #include "../primitives.h"
@@ -187,7 +188,7 @@ void convolve(const Task<S>& task) {
 
 }  // namespace
 
-Tensor winograd_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& transformed,
+Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& transformed,
                          int64_t out_channels, const OptionalTensor& bias, const Sizes& padding,
                          const Sizes& dilation) {
   const Geometry shape = geometry(input, out_channels, padding, dilation);
@@ -195,17 +196,15 @@ Tensor winograd_epilogue(const Arguments& arguments, const Tensor& input, const 
   const Sizes sizes{shape.images, out_channels, shape.out_height, shape.out_width};
   check_vector("bias", bias, out_channels);
   arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
-  Tensor output = torch::stable::empty(sizes, input.scalar_type(), std::nullopt, input.device(), std::nullopt,
-                                       torch::headeronly::MemoryFormat::ChannelsLast);
+  Tensor output = empty_tensor(input, sizes, Order::channels_last);
   if (output.numel() == 0) return output;
   const Channels<float> vectors(arguments, out_channels, bias, shape.panels() * PANEL);
   with_storage(input, [&](auto* data) {
     using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (!std::is_same_v<S, double>)
-      convolve(Task<S>{shape, data,
-                       arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr,
-                       transformed.const_data_ptr<float>(), static_cast<S*>(output.mutable_data_ptr()),
-                       arguments.kind(), arguments.place(), arguments.dropout > 0, vectors});
+      convolve(Task<S>{shape, data, arguments.residual_data<S>(), transformed.const_data_ptr<float>(),
+                       static_cast<S*>(output.mutable_data_ptr()), arguments.kind(), arguments.place(),
+                       arguments.dropout > 0, vectors});
   });
   return output;
 }

@@ -2,13 +2,15 @@
 
 #include <torch/headeronly/util/Exception.h>
 
+#include "../../convolution.h"
+
 namespace atrous::winograd {
 
 namespace {
 
-constexpr int64_t INPUT_BYTES = 400 * 1024;   // transformed input of a block: a part of the L2 cache
-constexpr int64_t OUTPUT_BYTES = 200 * 1024;  // outputs that wait for their last position: another part of L2
-constexpr int64_t MIN_TILES = 48;  // of a block, for any number of channels: each block reads the whole weight
+constexpr int64_t INPUT_BYTES = 400 * 1024;       // transformed input of a block: a part of the L2 cache
+constexpr int64_t OUTPUT_BYTES = 200 * 1024;      // outputs that wait for their last position: another part of L2
+constexpr int64_t MIN_TILES = 48;                 // in a block, since each block reads the whole weight
 constexpr int64_t MIN_MULTIPLICATIONS = 1 << 18;  // with fewer, a second thread costs more than it saves
 
 // The first rows (columns) of the tiles that cover `size` outputs. A tile has two outputs, `dilation` apart; the tiles
@@ -33,25 +35,19 @@ Geometry geometry(const Tensor& input, int64_t out_channels, const Sizes& paddin
                   "input: expected channels_last strides, got shape ", to_string(sizes), ", strides ",
                   to_string(strides));
   STD_TORCH_CHECK(out_channels >= 0, "out_channels: expected at least 0, got ", out_channels);
-  Geometry shape{sizes[0],
-                 sizes[1],
-                 sizes[2],
-                 sizes[3],
-                 out_channels,
-                 0,
-                 0,
-                 check_pair("padding", padding, 0),
-                 check_pair("dilation", dilation, 1),
-                 {},
-                 {}};
-  shape.out_height = sizes[2] + 2 * padding[0] - 2 * dilation[0];
-  shape.out_width = sizes[3] + 2 * padding[1] - 2 * dilation[1];
-  STD_TORCH_CHECK(shape.out_height > 0 && shape.out_width > 0, "input: expected a padded size of at least [",
-                  2 * dilation[0] + 1, ", ", 2 * dilation[1] + 1, "], the size of the dilated kernel, got [",
-                  sizes[2] + 2 * padding[0], ", ", sizes[3] + 2 * padding[1], "]");
-  shape.tops = tile_starts(shape.out_height, dilation[0]);
-  shape.lefts = tile_starts(shape.out_width, dilation[1]);
-  return shape;
+  const auto pads = check_pair("padding", padding, 0), steps = check_pair("dilation", dilation, 1);
+  const Sizes output = convolution_sizes(sizes, {out_channels, sizes[1], 3, 3}, {1, 1}, padding, dilation);
+  return {sizes[0],
+          sizes[1],
+          sizes[2],
+          sizes[3],
+          out_channels,
+          output[2],
+          output[3],
+          pads,
+          steps,
+          tile_starts(output[2], dilation[0]),
+          tile_starts(output[3], dilation[1])};
 }
 
 void check_weight(const Tensor& transformed, const Geometry& shape) {

@@ -11,7 +11,7 @@
 
 namespace atrous::winograd {
 
-constexpr int64_t POSITIONS = 16;  // of a transformed tile
+constexpr int64_t POSITIONS = 16;  // elements of a transformed tile
 constexpr int64_t PANEL = 16;      // output channels that are computed together
 constexpr int64_t LANES = 8;
 

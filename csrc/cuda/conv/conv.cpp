@@ -1,5 +1,4 @@
-// _conv_epilogue: tensors -> ConvProblem -> ConvPlan -> launch. A convolution that our kernels do not support runs as
-// torch's own convolution and then the epilogue.
+// _conv_epilogue: sizes -> ConvProblem -> its tensors -> ConvPlan -> launch.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -24,25 +23,27 @@ struct ZeroPadding {
   int64_t margin;    // columns on either side
 };
 
-// The tensors of a call. y is absent before its memory is allocated.
+// The memory of a problem, as its kernel accesses it.
 struct ConvTensors {
-  Tensor x, weight;
-  OptionalTensor y;
+  Tensor x, weight, y;
+  OptionalTensor residual;
 };
 
-ZeroPadding zero_padding(const Tensor& input, const Sizes& padding, const Sizes& dilation) {
-  return {conv_channels(input.size(1), input.scalar_type(), dilation[1]),
-          merges_kernel_rows(input.size(1), dilation[1]) ? padding[1] : 0};
+ZeroPadding zero_padding(ScalarType type, int64_t channels, const Sizes& padding, const Sizes& dilation) {
+  return {conv_channels(channels, type, dilation[1]), merges_kernel_rows(channels, dilation[1]) ? padding[1] : 0};
 }
 
 // The problem's sizes, with x as it is once it is padded.
-ConvProblem geometry(const Tensor& input, const Tensor& weight, const ZeroPadding& zeros, const Sizes& sizes,
-                     const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
+ConvProblem geometry(ScalarType type, Order order, const Sizes& input, const Sizes& weight, const Sizes& stride,
+                     const Sizes& padding, const Sizes& dilation, int64_t groups) {
+  const ZeroPadding zeros = zero_padding(type, input[1], padding, dilation);
+  const Sizes output = convolution_sizes(input, weight, stride, padding, dilation);
   ConvProblem problem{};
-  problem.type = input.scalar_type();
-  problem.n = input.size(0), problem.h = input.size(2), problem.w = input.size(3) + 2 * zeros.margin;
-  problem.c = zeros.channels, problem.k = sizes[1], problem.p = sizes[2], problem.q = sizes[3];
-  problem.r = weight.size(2), problem.s = weight.size(3);
+  problem.type = type;
+  problem.channels_first = order == Order::channels_first;
+  problem.n = input[0], problem.h = input[2], problem.w = input[3] + 2 * zeros.margin;
+  problem.c = zeros.channels, problem.k = output[1], problem.p = output[2], problem.q = output[3];
+  problem.r = weight[2], problem.s = weight[3];
   problem.x_strides[0] = problem.c;
   problem.x_strides[1] = problem.w * problem.c;
   problem.x_strides[2] = problem.h * problem.w * problem.c;
@@ -53,21 +54,18 @@ ConvProblem geometry(const Tensor& input, const Tensor& weight, const ZeroPaddin
   }
   problem.padding[1] -= zeros.margin;
   problem.groups = groups;
-  if (merges_kernel_rows(input.size(1), dilation[1])) merge_kernel_rows(problem);
+  if (merges_kernel_rows(input[1], dilation[1])) merge_kernel_rows(problem);
   return problem;
 }
 
-Tensor empty_channels_last(const Tensor& like, const Sizes& sizes) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              torch::headeronly::MemoryFormat::ChannelsLast);
-}
-
-// Returns the tensor in channels_last with its zeros: a copy, unless it already is.
+// Returns the tensor in channels_last with its zeros and aligned to 16 bytes: a copy, unless it already is.
 Tensor pad_channels_last(const Tensor& tensor, const ZeroPadding& zeros, cudaStream_t stream) {
   const int64_t n = tensor.size(0), c = tensor.size(1), h = tensor.size(2), w = tensor.size(3);
-  if (zeros.channels == c && !zeros.margin)
-    return torch::stable::contiguous(tensor, torch::headeronly::MemoryFormat::ChannelsLast);
-  const Tensor padded = empty_channels_last(tensor, Sizes{n, zeros.channels, h, w + 2 * zeros.margin});
+  if (zeros.channels == c && !zeros.margin) {
+    const Tensor same = torch::stable::contiguous(tensor, memory_format(Order::channels_last));
+    if (is_aligned(same.const_data_ptr())) return same;
+  }
+  const Tensor padded = empty_tensor(tensor, {n, zeros.channels, h, w + 2 * zeros.margin}, Order::channels_last);
   const ConvPad pad{tensor.const_data_ptr(),
                     padded.mutable_data_ptr(),
                     tensor.scalar_type(),
@@ -82,29 +80,25 @@ Tensor pad_channels_last(const Tensor& tensor, const ZeroPadding& zeros, cudaStr
   return padded;
 }
 
-ConvTensors prepare(const Tensor& input, const Tensor& weight, const ZeroPadding& zeros, const Sizes& sizes,
-                    cudaStream_t stream) {
-  return {pad_channels_last(input, zeros, stream), pad_channels_last(weight, {zeros.channels, 0}, stream),
-          empty_channels_last(input, sizes)};
+ConvTensors prepare(const Tensor& input, const Tensor& weight, const OptionalTensor& residual, const ZeroPadding& zeros,
+                    const Sizes& output, cudaStream_t stream) {
+  ConvTensors tensors{pad_channels_last(input, zeros, stream), pad_channels_last(weight, {zeros.channels, 0}, stream),
+                      empty_tensor(input, output, Order::channels_last), std::nullopt};
+  if (residual) tensors.residual = pad_channels_last(*residual, {output[1], 0}, stream);
+  return tensors;
 }
 
 // Completes a geometry with the memory of its tensors and the epilogue.
-ConvProblem describe(ConvProblem problem, const ConvTensors& tensors, const Arguments& arguments,
+ConvProblem describe(ConvProblem problem, const ConvTensors& tensors, const Epilogue& arguments,
                      const OptionalTensor& bias) {
   problem.x = tensors.x.const_data_ptr();
   problem.weight = tensors.weight.const_data_ptr();
-  problem.residual = arguments.residual ? arguments.residual->const_data_ptr() : nullptr;
-  problem.y = tensors.y ? tensors.y->mutable_data_ptr() : nullptr;
+  problem.residual = tensors.residual ? tensors.residual->const_data_ptr() : nullptr;
+  problem.y = tensors.y.mutable_data_ptr();
   problem.vectors = vectors_of(arguments, bias);
   problem.slope = arguments.kind();
   problem.place = arguments.place();
-  problem.dropout = arguments.dropout > 0;
   return problem;
-}
-
-// Returns why our kernels do not support the call; empty if they do.
-std::string reasons(const Tensor& input, const ConvProblem& call) {
-  return suggests_channels_last(input) ? conv_reasons(call) : "input: expected channels_last";
 }
 
 ConvPlan choose_plan(const ConvProblem& problem, const Device& device, std::string_view tile) {
@@ -129,34 +123,41 @@ void conv_tile(std::string name) {
   named_tile = known;
 }
 
-Tensor conv_epilogue(const Arguments& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+std::string conv_reasons(ScalarType type, bool channels_last, Sizes input, Sizes weight, Sizes stride, Sizes padding,
+                         Sizes dilation, int64_t groups) {
+  const Order order = channels_last ? Order::channels_last : Order::channels_first;
+  return conv_reasons(geometry(type, order, input, weight, stride, padding, dilation, groups));
+}
+
+Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
+  if (arguments.draws())  // in a second launch: no kernel of a convolution draws
+    return epilogue(arguments, conv_epilogue({}, input, weight, bias, stride, padding, dilation, groups));
   check_convolution(input, weight, bias, stride, padding, dilation, groups);
   const Device device("input", input);
   device.check("weight", weight);
   device.check("bias", bias);
   device.check(arguments);
-  const Sizes sizes = convolution_sizes(input, weight, stride, padding, dilation);
-  const ZeroPadding zeros = zero_padding(input, padding, dilation);
-  const ConvProblem shape = geometry(input, weight, zeros, sizes, stride, padding, dilation, groups);
-  const std::string_view tile = named_tile.load();
-  // Support is decided on the caller's own tensors, before any is copied.
-  const ConvProblem call = describe(shape, {input, weight, {}}, arguments, bias);
-  if (const std::string no_kernel = reasons(input, call); !no_kernel.empty()) {
-    STD_TORCH_CHECK(tile.empty(), tile, " cannot compute this convolution: ", no_kernel);
-    return epilogue(arguments, convolution(input, weight, bias, stride, padding, dilation, groups));
-  }
-  arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
+  const ScalarType type = input.scalar_type();
+  const Order order = convolution_order(input, weight);
+  const ConvProblem shape =
+      geometry(type, order, to_vector(input.sizes()), to_vector(weight.sizes()), stride, padding, dilation, groups);
+  const std::string reasons = conv_reasons(shape);
+  STD_TORCH_CHECK(reasons.empty(), "_conv_epilogue cannot compute this convolution on CUDA: ", reasons);
+  const Sizes output{shape.n, shape.k, shape.p, shape.q};
+  arguments.check(output, strides_of(output, order), type);
+  if (!shape.pixels()) return empty_tensor(input, output, order);
 
-  const ConvTensors tensors = prepare(input, weight, zeros, sizes, device.stream());
+  const ZeroPadding zeros = zero_padding(type, input.size(1), padding, dilation);
+  const ConvTensors tensors = prepare(input, weight, arguments.residual, zeros, output, device.stream());
   const ConvProblem problem = describe(shape, tensors, arguments, bias);
-  const ConvPlan plan = choose_plan(problem, device, tile);
+  const ConvPlan plan = choose_plan(problem, device, named_tile.load());
   OptionalTensor workspace;
   if (plan.workspace_bytes)
     workspace = torch::stable::new_empty(input, Sizes{int64_t(plan.workspace_bytes)}, ScalarType::Byte);
   void* const partial = workspace ? workspace->mutable_data_ptr() : nullptr;
-  if (tensors.y->numel()) check(launch_conv(problem, plan, partial, device.stream()), "_conv_epilogue");
-  return *tensors.y;
+  if (tensors.y.numel()) check(launch_conv(problem, plan, partial, device.stream()), "_conv_epilogue");
+  return tensors.y;
 }
 
 }  // namespace atrous::cuda

@@ -2,6 +2,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cost_model.h"
@@ -77,26 +78,26 @@ void merge_kernel_rows(ConvProblem& problem) {
 }
 
 std::string conv_reasons(const ConvProblem& problem) {
+  if (!problem.pixels()) return "";  // nothing is launched
   std::string all;
-  const auto need = [&](bool met, const char* what, const std::string& expected) {
-    if (!met) all += std::string(all.empty() ? "" : "; ") + what + ": expected " + expected;
+  const auto need = [&](bool met, const std::string& expected, const auto& got) {
+    if (!met) all += (all.empty() ? "" : "; ") + expected + ", got " + got;
   };
-  if (problem.type == ScalarType::Double) return "input: expected float16, bfloat16 or float32, got float64";
-  const double input = extent(problem) * bytes(problem.type),
-               output = double(problem.pixels()) * problem.k * bytes(problem.type),
-               weight = double(problem.k) * double(problem.r * problem.s) * double(problem.c) * bytes(problem.type);
-  need(problem.groups == 1, "groups", "1, got " + std::to_string(problem.groups));
-  need(problem.slope != Slope::random && !problem.dropout, "slope and dropout", "nothing drawn");
-  need(problem.k % vector(problem.type) == 0, "weight",
-       "a multiple of " + std::to_string(vector(problem.type)) + " output channels, got " + std::to_string(problem.k));
-  need(std::max(problem.r, problem.s) <= MAX_KERNEL, "weight", "a kernel of at most 32 x 32");
-  need(input < MAX_BYTES, "input", "less than 2 GiB, padding included");
-  need(output < MAX_BYTES && weight < MAX_BYTES, "output and weight", "less than 2 GiB each");
-  for (const void* data : {problem.x, problem.weight, problem.residual})
-    if (reinterpret_cast<uintptr_t>(data) % 16) {
-      need(false, "input, weight and residual", "memory that begins at a multiple of 16 bytes");
-      break;
-    }
+  const auto need_small = [&](double elements, const std::string& expected) {
+    const double size = elements * bytes(problem.type);
+    need(size < MAX_BYTES, expected, std::to_string(int64_t(std::ceil(size / (1 << 30)))) + " GiB");
+  };
+  const bool fp64 = problem.type == ScalarType::Double;
+  const int64_t multiple = vector(problem.type), kernel = std::max(problem.r, problem.s);
+  need(!problem.channels_first, "input: expected channels_last", "NCHW");
+  need(!fp64, "input: expected float16, bfloat16 or float32", "float64");
+  need(problem.groups == 1, "groups: expected 1", std::to_string(problem.groups));
+  need(fp64 || problem.k % multiple == 0,
+       "weight: expected a multiple of " + std::to_string(multiple) + " output channels", std::to_string(problem.k));
+  need(kernel <= MAX_KERNEL, "weight: expected a kernel of at most 32 x 32", std::to_string(kernel));
+  need_small(extent(problem), "input: expected less than 2 GiB, padding included");
+  need_small(double(problem.pixels()) * problem.k, "output: expected less than 2 GiB");
+  need_small(double(problem.k) * double(problem.r * problem.s) * double(problem.c), "weight: expected less than 2 GiB");
   return all;
 }
 

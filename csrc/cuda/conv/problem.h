@@ -14,18 +14,19 @@ namespace atrous::cuda {
 // Input channels of a padded stem, whose kernel rows are read as one position.
 constexpr int64_t STEM_CHANNELS = 4;
 
-// x: (n, h, w, c), weight: (k, r, s, c), residual and y: (n, p, q, k). All but x are dense. Pairs are (height, width).
+// x: (n, h, w, c), weight: (k, r, s, c), residual and y: (n, p, q, k), all aligned to 16 bytes. All but x are dense.
+// Pairs are (height, width).
 struct ConvProblem {
   const void *x, *weight, *residual;
   void* y;
-  ScalarType type;  // of all four tensors
+  ScalarType type;      // the dtype of all four tensors
+  bool channels_first;  // the caller's input and weight are NCHW
   int64_t n, h, w, c, k, r, s, p, q;
   int64_t x_strides[3];  // in elements: pixel, row, image
   int64_t stride[2], padding[2], dilation[2], groups;
   ChannelVectors vectors;
   Slope slope;
   Residual place;
-  bool dropout;
 
   int64_t pixels() const { return n * p * q; }
 };
@@ -57,10 +58,10 @@ struct ConvPlan {
   int splits;
   size_t workspace_bytes;
   bool tma = false;
-  int multiprocessors = 1;  // of the GPU, and so the blocks of the persistent kernel that run at once
+  int multiprocessors = 1;  // the GPU's: as many blocks of the persistent kernel run at once
 };
 
-// Returns why no kernel supports the problem; empty if one does.
+// Returns why no kernel computes the problem, "; " between reasons; empty if one does. It needs no memory.
 std::string conv_reasons(const ConvProblem& problem);
 // The GPU, and the name of the tile to use; empty for the predicted one.
 struct Target {

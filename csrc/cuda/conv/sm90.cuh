@@ -24,7 +24,7 @@ struct ImplicitGemm {
   static constexpr int GROUPS = M / 128, BLOCKS = M * N == 128 * 64 ? 2 : 1, STAGES = M * N == 128 * 128 ? 6 : 4;
   using Tile = cute::Shape<Int<M>, Int<N>, cute::Shape<_64>>;
   using Layout = cutlass::layout::TensorNHWC;
-  using Cluster = cute::Shape<Int<GROUPS>, _1, _1>;  // of blocks that share the weight
+  using Cluster = cute::Shape<Int<GROUPS>, _1, _1>;  // its blocks share the weight
   using ResidualElement = std::conditional_t<RESIDUAL == Residual::none, void, Element>;
   using Schedule = std::conditional_t<GROUPS == 1, cutlass::epilogue::TmaWarpSpecialized,
                                       cutlass::epilogue::TmaWarpSpecializedCooperative>;

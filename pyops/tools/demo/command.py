@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 
 import torch
 
+from ...core.checks import UsageError, writable
 from .. import info
 from . import report as demo_report
-from .images import InputError, photographs, shipped, subject
+from .images import photographs, shipped, subject
 from .run import Disagreement, Plan, Run
 
 
@@ -35,21 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
-    """Returns 0, 1 if the fused model disagrees with the plain one, or 2 if an input cannot be used."""
+    """Returns 0, or 1 if the fused model disagrees with the plain one. Raises UsageError for an unusable input."""
     plan = plan or Plan(seconds=args.seconds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        _drawable(args.plot)
-        paths = args.image or shipped()
-        images = photographs(paths, plan.size)
-        model, weights = subject(args.weights, images)
-    except InputError as error:
-        print(f"atrous demo: {error}", file=sys.stderr)
-        return 2
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib: pip install matplotlib")
+    writable("--plot", args.plot)
+    paths = args.image or shipped()
+    images = photographs(paths, plan.size)
+    model, weights = subject(args.weights, images)
     result = _new_result(device, plan, paths, weights)
     print(demo_report.header(result), flush=True)
     try:
-        with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=64):  # one model, compiled for each cell
+        # One model is compiled for each cell. torch's annotations lack config.patch.
+        with torch.no_grad(), torch.compiler.config.patch(recompile_limit=64):  # type: ignore[attr-defined]
             _show(Run(model, images, device, plan, result))
     except Disagreement as error:
         print(f"atrous demo: the fused model disagrees with the plain one, nothing is timed: {error}", file=sys.stderr)
@@ -131,14 +130,3 @@ def _new_result(device: torch.device, plan: Plan, paths: list[Path], weights: st
         "agreement_of_gradients": {},
         "not_run": [],
     }
-
-
-def _drawable(path: Path | None) -> None:
-    """Checks the plot's file before measuring, so that no measurement is lost. Raises InputError."""
-    if path is None:
-        return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib: pip install matplotlib")
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise InputError(f"--plot: expected a file that can be written, got {str(path)!r}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import models
+from ...core.checks import UsageError
 
 # Photographs inside installed packages: (module, its name for pip, path in it). They are read as files: importing the
 # packages takes seconds, and some versions of them would look for a download.
@@ -22,10 +23,6 @@ SHIPPED = (
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's checkpoints expect them
 
 
-class InputError(Exception):
-    """A file that the user named cannot be used; the message is one line and says what to do."""
-
-
 def shipped() -> list[Path]:
     """The photographs that scikit-learn and scikit-image have installed on this machine."""
     paths = []
@@ -35,7 +32,7 @@ def shipped() -> list[Path]:
         paths += [Path(folder) / path for folder in folders or () if (Path(folder) / path).is_file()]
     if not paths:
         packages = " ".join(dict.fromkeys(name for _, name, _ in SHIPPED))
-        raise InputError(f"no photographs: pip install {packages}, or name your own with --image FILE")
+        raise UsageError(f"no photographs: pip install {packages}, or name your own with --image FILE")
     return paths
 
 
@@ -49,13 +46,13 @@ def _photograph(path: Path, size: int) -> Tensor:
         import numpy
         from PIL import Image
     except ImportError as error:
-        raise InputError("reading photographs needs Pillow and NumPy: pip install pillow numpy") from error
+        raise UsageError("reading photographs needs Pillow and NumPy: pip install pillow numpy") from error
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"cannot read the image {path}: {' '.join(reason.split())}") from error
+        raise UsageError(f"cannot read the image {path}: {' '.join(reason.split())}") from error
     scale = size * 256 / 224 / min(image.size)  # the usual crop: 224 of 256
     image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in image.size)
@@ -81,7 +78,7 @@ def subject(weights: Path | None, images: Tensor, seed: int = 0) -> tuple[nn.Mod
             network = models.resnet34(act="relu")
             models.load_weights(network, weights)
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"cannot use the weights {weights}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"cannot use the weights {weights}: {' '.join(str(error).split())}") from error
     kind = "PReLU" if any(isinstance(module, nn.PReLU) for module in network.modules()) else "ReLU"
     return network.eval(), f"{weights} ({kind})"
 

@@ -20,7 +20,7 @@ from .images import batch
 from .variants import COMPILED, LABELS, build, launches, names, ready
 
 # The largest accepted error of a logit, as a multiple of the plain model's own in the same dtype: the two round in
-# another order, and neither is the better one each time.
+# another order, and neither is the better one each time. It is the `ratio` of testing.py's rule of a tensor.
 BUDGET = 2.0
 OTHERS = 2.0  # factor on that for torch's variants: they are not under test, and their summation order may be unlucky
 TIMING_STEPS = 10  # steps of the progress bar for timing a batch; a first call is one step

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...core.torch_compat import TorchDispatchMode
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 LABELS = {  # in the order of the table; the keys are those of the JSON

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from ...core.checks import UsageError
+from ...tuning.format import DTYPES
 from . import training_report
 from .explain import explain
 from .report import render
 from .target import CHIPS, target
-
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

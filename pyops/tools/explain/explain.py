@@ -14,15 +14,15 @@ from math import prod
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ... import tuning
 from ...backends import selection
+from ...core.torch_compat import fake_tensors
 from ...nn import FrozenConv2d
 from ...triton_kernels.conv.configs import ConvKey, conv_config, precision
 from ...triton_kernels.gpus import INT32_ELEMENTS
 from ...tuning.format import Entry
-from .conv_sites import ConvLayer, conv_layers
+from .conv_layers import ConvLayer, conv_layers
 from .layers import Layer, LayerSummary, summarize
 from .target import Target
 
@@ -46,7 +46,7 @@ class Choice:
         """The choice for JSON, flat."""
         fields = asdict(self)
         layer = fields.pop("layer")
-        return {**layer, **layer.pop("spec"), "output": self.layer.output, "macs": self.layer.macs, **fields}
+        return {**layer, **layer.pop("spec")._asdict(), "output": self.layer.output, "macs": self.layer.macs, **fields}
 
 
 @dataclass
@@ -83,7 +83,7 @@ def explain(model: nn.Module, input_shape: Sequence[int], backend: str, target: 
     """backend: "auto" or a backend's name. Raises what the model and backends.selection.choose raise."""
     summary, layers = summarize(model, input_shape), conv_layers(model, input_shape)
     frozen = {name for name, module in model.named_modules() if isinstance(module, FrozenConv2d)}
-    with FakeTensorMode():  # tensors of the target's device without memory: enough for backend selection and tuning
+    with fake_tensors():  # tensors of the target's device without memory: enough for backend selection and tuning
         choices = [_choice(layer, layer.name in frozen, backend, target) for layer in layers]
     _into_layers(summary.layers, choices)
     return Explanation(summary, target, choices)

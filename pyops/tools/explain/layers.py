@@ -18,28 +18,27 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...nn import AddAct, BNAct2d, ConvBNAct2d
+from ...ops.catalogue import CONVOLUTIONS, ConvCall, Sizes
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
 FUSED_MODULES = (ConvBNAct2d, BNAct2d, AddAct)
-Sizes = tuple[int, ...]
 Result = TypeVar("Result")
 
 
-def _convolution_flops(input: Sizes, weight: Sizes, *arguments, out_shape: Sizes, **named) -> int:
-    return 2 * prod(out_shape) * prod(weight[1:])
+def _flops(parse: Callable[..., ConvCall | None]) -> Callable[..., int]:
+    def flops(input: Sizes, *arguments, out_shape, **named) -> int:
+        call = parse(input, *arguments, **named)
+        assert call is not None
+        return 2 * input[0] * prod(call.weight) * prod(call.spec.output_size(input[2:], call.weight[2:]))
 
-
-def _winograd_flops(input: Sizes, *arguments, out_shape: Sizes, **named) -> int:
-    return 2 * prod(out_shape) * input[1] * 9  # those of the 3x3 convolution that it replaces
+    return flops
 
 
 FLOPS = {
-    torch.ops.atrous._conv_epilogue: _convolution_flops,
-    torch.ops.atrous_triton._conv_epilogue: _convolution_flops,
-    torch.ops.atrous._winograd_epilogue: _winograd_flops,
+    operator.overloadpacket: _flops(parse)
+    for operator, parse in CONVOLUTIONS.items()
+    if operator.namespace != "aten"  # torch counts its own convolutions, transposed ones and gradients too
 }
-if torch.backends.mkldnn.is_available():  # called by backend `library` in a frozen model on CPU
-    FLOPS[torch.ops.mkldnn._convolution_pointwise] = _convolution_flops
 
 
 @dataclass

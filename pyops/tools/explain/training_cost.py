@@ -12,17 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from ...core.torch_compat import TorchDispatchMode, storage_id, tree_leaves
 from ...fusion import fuse
+from ...ops.catalogue import CONVOLUTIONS
 from .layers import Result, on_shapes
 
-CONVOLUTIONS = (
-    torch.ops.aten.convolution.default,
-    torch.ops.atrous._conv_statistics.default,
-    torch.ops.atrous_triton._conv_statistics.default,
-)
 # Operands that an operator reads a second time: BatchNorm reads its input for the statistics or sums and again for the
 # result, a convolution's backward reads the output gradient for the input's and again for the weight's gradient.
 READ_TWICE: dict[str, tuple[int, ...]] = {
@@ -72,8 +67,7 @@ class Ledger(TorchDispatchMode):
             self.costs.append(Cost(self.names.get(id(args[1]), ""), z.nbytes))
         outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
         for output in outputs:
-            storage = output.untyped_storage()
-            self.allocated.setdefault(storage._cdata, (max(self.layer, 0), storage))
+            self.allocated.setdefault(storage_id(output), (max(self.layer, 0), output.untyped_storage()))
         if self.costs and not func.is_view:
             self.costs[self.layer].moved += self._traffic(func, args, outputs)
         if func is torch.ops.aten.convolution_backward.default:
@@ -90,11 +84,11 @@ class Ledger(TorchDispatchMode):
         return sum(value.nbytes for value in (*inputs, *again, *results) if self._activation(value))
 
     def _activation(self, value: Tensor) -> bool:
-        return value.dim() == 4 and value.untyped_storage()._cdata not in self.parameters
+        return value.dim() == 4 and storage_id(value) not in self.parameters
 
     def pack(self, value: Tensor) -> Tensor:
         """A saved-tensor hook."""
-        self.saved.add(value.untyped_storage()._cdata)
+        self.saved.add(storage_id(value))
         return value
 
     def close(self) -> list[Cost]:
@@ -121,7 +115,7 @@ def step(model: nn.Module, input: Tensor) -> list[Cost]:
 def addresses(*things: Tensor | nn.Module) -> set[int]:
     """The storages of tensors; a module stands for its parameters."""
     tensors = [t for thing in things for t in (thing.parameters() if isinstance(thing, nn.Module) else [thing])]
-    return {tensor.untyped_storage()._cdata for tensor in tensors}
+    return {storage_id(tensor) for tensor in tensors}
 
 
 def saved(call: Callable[[], Result], *without: Tensor | nn.Module) -> tuple[Result, int]:
@@ -132,8 +126,7 @@ def saved(call: Callable[[], Result], *without: Tensor | nn.Module) -> tuple[Res
     storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        storages[storage._cdata] = storage  # the reference keeps its address from being reused
+        storages[storage_id(value)] = value.untyped_storage()  # the reference keeps its address from being reused
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch._inductor
 from torch import Tensor, nn
-from torch._dynamo.exc import UserError, UserErrorType
-from torch.utils._pytree import tree_leaves
 
 from ...backends import selection
+from ...core.torch_compat import is_constraint_violation, load_package, tree_leaves, write_package
 from ...fusion import Report, fuse
 from ...fusion.compare import agree
 
@@ -64,10 +62,7 @@ def export(
         start = time.perf_counter()
         with _quiet():
             program = _trace(fused, example, dynamic)
-            known = torch._inductor.list_options()
-            options = {name: value for name, value in OPTIONS.items() if name in known}  # an older torch has fewer
-            options["aot_inductor.metadata"] = about or {}
-            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+            write_package(program, package, {**OPTIONS, "aot_inductor.metadata": about or {}})
         seconds = time.perf_counter() - start
         more = [example[:1], torch.cat([example, example[:1]])] if dynamic else []
         difference = _difference(model, package, [example, *more])
@@ -79,8 +74,8 @@ def _trace(fused: nn.Module, example: Tensor, dynamic: bool) -> torch.export.Exp
     batch = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     try:
         return torch.export.export(fused, (example,), dynamic_shapes=batch)
-    except UserError as error:
-        if error.error_type != UserErrorType.CONSTRAINT_VIOLATION:
+    except Exception as error:
+        if not is_constraint_violation(error):
             raise
         wanted = "dynamic: expected a model that takes any number of images; use --batch N for this one"
         raise ValueError(wanted) from error
@@ -88,7 +83,7 @@ def _trace(fused: nn.Module, example: Tensor, dynamic: bool) -> torch.export.Exp
 
 def _difference(model: nn.Module, package: Path, inputs: list[Tensor]) -> float:
     with _quiet():
-        loaded = torch._inductor.aoti_load_package(str(package))
+        loaded = load_package(package)
     return max(agree(tree_leaves(model(x)), tree_leaves(loaded(x)), "export", "package") for x in inputs)
 
 

@@ -15,9 +15,10 @@ from ...backends import selection
 from ...backends.prepack import PrepackedWeights
 from ...core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from ...core.layout import memory_format
+from ...core.spec import Spec
 from ...triton_kernels.conv.configs import Conv, ConvKey, conv_cycles, conv_prune
 from ...tuning.format import Key
-from ..explain.conv_sites import ConvLayer
+from ..explain.conv_layers import ConvLayer
 
 Kwargs = dict[str, Any]  # arguments of conv_bn_act
 Candidate: TypeAlias = str | Conv  # a backend, or backend triton in one config
@@ -46,7 +47,7 @@ def arguments(layer: ConvLayer, form: Form) -> Kwargs:
     """Random arguments of conv_bn_act for a layer."""
     sizes, spec = (layer.input, layer.weight[0], layer.weight[2:]), layer.spec
     case = testing.Case(
-        layer.name, *sizes, spec.stride, spec.padding, spec.dilation, spec.groups, "relu",  # type: ignore[arg-type]
+        layer.name, *sizes, *spec, "relu",  # type: ignore[arg-type]
         None if layer.residual == "none" else layer.residual, bn=not form.frozen, bias=form.frozen,
     )  # fmt: skip
     return testing.arguments(case, form.dtype, str(form.device), form.layout)
@@ -54,11 +55,8 @@ def arguments(layer: ConvLayer, form: Form) -> Kwargs:
 
 def key(layer: ConvLayer, form: Form, kwargs: Kwargs) -> Key:
     """The key under which a call with these arguments looks for its entry."""
-    layout = memory_format(kwargs["input"], kwargs["weight"])
-    return tuning.key(
-        kwargs["input"], kwargs["weight"], layer.spec, residual=layer.residual != "none", frozen=form.frozen,
-        layout="channels_last" if layout == torch.channels_last else "NCHW",
-    )  # fmt: skip
+    tensors, residual = (kwargs["input"], kwargs["weight"]), layer.residual != "none"
+    return tuning.key(*tensors, layer.spec, residual=residual, frozen=form.frozen)
 
 
 def candidates(layer: ConvLayer, kwargs: Kwargs) -> list[Candidate]:
@@ -74,7 +72,7 @@ def call(candidate: Candidate, form: Form, kwargs: Kwargs) -> Callable[[], Tenso
         return _in_config(candidate, kwargs)
     if not form.frozen:
         return partial(functional.conv_bn_act, **kwargs, backend=candidate)
-    operands = kwargs["input"], kwargs["weight"], kwargs["bias"], _geometry(kwargs), NO_BATCH_NORM, _post_op(kwargs)
+    operands = kwargs["input"], kwargs["weight"], kwargs["bias"], _spec(kwargs), NO_BATCH_NORM, _post_op(kwargs)
     return partial(functional.convolve, *operands, prepacked=PrepackedWeights(), backend=candidate)
 
 
@@ -90,8 +88,8 @@ class Expected(NamedTuple):
 
 
 def expected(kwargs: Kwargs, images: int = 4) -> Expected:
-    """The result in fp64. The budget is that of the tests, from plain torch's error, or what summing in another order
-    may change if that is more: a rounding times the square root of the number of terms (Higham and Mary 2019,
+    """The result in fp64, and its budget by the rule of a tensor (testing.py). `relative` is what summing in another
+    order may change: a rounding times the square root of the number of terms (Higham and Mary 2019,
     doi:10.1137/18M1226312).
 
     A few images of a large batch are compared, including the first and the last: each is its own convolution.
@@ -100,11 +98,9 @@ def expected(kwargs: Kwargs, images: int = 4) -> Expected:
     indices = torch.linspace(0, batch - 1, min(batch, images), device=device).long()
     part = {name: value[indices] if name in ("input", "residual") else value for name, value in kwargs.items()}
     exact, plain = testing.truth(part), testing.eager(part)
-    eager_error, storage = testing.largest_error(plain, exact), torch.finfo(plain.dtype)
-    accumulator = torch.finfo(torch.float64 if plain.dtype == torch.float64 else torch.float32).eps
-    summation = kwargs["weight"][0].numel() ** 0.5 * accumulator
-    roundings = 4 * storage.eps + summation + testing.product_rounding(kwargs["input"])
-    budget = max(1.25 * eager_error, roundings * float(exact.abs().max()))
+    summation = testing.roundings(plain.dtype, stored=4, computed=kwargs["weight"][0].numel() ** 0.5)
+    budget = testing.tensor_budget(plain, exact, relative=summation + testing.product_rounding(kwargs["input"]))
+    eager_error = testing.largest_error(plain, exact)
     return Expected((batch, *plain.shape[1:]), plain.dtype, indices, exact, eager_error, budget)
 
 
@@ -113,7 +109,7 @@ def check(y: Tensor, wanted: Expected) -> None:
     if (tuple(y.shape), y.dtype) != (wanted.shape, wanted.dtype):
         raise WrongResult(f"expected {wanted.shape, wanted.dtype}, got {tuple(y.shape), y.dtype}")
     error = testing.largest_error(y[wanted.images], wanted.exact)
-    if not error <= wanted.budget:  # NaN is above every budget
+    if error > wanted.budget:
         eager = wanted.eager_error
         raise WrongResult(f"error {error:.3g} against fp64, budget {wanted.budget:.3g}, plain torch {eager:.3g}")
 
@@ -146,8 +142,8 @@ def _cudnn_benchmark() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _geometry(kwargs: Kwargs) -> tuple:
-    return tuple(kwargs[name] for name in ("stride", "padding", "dilation", "groups"))
+def _spec(kwargs: Kwargs) -> Spec:
+    return Spec(*(kwargs[name] for name in Spec._fields))
 
 
 def _post_op(kwargs: Kwargs) -> PostOpArgs:
@@ -170,7 +166,7 @@ def _conv_key(kwargs: Kwargs) -> ConvKey:
     from ...triton_kernels.conv.problem import conv_key
 
     tensors = kwargs["input"], kwargs["weight"]
-    return conv_key(*tensors, *_geometry(kwargs), memory_format(*tensors), kwargs.get("residual"))
+    return conv_key(*tensors, _spec(kwargs), memory_format(*tensors), kwargs.get("residual"))
 
 
 def _in_config(config: Conv, kwargs: Kwargs) -> Callable[[], Tensor]:
@@ -180,7 +176,5 @@ def _in_config(config: Conv, kwargs: Kwargs) -> Callable[[], Tensor]:
     vectors: Any = (kwargs.get(name) for name in ("running_mean", "running_var", "bn_weight", "bn_bias"))
     layout, size = memory_format(input, weight), () if residual is None else residual.shape
     epilogue = _post_op(kwargs).epilogue(BatchNormArgs(*vectors), input, size, layout)
-    geometry = _geometry(kwargs)
-    return partial(
-        conv_epilogue, input, weight, kwargs.get("bias"), *geometry, *epilogue, memory_format=layout, config=config
-    )  # fmt: skip
+    operands = input, weight, kwargs.get("bias"), _spec(kwargs), epilogue
+    return partial(conv_epilogue, *operands, memory_format=layout, config=config)

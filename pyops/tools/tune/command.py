@@ -18,7 +18,7 @@ from ...core.checks import UsageError
 from ...tuning.device_id import device_name, file_name, versions
 from ...tuning.format import DTYPES, LAYOUTS, Table
 from .. import timing
-from ..explain.conv_sites import ConvLayer, conv_layers
+from ..explain.conv_layers import ConvLayer, conv_layers
 from . import measure as tuner
 from . import shapes_file
 from .candidates import forms

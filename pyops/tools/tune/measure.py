@@ -22,7 +22,7 @@ from ... import tuning
 from ...triton_kernels.conv.configs import Conv
 from ...tuning.format import Entry, Key
 from .. import timing
-from ..explain.conv_sites import ConvLayer
+from ..explain.conv_layers import ConvLayer
 from .candidates import (
     Candidate,
     Form,
@@ -56,7 +56,7 @@ class Result:
     form: Form
     key: Key | None = None
     entry: Entry | None = None
-    milliseconds: dict[str, float] = field(default_factory=dict)  # of every candidate that was timed
+    milliseconds: dict[str, float] = field(default_factory=dict)  # candidate -> its time, if it was timed
     wrong: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     not_measured: list[str] = field(default_factory=list)  # configs that did not fit into the budget
@@ -86,7 +86,7 @@ def tune(jobs: Sequence[tuple[ConvLayer, Form]], seconds: float) -> Iterator[Res
         else:
             try:
                 measure(result, left / (len(jobs) - index), left, fastest)
-            except Exception as error:  # of this layer alone, such as out of memory
+            except Exception as error:  # it concerns this layer alone, such as out of memory
                 result.reason = _message(error)
         yield result
 
@@ -156,8 +156,8 @@ def _ready(
 
 def _groups(listed: Sequence[Candidate], device: torch.device) -> Iterator[list[Candidate]]:
     """Backends one by one; then one config, which builds what all share; then as many as compile in parallel."""
-    backends = [c for c in listed if not isinstance(c, Conv)]
-    configs = [c for c in listed if isinstance(c, Conv)]
+    backends: list[Candidate] = [c for c in listed if not isinstance(c, Conv)]
+    configs: list[Candidate] = [c for c in listed if isinstance(c, Conv)]
     size = COMPILERS if device.type == "cuda" else 1  # Triton's interpreter has one thread
     yield from ([backend] for backend in backends)
     yield from ([config] for config in configs[:1])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ...tuning.format import BACKENDS
-from ..explain.conv_sites import ConvLayer
+from ...backends import selection
+from ..explain.conv_layers import ConvLayer
 from ..text_table import align, wrap
 from .measure import Result
 
@@ -17,7 +17,7 @@ CELL = 8
 def table(results: Sequence[Result]) -> str:
     """The measured layers, those of a frozen model below the others; then what was not measured, and why."""
     measured = [result for result in results if result.entry]
-    backends = [name for name in BACKENDS if any(name in r.entry.milliseconds for r in measured if r.entry)]
+    backends = [name for name in selection.backends() if any(name in r.entry.milliseconds for r in measured if r.entry)]
     widths = [WIDTH - CELL * (len(backends) + 2), *[CELL] * (len(backends) + 2)]
     lines: list[str] = []
     for frozen in (False, True):

@@ -16,7 +16,7 @@ import torch
 from ... import tuning
 from ...core import checks
 from ...tuning.format import LIST, FieldType, check, integer, integer_list, load, one_of, refuse
-from ..explain.conv_sites import ConvLayer
+from ..explain.conv_layers import ConvLayer
 
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "residual": "none"}
 

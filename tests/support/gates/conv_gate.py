@@ -14,6 +14,7 @@ from unittest import mock
 import compile_gate as gate
 import torch
 
+from atrous.core.spec import Epilogue, Spec
 from atrous.triton_kernels.conv import configs, problem, statistics
 from atrous.triton_kernels.conv import forward as conv
 from atrous.triton_kernels.conv.configs import Conv, Pair
@@ -66,22 +67,20 @@ def variant(
     norm=True, precision="tf32",
 ) -> gate.Variant | None:  # fmt: skip
     """The variant that `conv_epilogue` launches on that chip, or None if the config does not fit the layer."""
-    x, w, size, geometry = _tensors(layer, dtype)
-    vector = torch.ones(layer.out_channels, device="meta")
+    x, w, size, spec = _tensors(layer, dtype)
+    vector, seed = torch.ones(layer.out_channels, device="meta"), torch.zeros(2, dtype=torch.int64)
     addend = None if residual == "none" else torch.empty(size, dtype=dtype, device="meta", memory_format=x[1])
-    call = (
-        *(None if norm else vector, *[vector if norm else None] * 4), 1e-5, slope_kind, 0.1, 0.3, vector,
-        torch.zeros(2, dtype=torch.int64), addend, residual == "after",
-    )  # fmt: skip
-    run = lambda: conv.conv_epilogue(x[0], w, call[0], *geometry, *call[1:], memory_format=x[1], config=config)  # noqa: E731
+    bias, bn = (None, [vector] * 4) if norm else (vector, [None] * 4)
+    e = Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, vector, seed, addend, residual == "after")
+    run = lambda: conv.conv_epilogue(x[0], w, bias, spec, e, memory_format=x[1], config=config)  # noqa: E731
     label = f"conv {name} {config.describe()} {dtype} {slope_kind} {residual}"
     return _capture(conv, "conv_epilogue_kernel", run, label, config, chip, layer, precision)
 
 
 def statistics_variant(name: str, layer: Layer, config: Conv, chip: int, dtype=torch.bfloat16) -> gate.Variant | None:
-    x, w, _, geometry = _tensors(layer, dtype)
+    x, w, _, spec = _tensors(layer, dtype)
     bias = torch.ones(layer.out_channels, dtype=dtype, device="meta")
-    run = lambda: statistics.conv_statistics(x[0], w, bias, *geometry, memory_format=x[1], config=config)  # noqa: E731
+    run = lambda: statistics.conv_statistics(x[0], w, bias, spec, memory_format=x[1], config=config)  # noqa: E731
     label = f"statistics {name} {config.describe()} {dtype}"
     return _capture(statistics, "conv_statistics_kernel", run, label, config, chip, layer, "tf32")
 
@@ -91,9 +90,8 @@ def _tensors(layer: Layer, dtype: torch.dtype):
     size = (layer.batch, layer.in_channels, *layer.size)
     x = torch.empty(size, dtype=dtype, device="meta", memory_format=layer.memory_format)
     w = torch.empty(layer.out_channels, layer.in_channels // layer.groups, *layer.kernel, dtype=dtype, device="meta")
-    geometry = layer.stride, layer.padding, layer.dilation, layer.groups
-    out = torch.conv2d(x, w, None, *geometry).shape
-    return (x, layer.memory_format), w, out, geometry
+    spec = Spec(layer.stride, layer.padding, layer.dilation, layer.groups)
+    return (x, layer.memory_format), w, torch.conv2d(x, w, None, *spec).shape, spec
 
 
 def _capture(module, kernel, run, label, config, chip, layer, precision) -> gate.Variant | None:

@@ -172,16 +172,16 @@ int check_host() {
   wrong += conv_channels(3, ScalarType::Half, 1) != 4 || conv_channels(5, ScalarType::BFloat16, 1) != 8 ||
            conv_channels(3, ScalarType::Half, 2) != 8 || conv_channels(5, ScalarType::Float, 1) != 8;
   wrong += check_refused("groups: expected 1, got 2", [](ConvProblem& p) { p.groups = 2; });
-  wrong += check_refused("nothing drawn", [](ConvProblem& p) { p.slope = Slope::random; });
-  wrong += check_refused("nothing drawn", [](ConvProblem& p) { p.dropout = true; });
+  wrong += check_refused("input: expected channels_last, got NCHW", [](ConvProblem& p) { p.channels_first = true; });
   wrong += check_refused("got float64", [](ConvProblem& p) { p.type = ScalarType::Double; });
   wrong += check_refused("multiple of 8 output channels, got 21", [](ConvProblem& p) { p.k = 21; });
-  wrong += check_refused("32 x 32", [](ConvProblem& p) { p.r = 33; });
+  wrong += check_refused("32 x 32, got 33", [](ConvProblem& p) { p.r = 33; });
   wrong += check_refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[0] = int64_t(1) << 30; });
   wrong += check_refused("2 GiB, padding included", [](ConvProblem& p) { p.padding[1] = int64_t(1) << 20; });
   wrong += check_refused("2 GiB, padding included", [](ConvProblem& p) { p.n = int64_t(1) << 18; });
-  wrong += check_refused("2 GiB each", [](ConvProblem& p) { p.n = int64_t(1) << 20, p.h = p.w = 1; });
-  wrong += check_refused("multiple of 16 bytes", [](ConvProblem& p) { p.residual = reinterpret_cast<void*>(8); });
+  wrong += check_refused("output: expected less than 2 GiB, got 8 GiB",
+                         [](ConvProblem& p) { p.n = int64_t(1) << 20, p.h = p.w = 1; });
+  wrong += check_refused("weight: expected less than 2 GiB, got 9 GiB", [](ConvProblem& p) { p.k = int64_t(1) << 23; });
   return wrong;
 }
 

@@ -11,7 +11,7 @@ Device::Device(const char* name, const Tensor& tensor) : index_(0), stream_(null
 int Device::multiprocessors() const { return 8; }
 int Device::capability() const { return 80; }
 void Device::check(const char*, const OptionalTensor&) const {}
-void Device::check(const Arguments&) const {}
+void Device::check(const Epilogue&) const {}
 void check(cudaError_t, const char*) {}
 
 }  // namespace atrous::cuda

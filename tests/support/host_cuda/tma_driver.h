@@ -18,7 +18,7 @@ struct Descriptor {
   bool im2col;
   char* data;
   std::array<int64_t, 5> sizes, strides;
-  std::array<int, 2> lower, upper;    // of w, h
+  std::array<int, 2> lower, upper;    // w, h
   std::array<int64_t, 5> box, steps;  // box of im2col: channels, pixels
   bool plain;                         // not interleaved, and filled with zeros
 };

@@ -11,6 +11,7 @@ import conv_gate
 import torch
 from conv_gate import DEPTHWISE, LAYERS, Layer
 
+from atrous.core.spec import Epilogue
 from atrous.triton_kernels.conv import configs, problem, statistics
 from atrous.triton_kernels.conv import forward as conv
 from atrous.triton_kernels.conv.configs import Conv
@@ -18,7 +19,6 @@ from atrous.triton_kernels.pointwise import backward as gradients
 from atrous.triton_kernels.pointwise import forward as pointwise
 from atrous.triton_kernels.pointwise import operands
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 EPILOGUES = tuple(itertools.product(("relu", "number", "tensor", "random"), ("none", "before", "after")))
 SIZES = {"nhwc": (2, 64, 14, 14), "nchw": (2, 64, 16, 16), "nchw_flat": (2, 64, 7, 7)}
 PRIMITIVES = ("epilogue", "statistics", "reduce", "backward")
@@ -33,32 +33,27 @@ class Case(NamedTuple):
     kernels: Callable[[tuple[int, ...]], int] = lambda batches: 1
 
 
-def vectors(channels: int) -> list[torch.Tensor]:
-    return [torch.empty(channels, device="cuda") for _ in range(4)]
-
-
-def epilogue_arguments(channels: int, slope_kind: str, residual: str, like: torch.Tensor) -> tuple:
-    """The arguments that follow the geometry in a call of an epilogue."""
+def epilogue(slope_kind: str, residual: str, like: torch.Tensor, dropout: float = 0.0) -> Epilogue:
     addend = None if residual == "none" else torch.empty_like(like)
     seed = torch.empty(2, dtype=torch.int64, device="cuda")
-    slope = torch.empty(channels, device="cuda")
-    return (*vectors(channels), 1e-5, slope_kind, 0.1, 0.3, slope, seed, addend, residual == "after")
+    *bn, slope = (torch.empty(like.shape[1], device="cuda") for _ in range(5))
+    return Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, slope, seed, addend, residual == "after", dropout)
 
 
 def tensors(layer: Layer, batch: int, dtype: torch.dtype):
-    (x, memory_format), w, out, geometry = conv_gate._tensors(layer._replace(batch=batch), dtype)
-    return x, w, geometry, torch.empty(out, dtype=dtype, device="cuda", memory_format=memory_format)
+    (x, memory_format), w, out, spec = conv_gate._tensors(layer._replace(batch=batch), dtype)
+    return x, w, spec, torch.empty(out, dtype=dtype, device="cuda", memory_format=memory_format)
 
 
 def convolve(layer: Layer, config: Conv | None, dtype: torch.dtype, slope_kind: str, residual: str, batch: int):
-    x, w, geometry, y = tensors(layer, batch, dtype)
-    arguments = epilogue_arguments(layer.out_channels, slope_kind, residual, y)
-    return conv.conv_epilogue(x, w, None, *geometry, *arguments, memory_format=layer.memory_format, config=config)
+    x, w, spec, y = tensors(layer, batch, dtype)
+    e = epilogue(slope_kind, residual, y)
+    return conv.conv_epilogue(x, w, None, spec, e, memory_format=layer.memory_format, config=config)
 
 
 def convolve_for_training(layer: Layer, config: Conv | None, dtype: torch.dtype, batch: int):
-    x, w, geometry, _ = tensors(layer, batch, dtype)
-    return statistics.conv_statistics(x, w, None, *geometry, memory_format=layer.memory_format, config=config)
+    x, w, spec, _ = tensors(layer, batch, dtype)
+    return statistics.conv_statistics(x, w, None, spec, memory_format=layer.memory_format, config=config)
 
 
 def count_boxes(layer: Layer, config: Conv, dtype: torch.dtype, batches: tuple[int, ...]) -> int:
@@ -66,7 +61,7 @@ def count_boxes(layer: Layer, config: Conv, dtype: torch.dtype, batches: tuple[i
     if not config.descriptors:
         return 1
     calls = [tensors(layer, batch, dtype) for batch in batches]
-    keys = [problem.conv_key(x, w, *geometry, layer.memory_format) for x, w, geometry, _ in calls]
+    keys = [problem.conv_key(x, w, spec, layer.memory_format) for x, w, spec, _ in calls]
     return len({configs.box(key, config.block_n) for key in keys})
 
 
@@ -76,7 +71,7 @@ def convolutions(name: str) -> Iterator[Case]:
     layout = "nhwc" if layer.memory_format == torch.channels_last else "nchw"
     tiles = configs.DEPTHWISE[layout] if name in DEPTHWISE else configs.CONV
     forms = [tile._replace(**change) for change in ({}, {"waves": 2}, {"splits": 2}) for tile in tiles]
-    for turn, (config, dtype) in enumerate(itertools.product(forms, DTYPES)):
+    for turn, (config, dtype) in enumerate(itertools.product(forms, configs.DTYPES)):
         slope_kind, residual = EPILOGUES[(turn + turn // len(EPILOGUES)) % len(EPILOGUES)]
         label = f"{name} {config.describe()} {dtype}"
         kernels = partial(count_boxes, layer, config, dtype)
@@ -90,15 +85,15 @@ def primitive(name: str, layout: str, dtype: torch.dtype, slope_kind: str, resid
     memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     size = (batch, *SIZES[layout][1:])
     z, grad = (torch.empty(size, dtype=dtype, device="cuda", memory_format=memory_format) for _ in range(2))
-    arguments = (*epilogue_arguments(size[1], slope_kind, residual, z), dropout)
+    e = epilogue(slope_kind, residual, z, dropout)
     if name == "epilogue":
-        return pointwise.epilogue(z, *arguments)
+        return pointwise.epilogue(z, e)
     if name == "statistics":
         return gradients.statistics(z)
     if name == "reduce":
-        return gradients.epilogue_reduce(grad, z, *arguments)
+        return gradients.epilogue_reduce(grad, z, e)
     means = torch.empty(3, size[1], dtype=operands.accumulator(z), device="cuda")
-    return gradients.epilogue_backward(grad, z, means, True, residual != "none", *arguments)
+    return gradients.epilogue_backward(grad, z, means, True, residual != "none", e)
 
 
 def primitives(name: str) -> Iterator[Case]:

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...core.spec import Epilogue, Spec
+from ...core.torch_compat import TorchDispatchMode
 from ...fusion import fuse
+from ...ops.catalogue import CONVOLUTIONS, EPILOGUES, ConvCall, Sizes
 from .layers import on_shapes
-
-Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -65,38 +63,6 @@ def _record(model: nn.Module, input: Tensor) -> list[ConvLayer]:
     return recorder.layers
 
 
-# A convolution operator's arguments -> the weight's shape, the geometry and the epilogue; None if it is no conv2d.
-
-
-def _plain(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
-    if transposed or weight.dim() != 4:
-        return None
-    return weight.shape, Spec(tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue()
-
-
-def _fused(input, weight, bias, stride, padding, dilation, groups, *epilogue):
-    return weight.shape, Spec(tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue(*epilogue)
-
-
-def _winograd(input, transformed, out_channels, bias, padding, dilation, *epilogue):
-    return (out_channels, input.shape[1], 3, 3), Spec((1, 1), tuple(padding), tuple(dilation)), Epilogue(*epilogue)
-
-
-def _onednn(input, packed, bias, padding, stride, dilation, groups, *activation):
-    return packed.shape, Spec(tuple(stride), tuple(padding), tuple(dilation), groups), Epilogue()
-
-
-CONVOLUTIONS = {
-    torch.ops.aten.convolution.default: _plain,
-    torch.ops.atrous._conv_epilogue.default: _fused,
-    torch.ops.atrous_triton._conv_epilogue.default: _fused,
-    torch.ops.atrous._winograd_epilogue.default: _winograd,
-}
-if torch.backends.mkldnn.is_available():
-    CONVOLUTIONS[torch.ops.mkldnn._convolution_pointwise.default] = _onednn
-EPILOGUES = (torch.ops.atrous._epilogue.default, torch.ops.atrous_triton._epilogue.default)
-
-
 class _Recorder(TorchDispatchMode):
     """Records each convolution, and the residual of the epilogue that takes its output."""
 
@@ -111,22 +77,16 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
-            if parsed := CONVOLUTIONS[func](*args):
-                self._append(args[0], args[1], *parsed)
+            if call := CONVOLUTIONS[func](*args):
+                self._append(args[0], args[1], call)
                 self.z = result
         elif func in EPILOGUES and args[0] is self.z:
-            self.layers[-1] = replace(self.layers[-1], residual=_residual(Epilogue(*args[1:])))
+            self.layers[-1] = replace(self.layers[-1], residual=Epilogue(*args[1:]).residual_place)
         elif args and id(args[0]) in self.names and isinstance(result, Tensor):
             self.names[id(result)] = self.names[id(args[0])]
             self.derived.append(result)
         return result
 
-    def _append(self, input: Tensor, weight: Tensor, shape: Sizes, spec: Spec, epilogue: Epilogue) -> None:
-        name = self.names.get(id(weight), "")
-        self.layers.append(ConvLayer(name, tuple(input.shape), tuple(shape), spec, _residual(epilogue)))
-
-
-def _residual(epilogue: Epilogue) -> str:
-    if epilogue.residual is None:
-        return "none"
-    return "after" if epilogue.residual_after_act else "before"
+    def _append(self, input: Tensor, weight: Tensor, call: ConvCall) -> None:
+        name, residual = self.names.get(id(weight), ""), call.epilogue.residual_place
+        self.layers.append(ConvLayer(name, tuple(input.shape), call.weight, call.spec, residual))

@@ -9,7 +9,7 @@ from torch import nn
 import atrous
 from atrous.core.spec import Spec
 from atrous.models import ResNet, resnet34
-from atrous.tools.explain.conv_sites import ConvLayer, conv_layers
+from atrous.tools.explain.conv_layers import ConvLayer, conv_layers
 
 SMALL = (1, 3, 64, 64)
 

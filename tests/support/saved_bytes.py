@@ -6,9 +6,8 @@ import gc
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from atrous.core.torch_compat import TorchDispatchMode, storage_id, tree_leaves
 from atrous.tools.explain.training_cost import addresses, saved
 
 __all__ = ["MB", "saved", "still_allocated"]
@@ -29,7 +28,7 @@ def still_allocated(call, *without) -> tuple[object, int]:
             outputs = function(*arguments, **(named or {}))
             for tensor in tree_leaves(outputs):
                 if isinstance(tensor, Tensor):
-                    outputs_by_storage[tensor.untyped_storage()._cdata] = (
+                    outputs_by_storage[storage_id(tensor)] = (
                         StorageWeakRef(tensor.untyped_storage()), tensor.untyped_storage().nbytes()
                     )  # fmt: skip
             return outputs

@@ -7,6 +7,8 @@ from types import MethodType
 
 from torch import nn
 
+from ..core.torch_compat import children, hook_dicts, set_children
+
 
 class Generated:
     """Base class of the forwards that fuse() sets on instances; a copy does not take them over."""
@@ -21,8 +23,8 @@ def shared_copy(root: nn.Module) -> nn.Module:
     result = _copy(root, copies)
     for module in copies.values():
         _rebind(vars(module), copies)
-        for name in filter(_own, vars(module)):
-            _rebind(vars(module)[name], copies)
+        for hooks in hook_dicts(module).values():
+            _rebind(hooks, copies)
     return result
 
 
@@ -33,20 +35,12 @@ def _rebind(values: dict, copies: dict[int, nn.Module]) -> None:
             values[name] = MethodType(value.__func__, copies[id(value.__self__)])
 
 
-def _own(name: str) -> bool:
-    """True for the hook dicts, of which a copy has its own."""
-    return name.startswith("_") and name.endswith(("_hooks", "_with_kwargs", "_always_called"))
-
-
 def _copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     if id(module) in copies:
         return copies[id(module)]
     result = copies[id(module)] = object.__new__(type(module))
     vars(result).update({name: value for name, value in vars(module).items() if not isinstance(value, Generated)})
-    for name in filter(_own, vars(module)):
-        vars(result)[name] = copy.copy(vars(module)[name])
-    children = copy.copy(module._modules)
-    for name, child in children.items():
-        children[name] = None if child is None else _copy(child, copies)
-    vars(result)["_modules"] = children
+    vars(result).update({name: copy.copy(hooks) for name, hooks in hook_dicts(module).items()})
+    named = {name: None if child is None else _copy(child, copies) for name, child in children(module).items()}
+    set_children(result, named)
     return result
