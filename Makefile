@@ -45,7 +45,7 @@ $(VENV)/package: $(VENV)/packages pyproject.toml setup.py
 	ATROUS_SKIP_NATIVE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-$(VENV)/native: $(VENV)/package $(CPP) csrc/sources.txt csrc/flags.txt pyops/schemas.def triton_kernels/gpus.def
+$(VENV)/native: $(VENV)/package $(CPP) csrc/flags.txt pyops/schemas.def triton_kernels/gpus.def
 	@mkdir -p build && echo "building csrc (about a minute; build/native.log)"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py build_ext --inplace > build/native.log 2>&1 \
 		|| { grep -E "^atrous: |error" build/native.log || tail -20 build/native.log; exit 1; }

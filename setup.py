@@ -95,6 +95,12 @@ def with_cuda(torch_version: str, torch_cuda: str | None, nvcc: str | None, forc
     return bool(torch_cuda and nvcc)
 
 
+def cpu_sources() -> list[str]:
+    """The sources of libatrous.so that every build compiles: csrc/ and csrc/cpu, without the Python module."""
+    paths = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/**/*.cpp")]
+    return sorted(str(path.relative_to(ROOT)) for path in paths if path.name != "module.cpp")
+
+
 def cuda_sources(torch, cuda_home: str | None) -> list[str]:
     """The sources in csrc/cuda, or nothing if they cannot be built or FORCE_CUDA=0 excludes them."""
     asked = os.environ.get("FORCE_CUDA", "")
@@ -158,7 +164,7 @@ def extensions(torch) -> list[Extension]:
     }
     ops = Extension(
         "atrous.libatrous",
-        [*lines("csrc/sources.txt"), *cuda],
+        [*cpu_sources(), *cuda],
         include_dirs=[*include_paths(device), *(cutlass_include() if cuda else [])],
         library_dirs=library_paths(device),
         libraries=["torch_cpu", *(["torch_cuda", "cudart"] if cuda else [])],

@@ -1,6 +1,7 @@
 #include "arguments.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 
 namespace atrous {
@@ -122,12 +123,11 @@ std::optional<Order> order_of(const Sizes& sizes, const Sizes& strides) {
 }
 
 Slope Epilogue::kind() const {
-  if (slope_kind == "relu") return Slope::relu;
-  if (slope_kind == "number") return Slope::number;
-  if (slope_kind == "tensor") return Slope::tensor;
-  STD_TORCH_CHECK(slope_kind == "random", "slope_kind: expected relu, number, tensor or random, got '", slope_kind,
-                  "'");
-  return Slope::random;
+  for (size_t i = 0; i < std::size(SLOPE_KINDS); ++i)
+    if (slope_kind == SLOPE_KINDS[i]) return static_cast<Slope>(i);
+  std::string known;
+  for (const char* kind : SLOPE_KINDS) known += std::string(known.empty() ? "" : ", ") + kind;
+  STD_TORCH_CHECK(false, "slope_kind: expected one of ", known, ", got '", slope_kind, "'");
 }
 
 Residual Epilogue::place() const {

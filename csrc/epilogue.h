@@ -12,6 +12,7 @@ namespace atrous {
 
 // number and tensor differ only in where the slope comes from.
 enum class Slope { relu, number, tensor, random };
+constexpr const char* SLOPE_KINDS[] = {"relu", "number", "tensor", "random"};  // the slope_kind of each
 enum class Residual { none, before, after };
 
 template <class T>

@@ -1,4 +1,7 @@
 // Adapts a primitive, which takes its epilogue arguments as one struct, to the flat argument list of its schema.
+//
+// Each primitive checks its arguments, throws an error that names the invalid one, and is registered beside its
+// definition.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -2,8 +2,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../op_adapter.h"
 #include "gradient.h"
-#include "primitives.h"
 
 namespace atrous::cpu {
 
@@ -114,6 +114,10 @@ std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Te
                         place(residual, need_residual));
     });
   return {dz, residual};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
+  m.impl("_epilogue_backward", TORCH_BOX(&OpAdapter<&epilogue_backward>::call));
 }
 
 }  // namespace atrous::cpu

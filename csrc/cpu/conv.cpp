@@ -5,7 +5,8 @@
 #include <array>
 
 #include "../convolution.h"
-#include "primitives.h"
+#include "../op_adapter.h"
+#include "epilogue_into.h"
 
 namespace atrous::cpu {
 
@@ -33,5 +34,7 @@ Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tenso
   epilogue_into(arguments, z, z);
   return z;
 }
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_conv_epilogue", TORCH_BOX(&OpAdapter<&conv_epilogue>::call)); }
 
 }  // namespace atrous::cpu

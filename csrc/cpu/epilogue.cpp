@@ -1,9 +1,10 @@
 // _epilogue: y = (act(z * scale + shift (+ residual)) (+ residual)) (* keep) over dense tensors in either layout.
 #include <torch/csrc/stable/ops.h>
 
+#include "../op_adapter.h"
 #include "channels.h"
+#include "epilogue_into.h"
 #include "epilogue_loop.h"
-#include "primitives.h"
 #include "work_partition.h"
 
 namespace atrous::cpu {
@@ -92,6 +93,11 @@ Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
   Tensor y = torch::stable::empty_like(z);
   epilogue_into(arguments, z, y);
   return y;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
+  m.impl("_epilogue", TORCH_BOX(&OpAdapter<&epilogue>::call));
+  m.impl("_epilogue_again", TORCH_BOX(&OpAdapter<&epilogue>::call));
 }
 
 }  // namespace atrous::cpu

@@ -1,9 +1,9 @@
 // _epilogue_reduce: per-channel sums for dbeta, dgamma and dslope.
 #include <torch/csrc/stable/ops.h>
 
+#include "../op_adapter.h"
 #include "gradient.h"
 #include "lanes.h"
-#include "primitives.h"
 
 namespace atrous::cpu {
 
@@ -114,5 +114,7 @@ Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tens
   if (z.numel()) with_storage(z, [&](auto* data) { reduce_into(arguments, grad, data, Layout(z, order), result); });
   return result;
 }
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_epilogue_reduce", TORCH_BOX(&OpAdapter<&epilogue_reduce>::call)); }
 
 }  // namespace atrous::cpu

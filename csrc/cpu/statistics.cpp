@@ -5,9 +5,9 @@
 // Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
 #include <torch/csrc/stable/ops.h>
 
+#include "../op_adapter.h"
 #include "channels.h"
 #include "lanes.h"
-#include "primitives.h"
 #include "work_partition.h"
 
 namespace atrous::cpu {
@@ -160,5 +160,7 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   if (z.numel()) with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
   return {mean, var};
 }
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_statistics", TORCH_BOX(&statistics)); }
 
 }  // namespace atrous::cpu

@@ -5,7 +5,7 @@
 #include "elements.cuh"
 #include "elementwise.cuh"
 #include "kernel_args.h"
-#include "primitives.h"
+#include "ops.h"
 #include "static_switch.h"
 
 namespace atrous::cuda {
@@ -115,6 +115,10 @@ std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Te
                       device);
     });
   return {dz, du};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
+  m.impl("_epilogue_backward", TORCH_BOX(&OpAdapter<&epilogue_backward>::call));
 }
 
 }  // namespace atrous::cuda

@@ -5,7 +5,7 @@
 #include "elements.cuh"
 #include "elementwise.cuh"
 #include "kernel_args.h"
-#include "primitives.h"
+#include "ops.h"
 #include "static_switch.h"
 
 namespace atrous::cuda {
@@ -66,6 +66,11 @@ Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
   Tensor y = torch::stable::empty_like(z);
   if (z.numel()) with_storage(z, [&](auto* data) { launch_epilogue(arguments, data, y, Layout(z, order), device); });
   return y;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
+  m.impl("_epilogue", TORCH_BOX(&OpAdapter<&epilogue>::call));
+  m.impl("_epilogue_again", TORCH_BOX(&OpAdapter<&epilogue>::call));
 }
 
 }  // namespace atrous::cuda

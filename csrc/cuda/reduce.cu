@@ -4,7 +4,7 @@
 #include "device.h"
 #include "elements.cuh"
 #include "kernel_args.h"
-#include "primitives.h"
+#include "ops.h"
 #include "reduction.cuh"
 #include "static_switch.h"
 
@@ -126,6 +126,10 @@ Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tens
   Tensor result = torch::stable::new_empty(z, shape, wide_type(z));
   with_storage(z, [&](auto* data) { launch_reduce(arguments, grad, data, Layout(z, order), result, device); });
   return result;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
+  m.impl("_epilogue_reduce", TORCH_BOX(&OpAdapter<&epilogue_reduce>::call));
 }
 
 }  // namespace atrous::cuda

@@ -7,7 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "device.h"
-#include "primitives.h"
+#include "ops.h"
 #include "reduction.cuh"
 
 namespace atrous::cuda {
@@ -127,5 +127,7 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   with_storage(z, [&](auto* data) { launch_statistics(data, z, Layout(z, order), mean, var, device); });
   return {mean, var};
 }
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) { m.impl("_statistics", TORCH_BOX(&statistics)); }
 
 }  // namespace atrous::cuda

@@ -9,9 +9,9 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include "../../convolution.h"
+#include "../../op_adapter.h"
 #include "../channels.h"
 #include "../epilogue_loop.h"
-#include "../primitives.h"
 #include "multiply.h"
 #include "plan.h"
 #include "transform.h"
@@ -207,6 +207,10 @@ Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const T
                        arguments.dropout > 0, vectors});
   });
   return output;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
+  m.impl("_winograd_epilogue", TORCH_BOX(&OpAdapter<&winograd_epilogue>::call));
 }
 
 }  // namespace atrous::cpu

@@ -2,8 +2,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../../op_adapter.h"
 #include "../channels.h"
-#include "../primitives.h"
 #include "transform.h"
 
 namespace atrous::cpu {
@@ -73,6 +73,7 @@ ATROUS_TRANSFORM(BFloat16)
 
 }  // namespace
 
+// turned: rotates the kernel by 180 degrees and swaps input and output channels, for the gradient of the input.
 Tensor winograd_weight(const Tensor& weight, bool turned) {
   check_floating("weight", weight);
   Sizes sizes = to_vector(weight.sizes()), strides = to_vector(weight.strides());
@@ -101,5 +102,7 @@ Tensor winograd_weight(const Tensor& weight, bool turned) {
   });
   return transformed;
 }
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_winograd_weight", TORCH_BOX(&winograd_weight)); }
 
 }  // namespace atrous::cpu

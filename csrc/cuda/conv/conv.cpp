@@ -7,7 +7,7 @@
 #include "../../convolution.h"
 #include "../device.h"
 #include "../kernel_args.h"
-#include "../primitives.h"
+#include "../ops.h"
 #include "problem.h"
 
 namespace atrous::cuda {
@@ -117,18 +117,25 @@ cudaError_t launch_conv(const ConvProblem& problem, const ConvPlan& plan, void* 
 
 }  // namespace
 
+// Fixes the tile of every later conv_epilogue, for measurements and tests; an empty name returns to the predicted tile.
+// A convolution that the tile cannot compute is an error.
 void conv_tile(std::string name) {
   const char* const known = conv_tile_name(name);
   STD_TORCH_CHECK(known, "_conv_tile: expected one of ", conv_tiles(), ", or nothing, got ", name);
   named_tile = known;
 }
 
-std::string conv_reasons(ScalarType type, bool channels_last, Sizes input, Sizes weight, Sizes stride, Sizes padding,
-                         Sizes dilation, int64_t groups) {
+// Returns why no kernel computes a convolution of these sizes, "; " between reasons; empty if one does: a kernel takes
+// a channels_last output in fp16, bf16 or fp32, groups of 1 and output channels that fill whole vectors of 16 bytes.
+std::string geometry_reasons(ScalarType type, bool channels_last, Sizes input, Sizes weight, Sizes stride,
+                             Sizes padding, Sizes dilation, int64_t groups) {
   const Order order = channels_last ? Order::channels_last : Order::channels_first;
   return conv_reasons(geometry(type, order, input, weight, stride, padding, dilation, groups));
 }
 
+// One launch, or two with split-K or an epilogue that draws. fp32 is multiplied in tf32. Throws conv_reasons unless
+// they are empty. A weight with other strides is copied, and so are an input and a weight whose channels do not fill
+// whole vectors, as in a stem, and tensors that are not aligned to 16 bytes.
 Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
   if (arguments.draws())  // in a second launch: no kernel of a convolution draws
@@ -158,6 +165,22 @@ Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tenso
   void* const partial = workspace ? workspace->mutable_data_ptr() : nullptr;
   if (tensors.y.numel()) check(launch_conv(problem, plan, partial, device.stream()), "_conv_epilogue");
   return tensors.y;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
+  m.impl("_conv_epilogue", TORCH_BOX(&OpAdapter<&conv_epilogue>::call));
+}
+
+// These take no tensor and so have no device. Only CUDA builds define them.
+STABLE_TORCH_LIBRARY_FRAGMENT(ATROUS_LIBRARY, m) {
+  m.def("_conv_tile(str name) -> ()");
+  m.def(
+      "_conv_reasons(ScalarType dtype, bool channels_last, int[4] input, int[4] weight, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups) -> str");
+}
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, CompositeExplicitAutograd, m) {
+  m.impl("_conv_tile", TORCH_BOX(&conv_tile));
+  m.impl("_conv_reasons", TORCH_BOX(&geometry_reasons));
 }
 
 }  // namespace atrous::cuda

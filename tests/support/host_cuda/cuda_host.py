@@ -25,6 +25,8 @@ FLAGS = [
     "-pthread",
     "-Werror=switch",
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    "-DATROUS_LIBRARY=atrous_host",  # see csrc/cuda/ops.h
+    "-DATROUS_CUDA_KEY=CPU",
 ]
 
 
