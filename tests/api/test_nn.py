@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, FrozenConv2d
-from atrous.testing import assert_tensor, roundings
+from atrous.testing import largest_error, tensor_budget
 
 
 def a_layer(channels=16, out=32, act=None, **geometry):
@@ -86,8 +86,10 @@ def test_frozen_is_as_near_to_fp64_as_eager(geometry, dtype):
     y = FrozenConv2d(conv, bn)(x, r, act.weight)
     exact_conv, exact_bn, exact_act = (m.double() for m in copy.deepcopy((conv, bn, act)))
     truth = exact_act(exact_bn(exact_conv(x.double())) + r.double())
-    assert_tensor(y, act(bn(conv(x)) + r), truth, relative=roundings(dtype, computed=0))
-    assert y.is_contiguous(memory_format=torch.channels_last)
+    # A frozen weight is rounded once more, after the BatchNorm is folded into it: one unit above the rule of a tensor.
+    budget = tensor_budget(act(bn(conv(x)) + r), truth, relative=0) + torch.finfo(dtype).eps
+    assert largest_error(y, truth) <= budget
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
