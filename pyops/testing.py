@@ -15,7 +15,7 @@ of the magnitudes of the terms that were added.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,10 +78,6 @@ RESNET34 = (
     Case("layer3_dilated", (1, 256, 28, 28), 256, padding=2, dilation=2, residual="before"),
     Case("layer4_dilated", (1, 512, 28, 28), 512, padding=4, dilation=4, residual="before"),
 )
-
-
-def batched(case: Case, batch: int) -> Case:
-    return replace(case, size=(batch, *case.size[1:]))
 
 
 def arguments(case: Case, dtype=torch.float32, device="cpu", memory_format=torch.contiguous_format) -> dict[str, Any]:

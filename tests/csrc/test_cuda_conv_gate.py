@@ -13,7 +13,7 @@ CHIPS = (80, "90a", 100)
 SM80 = {"csrc/cuda/conv/sm80_fp16.cu": 27, "csrc/cuda/conv/sm80_bf16.cu": 27, "csrc/cuda/conv/sm80_fp32.cu": 14}
 SM90 = {"csrc/cuda/conv/sm90_fp16.cu": 18, "csrc/cuda/conv/sm90_bf16.cu": 18}
 AUXILIARY = {"csrc/cuda/conv/split_k.cu": 18, "csrc/cuda/conv/pad.cu": 2}
-HOST = ["csrc/cuda/conv/conv.cpp", "csrc/cuda/conv/heuristics.cpp", "csrc/cuda/device.cpp", "csrc/cuda/ops.cpp"]
+HOST = ["csrc/cuda/conv/conv.cpp", "csrc/cuda/conv/heuristics.cpp", "csrc/cuda/device.cpp"]
 # A multiprocessor's 65536 registers fit two blocks of 128 threads of the largest tile, three of the next, four of the
 # smallest.
 MAX_REGISTERS = {"128, 128": 255, "128, 64": 168, "64, 64": 128}
