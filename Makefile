@@ -1,25 +1,25 @@
-# What a user, a developer and CI type; `make` alone lists the targets.
-# PYTHON is the Python that makes .venv; PYTEST_ARGS is added to every pytest call.
+# Targets for users, developers and CI; `make` alone lists them.
+# PYTHON is the Python that creates .venv; PYTEST_ARGS is added to every pytest call.
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/*.cu tests/*.h tests/host_cuda/*.cpp tests/host_cuda/*.h tests/gpu/*.c)
+FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/support/host_cuda/*.c* tests/support/host_cuda/*.h tests/support/standin/*.c)
 OLD_TRITON := build/triton-3.6.0
-# Of `make fuzz`: how many convolutions are drawn.
+# Number of convolutions that `make fuzz` draws.
 COUNT ?= 20000
-# What is drawn in `make fuzz`, and in `make gates` which tenth of all launches the stand-in driver takes; both print it,
-# so that a failure can be repeated.
+# Random seed of `make fuzz`, and of the tenth of all launches that `make gates` runs under the stand-in driver; both
+# print it, so that a failure can be reproduced.
 SEED ?= $(shell date +%s)
-# Over the processors, four at the most since each holds a torch; PYTEST_ARGS="-n 0" runs the tests one by one.
+# One worker per core, four at most since each imports torch; PYTEST_ARGS="-n 0" runs the tests in one process.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
-# A name for the tree as it is: whatever the gates read is in it.
+# Hash of all files that the gates read.
 TREE := $(shell find csrc pyops triton_kernels tests bench examples $(wildcard *.py *.toml *.txt *.in *.md LICENSE Makefile) \
 	-type f ! -name '*.so' ! -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-# What a bundle is for; GPU_PYTHON names a Python that has that torch and triton, else pip makes one. STEPS: a bundle with
-# the kernels of these steps alone, to try one out: make gpu-bundle STEPS="passes,every kernel once".
+# Target of a bundle; GPU_PYTHON names a Python with that torch and triton, else pip creates one. STEPS: include the
+# kernels of these steps alone, to try one out: make gpu-bundle STEPS="passes,every kernel once".
 ARCH ?= 9.0a
 PY ?= 3.12
 TORCH ?= 2.11.0
@@ -28,14 +28,14 @@ BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if 
 	$(if $(STEPS),--steps "$(STEPS)")
 
 .PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-download gpu-bundle-check bench bench-report \
-	kernel-table lint format clean
+	docs kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-# Each step leaves a file that is newer than what it was made from, so a repeated run costs nothing.
+# Each step leaves a file that is newer than its sources, so that a repeated run does nothing.
 $(VENV)/packages: requirements-dev.txt requirements-cuda.txt
-	@test -n "$(PYTHON)" || { echo "no Python with venv found: install python3.11 and python3.11-venv, or set PYTHON"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "expected a Python with venv, got none: install python3.11 and python3.11-venv, or set PYTHON"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-cuda.txt
@@ -45,82 +45,87 @@ $(VENV)/package: $(VENV)/packages pyproject.toml setup.py
 	ATROUS_SKIP_NATIVE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-$(VENV)/native: $(VENV)/package $(CPP) csrc/sources.txt csrc/flags.txt pyops/schemas.def triton_kernels/gpus.def
+$(VENV)/native: $(VENV)/package $(CPP) csrc/flags.txt pyops/schemas.def triton_kernels/gpus.def
 	@mkdir -p build && echo "building csrc (about a minute; build/native.log)"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py build_ext --inplace > build/native.log 2>&1 \
 		|| { grep -E "^atrous: |error" build/native.log || tail -20 build/native.log; exit 1; }
 	@touch $@
 
-setup: $(VENV)/native  ## make .venv with everything in it, the package editable and csrc built
+setup: $(VENV)/native  ## create .venv with all dependencies, install the package editable, build csrc
 
-demo: setup  ## ResNet34 and its fused twin side by side: out/demo.json, out/demo.png
+demo: setup  ## compare ResNet34 with its fused copy: out/demo.json, out/demo.png
 	@mkdir -p out
 	$(BIN)/python -m atrous demo --json out/demo.json --plot out/demo.png
 
-cpp-example: setup  ## a ResNet34 classifies a photograph from C++, without Python: export, CMake, both outputs side by side
+cpp-example: setup  ## classify a photograph with ResNet34 from C++, without Python: export, CMake, compare both outputs
 	@MAKEFLAGS=--no-print-directory $(BIN)/python examples/cpp/compare.py --folder out/cpp
 
-test: setup  ## what a user runs
+test: setup  ## run the tests that need neither a GPU nor much time
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" $(PYTEST_ARGS)
 
-gates: setup build/gates-$(TREE)  ## what takes longer: compile gates, wheels, CMake, a second triton; once for each state of the tree
+gates: setup build/gates-$(TREE)  ## run the slow checks (wheels, CMake, kernels, oldest triton), once per state of the tree
 
 build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
-	@echo "stand-in driver: the tenth of SEED=$(SEED)"
+	@echo "stand-in driver: a tenth of all launches, SEED=$(SEED)"
 	STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
-		$(wildcard tests/test_triton_*.py tests/gpu/test_triton_*.py) $(PYTEST_ARGS)
-	PYTHONPATH=$(OLD_TRITON) STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate tests/gpu/test_triton_standin.py \
+		$(wildcard tests/triton/test_triton_*.py) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate tests/triton/test_triton_standin.py \
 		$(PYTEST_ARGS)
 	@touch $@
 
-standin-all: setup $(OLD_TRITON)/complete  ## every launcher in every config on three chips, under the stand-in driver and both tritons
-	$(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/gpu/test_triton_standin.py $(PYTEST_ARGS)
-	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/gpu/test_triton_standin.py $(PYTEST_ARGS)
+standin-all: setup $(OLD_TRITON)/complete  ## run every launcher and config for three chips under the stand-in driver
+	$(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/triton/test_triton_standin.py $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/triton/test_triton_standin.py $(PYTEST_ARGS)
 
-# The oldest triton that we hold for, in a folder of its own that comes before .venv's; its interpreter needs numpy < 2.4.
+# The oldest supported triton, in a folder that precedes .venv's on the path; its interpreter needs numpy < 2.4.
 $(OLD_TRITON)/complete: $(VENV)/packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLD_TRITON) \
 		triton==3.6.0 numpy==2.3.5
 	@touch $@
 
-fuzz: setup  ## COUNT=20000 drawn convolutions of every backend that a CPU runs, SEED; results in out/fuzz.json
+fuzz: setup  ## run COUNT=20000 random convolutions on every backend that a CPU has, SEED; results in out/fuzz.json
 	@mkdir -p out
-	TRITON_INTERPRET=1 $(BIN)/python tests/gpu/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
-	$(BIN)/python tests/gpu/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
+	TRITON_INTERPRET=1 $(BIN)/python tests/fuzz/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
+	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
 
-gpu-bundle:  ## wheel and compiled kernels for a GPU machine, built without one: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
-	$(PYTHON) bench/gpu/bundle.py build $(BUNDLE)
+gpu-bundle:  ## build wheel and kernels for a GPU machine: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
+	$(PYTHON) -m bench.gpu.bundle.command build $(BUNDLE)
 
-gpu-bundle-download:  ## what gpu-bundle fetches, before it: torch, Triton and CUTLASS
-	$(PYTHON) bench/gpu/bundle.py download $(BUNDLE)
+gpu-bundle-download:  ## download torch, Triton and CUTLASS for gpu-bundle
+	$(PYTHON) -m bench.gpu.bundle.command download $(BUNDLE)
 
-gpu-bundle-check:  ## install it into a fresh Python: it loads, and right and fast compile nothing
-	$(PYTHON) bench/gpu/bundle.py check $(BUNDLE)
+gpu-bundle-check:  ## check that the bundle installs, loads, and has every kernel of right and fast
+	$(PYTHON) -m bench.gpu.bundle.command check $(BUNDLE)
 
-bench: setup  ## pytest-benchmark over bench/, correctness first; JSON in out/bench.json
+bench: setup  ## run pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out
 	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
 
-bench-report:  ## write README's tables from bench/results
-	$(BIN)/python bench/report.py
+bench-report:  ## write README's tables and docs/resnet34-cpu.png from bench/results
+	$(BIN)/python -m bench.report.report
+	$(BIN)/python -m bench.report.picture
 
-kernel-table: setup  ## write the tables of kernels from the compile gates: README's of Triton, docs' of CUDA C++ (needs nvcc)
-	$(BIN)/python tests/conv_gate.py README.md
-	$(BIN)/python tests/cuda_table.py docs/cuda-kernels.md
+docs: setup  ## write docs/api.md from the docstrings
+	$(BIN)/python tests/support/api_page.py docs/api.md
 
-lint: setup  ## ruff, mypy, clang-format
+kernel-table: setup  ## write the tables of Triton and CUDA C++ kernels in docs/ (needs nvcc)
+	$(BIN)/python tests/support/gates/conv_gate.py docs/triton-kernels.md
+	$(BIN)/python tests/support/gates/cuda_table.py docs/cuda-kernels.md
+
+lint: setup  ## run ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@rm -rf build/package && ATROUS_SKIP_NATIVE=1 $(BIN)/python setup.py --quiet build_py --no-compile --build-lib build/package
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
-format:  ## let ruff and clang-format rewrite the sources
+format:  ## format the sources with ruff and clang-format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(FORMATTED)
 
-clean:  ## remove what was built; .venv stays
+clean:  ## remove build outputs; .venv stays
 	rm -rf build dist out *.egg-info pyops/*.so $(VENV)/native
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

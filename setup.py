@@ -1,8 +1,9 @@
 """Builds csrc/ into atrous/libatrous.so (the ops) and atrous._C (build information); pyproject.toml has the rest.
 
-Environment: ATROUS_SKIP_NATIVE=1 builds none of csrc. FORCE_CUDA=0 builds its CPU part alone beside a CUDA build of
-torch, FORCE_CUDA=1 refuses to do without the CUDA sources. CXX, MAX_JOBS, NVCC_THREADS and TORCH_CUDA_ARCH_LIST mean
-what they mean to torch.utils.cpp_extension. Whatever is missing ends the build before it starts, in one sentence.
+Environment: ATROUS_SKIP_NATIVE=1 builds none of csrc. FORCE_CUDA=0 builds the CPU part alone even if torch is a CUDA
+build; FORCE_CUDA=1 ends the build if the CUDA sources cannot be built. CXX, MAX_JOBS, NVCC_THREADS and
+TORCH_CUDA_ARCH_LIST mean what they mean to torch.utils.cpp_extension. A missing prerequisite ends the build before it
+starts, with one sentence.
 """
 
 import importlib.util
@@ -20,9 +21,9 @@ ROOT = Path(__file__).resolve().parent
 MINIMUM_TORCH = (2, 11)
 SKIP = "or set ATROUS_SKIP_NATIVE=1 to install without the C++ library"
 CPU_ALONE = "set FORCE_CUDA=0 to build the CPU part alone"
-# The cards that kernels are made for, and the first nvcc that knows each; 9.0a is what the products of 9.0 need.
-CARDS = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0a": (12, 0), "10.0": (12, 8), "12.0": (12, 8)}
-# What both libraries need of the machine beside torch.
+# The GPU architectures that kernels are built for, and the first nvcc that supports each. wgmma and TMA need 9.0a.
+ARCHITECTURES = {"8.0": (11, 0), "8.6": (11, 1), "8.9": (11, 8), "9.0a": (12, 0), "10.0": (12, 8), "12.0": (12, 8)}
+# Both libraries need C++17 and Python's headers, besides torch.
 PROBE = "#include <optional>\n#include <Python.h>\n"
 
 
@@ -33,7 +34,7 @@ def lines(path: str) -> list[str]:
 
 
 def check_torch():
-    """torch, or the end of the build with the remedy."""
+    """Returns torch, or ends the build with the remedy."""
     remedy = f"run `pip install torch` and then `pip install --no-build-isolation .`, {SKIP}"
     try:
         import torch
@@ -45,7 +46,7 @@ def check_torch():
 
 
 def check_compiler() -> None:
-    """Ends the build unless the C++ compiler takes a line of C++17 and finds Python's headers."""
+    """Ends the build unless the C++ compiler compiles C++17 and finds Python's headers."""
     command = os.environ.get("CXX", "c++")
     probe = [*shlex.split(command), "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
     probe.insert(-1, f"-I{sysconfig.get_paths()['include']}")
@@ -56,8 +57,8 @@ def check_compiler() -> None:
     else:
         if result.returncode == 0:
             return
-        found = [line for line in result.stderr.splitlines() if "error" in line] or [f"exit {result.returncode}"]
-        reason = found[0]
+        errors = [line for line in result.stderr.splitlines() if "error" in line]
+        reason = errors[0] if errors else f"exit {result.returncode}"
     raise SystemExit(
         f"atrous: the C++ compiler `{command}` cannot compile C++17 with Python's headers ({reason}): install g++ >= 9 "
         f"or clang and the Python headers (Debian: apt-get install g++ python3-dev), name the compiler in CXX, {SKIP}."
@@ -65,18 +66,20 @@ def check_compiler() -> None:
 
 
 def nvcc_version(cuda_home: str | None) -> str | None:
-    """'13.0' for the nvcc of that toolkit, None where there is none."""
+    """The CUDA version of the toolkit's nvcc, as '13.0'; None if there is no nvcc."""
     nvcc = shutil.which("nvcc", path=os.path.join(cuda_home, "bin")) if cuda_home else None
     if nvcc is None:
         return None
-    found = re.search(r"release (\d+\.\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
-    return found.group(1) if found else None
+    version = re.search(
+        r"release (\d+\.\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    )
+    return version.group(1) if version else None
 
 
 def with_cuda(torch_version: str, torch_cuda: str | None, nvcc: str | None, force: bool) -> bool:
-    """Whether CUDA sources are built: torch is a CUDA build and its nvcc is there. FORCE_CUDA=1 refuses to do without.
+    """True if CUDA sources are built: torch is a CUDA build and nvcc is installed. With force, it is an error if not.
 
-    A toolkit of another major version would compile, then fail to link or to load, so it ends the build here.
+    A toolkit of another major version would compile but fail to link or to load, so it ends the build here.
     """
     if torch_cuda and nvcc and torch_cuda.split(".")[0] != nvcc.split(".")[0]:
         raise SystemExit(
@@ -92,22 +95,30 @@ def with_cuda(torch_version: str, torch_cuda: str | None, nvcc: str | None, forc
     return bool(torch_cuda and nvcc)
 
 
+def cpu_sources() -> list[str]:
+    """The sources of libatrous.so that every build compiles: csrc/ and csrc/cpu, without the Python module."""
+    paths = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/**/*.cpp")]
+    return sorted(str(path.relative_to(ROOT)) for path in paths if path.name != "module.cpp")
+
+
 def cuda_sources(torch, cuda_home: str | None) -> list[str]:
-    """The sources in csrc/cuda where they can be built and FORCE_CUDA=0 does not leave them out, else nothing."""
+    """The sources in csrc/cuda, or nothing if they cannot be built or FORCE_CUDA=0 excludes them."""
     asked = os.environ.get("FORCE_CUDA", "")
     if asked not in ("", "0", "1"):
         raise SystemExit(f"atrous: FORCE_CUDA: expected 0, 1 or nothing, got {asked!r}.")
     if asked == "0":
         return []
     force = asked == "1"
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/*.c[pu]*") if path.suffix != ".cuh")
+    sources = sorted(
+        str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/**/*.c[pu]*") if path.suffix != ".cuh"
+    )
     if not (sources or force):
         return []
     return sources if with_cuda(torch.__version__, torch.version.cuda, nvcc_version(cuda_home), force) else []
 
 
 def cutlass_include() -> list[str]:
-    """The headers of the CUDA convolution's main loop and of their tools, or the end of the build with the remedy."""
+    """The include folders of CUTLASS, which the CUDA convolution uses, or ends the build with the remedy."""
     spec = importlib.util.find_spec("cutlass_library")
     source = Path(spec.origin).parent / "source" if spec and spec.origin else None
     if source is None or not (source / "include" / "cutlass" / "cutlass.h").exists():
@@ -119,24 +130,24 @@ def cutlass_include() -> list[str]:
 
 
 def arch_list(nvcc: str) -> str:
-    """What is built where nobody says TORCH_CUDA_ARCH_LIST: a wheel is for every card, not for the one at hand.
+    """The default TORCH_CUDA_ARCH_LIST: every architecture that nvcc supports, not only the GPU of this machine.
 
-    PTX is for newer cards, and that of 9.0a is for no other.
+    PTX is added to the newest one, for newer GPUs. PTX of 9.0a would run on no other architecture.
     """
     version = tuple(map(int, nvcc.split(".")))
-    cards = [card for card, since in CARDS.items() if version >= since]
-    newest = [card for card in cards if not card.endswith("a")][-1]
-    return ";".join(card + "+PTX" * (card == newest) for card in cards)
+    supported = [arch for arch, since in ARCHITECTURES.items() if version >= since]
+    newest = [arch for arch in supported if not arch.endswith("a")][-1]
+    return ";".join(arch + "+PTX" * (arch == newest) for arch in supported)
 
 
 def nvcc_flags() -> list[str]:
-    """What each csrc/cuda/*.cu is compiled with; fma only where it is written, as in csrc/flags.txt."""
+    """The compiler flags of csrc/cuda/*.cu. As in csrc/flags.txt, fma is used only where it is written."""
     defines = [flag for flag in lines("csrc/flags.txt") if flag.startswith("-D")]
     return ["-O3", "-std=c++17", "--fmad=false", "-DUSE_CUDA", *defines]
 
 
 def extensions(torch) -> list[Extension]:
-    """The two libraries. Neither is linked to torch's Python part, and _C not to torch at all."""
+    """The two libraries. Neither links torch's Python library, and _C does not link torch at all."""
     from torch.utils.cpp_extension import CUDA_HOME, include_paths, library_paths
 
     flags = [*lines("csrc/flags.txt"), "-g0"]
@@ -153,7 +164,7 @@ def extensions(torch) -> list[Extension]:
     }
     ops = Extension(
         "atrous.libatrous",
-        [*lines("csrc/sources.txt"), *cuda],
+        [*cpu_sources(), *cuda],
         include_dirs=[*include_paths(device), *(cutlass_include() if cuda else [])],
         library_dirs=library_paths(device),
         libraries=["torch_cpu", *(["torch_cuda", "cudart"] if cuda else [])],
@@ -175,7 +186,7 @@ def extensions(torch) -> list[Extension]:
 
 
 def native() -> dict:
-    """setup()'s arguments for the built libraries; nothing under ATROUS_SKIP_NATIVE=1."""
+    """setup()'s arguments for the libraries; empty with ATROUS_SKIP_NATIVE=1."""
     if os.environ.get("ATROUS_SKIP_NATIVE") == "1":
         return {}
     check_compiler()
@@ -184,7 +195,7 @@ def native() -> dict:
 
     class Build(BuildExtension):
         def get_ext_filename(self, ext_name: str) -> str:
-            """libatrous.so holds no Python, so its name has no Python ABI in it: C++ programs link it."""
+            """Omits the Python ABI from the name of libatrous.so, which has no Python in it: C++ programs link it."""
             if ext_name.split(".")[-1] == "libatrous":
                 return os.path.join(*ext_name.split(".")) + ".so"
             return super().get_ext_filename(ext_name)
@@ -192,11 +203,22 @@ def native() -> dict:
     return {"ext_modules": extensions(torch), "cmdclass": {"build_ext": Build}}
 
 
+def packages() -> list[str]:
+    """The packages atrous (pyops/) and atrous.triton_kernels (triton_kernels/), and the folders in both."""
+    inits = [*ROOT.glob("pyops/**/__init__.py"), *ROOT.glob("triton_kernels/**/__init__.py")]
+    folders = sorted(path.parent.relative_to(ROOT).parts for path in inits)
+    return [".".join(["atrous", *(parts[1:] if parts[0] == "pyops" else parts)]) for parts in folders]
+
+
 if __name__ == "__main__":
     setup(
-        packages=["atrous", "atrous.backends", "atrous.fusion", "atrous.models", "atrous.triton_kernels"],
+        packages=packages(),
         package_dir={"atrous": "pyops", "atrous.triton_kernels": "triton_kernels"},
-        package_data={"atrous": ["schemas.def", "py.typed", "tables/*.json"], "atrous.triton_kernels": ["gpus.def"]},
+        package_data={
+            "atrous": ["schemas.def", "py.typed"],
+            "atrous.tuning": ["tables/*.json"],
+            "atrous.triton_kernels": ["gpus.def"],
+        },
         include_package_data=False,
         **native(),
     )

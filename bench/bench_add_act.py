@@ -1,10 +1,10 @@
-"""add_act, at the sizes of ResNet34's stages."""
+"""Benchmark add_act at the sizes of ResNet34's stages."""
 
-import providers
 import pytest
 import torch
 
 from atrous import testing
+from bench import providers
 
 CASES = [case for case in testing.RESNET34 if case.name in ("layer1", "layer4")]
 

@@ -1,12 +1,12 @@
-"""conv_bn_act at the sites of ResNet34, and of its dilated form."""
+"""Benchmark conv_bn_act on the layers of ResNet34 and of its dilated form."""
 
-import providers
 import pytest
 import torch
 
 from atrous import testing
+from bench import providers
 
-DTYPES = [torch.float32, torch.bfloat16][: 1 + torch.cuda.is_available()]  # many a CPU emulates bf16
+DTYPES = [torch.float32, torch.bfloat16][: 1 + torch.cuda.is_available()]  # many CPUs emulate bf16
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -1,8 +1,9 @@
-"""ResNet34 with channel-wise PReLU at 224: plain, compiled, fused by every row, frozen."""
+"""Benchmark ResNet34 with channel-wise PReLU at 224x224: plain, compiled, fused by every backend, frozen."""
 
-import providers
 import pytest
 import torch
+
+from bench import providers
 
 
 @pytest.mark.parametrize("provider", providers.MODELS)

@@ -1,4 +1,4 @@
-"""pytest bench: correctness first, then each provider in turns with eager; the ratios are printed at the end."""
+"""pytest bench: check correctness, time each provider alternately with eager, print the ratios at the end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import defaultdict
 
 import pytest
 import torch
-from providers import DEVICE, Subject
 
-from atrous import timing
+from atrous.tools import timing
+from bench.providers import DEVICE, Subject
 
-SECONDS = 0.8  # for a provider and the eager calls between its own
+SECONDS = 0.8  # per provider, including the eager calls that alternate with it
 RESULTS = pytest.StashKey[dict[str, dict[str, tuple[float, float]]]]()
 
 
@@ -34,7 +34,8 @@ def inference():
 
 @pytest.fixture
 def compare(benchmark, request):
-    """compare(case, provider, subject): the rounds of the benchmark alternate with eager's, so the ratio is theirs."""
+    """compare(case, provider, subject): benchmark a provider; its rounds alternate with eager's, whose median it is
+    divided by."""
 
     def run(case: str, provider: str, subject: Subject) -> None:
         try:
@@ -70,7 +71,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if not results:
         return
     terminalreporter.section("speed-up over eager, same tensors and layout (median ms)")
-    for case, rows in results.items():
+    for case, providers in results.items():
         terminalreporter.write_line(case)
-        for provider, (ratio, median) in sorted(rows.items(), key=lambda row: -row[1][0]):
+        for provider, (ratio, median) in sorted(providers.items(), key=lambda item: -item[1][0]):
             terminalreporter.write_line(f"  {provider:<18}{ratio:>7.2f}x{median:>11.3f}")

@@ -1,10 +1,10 @@
-"""The file of one GPU and one day, <gpu>-<yyyy-mm-dd>.json, which .ci/gpu and every table fill together.
+"""The results file of one GPU and one day, <gpu>-<yyyy-mm-dd>.json, which .ci/gpu and every table fill together.
 
-    python bench/record.py            where this is measured, as JSON; exit status 3 where torch has no GPU
-    python bench/record.py --arch     what TORCH_CUDA_ARCH_LIST is for this GPU alone
+    python -m bench.record            print device, driver, commit, date and versions as JSON; exits 3 without a GPU
+    python -m bench.record --arch     print the value of TORCH_CUDA_ARCH_LIST for this GPU alone
 
-At its top the file says where its numbers come from; under "phases" .ci/gpu keeps each step, under "tables" each
-table its rows. It is written whole after every step and row: a run that is cut off leaves a valid file.
+The top level of the file holds that same description; "phases" holds the steps of .ci/gpu, "tables" the rows of each
+table. The file is replaced atomically after every step and row, so an interrupted run leaves valid JSON.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SAME = ("device", "driver", "commit", "versions")  # of two runs that may share a file
-UNKNOWN = "unknown"  # the driver where nvidia-smi does not answer, which it may do later
-RESULTS = ("bench/results", "pyops/tables")  # what a run writes: it does not change the sources
+IDENTITY = ("device", "driver", "commit", "versions")  # two runs share a file only if these are equal
+UNKNOWN = "unknown"  # the driver while nvidia-smi does not answer; a later call may fill it in
+RESULTS = ("bench/results", "pyops/tuning/tables")  # written by a run; not counted as source changes
 SENSORS = {
     "sm_mhz": "clocks.sm",
     "memory_mhz": "clocks.mem",
@@ -36,8 +36,8 @@ SENSORS = {
 Record = dict[str, Any]
 
 
-def described(device: Any = None) -> Record:
-    """Where a number comes from: GPU, driver, commit, day and versions. device: a torch.device, by default the GPU."""
+def describe(device: Any = None) -> Record:
+    """Origin of a measurement: GPU, driver, commit, date, versions. device: a torch.device, by default the GPU."""
     import torch
 
     versions = {
@@ -52,7 +52,8 @@ def described(device: Any = None) -> Record:
 
 
 def about(device: str, versions: Record) -> Record:
-    """ATROUS_DATE is the day on which a phase began: its steps fill one file, past midnight too."""
+    """describe() for a given device name and versions. ATROUS_DATE is the day on which a phase began, so that its steps
+    fill one file even past midnight."""
     driver = sensors().get("driver", UNKNOWN)
     date = os.environ.get("ATROUS_DATE") or datetime.date.today().isoformat()
     return {"device": device, "driver": driver, "commit": commit(), "date": date, "versions": versions}
@@ -66,7 +67,7 @@ def _distribution(name: str) -> str | None:
 
 
 def commit() -> str:
-    """ATROUS_COMMIT, git's HEAD ("-dirty" with changes), or a bundle's: a GPU machine may have no .git."""
+    """The commit: ATROUS_COMMIT, else git's HEAD ("-dirty" if sources changed), else the bundle's (no .git there)."""
     if os.environ.get("ATROUS_COMMIT"):
         return os.environ["ATROUS_COMMIT"]
     git = ("git", "-C", str(ROOT))
@@ -77,7 +78,7 @@ def commit() -> str:
     try:
         with tarfile.open(bundle()) as archive:  # bundle.json comes first
             return str(json.load(archive.extractfile(archive.next()))["commit"])
-    except Exception:  # without a bundle; a broken one is told of by its installation
+    except Exception:  # no bundle, or a broken one, which its installation reports
         return "unknown"
 
 
@@ -85,12 +86,12 @@ def bundle() -> Path | None:
     """The archive that .ci/gpu installs: ATROUS_BUNDLE, or the newest in out/."""
     if os.environ.get("ATROUS_BUNDLE"):
         return Path(os.environ["ATROUS_BUNDLE"]).absolute()
-    found = (ROOT / "out").glob("gpu-bundle-*.tar.xz")
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    archives = (ROOT / "out").glob("gpu-bundle-*.tar.xz")
+    return max(archives, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def sensors() -> dict[str, str]:
-    """Clocks, temperature, power and driver of the GPU now; empty where nvidia-smi does not answer."""
+    """The GPU's current clocks, temperature and power, and its driver; empty if nvidia-smi does not answer."""
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
     query = f"--query-gpu={','.join(SENSORS.values())}"
     values = _answer("nvidia-smi", "-i", gpu, query, "--format=csv,noheader,nounits").split(", ")
@@ -98,7 +99,7 @@ def sensors() -> dict[str, str]:
 
 
 def _answer(*command: str) -> str:
-    """The first line that a command prints; empty where it fails."""
+    """The first line that a command prints; empty if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -106,8 +107,8 @@ def _answer(*command: str) -> str:
     return "" if done.returncode else done.stdout.split("\n")[0].strip()
 
 
-def opened(folder: Path, about: Record) -> tuple[Path, Record]:
-    """Today's file of this GPU and what it holds. One of another commit, driver or torch is kept, under a free name."""
+def open_record(folder: Path, about: Record) -> tuple[Path, Record]:
+    """Path and contents of today's file of this GPU. An existing file of another commit, driver or torch is renamed."""
     gpu = re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-")
     path = folder / f"{gpu}-{about['date']}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,30 +118,30 @@ def opened(folder: Path, about: Record) -> tuple[Path, Record]:
     if before:
         stem = f"{path.stem}-{str(before.get('commit', 'unknown'))[:8]}"
         names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        path.rename(next(kept for name in names if not (kept := path.with_name(f"{name}.json")).exists()))
+        path.rename(next(free for name in names if not (free := path.with_name(f"{name}.json")).exists()))
     return path, {**about, "phases": {}, "tables": {}}
 
 
 def same(before: Record, about: Record) -> bool:
-    """Whether two runs may share a file."""
+    """True if two runs may share a file."""
     driver = UNKNOWN in (before.get("driver"), about["driver"])
-    return all(before.get(name) == about[name] or (name == "driver" and driver) for name in SAME)
+    return all(before.get(name) == about[name] or (name == "driver" and driver) for name in IDENTITY)
 
 
 def read(path: Path) -> Record:
-    """What a file holds; empty where there is none."""
+    """The contents of a file; empty if it does not exist."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write(path: Path, record: Record) -> None:
-    """Whole or not at all: the run may be cut off."""
+    """Replaces the file atomically: the run may be killed at any time."""
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(record, indent=1) + "\n")
     part.replace(path)
 
 
 def arch_list(capability: tuple[int, int]) -> str:
-    """As TORCH_CUDA_ARCH_LIST has it: compute capability 9.0 whole is 9.0a."""
+    """The architecture's name in TORCH_CUDA_ARCH_LIST; 9.0a includes the arch-specific instructions of 9.0 (wgmma)."""
     return {(9, 0): "9.0a"}.get(capability, "{}.{}".format(*capability))
 
 
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> int:
 
     if not torch.cuda.is_available():
         return 3
-    print(arch_list(torch.cuda.get_device_capability()) if argv == ["--arch"] else json.dumps(described()))
+    print(arch_list(torch.cuda.get_device_capability()) if argv == ["--arch"] else json.dumps(describe()))
     return 0
 
 

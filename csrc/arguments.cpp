@@ -1,8 +1,7 @@
 #include "arguments.h"
 
-#include <torch/headeronly/util/Exception.h>
-
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 
 namespace atrous {
@@ -15,6 +14,11 @@ bool is_floating(ScalarType type) {
 }
 
 }  // namespace
+
+torch::headeronly::MemoryFormat memory_format(Order order) {
+  using torch::headeronly::MemoryFormat;
+  return order == Order::channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
 
 Sizes to_vector(torch::headeronly::IntHeaderOnlyArrayRef values) { return {values.begin(), values.end()}; }
 
@@ -79,7 +83,7 @@ std::array<int64_t, 2> check_pair(const char* name, const Sizes& values, int64_t
   return {values[0], values[1]};
 }
 
-Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_dense("z", z);
   const Sizes sizes = to_vector(z.sizes()), strides = to_vector(z.strides());
   check_like("grad", grad, "z", sizes, strides, z.scalar_type());
@@ -118,21 +122,20 @@ std::optional<Order> order_of(const Sizes& sizes, const Sizes& strides) {
   return std::nullopt;
 }
 
-Slope Arguments::kind() const {
-  if (slope_kind == "relu") return Slope::relu;
-  if (slope_kind == "number") return Slope::number;
-  if (slope_kind == "tensor") return Slope::tensor;
-  STD_TORCH_CHECK(slope_kind == "random", "slope_kind: expected relu, number, tensor or random, got '", slope_kind,
-                  "'");
-  return Slope::random;
+Slope Epilogue::kind() const {
+  for (size_t i = 0; i < std::size(SLOPE_KINDS); ++i)
+    if (slope_kind == SLOPE_KINDS[i]) return static_cast<Slope>(i);
+  std::string known;
+  for (const char* kind : SLOPE_KINDS) known += std::string(known.empty() ? "" : ", ") + kind;
+  STD_TORCH_CHECK(false, "slope_kind: expected one of ", known, ", got '", slope_kind, "'");
 }
 
-Residual Arguments::place() const {
+Residual Epilogue::place() const {
   if (!residual) return Residual::none;
   return residual_after_act ? Residual::after : Residual::before;
 }
 
-void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const {
+void Epilogue::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const {
   const int64_t channels = sizes[1];
   STD_TORCH_CHECK(mean.has_value() == var.has_value(), "mean and var: expected both or neither, got only ",
                   mean ? "mean" : "var");
@@ -141,13 +144,12 @@ void Arguments::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype
   check_vector("var", var, channels);
   check_vector("gamma", gamma, channels);
   check_vector("beta", beta, channels);
-  const Slope slope_is = kind();
-  if (slope_is == Slope::tensor) {
+  if (kind() == Slope::tensor) {
     STD_TORCH_CHECK(slope, "slope: expected a tensor with slope_kind 'tensor', got None");
     check_vector("slope", slope, channels, /*or_one=*/true);
   }
   STD_TORCH_CHECK(dropout >= 0 && dropout <= 1, "dropout: expected a probability, 0 to 1, got ", dropout);
-  if (slope_is == Slope::random || dropout > 0) {
+  if (draws()) {
     STD_TORCH_CHECK(seed, "seed: expected a tensor with ", dropout > 0 ? "dropout > 0" : "slope_kind 'random'",
                     ", got None");
     STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,

@@ -1,15 +1,19 @@
-// The arguments that every primitive ends in, checked once: what follows EPILOGUE in pyops/schemas.def.
+// The epilogue arguments that every primitive takes last (EPILOGUE in pyops/schemas.def), and the checks of arguments
+// that all devices share.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/util/Exception.h>
 
 #include <array>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "epilogue.h"
-#include "storage.h"
+#include "half_types.h"
 
 namespace atrous {
 
@@ -18,63 +22,77 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Sizes = std::vector<int64_t>;
 
-// Memory order of a dense (N, C, *spatial) tensor: channels before space, or after it.
+// Memory order of a dense (N, C, *spatial) tensor.
 enum class Order { channels_first, channels_last };
+torch::headeronly::MemoryFormat memory_format(Order order);
 
-struct Arguments {
+// The arguments after z, as in pyops/core/spec.py. By default y = z.
+struct Epilogue {
   OptionalTensor mean, var, gamma, beta;
-  double eps;
-  std::string slope_kind;
-  double slope_value, slope_upper;
+  double eps = 0;
+  std::string slope_kind = "number";
+  double slope_value = 1, slope_upper = 1;
   OptionalTensor slope, seed, residual;
-  bool residual_after_act;
-  double dropout;
+  bool residual_after_act = false;
+  double dropout = 0;
+  // The types of these members, in order; TORCH_BOX compares their number with the schema's.
+  using Types = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, double, std::string, double,
+                           double, OptionalTensor, OptionalTensor, OptionalTensor, bool, double>;
 
-  Slope kind() const;  // throws where slope_kind is unknown
+  Slope kind() const;  // throws if slope_kind is unknown
   Residual place() const;
-  // Throws where an argument does not fit an output of these sizes, strides and dtype.
+  // True if the epilogue draws random numbers, for its slopes or for dropout.
+  bool draws() const { return kind() == Slope::random || dropout > 0; }
+  // The residual's elements, of storage type S; null without a residual.
+  template <class S = void>
+  const S* residual_data() const {
+    return residual ? static_cast<const S*>(residual->const_data_ptr()) : nullptr;
+  }
+  // Throws if an argument does not fit an output of these sizes, strides and dtype.
   void check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const;
 };
 
 Sizes to_vector(torch::headeronly::IntHeaderOnlyArrayRef values);
 std::string to_string(const Sizes& values);
-// Throws unless `name` is of fp32, fp64, fp16 or bf16.
+// Throws unless the dtype is fp32, fp64, fp16 or bf16.
 void check_floating(const char* name, const Tensor& tensor);
-// Throws unless `tensor` is of the dtype, shape and strides of `model`, the name of another tensor.
+// Throws unless `tensor` has this dtype, shape and strides; `model` names the tensor that they come from.
 void check_like(const char* name, const Tensor& tensor, const char* model, const Sizes& sizes, const Sizes& strides,
                 ScalarType dtype);
-// Throws unless `name` is a tensor of (N, C, ...) that is dense in one of the orders; returns which.
+// Throws unless the tensor is (N, C, ...) and dense in one of the orders; returns that order.
 Order check_dense(const char* name, const Tensor& tensor);
-// What the epilogue of such a tensor is computed in.
+// The dtype that a tensor's epilogue is computed in: fp64 for fp64, else fp32.
 ScalarType wide_type(const Tensor& tensor);
-// Throws unless `vector` is None or has one value a channel, of any stride; or_one: or one for all.
+// Throws unless `vector` is None or has one value per channel, at any stride; or_one also allows a single value.
 void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
-// Checks what the two passes of the gradient share; the order of z, and of grad.
-Order check_gradient(const Arguments& arguments, const Tensor& grad, const Tensor& z);
-// Throws unless `means` is None or fits z.
+// Checks the arguments that both backward passes share; returns the order of z and grad.
+Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z);
+// Throws unless `means` is None or has 2 or 3 rows of z's channels, in z's compute dtype.
 void check_means(const OptionalTensor& means, const Tensor& z);
-// Throws unless there are two, none below `least`.
+// Throws unless there are two values, each at least `least`.
 std::array<int64_t, 2> check_pair(const char* name, const Sizes& values, int64_t least);
 
-// nullopt where the strides are dense in neither order; channels_first where they are in both.
+// The order in which the strides are dense: nullopt if in neither, channels_first if in both.
 std::optional<Order> order_of(const Sizes& sizes, const Sizes& strides);
-// Whether both lead to the same memory: the stride of a size of 1 says nothing, nor does any in an empty tensor.
+// True if both strides address the same memory: strides of dimensions of size 1 and of empty tensors do not matter.
 bool same_strides(const Sizes& sizes, const Sizes& a, const Sizes& b);
 Sizes strides_of(const Sizes& sizes, Order order);
 
-// Calls run(pointer) with the tensor's data as const S*, S being its storage type.
-template <class Run>
-void with_storage(const Tensor& tensor, Run&& run) {
+// Calls function(pointer) with the tensor's data as const S*, where S is its storage type.
+template <class Function>
+void with_storage(const Tensor& tensor, Function&& function) {
   const void* data = tensor.const_data_ptr();
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
-      return run(static_cast<const float*>(data));
+      return function(static_cast<const float*>(data));
     case ScalarType::Double:
-      return run(static_cast<const double*>(data));
+      return function(static_cast<const double*>(data));
     case ScalarType::Half:
-      return run(static_cast<const Half*>(data));
+      return function(static_cast<const Half*>(data));
+    case ScalarType::BFloat16:
+      return function(static_cast<const BFloat16*>(data));
     default:
-      return run(static_cast<const BFloat16*>(data));
+      STD_TORCH_CHECK(false, "expected a floating dtype, got ", torch::headeronly::toString(tensor.scalar_type()));
   }
 }
 

@@ -1,23 +1,11 @@
 #include "convolution.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
-
-#include <array>
 
 namespace atrous {
 
 namespace {
-
-// What is done meanwhile is not recorded for autograd: a primitive has no gradient, and its z is overwritten.
-struct NoGrad {
-  const bool before = aoti_torch_grad_mode_is_enabled();
-  NoGrad() { aoti_torch_grad_mode_set_enabled(false); }
-  ~NoGrad() { aoti_torch_grad_mode_set_enabled(before); }
-};
-
-}  // namespace
 
 bool suggests_channels_last(const Tensor& tensor) {
   int64_t least = 0;
@@ -27,6 +15,20 @@ bool suggests_channels_last(const Tensor& tensor) {
     least = size * stride;
   }
   return true;
+}
+
+}  // namespace
+
+Sizes convolution_sizes(const Sizes& input, const Sizes& weight, const Sizes& stride, const Sizes& padding,
+                        const Sizes& dilation) {
+  Sizes sizes{input[0], weight[0], 0, 0};
+  for (int i = 0; i < 2; ++i) {
+    const int64_t kernel = dilation[i] * (weight[i + 2] - 1) + 1, padded = input[i + 2] + 2 * padding[i];
+    STD_TORCH_CHECK(weight[i + 2] > 0 && padded >= kernel,
+                    "input: expected a padded size of at least the dilated kernel's, ", kernel, ", got ", padded);
+    sizes[i + 2] = (padded - kernel) / stride[i] + 1;
+  }
+  return sizes;
 }
 
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
@@ -50,34 +52,16 @@ void check_convolution(const Tensor& input, const Tensor& weight, const Optional
   check_pair("stride", stride, 1);
   check_pair("padding", padding, 0);
   check_pair("dilation", dilation, 1);
-  for (int i = 0; i < 2; ++i) {
-    const int64_t kernel = dilation[i] * (w[i + 2] - 1) + 1, padded = x[i + 2] + 2 * padding[i];
-    STD_TORCH_CHECK(w[i + 2] > 0 && padded >= kernel,
-                    "input: expected a padded size of at least the dilated kernel's, ", kernel, ", got ", padded);
-  }
+  convolution_sizes(x, w, stride, padding, dilation);  // throws unless the kernel fits
 }
 
-Sizes convolution_sizes(const Tensor& input, const Tensor& weight, const Sizes& stride, const Sizes& padding,
-                        const Sizes& dilation) {
-  Sizes sizes{input.size(0), weight.size(0), 0, 0};
-  for (int i = 0; i < 2; ++i) {
-    const int64_t kernel = dilation[i] * (weight.size(i + 2) - 1) + 1;
-    sizes[i + 2] = (input.size(i + 2) + 2 * padding[i] - kernel) / stride[i] + 1;
-  }
-  return sizes;
+Order convolution_order(const Tensor& input, const Tensor& weight) {
+  return suggests_channels_last(input) || suggests_channels_last(weight) ? Order::channels_last : Order::channels_first;
 }
 
-Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
-                   const Sizes& padding, const Sizes& dilation, int64_t groups) {
-  const NoGrad guard;
-  using torch::stable::detail::from;
-  std::array<StableIValue, 9> stack{from(input),    from(weight), from(bias),        from(stride), from(padding),
-                                    from(dilation), from(false),  from(Sizes{0, 0}), from(groups)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  using torch::headeronly::MemoryFormat;
-  const bool last = suggests_channels_last(input) || suggests_channels_last(weight);
-  return torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]),
-                                   last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+Tensor empty_tensor(const Tensor& like, const Sizes& sizes, Order order) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              memory_format(order));
 }
 
 }  // namespace atrous

@@ -1,26 +1,25 @@
-// The arguments that describe a convolution, checked once for every device.
+// Convolution arguments and sizes, checked and computed once for every device.
 #pragma once
 
 #include "arguments.h"
 
 namespace atrous {
 
-// Throws where torch's own convolution would refuse these: an error in there reaches us without its message; and where
-// it would take what we do not.
+// Throws on arguments that torch's own convolution refuses, since its error would reach us without a message, and on
+// arguments that it accepts but our kernels do not.
 void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
                        const Sizes& padding, const Sizes& dilation, int64_t groups);
 
-// Whether the strides of a 4-D tensor are ordered as NHWC: what suggest_memory_format() says, which a convolution
-// follows.
-bool suggests_channels_last(const Tensor& tensor);
-
-// torch's own convolution of checked arguments, channels last where the input or the weight is: on a card some of its
-// kernels (fp64, without cuDNN) give the other order.
-Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
-                   const Sizes& padding, const Sizes& dilation, int64_t groups);
-
-// (N, K, H', W') of checked arguments.
-Sizes convolution_sizes(const Tensor& input, const Tensor& weight, const Sizes& stride, const Sizes& padding,
+// The output sizes (N, K, H', W') for an input (N, C, H, W) and a weight (K, C / groups, kH, kW). Throws unless the
+// padded input is at least as large as the dilated kernel.
+Sizes convolution_sizes(const Sizes& input, const Sizes& weight, const Sizes& stride, const Sizes& padding,
                         const Sizes& dilation);
+
+// The memory order of the output: channels_last if the strides of the input or of the weight are in NHWC order, as in
+// torch's suggest_memory_format().
+Order convolution_order(const Tensor& input, const Tensor& weight);
+
+// An uninitialized tensor with the dtype and device of another.
+Tensor empty_tensor(const Tensor& like, const Sizes& sizes, Order order);
 
 }  // namespace atrous

@@ -1,6 +1,6 @@
-// The epilogue of every kernel, as functions of values; triton_kernels/epilogue.py is its twin, pyops/reference.py the
-// oracle of both. The gradient stands beside it. Products and sums are fused exactly where `fma` is written
-// (-ffp-contract=off; nvcc is kept from fusing by `multiply`), so the same inputs give the same bits everywhere.
+// The epilogue of every kernel and its gradient, as functions of values. triton_kernels/epilogue.py is the Triton
+// counterpart; pyops/reference.py is the oracle of both. A multiply and an add are fused exactly where `fma` is written
+// (-ffp-contract=off; in CUDA `multiply` prevents fusion), so the same inputs give the same bits everywhere.
 #pragma once
 
 #include <cmath>
@@ -10,8 +10,9 @@
 
 namespace atrous {
 
-// Number and tensor differ only in where the slope comes from.
+// number and tensor differ only in where the slope comes from.
 enum class Slope { relu, number, tensor, random };
+constexpr const char* SLOPE_KINDS[] = {"relu", "number", "tensor", "random"};  // the slope_kind of each
 enum class Residual { none, before, after };
 
 template <class T>
@@ -32,12 +33,12 @@ ATROUS_HD Affine<T> affine(T mean, T var, T gamma, T beta, T eps) {
   return {scale, std::fma(-mean, scale, beta)};
 }
 
-// Two numbers of an element, uniform in [0, 1).
+// An element's two random numbers, uniform in [0, 1).
 struct Uniforms {
   float slope, dropout;
 };
 
-// 24 bits each: the first two words of Philox-4x32-10 of counter (index, offset) and key seed.
+// Each has 24 bits: the first two words of Philox-4x32-10 of counter (index, offset) and key seed.
 // Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
 ATROUS_HD Uniforms uniforms(uint64_t seed, uint64_t offset, uint64_t index) {
   uint32_t c0 = uint32_t(index), c1 = uint32_t(index >> 32), c2 = uint32_t(offset), c3 = uint32_t(offset >> 32);
@@ -51,21 +52,21 @@ ATROUS_HD Uniforms uniforms(uint64_t seed, uint64_t offset, uint64_t index) {
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  // through int32: the conversion that every vector unit has
+  // via int32, a conversion that every vector unit has
   return {float(int32_t(c0 >> 8)) * 0x1p-24f, float(int32_t(c1 >> 8)) * 0x1p-24f};
 }
 
-// What travels to a kernel that draws its slopes, lower + (upper - lower) * uniform, or what dropout zeroes.
+// Parameters of a kernel that draws: random slopes, lower + (upper - lower) * uniform, and dropout's mask.
 template <class T>
 struct Draw {
   uint64_t seed, offset;
   T lower, upper;
-  float dropout;  // fp32, as what it is compared with
-  T kept;         // 1 / (1 - dropout)
+  float dropout;  // fp32, like the uniform that it is compared with
+  T keep_scale;   // 1 / (1 - dropout)
 
   ATROUS_HD Uniforms at(uint64_t index) const { return uniforms(seed, offset, index); }
   ATROUS_HD T slope(Uniforms drawn) const { return std::fma(upper - lower, T(drawn.slope), lower); }
-  ATROUS_HD T keep(Uniforms drawn) const { return drawn.dropout >= dropout ? kept : T(0); }
+  ATROUS_HD T keep(Uniforms drawn) const { return drawn.dropout >= dropout ? keep_scale : T(0); }
 };
 
 template <class T>
@@ -80,14 +81,14 @@ ATROUS_HD T multiply(T a, T b) {
 #endif
 }
 
-// u = z * scale + shift (+ residual): what the activation gets. The gradient must see the same u as the forward.
+// u = z * scale + shift (+ residual), the activation's input. The backward pass must see the same u as the forward.
 template <class T, Residual RESIDUAL>
 ATROUS_HD T before_activation(T z, Affine<T> channel, T residual) {
   const T u = std::fma(z, channel.scale, channel.shift);
   return RESIDUAL == Residual::before ? u + residual : u;
 }
 
-// y = (act(u) (+ residual)) (* keep). NaN and -0.0 are kept; ReLU is a select, not slope 0.
+// y = (act(u) (+ residual)) (* keep). NaN and -0.0 are preserved; ReLU is a select, not slope 0.
 template <class T, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>
 ATROUS_HD T epilogue(T z, Affine<T> channel, T slope, T residual, T keep) {
   const T u = before_activation<T, RESIDUAL>(z, channel, residual);
@@ -107,7 +108,7 @@ ATROUS_HD T derivative(T u, T slope) {
   return u > T(0) ? T(1) : slope;
 }
 
-// What an element adds to its slope's gradient.
+// An element's contribution to the gradient of its slope.
 template <class T>
 ATROUS_HD T slope_gradient(T dy, T u) {
   return u > T(0) ? T(0) : multiply(dy, u);

@@ -1,4 +1,4 @@
-// How the elements of a dense (N, C, ...) tensor lie.
+// Memory layout of a dense (N, C, ...) tensor.
 #pragma once
 
 #include "arguments.h"
@@ -9,17 +9,17 @@ struct Layout {
   int64_t images, channels, spatial;
   bool channels_last;
 
-  // The longer rows where both orders are true. Needs at least one element.
+  // Chooses the order with the longer rows if both apply. z must have at least one element.
   Layout(const Tensor& z, Order order);
 
   int64_t size() const { return images * channels * spatial; }
-  // The number, in a contiguous tensor of this shape, of the element at this place in memory.
+  // The index in a contiguous tensor of this shape of the element at memory offset `at`.
   ATROUS_HD uint64_t index(int64_t at) const {
     if (!channels_last) return at;
     const int64_t pixel = at / channels, channel = at % channels, image = pixel / spatial;
     return (image * channels + channel) * spatial + (pixel - image * spatial);
   }
-  // From one element of a row to the next: a row is all of a pixel (channels last) or one channel of an image.
+  // The step of index() along a row: a row is one pixel (channels last) or one channel of one image.
   ATROUS_HD uint64_t index_step() const { return channels_last ? spatial : 1; }
 };
 

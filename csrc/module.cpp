@@ -1,5 +1,5 @@
-// atrous._C: how libatrous.so beside it was built. Both come from one build, with one compiler and the same flags.
-// Not linked to torch: it loads, and tells, even where libatrous.so does not.
+// atrous._C: build information of libatrous.so. Both come from one build, with one compiler and the same flags.
+// It is not linked to torch, so that it loads and reports even where libatrous.so does not load.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -19,9 +19,9 @@ std::string compiler() {
 }
 
 std::vector<std::string> features() {
-  std::vector<std::string> found{"cpu"};
-  if (*ATROUS_CUDA) found.emplace_back("cuda");
-  return found;
+  std::vector<std::string> names{"cpu"};
+  if (*ATROUS_CUDA) names.emplace_back("cuda");
+  return names;
 }
 
 pybind11::dict build() {
@@ -40,6 +40,6 @@ pybind11::dict build() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "How atrous's C++ library was built.";
+  module.doc() = "Build information of atrous's C++ library.";
   module.def("build", &build, "build() -> dict: compiler, standard, flags, torch, CUDA, arch list and features.");
 }

@@ -2,8 +2,8 @@
 
     python examples/classify.py --weights resnet34.pth photo.jpg ...
 
-The checkpoint is one with torchvision's names, such as torchvision's own resnet34. Without one the weights are random:
-the program runs, and its classes mean nothing.
+The checkpoint has torchvision's parameter names, as torchvision's resnet34 has. Without a checkpoint the weights are
+random and the classes mean nothing.
 """
 
 import argparse
@@ -20,9 +20,9 @@ MEAN, DEVIATION = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406]
 
 
 def load(path: Path) -> torch.Tensor:
-    """(3, 224, 224): the shorter side scaled to 256, the centre of that, normalised as for ImageNet.
+    """Returns (3, 224, 224): the shorter side scaled to 256, cropped to the center, normalized as for ImageNet.
 
-    By torch's operators, so that `prepare` in cpp/classify.cpp gives the same.
+    Uses torch's operators, so that `prepare` in cpp/classify.cpp gives the same values.
     """
     pixels = torch.from_numpy(numpy.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
     height, width = (side * 256 // min(pixels.shape[1:]) for side in pixels.shape[1:])
@@ -41,17 +41,17 @@ def main() -> None:
     if args.weights:
         atrous.models.load_weights(model, args.weights)
     else:
-        print("no --weights: random ones, so the classes mean nothing", file=sys.stderr)
+        print("no --weights: the weights are random and the classes mean nothing", file=sys.stderr)
 
-    # freeze=True: BatchNorm is folded into the convolutions, for a model that is only run from here on.
+    # freeze=True folds each BatchNorm into its convolution, for inference only.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = atrous.fuse(model.to(device), freeze=True)
 
     images = torch.stack([load(path) for path in args.images]).to(device, memory_format=torch.channels_last)
     with torch.inference_mode():
         top = fast(images).softmax(1).topk(5)
-    for path, shares, classes in zip(args.images, top.values.tolist(), top.indices.tolist()):
-        print(path, *(f"{number} ({share:.1%})" for share, number in zip(shares, classes)), sep="  ")
+    for path, scores, classes in zip(args.images, top.values.tolist(), top.indices.tolist()):
+        print(path, *(f"{number} ({score:.1%})" for score, number in zip(scores, classes)), sep="  ")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A segmentation network of your own on a dilated ResNet34, fused with one call.
+"""Fuses a custom segmentation network on a dilated ResNet34 with one call.
 
-    python examples/segment_features.py [--size 512]
+    python examples/segment_features.py --size 512
 
 The network is plain torch: a backbone whose last stages are dilated instead of strided (output stride 8), and a head
-with dilated convolutions. fuse() finds the sites in both. Nothing is folded here, so the twin stays one with the model:
-it has the same parameters, and new weights count from the next call on.
+with dilated convolutions. fuse() finds the sites in both. Nothing is folded here: the fused copy shares the parameters
+of the model, and new weights take effect at the next call.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Segmenter(nn.Module):
 
 
 def milliseconds(model: nn.Module, x: Tensor, repeats: int = 5) -> float:
-    """The best of a few, without the first."""
+    """Returns the shortest time of `repeats` calls, after one warm-up call."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -47,7 +47,7 @@ def milliseconds(model: nn.Module, x: Tensor, repeats: int = 5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="of the image (default 512)")
+    parser.add_argument("--size", type=int, default=512, help="side of the image in pixels (default 512)")
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def main() -> None:
         print(f"scores {tuple(fast.shape)}, up to {largest:.2g}; largest difference {difference:.2g}")
         print(f"plain {milliseconds(model, x):.1f} ms, fused {milliseconds(fused, x):.1f} ms")
 
-        model.head[0].weight.mul_(2)  # the twin sees it: nothing is stale
+        model.head[0].weight.mul_(2)  # the fused copy shares the weight
         assert torch.allclose(model(x), fused(x), rtol=1e-3, atol=1e-3)
 
 

@@ -1,10 +1,10 @@
-"""Train a fused ResNet with PReLU on scikit-learn's handwritten digits, on one process or on several.
+"""Trains a fused ResNet with PReLU on scikit-learn's handwritten digits, in one process or several.
 
     python examples/train_digits.py
     torchrun --nproc-per-node 2 examples/train_digits.py
 
-On NVIDIA cards every process takes one of them, BatchNorm is synchronised over the processes, and the step runs in
-bf16; on a CPU the processes share the gradients and each keeps its own BatchNorm statistics.
+On NVIDIA GPUs every process uses one GPU, BatchNorm is synchronized over the processes, and the step runs in bf16. On a
+CPU the processes average the gradients, and each has its own BatchNorm statistics.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import atrous
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """1797 images of 32 x 32, in channels_last, and their digits, shuffled alike on every process."""
+    """Returns 1797 images of 32 x 32 in channels_last and their digits, in the same random order on every process."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
     images = F.interpolate(images, scale_factor=4.0, mode="bilinear")
@@ -29,7 +29,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def network(device: torch.device) -> nn.Module:
-    """Four blocks, dilated from the second stage on; PReLU as its paper starts it."""
+    """Returns a fused ResNet of four blocks with output stride 8, initialized as in the PReLU paper."""
     model = atrous.models.resnet.ResNet((1, 1, 1, 1), num_classes=10, act="prelu", output_stride=8, in_channels=1)
     atrous.nn.init_prelu_kaiming_(model)
     if device.type == "cuda" and dist.is_initialized():
@@ -41,7 +41,7 @@ def network(device: torch.device) -> nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=64, help="images of each process")
+    parser.add_argument("--batch", type=int, default=64, help="images per process (default 64)")
     args = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,7 +53,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     model = network(device)
-    groups = atrous.param_groups(model, weight_decay=1e-4)  # none on slopes and BatchNorm
+    groups = atrous.param_groups(model, weight_decay=1e-4)  # no decay of slopes and BatchNorm
     optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
     images, digits = (part.to(device) for part in data())
     train, test = slice(0, 1500), slice(1500, None)

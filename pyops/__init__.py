@@ -3,7 +3,7 @@
 from . import models, nn
 from .functional import add_act, bn_act, conv_bn_act
 from .fusion import fuse
-from .prelu import param_groups
+from .models.prelu_training import param_groups
 
 __version__ = "0.1.0"
 __all__ = ["add_act", "bn_act", "conv_bn_act", "fuse", "models", "nn", "param_groups"]

@@ -1,4 +1,4 @@
-"""The functional operators: checked arguments -> the row that runs them."""
+"""The functional operators: they check and group their arguments, choose a backend and call it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import autograd, checks, dispatch, ops_cuda
-from .activation import SlopeLike
-from .arguments import NO_NORMALISATION, Ending, Normalisation
-from .autograd import Call
-from .layout import laid_out, memory_format
-from .spec import Epilogue
+from . import autograd
+from .autograd.function import LayerConfig
+from .backends import selection
+from .backends.base import Backend
+from .core import checks
+from .core.activation import SlopeLike
+from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
+from .core.layout import laid_out, memory_format
+from .core.spec import Epilogue, Spec
+from .ops import triton_impl
 
 
 def conv_bn_act(
@@ -38,24 +42,27 @@ def conv_bn_act(
 ) -> Tensor:
     """y = act(bn(conv2d(x, w) + b) + r), with act(u) = u if u > 0 else slope * u.
 
-    bn(z) = (z - mean) / sqrt(var + eps) * gamma + beta. There is a BatchNorm if `training` or `running_mean` is given.
+        bn(z) = (z - mean) / sqrt(var + eps) * gamma + beta
+
+    There is a BatchNorm if `training` or `running_mean` is given.
 
     Args:
         input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64, NCHW or channels_last; the output has its layout.
         weight: w: (C_out, C / groups, kH, kW), the dtype of x.
         bias: b: (C_out,).
-        running_mean, running_var, bn_weight, bn_bias: (C_out,), the dtype of x, or fp32 beside fp16 and bf16.
-        slope: "relu"; a number; a tensor (1,) or (C_out,); or (lower, upper), which draws a slope an element (RReLU).
-        residual: r: the shape of y, or a shape that broadcasts to it. residual_after_act: y = act(bn(...)) + r.
+        running_mean, running_var, bn_weight, bn_bias: mean, var, gamma, beta: (C_out,), the dtype of x, or fp32 if x is
+            fp16 or bf16.
+        slope: "relu"; a number; a tensor (1,) or (C_out,); or (lower, upper): a random slope per element (RReLU).
+        residual: r: the shape of y, or one that broadcasts to it. residual_after_act: y = act(bn(...)) + r.
         stride, dilation: an int or a pair (height, width). padding: likewise, or "same" or "valid".
-        training: normalise with the statistics of this batch and update running_mean and running_var in place, by
-            running = (1 - momentum) * running + momentum * batch (batch variance unbiased).
-        backend: "auto", or the row that must run: "library", "native", "triton".
-        recompute: with gradients, y may be computed again in the backward from what this call keeps, to the same bits,
-            so that the next site need not keep it.
+        training: normalize with the statistics of this batch and update running_mean and running_var in place:
+            running = (1 - momentum) * running + momentum * batch (with the unbiased variance).
+        backend: "auto", or the backend that must run: "library", "native", "triton".
+        recompute: the next layer need not save y for its backward: it is recomputed, bit for bit, from what this layer
+            saves.
 
     Returns:
-        y: (N, C_out, H', W'), the dtype of x (under autocast: autocast's; of x + r if r's dtype is wider).
+        y: (N, C_out, H', W'), the dtype of x, or autocast's under autocast, or that of r if it is wider.
 
     Raises:
         TypeError, ValueError, RuntimeError: as nn.Conv2d, nn.BatchNorm2d and the activation raise for the same mistake;
@@ -63,10 +70,10 @@ def conv_bn_act(
 
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py.
     """
-    normalisation = Normalisation(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
-    ending = Ending(slope, residual, residual_after_act)
+    batch_norm = BatchNormArgs(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
+    post_op = PostOpArgs(slope, residual, residual_after_act)
     geometry = (stride, padding, dilation, groups)
-    return convolve(input, weight, bias, geometry, normalisation, ending, backend=backend, recompute=recompute)
+    return convolve(input, weight, bias, geometry, batch_norm, post_op, backend=backend, recompute=recompute)
 
 
 def bn_act(
@@ -89,20 +96,20 @@ def bn_act(
 
     input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64. The other arguments, Returns and Raises are those of conv_bn_act.
     """
-    normalisation = Normalisation(running_mean, running_var, weight, bias, training, momentum, eps, None, "")
-    return normalise(input, normalisation, Ending(slope, residual, residual_after_act), backend, recompute)
+    batch_norm = BatchNormArgs(running_mean, running_var, weight, bias, training, momentum, eps, None, "")
+    return normalize(input, batch_norm, PostOpArgs(slope, residual, residual_after_act), backend, recompute)
 
 
-def normalise(
-    input: Tensor, normalisation: Normalisation, ending: Ending, backend: str = "auto", recompute: bool = True
+def normalize(
+    input: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, backend: str = "auto", recompute: bool = True
 ) -> Tensor:
-    """bn_act after its arguments are grouped."""
+    """bn_act on grouped arguments."""
     checks.tensor("input", input)
     checks.feature_map("input", input, ValueError)
-    normalisation = normalisation._replace(required=True)
-    normalisation.check(input, tuple(input.shape))
-    ending.check(input, tuple(input.shape), _autocasts(input))
-    return _pointwise(input, normalisation, ending, backend, recompute)
+    batch_norm = batch_norm._replace(required=True)
+    batch_norm.check(input, tuple(input.shape))
+    post_op.check(input, tuple(input.shape), _autocasts(input))
+    return _pointwise(input, batch_norm, post_op, backend, recompute)
 
 
 def add_act(
@@ -119,57 +126,64 @@ def add_act(
 
     Args:
         input, other: x, o: (N, C, ...) fp16 | bf16 | fp32 | fp64; o may broadcast to x.
-        slope: as for conv_bn_act. dropout: the probability of a zero in training; the rest is scaled by 1 / (1 - p).
+        slope: as for conv_bn_act.
+        dropout: probability p of a zero in training; the other elements are scaled by 1 / (1 - p).
 
     Returns and Raises: as conv_bn_act; ValueError for a dropout outside [0, 1].
     Source: Srivastava et al., Dropout (JMLR 2014).
     """
     checks.tensor("input", input)
     checks.probability("dropout", dropout)
-    ending = Ending(slope, other, False, name="other", required=True, dropout=dropout if training else 0.0)
-    ending.check(input, tuple(input.shape), _autocasts(input))
-    return _pointwise(input, NO_NORMALISATION, ending, backend, recompute)
+    post_op = PostOpArgs(slope, other, False, name="other", required=True, dropout=dropout if training else 0.0)
+    post_op.check(input, tuple(input.shape), _autocasts(input))
+    return _pointwise(input, NO_BATCH_NORM, post_op, backend, recompute)
 
 
-def _pointwise(z: Tensor, normalisation: Normalisation, ending: Ending, backend: str, recompute: bool) -> Tensor:
-    if _autocasts(z):  # none of these is cast
+def _pointwise(z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, backend: str, recompute: bool) -> Tensor:
+    if _autocasts(z):  # autocast casts none of these arguments
         with torch.autocast(z.device.type, enabled=False):
-            return _pointwise(z, normalisation, ending, backend, recompute)
-    training = normalisation.training or _needs_gradient((z, *normalisation[:4], *ending.tensors()))
+            return _pointwise(z, batch_norm, post_op, backend, recompute)
+    training = batch_norm.training or _needs_gradient((z, *batch_norm[:4], *post_op.tensors()))
     run = _train_epilogue if training else _epilogue
-    row = dispatch.choose(backend, z)
-    if z.dim() < 2:  # one channel
-        return run(row, z.reshape(1, 1, *z.shape), normalisation, ending, recompute).reshape(z.shape)
-    return run(row, z, normalisation, ending, recompute)
+    chosen = selection.choose(backend, z)
+    if z.dim() < 2:  # no channel dimension: one channel
+        return run(chosen, z.reshape(1, 1, *z.shape), batch_norm, post_op, recompute).reshape(z.shape)
+    return run(chosen, z, batch_norm, post_op, recompute)
 
 
-def _epilogue(row, z: Tensor, normalisation: Normalisation, ending: Ending, recompute: bool) -> Tensor:
-    return row.epilogue(*_pointwise_arguments(z, normalisation, ending))
+def _epilogue(backend: Backend, z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, recompute: bool) -> Tensor:
+    return backend.epilogue(*_pointwise_arguments(z, batch_norm, post_op))
 
 
-def _train_epilogue(row, z: Tensor, normalisation: Normalisation, ending: Ending, recompute: bool) -> Tensor:
-    z, arguments = _pointwise_arguments(z, normalisation, ending)
-    return _train(row, None, normalisation, z, None, None, arguments, recompute)
+def _train_epilogue(
+    backend: Backend, z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, recompute: bool
+) -> Tensor:
+    z, epilogue = _pointwise_arguments(z, batch_norm, post_op)
+    return _train(backend, None, batch_norm, z, None, None, epilogue, recompute)
 
 
-def _pointwise_arguments(z: Tensor, normalisation: Normalisation, ending: Ending) -> tuple[Tensor, Epilogue]:
+def _pointwise_arguments(z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs) -> tuple[Tensor, Epilogue]:
     layout = memory_format(z)
-    arguments = ending.arguments(normalisation, z, z.shape, layout)
-    return laid_out(z, ending.dtype(z), layout), arguments
+    epilogue = post_op.epilogue(batch_norm, z, z.shape, layout)
+    return laid_out(z, post_op.dtype(z), layout), epilogue
 
 
-def _train(row, spec, normalisation: Normalisation, input, weight, bias, arguments: Epilogue, recompute) -> Tensor:
-    """A site with gradients, batch statistics or both; updates the running statistics."""
-    if normalisation.training:
-        arguments = arguments._replace(mean=None, var=None)
-    call = Call(row, spec, normalisation.training, normalisation.update, normalisation.group)
-    return autograd.site(call, input, weight, bias, arguments, recompute)
+def _train(
+    backend: Backend, spec: Spec | None, batch_norm: BatchNormArgs, input: Tensor, weight: Tensor | None,
+    bias: Tensor | None, epilogue: Epilogue, recompute: bool,
+) -> Tensor:  # fmt: skip
+    """Runs a layer with gradients, batch statistics or both, and updates the running statistics."""
+    if batch_norm.training:
+        epilogue = epilogue._replace(mean=None, var=None)
+    config = LayerConfig(backend, spec, batch_norm.training, batch_norm.update, batch_norm.group)
+    return autograd.fused_layer(config, input, weight, bias, epilogue, recompute)
 
 
 def convolve(
-    input, weight, bias, geometry, normalisation, ending, *, packs=None, backend="auto", recompute=True, autocast=False
-) -> Tensor:
-    """conv_bn_act after its arguments are grouped. packs: a frozen convolution's prepacked weights, filled here."""
+    input, weight, bias, geometry, batch_norm, post_op, *,
+    prepacked=None, backend="auto", recompute=True, autocast=False,
+) -> Tensor:  # fmt: skip
+    """conv_bn_act on grouped arguments. prepacked: the prepacked weights of a frozen convolution, filled here."""
     checks.tensor("input", input)
     checks.tensor("weight", weight, like=input)
     if bias is not None:
@@ -178,32 +192,31 @@ def convolve(
         tensors = _autocast(input), _autocast(weight), _autocast(bias)
         with torch.autocast(input.device.type, enabled=False):
             return convolve(
-                *tensors, geometry, normalisation, ending,
-                packs=packs, backend=backend, recompute=recompute, autocast=True,
+                *tensors, geometry, batch_norm, post_op,
+                prepacked=prepacked, backend=backend, recompute=recompute, autocast=True,
             )  # fmt: skip
     spec, before = checks.convolution(input, weight, bias, *geometry)
     if before is not None:
         input = F.pad(input, before)
     size = (input.shape[0], weight.shape[0], *spec.output_size(input.shape[2:], weight.shape[2:]))
-    normalisation.check(input, size)
-    ending.check(input, size, autocast)
+    batch_norm.check(input, size)
+    post_op.check(input, size, autocast)
     layout = memory_format(input, weight)
-    if normalisation.training or _needs_gradient((input, weight, bias, *normalisation[:4], *ending.tensors())):
-        row = dispatch.choose(backend, input, weight, spec, training=True)
-        if ending.dtype(input) == input.dtype:
-            arguments = ending.arguments(normalisation, input, size, layout)
-            return _train(row, spec, normalisation, input, weight, bias, arguments, recompute)
-        z = _train(row, spec, NO_NORMALISATION, input, weight, bias, Epilogue(), recompute)
-        return _train_epilogue(row, z, normalisation, ending, recompute)
-    frozen, residual = packs is not None, ending.residual is not None
-    row = dispatch.choose(backend, input, weight, spec, frozen=frozen, residual=residual)
-    run = row.conv_epilogue if packs is None else packs.bind(row)
-    if backend == "auto" and row.name == "triton" and ops_cuda.capturing(input):
-        run = dispatch.compiled_or_library(run)
-    if ending.dtype(input) != input.dtype:
-        return _epilogue(row, run(input, weight, bias, spec, Epilogue()), normalisation, ending, recompute)
-    arguments = ending.arguments(normalisation, input, size, layout)
-    return run(input, weight, bias, spec, arguments)
+    if batch_norm.training or _needs_gradient((input, weight, bias, *batch_norm[:4], *post_op.tensors())):
+        chosen = selection.choose(backend, input, weight, spec, training=True)
+        if post_op.dtype(input) == input.dtype:
+            epilogue = post_op.epilogue(batch_norm, input, size, layout)
+            return _train(chosen, spec, batch_norm, input, weight, bias, epilogue, recompute)
+        z = _train(chosen, spec, NO_BATCH_NORM, input, weight, bias, Epilogue(), recompute)
+        return _train_epilogue(chosen, z, batch_norm, post_op, recompute)
+    frozen, residual = prepacked is not None, post_op.residual is not None
+    chosen = selection.choose(backend, input, weight, spec, frozen=frozen, residual=residual)
+    run = chosen.conv_epilogue if prepacked is None else prepacked.bind(chosen)
+    if backend == "auto" and chosen.name == "triton" and triton_impl.capturing(input):
+        run = selection.compiled_or_library(run)
+    if post_op.dtype(input) != input.dtype:
+        return _epilogue(chosen, run(input, weight, bias, spec, Epilogue()), batch_norm, post_op, recompute)
+    return run(input, weight, bias, spec, post_op.epilogue(batch_norm, input, size, layout))
 
 
 def _needs_gradient(tensors) -> bool:
@@ -215,7 +228,7 @@ def _autocasts(input: Tensor) -> bool:
 
 
 def _autocast(tensor: Tensor | None) -> Tensor | None:
-    """What eager's autocast does to a convolution's arguments: everything but fp64 goes to the low precision."""
+    """Casts a convolution argument as eager's autocast does: to the low precision unless it is fp64."""
     if tensor is None or tensor.dtype == torch.float64:
         return tensor
     return laid_out(tensor, torch.get_autocast_dtype(tensor.device.type))

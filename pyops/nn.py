@@ -1,4 +1,4 @@
-"""Modules that hold ordinary Conv2d, BatchNorm2d and activation modules and run them as one fused site."""
+"""Modules that hold ordinary Conv2d, BatchNorm2d and activation modules and run them as one fused call."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import activation, functional
-from .activation import SlopeLike
-from .arguments import NO_NORMALISATION, Ending, Normalisation
-from .packs import Packs
-from .prelu import init_prelu_kaiming_ as init_prelu_kaiming_
-from .synchronise import Group
+from . import functional
+from .backends.prepack import PrepackedWeights
+from .core import activation
+from .core.activation import SlopeLike
+from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
+from .core.sync_stats import Group
+from .core.torch_compat import has_hooks, pad_widths
+from .models.prelu_training import init_prelu_kaiming_
+
+__all__ = [
+    "AddAct", "BNAct2d", "ConvBNAct2d", "FrozenConv2d", "add_act", "bn_act", "conv_bn_act", "init_prelu_kaiming_",
+]  # fmt: skip
+BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 def conv_bn_act(
     conv: nn.Conv2d | FrozenConv2d,
-    bn: _BatchNorm | None,
+    bn: BatchNorm | None,
     act: nn.Module | None,
     input: Tensor,
     residual: Tensor | None = None,
@@ -27,24 +33,24 @@ def conv_bn_act(
     backend: str = "auto",
     recompute: bool = True,
 ) -> Tensor:
-    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules as one site. See functional.conv_bn_act."""
+    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules in one call. See atrous.conv_bn_act."""
     _without_hooks(conv=conv, bn=bn, act=act)
-    slope = activation.of_module(act, act is not None and act.training)
+    slope = activation.module_slope(act, act is not None and act.training)
     if isinstance(conv, FrozenConv2d):
         return conv(input, residual, slope, residual_after_act)
     padding: Any = conv.padding
     if conv.padding_mode != "zeros":
-        input = F.pad(input, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+        input = F.pad(input, pad_widths(conv), mode=conv.padding_mode)
         padding = 0
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
-    ending = Ending(slope, residual, residual_after_act)
+    post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.convolve(
-        input, conv.weight, conv.bias, geometry, _normalisation(bn), ending, backend=backend, recompute=recompute
+        input, conv.weight, conv.bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
     )
 
 
 def bn_act(
-    bn: _BatchNorm,
+    bn: BatchNorm,
     act: nn.Module | None,
     input: Tensor,
     residual: Tensor | None = None,
@@ -52,35 +58,35 @@ def bn_act(
     backend: str = "auto",
     recompute: bool = True,
 ) -> Tensor:
-    """y = act(bn(x) + r), or act(bn(x)) + r. See functional.bn_act."""
+    """y = act(bn(x) + r), or act(bn(x)) + r. See atrous.bn_act."""
     _without_hooks(bn=bn, act=act)
-    slope = activation.of_module(act, act is not None and act.training)
-    ending = Ending(slope, residual, residual_after_act)
-    return functional.normalise(input, _normalisation(bn)._replace(prefix=""), ending, backend, recompute)
+    slope = activation.module_slope(act, act is not None and act.training)
+    post_op = PostOpArgs(slope, residual, residual_after_act)
+    return functional.normalize(input, _batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
 
 
 def add_act(
     act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto", recompute: bool = True
 ) -> Tensor:
-    """y = act(x + o). See functional.add_act."""
+    """y = act(x + o). See atrous.add_act."""
     _without_hooks(act=act)
-    slope = activation.of_module(act, act is not None and act.training)
+    slope = activation.module_slope(act, act is not None and act.training)
     return functional.add_act(input, other, slope=slope, backend=backend, recompute=recompute)
 
 
 def _without_hooks(**children: nn.Module | None) -> None:
-    """A fused site does not call its children, so their hooks would not fire (weight_norm's and pruning's are such)."""
+    """Raises if a child has hooks (as of weight_norm or pruning): a fused call would not run them."""
     for name, child in children.items():
-        if child is not None and any(getattr(child, hooks) for hooks in _HOOKS):
+        if child is not None and has_hooks(child):
             raise RuntimeError(
-                f"{name}: expected a module without hooks, which would not fire in a fused site; got {child}"
+                f"{name}: expected a module without hooks, which a fused call would not run; got {child}"
             )
 
 
-def _normalisation(bn: _BatchNorm | None) -> Normalisation:
-    """What nn.BatchNorm2d.forward would normalise with; in training it counts the batch, as that does."""
+def _batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
+    """Returns what nn.BatchNorm2d.forward normalizes with; in training it counts the batch, as forward does."""
     if bn is None:
-        return NO_NORMALISATION
+        return NO_BATCH_NORM
     momentum = 0.0 if bn.momentum is None else bn.momentum
     if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
@@ -89,10 +95,7 @@ def _normalisation(bn: _BatchNorm | None) -> Normalisation:
     batch = bn.training or (bn.running_mean is None and bn.running_var is None)
     running = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
     group = Group.of(bn.process_group) if batch and isinstance(bn, nn.SyncBatchNorm) and bn.training else None
-    return Normalisation(*running, bn.weight, bn.bias, batch, momentum, bn.eps, group)
-
-
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return BatchNormArgs(*running, bn.weight, bn.bias, batch, momentum, bn.eps, group)
 
 
 class ConvBNAct2d(nn.Module):
@@ -101,8 +104,12 @@ class ConvBNAct2d(nn.Module):
     Args:
         conv: nn.Conv2d. bn: nn.BatchNorm2d of its output channels, or None.
         act: nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Identity or None.
+        residual_after_act, backend, recompute: as for atrous.conv_bn_act.
 
-    The children keep their parameters: checkpoints, optimizers and train() / eval() see ordinary modules.
+    forward(input, residual=None) takes x and r and returns y, as atrous.conv_bn_act does. The children keep their
+    parameters, so checkpoints, optimizers and train() / eval() see ordinary modules.
+
+    Raises TypeError for other children, RuntimeError for a bn whose num_features differs from conv.out_channels.
     """
 
     def __init__(
@@ -115,7 +122,7 @@ class ConvBNAct2d(nn.Module):
             raise TypeError(f"bn: expected nn.BatchNorm2d or None, got {type(bn).__name__}")
         if bn is not None and bn.num_features != conv.out_channels:
             raise RuntimeError(f"bn: expected num_features={conv.out_channels}, conv's channels, got {bn.num_features}")
-        activation.of_module(act)
+        activation.module_slope(act)
         self.conv, self.bn, self.act = conv, bn, act
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
@@ -129,13 +136,16 @@ class ConvBNAct2d(nn.Module):
 
 
 class BNAct2d(nn.Module):
-    """y = act(bn(x) + r), or act(bn(x)) + r with residual_after_act; bn: nn.BatchNorm2d, act: as for ConvBNAct2d."""
+    """y = act(bn(x) + r), or act(bn(x)) + r with residual_after_act.
+
+    bn: nn.BatchNorm2d. The other arguments are those of ConvBNAct2d; x, r and y are those of atrous.bn_act.
+    """
 
     def __init__(self, bn, act=None, residual_after_act: bool = False, backend: str = "auto", recompute: bool = True):
         super().__init__()
         if not isinstance(bn, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             raise TypeError(f"bn: expected nn.BatchNorm2d, got {type(bn).__name__}")
-        activation.of_module(act)
+        activation.module_slope(act)
         self.bn, self.act = bn, act
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
@@ -144,16 +154,19 @@ class BNAct2d(nn.Module):
 
 
 class AddAct(nn.Module):
-    """y = dropout(act(x + o)); act: as for ConvBNAct2d."""
+    """y = dropout(act(x + o)), where dropout acts in training only.
+
+    act: as for ConvBNAct2d. dropout: its probability of a zero. x, o and y are those of atrous.add_act.
+    """
 
     def __init__(self, act=None, dropout: float = 0.0, backend: str = "auto", recompute: bool = True):
         super().__init__()
-        activation.of_module(act)
+        activation.module_slope(act)
         self.act, self.dropout, self.backend, self.recompute = act, dropout, backend, recompute
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
         _without_hooks(act=self.act)
-        slope = activation.of_module(self.act, self.act is not None and self.act.training)
+        slope = activation.module_slope(self.act, self.act is not None and self.act.training)
         return functional.add_act(
             input, other, slope=slope, dropout=self.dropout, training=self.training,
             backend=self.backend, recompute=self.recompute,
@@ -166,7 +179,9 @@ class FrozenConv2d(nn.Module):
         w = w_conv * gamma / sqrt(var + eps)        b = beta + (b_conv - mean) * gamma / sqrt(var + eps)
 
     The folding is computed in fp64 and rounded once. `weight` (channels_last) and `bias` are ordinary buffers: saved,
-    moved and copied as such. The forms that a backend wants are made from them when first used, and never saved.
+    moved and copied as such. Weights prepacked for a backend are made from them at the first call and never saved.
+
+    Raises ValueError for a padding_mode other than "zeros" and for a bn without running statistics.
     """
 
     weight: Tensor
@@ -184,15 +199,15 @@ class FrozenConv2d(nn.Module):
         weight, bias = fold(conv, bn)
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
-        self.packs = Packs()
+        self.prepacked = PrepackedWeights()
 
     def forward(
         self, input: Tensor, residual: Tensor | None = None, slope: SlopeLike = 1.0, residual_after_act: bool = False
     ) -> Tensor:
-        ending = Ending(slope, residual, residual_after_act)
+        post_op = PostOpArgs(slope, residual, residual_after_act)
         return functional.convolve(
-            input, self.weight, self.bias, self.geometry, NO_NORMALISATION, ending,
-            packs=self.packs, backend=self.backend,
+            input, self.weight, self.bias, self.geometry, NO_BATCH_NORM, post_op,
+            prepacked=self.prepacked, backend=self.backend,
         )  # fmt: skip
 
     @property
@@ -206,7 +221,7 @@ class FrozenConv2d(nn.Module):
 
 @torch.no_grad()
 def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
-    """The weight and bias of a convolution with the BatchNorm behind it folded in; fp64 inside, rounded once."""
+    """Folds a BatchNorm into the weight and bias of the convolution before it, in fp64, rounded once."""
     weight = conv.weight.double()
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.double()
     if bn is not None:

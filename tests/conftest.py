@@ -1,4 +1,4 @@
-"""Fixtures that the tests share: a seed a test, the backend rows that can convolve here, poisoned memory, the CLI."""
+"""Fixtures that the tests share: a seed per test, the available backends, poisoned memory, the CLI."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import tempfile
 import zlib
 from unittest import mock
 
-# Nobody's tuning tables are read: a choice that was measured on this machine is none of the tests' own.
+# No tuning tables of the user are read: the tests must not depend on measurements of this machine.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="atrous-tests-")
-# Before torch loads OpenMP: waiting threads must not spin, or small tensors on a busy machine take five times as long.
+# Set before torch loads OpenMP: spinning threads make small tensors five times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Before numpy loads its BLAS, for the same reason: the interpreter's products of tiles are small.
+# Set before numpy loads its BLAS, for the same reason: the matrix products of Triton's interpreter are small.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
 from lost_gpu import pytest_runtest_logreport  # noqa: F401  # a hook
 from oracle import Margins
+from parameters import BACKENDS
 
 import atrous
-from atrous import cli
+from atrous.tools import cli
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     import quick_interpreter
@@ -32,8 +33,8 @@ if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("trito
 
 
 def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", help="where the tensors of the cases lie; .ci/gpu right says cuda")
-    parser.addoption("--whole", action="store_true", help="the compile gates leave no combination out")
+    parser.addoption("--device", default="cpu", help="device of the tensors; .ci/gpu right sets cuda")
+    parser.addoption("--whole", action="store_true", help="the compile gates take every combination")
 
 
 def pytest_unconfigure(config):
@@ -43,14 +44,14 @@ def pytest_unconfigure(config):
 def pytest_configure(config):
     if config.getoption("--device") != "cpu":
         torch.set_default_device(config.getoption("--device"))
-        # Budgets of fp32 have no term for tf32, which convolutions on a GPU use unless told not to; tf32 has tests of
-        # its own (gpu/test_precision.py). `conv.fp32_precision` alone would make this name raise where it is read.
+        # Budgets of fp32 have no term for tf32, which convolutions on a GPU use by default; tf32 has its own tests
+        # (triton/test_precision.py). If only `conv.fp32_precision` were set, reading allow_tf32 would raise.
         torch.backends.cudnn.allow_tf32 = False
 
 
-def _runs(request):
-    """The name of the row, or a skip with the row's own reasons on the device of the tests."""
-    reasons = [] if request.param == "auto" else atrous.dispatch.reasons(request.param, torch.empty(0))
+def _available(request):
+    """Returns the name of the backend, or skips the test with the backend's reasons on the test device."""
+    reasons = [] if request.param == "auto" else atrous.backends.selection.reasons(request.param, torch.empty(0))
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param
@@ -58,7 +59,7 @@ def _runs(request):
 
 @pytest.fixture(autouse=True)
 def seed(request):
-    """Every test draws its own numbers, the same in each run and in any order of the tests."""
+    """Seeds torch by the test's id: the same numbers in each run and in any order of the tests."""
     number = zlib.crc32(request.node.nodeid.encode())
     torch.manual_seed(number)
     return number
@@ -66,11 +67,10 @@ def seed(request):
 
 @pytest.fixture(autouse=True, scope="session")
 def fresh_plans():
-    """The launchers' plans are made once for a kind of call, out of constants that tests patch: they are made again
-    wherever a patch begins or ends."""
+    """Clears the cached launch plans whenever a mock.patch begins or ends, since plans depend on patched constants."""
     patch = type(mock.patch("os.name"))
 
-    def forgetting(step):
+    def clearing(step):
         def run(*arguments):
             try:
                 return step(*arguments)
@@ -83,37 +83,46 @@ def fresh_plans():
 
     with pytest.MonkeyPatch.context() as patches:
         for step in ("__enter__", "__exit__"):
-            patches.setattr(patch, step, forgetting(getattr(patch, step)))
+            patches.setattr(patch, step, clearing(getattr(patch, step)))
         yield
 
 
 @pytest.fixture
 def whole(request):
-    """Whether the compile gates take every combination."""
+    """True if the compile gates take every combination."""
     return request.config.getoption("--whole")
 
 
 @pytest.fixture
 def generator(seed):
-    """Of the device of the tests: a CPU's generator fills no other tensor."""
+    """A generator on the test device; a CPU generator cannot fill tensors of other devices."""
     return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
-# The row `triton` convolves on a card, and on a CPU under the interpreter, where test_triton_cases.py runs the cases.
-ROWS = ["library", "native", "auto", *([] if atrous.dispatch.available("triton") else ["triton"])]
+@pytest.fixture(params=BACKENDS)
+def backend(request, monkeypatch):
+    """The name of each backend that can convolve on the test device.
 
+    The test is skipped, with the reasons, at a call that a named backend refuses: `native` computes few of these cases
+    on a GPU.
+    """
+    name, selection = _available(request), atrous.backends.selection
+    reasons = selection.reasons
 
-@pytest.fixture(params=ROWS)
-def row(request):
-    """Every row that can convolve on this device."""
-    return _runs(request)
+    def skip_refused(*call):
+        if name != "auto" and (refused := reasons(*call)):
+            pytest.skip(f"{name}: {'; '.join(refused)}")
+        return reasons(*call)
+
+    monkeypatch.setattr(selection, "reasons", skip_refused)
+    return name
 
 
 @pytest.fixture
 def tuning_folder(tmp_path, monkeypatch):
-    """The user's folder of tuning tables, which is not there yet; the shipped ones are in tmp_path / "shipped"."""
+    """A user folder of tuning tables, not created yet; the shipped tables are in tmp_path / "shipped"."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(atrous.tuning, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(atrous.tuning.table, "SHIPPED", tmp_path / "shipped")
     atrous.tuning.reload()
     yield tmp_path / "cache" / "atrous" / "tuning"
     atrous.tuning.reload()
@@ -121,7 +130,7 @@ def tuning_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def poison():
-    """poison(tensor): the same values and strides inside memory full of NaN, which no kernel may read or write."""
+    """poison(tensor) copies a tensor, strides included, into memory full of NaN that no kernel may read or write."""
     margins = Margins()
     yield margins.place
     margins.check()

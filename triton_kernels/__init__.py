@@ -1,1 +1,1 @@
-"""Triton kernels and their launchers; they import torch and triton only."""
+"""Triton kernels and their launchers; they import only torch and triton, and core.spec for the type checker."""

@@ -1,11 +1,12 @@
-"""The epilogue of every kernel, on values and never on pointers. Its twin is csrc/epilogue.h, its oracle reference.py.
+"""The epilogue of every Triton kernel, as functions of values. csrc/epilogue.h is its C++ counterpart, reference.py its
+oracle.
 
     u = acc * scale + shift (+ residual)       y = u where u > 0, else slope * u       (+ residual, when it comes after)
 
-and y * keep at the end, where there is dropout. Its gradient: du = dy where u > 0, else slope * dy; dy = grad * keep.
+With dropout, y * keep at the end. The gradient: du = dy where u > 0, else slope * dy, with dy = grad * keep.
 
-Values are blocks or scalars of the arithmetic type (fp32, or fp64 for fp64 tensors) that broadcast against acc, so that
-a kernel may hold its channels on rows, on columns or on neither. Every fma is written out and kernels are compiled with
+Values are blocks or scalars of the accumulator's type (fp32, or fp64 for fp64 tensors) that broadcast against acc, so a
+kernel may hold its channels on rows, on columns or on neither. Every fma is written out and kernels are compiled with
 FUSION = False, so the compiler contracts nothing else: the same inputs give the same bits wherever the epilogue runs.
 """
 
@@ -17,7 +18,7 @@ FUSION = False  # enable_fp_fusion of every launch and of the compile gate
 
 @triton.jit
 def divide(x, y):
-    """x / y, rounded to nearest; Triton's own fp32 division is approximate."""
+    """x / y, rounded to nearest; the operator / of Triton is approximate in fp32."""
     if x.dtype == tl.float32:
         return tl.div_rn(x, y)
     else:
@@ -42,9 +43,9 @@ def scale_shift(mean, var, gamma, beta, eps):
 
 @triton.jit
 def uniforms(seed, offset, index):
-    """Two fp32 in [0, 1): the upper 24 bits of words 0 and 1 of Philox-4x32-10, twin of reference.uniform.
+    """Two fp32 in [0, 1): the upper 24 bits of words 0 and 1 of Philox-4x32-10, as reference.uniform draws them.
 
-    The first is for slopes, the second for dropout. seed, offset: int64 scalars; index: an element's place in a
+    The first is for slopes, the second for dropout. seed, offset: int64 scalars; index: an element's index in a
     contiguous (N, C, ...) tensor, whatever the layout.
     """
     high = (index.to(tl.int64) >> 32).to(tl.uint32)
@@ -57,23 +58,23 @@ def uniforms(seed, offset, index):
 
 @triton.jit
 def draw_slope(uniform, lower, upper):
-    """One slope in [lower, upper] an element: fma(upper - lower, uniform, lower)."""
+    """One slope per element in [lower, upper]: fma(upper - lower, uniform, lower)."""
     span = upper - lower
     return tl.fma(span, uniform.to(lower.dtype), lower)
 
 
 @triton.jit
-def draw_keep(uniform, dropout, kept):
-    """What dropout multiplies with: kept = 1 / (1 - dropout) (0 for 1) where uniform >= dropout, else 0.
+def draw_keep(uniform, dropout, keep_scale):
+    """Factors of dropout: keep_scale = 1 / (1 - dropout) (0 if dropout is 1) where uniform >= dropout, else 0.
 
-    uniform, dropout: fp32, as the oracle compares them. kept: in the arithmetic type.
+    uniform, dropout: fp32, as the oracle compares them. keep_scale: in the accumulator's type.
     """
-    return tl.where(uniform >= dropout, kept, 0.0)
+    return tl.where(uniform >= dropout, keep_scale, 0.0)
 
 
 @triton.jit
 def activate(u, slope, SLOPE_KIND: tl.constexpr):
-    """y = u where u > 0, else slope * u. ReLU selects and never multiplies: it maps -inf to 0, keeps NaN and -0.0."""
+    """y = u where u > 0, else slope * u. ReLU selects and never multiplies: -inf becomes 0, NaN and -0.0 stay."""
     if SLOPE_KIND == "relu":
         return tl.where(u < 0, 0.0, u)
     else:
@@ -82,7 +83,7 @@ def activate(u, slope, SLOPE_KIND: tl.constexpr):
 
 @triton.jit
 def slope_at(u, slope, SLOPE_KIND: tl.constexpr):
-    """dact(u)/du: 1 where u > 0, else the slope, at 0 too. ReLU passes NaN on, as torch's own gradient does."""
+    """dact(u)/du: 1 where u > 0, else the slope, also at 0. ReLU passes NaN on, as its gradient in torch does."""
     if SLOPE_KIND == "relu":
         return tl.where(u <= 0, 0.0, 1.0)
     else:
@@ -90,10 +91,10 @@ def slope_at(u, slope, SLOPE_KIND: tl.constexpr):
 
 
 @triton.jit
-def normalise(acc, scale, shift, residual, RESIDUAL: tl.constexpr):
-    """u = acc * scale + shift (+ residual, when it comes before): forward and backward, so that they agree on u > 0.
+def normalize(acc, scale, shift, residual, RESIDUAL: tl.constexpr):
+    """u = acc * scale + shift (+ residual, if it comes before), for forward and backward, so they agree on u > 0.
 
-    scale is None: u = acc, with no multiplication that would lose -0.0.
+    If scale is None, u = acc: a multiplication would lose -0.0.
     """
     u = acc
     if scale is not None:
@@ -107,10 +108,10 @@ def normalise(acc, scale, shift, residual, RESIDUAL: tl.constexpr):
 def epilogue(acc, scale, shift, slope, residual, keep, SLOPE_KIND: tl.constexpr, RESIDUAL: tl.constexpr):
     """y = (act(acc * scale + shift (+ residual)) (+ residual)) * keep.
 
-    scale: see normalise. SLOPE_KIND: "relu" | "number" | "tensor" | "random" (slope: None, a scalar, the channels'
-    block, drawn values). RESIDUAL: "none" | "before" | "after". keep: None, or draw_keep's values.
+    scale: see normalize. SLOPE_KIND: "relu" | "number" | "tensor" | "random", for which slope is None, a scalar, a
+    block of the channels' slopes, drawn values. RESIDUAL: "none" | "before" | "after". keep: None or from draw_keep.
     """
-    y = activate(normalise(acc, scale, shift, residual, RESIDUAL), slope, SLOPE_KIND)
+    y = activate(normalize(acc, scale, shift, residual, RESIDUAL), slope, SLOPE_KIND)
     if RESIDUAL == "after":
         y = y + residual
     if keep is not None:

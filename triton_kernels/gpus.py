@@ -1,16 +1,17 @@
-"""What the cost models know of each GPU, as gpus.def has it for Python and C++ alike: the columns, their sources."""
+"""GPU constants of the cost models, parsed from gpus.def, which documents its columns and their sources."""
 
 import re
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-SHARED_BYTES = 128  # of shared memory, a clock
-REGISTERS = 65536  # of a multiprocessor
+SHARED_BYTES = 128  # bytes of shared memory per clock
+INT32_ELEMENTS = 2**31 - 2**16  # from this size the offsets of a tile, masked lanes included, need 64 bits
+REGISTERS = 65536  # per multiprocessor
 
 
 class Gpu(NamedTuple):
-    """One line of gpus.def, which says what each column means; asynchronous: the column `async`."""
+    """One line of gpus.def; asynchronous is its column `async`."""
 
     chip: int
     mma: int
@@ -31,5 +32,9 @@ GPUS = _read()
 
 @lru_cache
 def gpu(chip: int) -> Gpu:
-    """That of the chip; of one that the table does not have, the newest that is not newer."""
+    """The chip's line; for a chip that is not listed, the newest one that is not newer."""
     return GPUS[max((known for known in GPUS if known <= chip), default=min(GPUS))]
+
+
+def round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

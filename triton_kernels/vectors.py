@@ -1,14 +1,30 @@
-"""What a kernel reads of its channels: the BatchNorm's vectors and the slopes, in the arithmetic type."""
+"""Per-channel vectors (BatchNorm statistics and parameters, slopes): a kernel's operands, and their loads in it."""
+
+from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .epilogue import scale_shift
+
+if TYPE_CHECKING:
+    from ..core.spec import Epilogue
+
+
+def epilogue_vectors(epilogue: "Epilogue") -> tuple[list[Tensor | None], int]:
+    """mean, var, gamma, beta, slope and seed, None where the kernel reads none, and the stride of the slope."""
+    draws = epilogue.slope_kind == "random" or epilogue.dropout > 0
+    if draws and epilogue.seed is None:
+        raise ValueError("seed: expected (2,) int64 for random slopes or dropout, got None")
+    slope = epilogue.slope if epilogue.slope_kind == "tensor" else None
+    vectors = *epilogue[:4], slope, epilogue.seed if draws else None
+    return [None if v is None else v.contiguous() for v in vectors], int(slope is not None and slope.numel() > 1)
 
 
 @triton.jit
 def load_vector(ptr, default, channel, mask, DTYPE: tl.constexpr):
-    """The channels' values in the arithmetic type; the default where there is no vector."""
+    """The channels' values as DTYPE, or the default if ptr is None."""
     if ptr is None:
         return tl.full([1], default, DTYPE)
     else:
@@ -20,9 +36,9 @@ def load_channels(
     mean_ptr, var_ptr, gamma_ptr, beta_ptr, eps, slope_ptr, slope_value, slope_stride, channel, mask,
     AXIS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """scale, shift and slope of the channels. Without mean and beta scale and shift are not for use.
+    """scale, shift and slope of the channels. Without mean and beta, scale and shift are placeholders.
 
-    They are loaded in one dimension and get their second, AXIS, at the end: loaded as a column of a tile, every thread
+    Vectors are loaded in one dimension and expanded along AXIS afterwards: loaded as a column of a tile, every thread
     would fetch the same value once for each of its elements.
     """
     slope = tl.expand_dims(load_vector(slope_ptr, slope_value, channel * slope_stride, mask, DTYPE), AXIS)

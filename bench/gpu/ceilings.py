@@ -1,6 +1,6 @@
-"""The two ceilings of a GPU, which every table is held against: a bf16 matrix product and a copy.
+"""Measure the two ceilings that the tables compare with: a bf16 matrix product and a copy.
 
-python bench/gpu/ceilings.py RESULTS_DIR
+python -m bench.gpu.ceilings RESULTS_DIR
 """
 
 from __future__ import annotations
@@ -8,14 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))
+import torch
 
-import table as tables  # noqa: E402
-import torch  # noqa: E402
-
-from atrous.timing import ceilings  # noqa: E402
+from atrous.tools.timing import ceilings
+from bench.tables import table as tables
 
 
 def run(
@@ -27,7 +24,8 @@ def run(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return tables.main(argparse.ArgumentParser(description="The two ceilings of this GPU."), argv, "ceilings", {}, run)
+    parser = argparse.ArgumentParser(description="Measure the matmul and copy ceilings of this GPU.")
+    return tables.main(parser, argv, "ceilings", {}, run)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The tiles of the CUDA C++ convolution side by side: what conv_plan.cpp's choice is changed by.
+"""Measure every tile of the CUDA C++ convolution, as evidence for the choice in csrc/cuda/conv/heuristics.cpp.
 
-    python bench/gpu/conv_tiles.py RESULTS_DIR [--seconds S] [--continue]
+    python -m bench.gpu.conv_tiles RESULTS_DIR [--seconds S] [--continue]
 
-Each 3x3 convolution of ResNet34 at batch 256 and 32 in bf16, with each tile that csrc/cuda has, "predicted" for the
-plan's own choice and "library" for cuDNN with one pass of ours; "refused" says why a row lacks a tile. Under
-tables.conv_tiles in RESULTS_DIR/<gpu>-<date>.json. Exit status 1: a result was wrong.
+Each 3x3 convolution of ResNet34 at batch 256 and 32 in bf16, with each tile of csrc/cuda, with the heuristic's own
+choice ("predicted"), and by cuDNN with one epilogue kernel ("library"); "refused" has the reasons of missing tiles.
+Written to tables.conv_tiles in RESULTS_DIR/<gpu>-<date>.json. Exit status 1: a result was wrong.
 """
 
 from __future__ import annotations
@@ -13,52 +13,49 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
+import torch
 
-import fused_sites  # noqa: E402
-import table as tables  # noqa: E402
-import torch  # noqa: E402
-from layers import Site, sites  # noqa: E402
-from measures import NHWC, dtype_name, ends, heuristic  # noqa: E402
-
-import atrous  # noqa: E402
-from atrous import testing  # noqa: E402
-from atrous.timing import copies  # noqa: E402
+import atrous
+from atrous import testing
+from atrous.tools.timing import copies
+from bench.tables import fused_layers
+from bench.tables import table as tables
+from bench.tables.layers import FusedLayer, fusable_layers
+from bench.tables.measures import NHWC, dtype_name, ends, heuristic
 
 TILES = ("wgmma-256x128", "wgmma-128x128", "wgmma-128x64", "mma-128x128", "mma-128x64", "mma-64x64")
-REFUSED = "cannot compute this convolution"  # what csrc/cuda says of a tile that is named
+REFUSED = "cannot compute this convolution"  # in the error of csrc/cuda when a named tile cannot run
 SECONDS = {"tiles": 25.0}
-Made = dict[str, Any]
+Arguments = fused_layers.Arguments
 
 
-def by_tile(name: str) -> Callable[[Made], torch.Tensor]:
-    """The convolution by the backend native with this tile; RuntimeError with the reason where it cannot compute it."""
+def by_tile(name: str) -> Callable[[Arguments], torch.Tensor]:
+    """conv_bn_act by backend native with this tile. Raises RuntimeError if the tile cannot compute it."""
 
-    def call(made: Made) -> torch.Tensor:
+    def call(arguments: Arguments) -> torch.Tensor:
         torch.ops.atrous._conv_tile(name)
         try:
-            return atrous.conv_bn_act(**made, backend="native")
+            return atrous.conv_bn_act(**arguments, backend="native")
         finally:
             torch.ops.atrous._conv_tile("")
 
     return call
 
 
-def measure(site: Site, batch: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
-    """Milliseconds of each tile; every one is right first."""
+def measure(layer: FusedLayer, batch: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
+    """One row: milliseconds per tile. Raises AssertionError before timing if a tile gives a wrong result."""
     with heuristic():
-        sets = copies(lambda: testing.arguments(fused_sites.case(site, batch), dtype, device, NHWC), device)
+        sets = copies(lambda: testing.arguments(fused_layers.case(layer, batch), dtype, device, NHWC), device)
     calls = {name: by_tile(name) for name in TILES}
-    calls["predicted"] = lambda made: atrous.conv_bn_act(**made, backend="native")
-    calls["library"] = lambda made: atrous.conv_bn_act(**made, backend="library")
-    few = {name: ends(value) if name in ("input", "residual") else value for name, value in sets[0].items()}
+    calls["predicted"] = lambda arguments: atrous.conv_bn_act(**arguments, backend="native")
+    calls["library"] = lambda arguments: atrous.conv_bn_act(**arguments, backend="library")
+    end_images = {name: ends(value) if name in ("input", "residual") else value for name, value in sets[0].items()}
     refused = {}
     for name in list(calls):
         try:
-            testing.assert_close(ends(calls[name](sets[0])), few)
+            testing.assert_close(ends(calls[name](sets[0])), end_images)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
         except RuntimeError as error:
@@ -66,22 +63,21 @@ def measure(site: Site, batch: int, device: torch.device, dtype: torch.dtype = t
                 raise
             refused[name] = str(error).splitlines()[0]
             del calls[name]
-    ms = fused_sites.timed(calls, sets, device)
+    ms = fused_layers.timed(calls, sets, device)
     return {
-        "layer": site.name, "in_channels": site.in_channels, "out_channels": site.out_channels, "size": site.size,
-        "stride": site.stride, "residual": site.residual, "batch": batch, "dtype": dtype_name(dtype), "ms": ms,
-        "tflops": {name: site.flop(batch) / value / 1e9 for name, value in ms.items()}, "refused": refused,
+        "layer": layer.name, "in_channels": layer.in_channels, "out_channels": layer.out_channels, "size": layer.size,
+        "stride": layer.stride, "residual": layer.residual, "batch": batch, "dtype": dtype_name(dtype), "ms": ms,
+        "tflops": {name: layer.flop(batch) / value / 1e9 for name, value in ms.items()}, "refused": refused,
     }  # fmt: skip
 
 
 def run(
     args: argparse.Namespace, device: torch.device, result: tables.Result, save: Callable[[], None]
 ) -> tuple[str, int]:
-    # What the persistent tile is for comes first.
-    every = sorted((site for site in sites() if site.kernel == 3), key=lambda site: (site.stride, -site.out_channels))
-    tables.fill(
-        result, {"tiles": [(measure, s, batch, device) for batch in (256, 32) for s in every]}, args.seconds, save
-    )
+    # The layers for which the persistent tile exists come first.
+    layers = sorted((x for x in fusable_layers() if x.kernel == 3), key=lambda x: (x.stride, -x.out_channels))
+    jobs = [(measure, layer, batch, device) for batch in (256, 32) for layer in layers]
+    tables.fill(result, {"tiles": jobs}, args.seconds, save)
     columns = (*TILES, "predicted", "library")
     lines = [f"{'TFLOP/s':<24}" + "".join(f"{name:>15}" for name in columns)]
     for row in result["tiles"]:

@@ -1,51 +1,48 @@
-"""The run of one phase of .ci/gpu: its steps, one after the other, and what each did, in the file of the day."""
+"""Run the steps of one phase of .ci/gpu in order, and record the outcome of each in the results file."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import process_group  # noqa: E402
-import record  # noqa: E402
-import steps as plan  # noqa: E402
+from bench import record
+from bench.gpu import process_group
+from bench.gpu import steps as plan
 
 TAIL = 25  # lines of a failed step's output to show
-MIDDLE = 30.0  # seconds into a step, or half its limit: the GPU is at work, as it is not between steps
-TIMED_OUT, SIGNALLED = 124, 128  # exit statuses, as timeout(1) and the shell have them
+SENSOR_DELAY = 30.0  # seconds into a step (at most half its limit) at which the GPU under load is sampled
+TIMED_OUT, SIGNALLED = 124, 128  # exit statuses, as in timeout(1) and the shell
 Entry = dict[str, Any]
 
 
 @contextlib.contextmanager
-def at_work(entry: Entry, seconds: float) -> Iterator[None]:
-    """Notes clocks, temperature and power as they are so many seconds into a step, if it is still running then."""
-    found: dict[str, str] = {}
-    timer = threading.Timer(seconds, lambda: found.update(record.sensors()))
+def sample_sensors(entry: Entry, seconds: float) -> Iterator[None]:
+    """Records clocks, temperature and power that many seconds into a step, if it still runs then."""
+    sensors: dict[str, str] = {}
+    timer = threading.Timer(seconds, lambda: sensors.update(record.sensors()))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        if found:
-            entry["gpu_during"] = dict(found)
+        if sensors:
+            entry["gpu_during"] = dict(sensors)
 
 
 class Phase:
-    """The steps of one run of a phase, in the file of the day."""
+    """One run of a phase, recorded in the results file."""
 
     def __init__(self, name: str, steps: list[plan.Step], path: Path, commit: str, date: str):
         self.name, self.steps, self.path = name, steps, path
         self.log = path.with_name(f"{path.stem}-{name}.log")
-        # A distribution's own Python refuses pip otherwise; nothing of the distribution's is replaced.
+        # Allows pip in a distribution's own Python; only the package atrous is installed.
         self.variables = {"ATROUS_COMMIT": commit, "ATROUS_DATE": date, "PIP_BREAK_SYSTEM_PACKAGES": "1"}
         if name in plan.OFFLINE:
             self.variables["PIP_NO_INDEX"] = "1"
@@ -62,7 +59,7 @@ class Phase:
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
     def save(self) -> None:
-        """A step may have written its rows into the file, so it is read again."""
+        """Reads the file again before writing, since a step may have added its rows."""
         whole = record.read(self.path)
         whole["phases"][self.name] = {"started": self.started, "exit_status": self.status(), "steps": self.entries}
         record.write(self.path, whole)
@@ -77,9 +74,9 @@ class Phase:
             entry.update(state="running", gpu_before=before)
             self.save()
             try:
-                with at_work(entry, min(step.limit / 2, MIDDLE)):
+                with sample_sensors(entry, min(step.limit / 2, SENSOR_DELAY)):
                     entry.update(self.outcome(step))
-            except SystemExit as stop:  # a signal to this process: the step's group is killed by now
+            except SystemExit as stop:  # a signal to this process; the step's process group is already killed
                 entry.update(state="interrupted", exit_status=stop.code)
                 self.save()
                 raise
@@ -91,28 +88,28 @@ class Phase:
         return self.status()
 
     def outcome(self, step: plan.Step) -> Entry:
-        """Runs a step; how it ended, and the last line that it printed."""
+        """Runs a step. Returns its state, exit status, seconds, and the last line that it printed as the reason."""
         begun = time.monotonic()
         with self.log.open("ab") as log:
             log.write(f"\n== {step.name}: {step.command}\n".encode())
             log.flush()
             start = log.tell()
             status, late = process_group.run(step.command, step.limit, log, self.variables)
-        found: Entry = {"seconds": round(time.monotonic() - begun, 2), "exit_status": status, "log_from": start}
-        told = self.output(start)
+        entry: Entry = {"seconds": round(time.monotonic() - begun, 2), "exit_status": status, "log_from": start}
+        lines = self.output(start)
         if late:
-            return {**found, "state": "timed out", "exit_status": TIMED_OUT, "reason": f"its {step.limit} s were over"}
+            return {**entry, "state": "timed out", "exit_status": TIMED_OUT, "reason": f"its {step.limit} s were over"}
         if status < 0:
             name = signal.Signals(-status).name
-            return {**found, "state": "killed", "exit_status": SIGNALLED - status, "reason": f"killed by {name}"}
+            return {**entry, "state": "killed", "exit_status": SIGNALLED - status, "reason": f"killed by {name}"}
         if status == plan.NOT_AVAILABLE and step.optional:
-            return {**found, "state": "not available", "exit_status": 0, "reason": told[-1] if told else ""}
+            return {**entry, "state": "not available", "exit_status": 0, "reason": lines[-1] if lines else ""}
         if status:
-            return {**found, "state": "failed", "reason": told[-1] if told else f"exit status {status}"}
-        return {**found, "state": "passed"}
+            return {**entry, "state": "failed", "reason": lines[-1] if lines else f"exit status {status}"}
+        return {**entry, "state": "passed"}
 
     def output(self, start: int) -> list[str]:
-        """What the log holds from there: its last lines that are not empty."""
+        """The last non-empty lines of the log after this offset."""
         with self.log.open("rb") as log:
             log.seek(max(start, self.log.stat().st_size - 20_000))
             return [line for line in log.read().decode(errors="replace").splitlines() if line.strip()][-TAIL:]

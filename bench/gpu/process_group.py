@@ -1,4 +1,4 @@
-"""One command in a process group of its own, with a limit: what .ci/gpu runs a step with."""
+"""Run one command in a process group of its own with a time limit; .ci/gpu runs its steps with it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-GRACE = 5.0  # seconds before its limit, a command is interrupted (SIGINT): pytest then tells its failures
+GRACE = 5.0  # seconds before its limit a command gets SIGINT, so that pytest reports its failures
 
 
 def run(line: str, limit: float, log: BinaryIO, variables: dict[str, str]) -> tuple[int, bool]:
-    """Runs a line of bash: its exit status (-N for signal N), and whether it was late.
+    """Runs a line of bash. Returns its exit status (-N for signal N), and True if it reached its limit.
 
-    Whatever still runs of the group at the end of it is killed: no step may leave work on the GPU to the next one.
+    Any process of the group that still runs afterwards is killed: no step may leave work on the GPU to the next one.
     """
     process = subprocess.Popen(
         ["bash", "-c", line], cwd=ROOT, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=log,
@@ -40,17 +40,17 @@ def run(line: str, limit: float, log: BinaryIO, variables: dict[str, str]) -> tu
 
 
 def end(process: subprocess.Popen, seconds: float = 2.0) -> None:
-    """Kills what is left of the process's group and waits until it is gone; one that hangs in the driver never is."""
+    """Kills the process's group and waits at most `seconds` for it; a process that hangs in the driver never ends."""
     until = time.monotonic() + seconds
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired, ChildProcessError):
         process.wait(seconds)
-        while time.monotonic() < until:  # until no child of ours is in the group
+        while time.monotonic() < until:  # until no child of this process is in the group
             if os.waitpid(-process.pid, os.WNOHANG)[0] == 0:
                 time.sleep(0.01)
 
 
 def adopt_orphans() -> None:
-    """From now on a process whose parent ends becomes a child of this one, which can then wait for it."""
+    """Makes this process the parent of orphaned descendants, so that it can wait for them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,13 +1,13 @@
-"""Runs a phase of .ci/gpu step by step (steps.py) and keeps what each did in the file of the day (bench/record.py).
+"""Run a phase of .ci/gpu (its steps are in steps.py) and record each step in the results file (bench/record.py).
 
     .ci/gpu bundle|right|fast|full [RESULTS_DIR] [--dry-run] [--limit SECONDS]
 
-RESULTS_DIR is bench/results by default, out for `bundle`. --dry-run prints each step's limit and command, with a GPU or
-without. --limit: no step gets more than so many seconds. A step is interrupted (SIGINT) 5 seconds before its limit, and
-killed with all that it started at the limit. ATROUS_BUNDLE names the bundle that `right` and `fast` install (default:
-the newest in out/; "none": they take the checkout instead), ATROUS_COMMIT the commit where there is no .git. Exit
-status: the worst of all steps, 124 for one that was too slow and 128 + N for one that signal N killed; 2 for bad
-arguments or no bundle, 3 where there is no GPU.
+RESULTS_DIR is bench/results by default, out for `bundle`. --dry-run prints each step's limit and command and needs no
+GPU. --limit: upper bound of every step's seconds. A step is interrupted (SIGINT) 5 seconds before its limit; at the
+limit it is killed with all of its processes. ATROUS_BUNDLE names the bundle that `right` and `fast` install (default:
+the newest in out/; "none": the checkout is installed), ATROUS_COMMIT the commit if there is no .git. Exit status: the
+worst of all steps, 124 for one that reached its limit and 128 + N for one that signal N killed; 2 for bad arguments or
+no bundle, 3 without a GPU.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import steps as plan
-from phase import SIGNALLED, Phase, record
-from process_group import adopt_orphans
+from bench.gpu import steps as plan
+from bench.gpu.phase import SIGNALLED, Phase, record
+from bench.gpu.process_group import adopt_orphans
 
 PROBE_SECONDS = 60.0
 NO_GPU = 3  # exit status, of record.py too
-NO_BUNDLE = record.ROOT / "out" / "gpu-bundle-*.tar.xz"  # what a dry run shows where there is none
+NO_BUNDLE = record.ROOT / "out" / "gpu-bundle-*.tar.xz"  # shown by a dry run if there is no bundle
 USAGE = "usage: .ci/gpu bundle|right|fast|full [RESULTS_DIR] [--dry-run] [--limit SECONDS]"
 
 
 def probe(python: str) -> dict[str, Any] | str:
-    """Where this runs, as the torch of `python` says; a sentence where it has no GPU, or does not say."""
-    command = [python, str(record.ROOT / "bench" / "record.py")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The machine's description by the torch of `python`; a sentence if it has no GPU or does not answer."""
+    command = [python, "-m", "bench.record"]
+    process = subprocess.Popen(command, cwd=record.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        out, told = process.communicate(timeout=PROBE_SECONDS)
+        out, errors = process.communicate(timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()  # and not waited for: one that hangs in the driver may never end
+        process.kill()  # not waited for: a process that hangs in the driver may never end
         return f"the torch of {python} did not answer within {PROBE_SECONDS:g} s"
     if process.returncode == 0:
         return json.loads(out.strip().splitlines()[-1])
     if process.returncode == NO_GPU:
         return f"no NVIDIA GPU that the torch of {python} can use"
-    lines = told.strip().splitlines() or [f"exit status {process.returncode}"]
-    return f"expected {python} to tell of its GPU, got {lines[-1]}"
+    lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
+    return f"expected {python} to describe its GPU, got {lines[-1]}"
 
 
 def bundle(phase: str) -> Path | None:
-    """The archive to install; None for the checkout, which `right` and `fast` take only when told to: where csrc is not
-    built, half of their tests would be left out."""
+    """The archive to install; None for the checkout. `right` and `fast` take the checkout only with ATROUS_BUNDLE=none:
+    if csrc is not built there, half of their tests are skipped."""
     if os.environ.get("ATROUS_BUNDLE") == "none":
         return None
     return record.bundle() or (NO_BUNDLE if phase in plan.OFFLINE else None)
 
 
-def refused(text: str, status: int = 2) -> int:
+def fail(text: str, status: int = 2) -> int:
     print(f".ci/gpu {text}", file=sys.stderr)
     return status
 
@@ -73,10 +73,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("phase", metavar="bundle|right|fast|full")
     parser.add_argument("results", type=Path, nargs="?", metavar="RESULTS_DIR")
     parser.add_argument("--dry-run", action="store_true", help="print the limit and the command of each step")
-    parser.add_argument("--limit", type=float, metavar="SECONDS", help="of each step, where that is less than its own")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="upper bound of every step's limit")
     args = parser.parse_args(argv)
-    if args.phase in plan.NOW:
-        parser.error(f"'{args.phase}' is now part of '{plan.NOW[args.phase]}'")
+    if args.phase in plan.REPLACED:
+        parser.error(f"'{args.phase}' is now part of '{plan.REPLACED[args.phase]}'")
     if args.phase not in plan.PHASES:
         parser.error(f"expected a phase, got {args.phase!r}")
     if args.limit is not None and not args.limit > 0:
@@ -86,10 +86,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(sys.argv[1:] if argv is None else argv)
-    wanted = os.environ.get("PYTHON") or sys.executable
-    python = shutil.which(wanted)
+    name = os.environ.get("PYTHON") or sys.executable
+    python = shutil.which(name)
     if python is None:
-        return refused(f"{args.phase}: PYTHON: expected a Python, got {wanted!r}")
+        return fail(f"{args.phase}: PYTHON: expected a Python, got {name!r}")
     results = (args.results or record.ROOT / ("out" if args.phase == "bundle" else "bench/results")).absolute()
     archive = bundle(args.phase)
     steps = plan.steps(args.phase, str(Path(python).absolute()), results, archive)
@@ -99,13 +99,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     about = probe(python) if args.phase != "bundle" else record.about("no GPU", {})
     if isinstance(about, str):
-        return refused(f"{args.phase}: {about}", NO_GPU)
+        return fail(f"{args.phase}: {about}", NO_GPU)
     if archive == NO_BUNDLE:
-        return refused(f"{args.phase}: expected a bundle in out/ or in ATROUS_BUNDLE (none: the checkout), found none")
+        return fail(f"{args.phase}: expected a bundle in out/ or in ATROUS_BUNDLE (none: the checkout), got none")
     if args.limit:
         steps = [plan.replace(step, limit=min(step.limit, args.limit)) for step in steps]
     adopt_orphans()
-    path, whole = record.opened(results, about)
+    path, whole = record.open_record(results, about)
     record.write(path, whole)
     phase = Phase(args.phase, steps, path, about["commit"], about["date"])
     phase.log.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Runs compute-sanitizer over small launches of the kernels, or says why this machine cannot.
+"""Run compute-sanitizer on small launches of the kernels, or report why it cannot run on this machine.
 
-    python bench/gpu/sanitize.py memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]     (default tests/launches.py)
+    python -m bench.gpu.sanitize memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]   (tests/support/launches.py)
 
-Exit status 77: the tool is not installed, or it does not work here, as on virtual machines that it refuses. That is
-found out before any kernel of ours runs, by the driver alone under the same tool, so that it hides no error of theirs.
+Exit status 77: the tool is not installed, or it does not work here, as on virtual machines that it refuses. A probe
+that calls the driver alone detects this before any kernel runs, so that no error of a kernel is mistaken for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from steps import NOT_AVAILABLE
+from bench.gpu.steps import NOT_AVAILABLE
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("/usr/local/cuda/bin", os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
-# A context and one allocation, by the driver alone: what the tool cannot follow fails here.
+# Creates a context and one allocation through the driver API; fails if the tool does not support the machine.
 PROBE = """
 import ctypes
 cuda = ctypes.CDLL("libcuda.so.1")
@@ -42,10 +42,10 @@ def main(tool: str, program: list[str]) -> int:
     command = [sanitizer, "--tool", tool, "--error-exitcode", "1", os.environ.get("PYTHON") or sys.executable]
     probe = subprocess.run([*command, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if probe.returncode:
-        told = [line.strip("= ") for line in probe.stdout.splitlines() if line.strip("= ")]
-        print(f"compute-sanitizer does not work here: {'; '.join(told[:4]) or f'exit status {probe.returncode}'}")
+        lines = [line.strip("= ") for line in probe.stdout.splitlines() if line.strip("= ")]
+        print(f"compute-sanitizer does not work here: {'; '.join(lines[:4]) or f'exit status {probe.returncode}'}")
         return NOT_AVAILABLE
-    # Without torch's allocator each tensor is an allocation of its own, and each overrun leaves it.
+    # Without torch's caching allocator each tensor is its own allocation, so that every overrun is detected.
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     status = subprocess.run([*command, "-u", *program], cwd=ROOT, env=os.environ | alone).returncode
     return 1 if status < 0 or status == NOT_AVAILABLE else status
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] not in (["memcheck"], ["racecheck"], ["initcheck"]):
         print(f"sanitize.py: expected memcheck, racecheck or initcheck, got {sys.argv[1:2]}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/launches.py"]))
+    sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/support/launches.py"]))

@@ -1,10 +1,10 @@
-"""The phases of .ci/gpu as data: what runs on a GPU machine, in which order, and for how long at the most.
+"""The phases of .ci/gpu as data: the steps that run on a GPU machine, their order and their time limits.
 
 A command is a line of bash, run at the root of the checkout, with {python}, {results} and {bundle} filled in. The
-limits of `right` and `fast` are what a first run of 15 minutes leaves: 270 and 420 seconds. A step is interrupted
-5 seconds before its limit (process_group.GRACE), so one that counts its own seconds has 8 more to start and to end in.
+limits of `right` and `fast` add up to 270 and 420 seconds, so that a first run fits into 15 minutes. A step is
+interrupted 5 seconds before its limit (process_group.GRACE), so the limit of a step with --seconds is at least 13 more.
 
-torch.compile's max-autotune takes 1 to 4 minutes a network: `fast` cannot hold one, `full` has it.
+torch.compile's max-autotune takes 1 to 4 minutes per network: too long for `fast`, so it is in `full` alone.
 """
 
 from __future__ import annotations
@@ -13,63 +13,65 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-NOT_AVAILABLE = 77  # exit status of a step that this machine cannot run, as automake and CTest have it
+NOT_AVAILABLE = 77  # exit status of a step that this machine cannot run, as in automake and CTest
 
 
 @dataclass(frozen=True)
 class Step:
     name: str
-    limit: int  # seconds: interrupted shortly before, killed then
+    limit: int  # seconds until it is killed; it is interrupted shortly before
     command: str
-    required: bool = False  # a failure ends the phase: nothing behind it means anything
-    informative: bool = False  # a failure is recorded and does not count
-    optional: bool = False  # it may answer NOT_AVAILABLE, which is recorded and does not count
+    required: bool = False  # a failure ends the phase: the later steps would be meaningless
+    informative: bool = False  # a failure is recorded and does not change the exit status
+    optional: bool = False  # it may exit with NOT_AVAILABLE, which is no failure
 
 
 PYTEST = "{python} -m pytest -n 14 -v --tb short"
-CASES = "tests/test_cases_*.py tests/test_native*.py tests/test_ops.py"
+CASES = "tests/*/test_cases_*.py tests/*/test_native*.py tests/ops/test_ops.py"
 TUNE = '{python} -m atrous tune resnet34 --device cuda --commit "$ATROUS_COMMIT"'
-SAVE_TABLE = Step("keep the tuned table", 10, "{python} bench/gpu/tuned.py {results}")
-FUZZ = "{python} tests/gpu/fuzz_conv.py --device cuda --seed $(date +%Y%m%d) --json {results}/fuzz.json"
+SAVE_TABLE = Step("save the tuning table", 10, "{python} -m bench.gpu.tuned {results}")
+FUZZ = "{python} tests/fuzz/fuzz_conv.py --device cuda --seed $(date +%Y%m%d) --json {results}/fuzz.json"
 
-BUNDLE = "{python} bench/gpu/bundle.py"
+BUNDLE = "{python} -m bench.gpu.bundle.command"
 INSTALL_BUNDLE = Step("install the bundle", 40, f"{BUNDLE} install {{bundle}}", required=True)
-# csrc is not compiled here: the GPU would wait for it. What `setup.py build_ext --inplace` left in pyops/ is used.
+# csrc is not compiled, since the GPU would idle meanwhile; a library that `setup.py build_ext --inplace` built is used.
 INSTALL_CHECKOUT = Step(
     "install the checkout", 40,
     "ATROUS_SKIP_NATIVE=1 {python} -m pip install --quiet --no-build-isolation --no-deps -e .", required=True,
 )  # fmt: skip
-# After a bundle, a backend that does not run would leave its tests out, and nothing would be tested: that ends the run.
-INFO = Step("what is here", 15, "{python} -m atrous info --require native,triton", required=True)
+# With a bundle every backend must run: otherwise its tests would be skipped, so a missing one ends the phase.
+INFO = Step("info", 15, "{python} -m atrous info --require native,triton", required=True)
 INFO_OF_CHECKOUT = replace(INFO, command="{python} -m atrous info --require triton")
-LAUNCHES = Step("every kernel once", 25, "{python} -u tests/launches.py")
+LAUNCHES = Step("every kernel once", 25, "{python} -u tests/support/launches.py")
 
 RIGHT = (
     LAUNCHES,
-    # The convolution first; pytest takes a file once.
-    Step("GPU tests", 93, f"{PYTEST} -m gpu tests/test_*conv*.py tests/test_*.py tests/gpu"),
+    # The convolution tests run first; pytest collects each file once.
+    Step("GPU tests", 93, f"{PYTEST} -m gpu tests/*/test_*conv*.py tests/*/test_*.py tests/bench/gpu"),
     Step("the cases of every backend", 40, f"{PYTEST} -m 'not gate' --device cuda {CASES}"),
-    Step("memcheck", 37, "{python} bench/gpu/sanitize.py memcheck tests/launches.py --one", optional=True),
+    Step("memcheck", 37, "{python} -m bench.gpu.sanitize memcheck tests/support/launches.py --one", optional=True),
     Step("fuzzer", 20, f"{FUZZ} --seconds 6"),
 )
 
 FAST = (
-    Step("ceilings", 15, "{python} bench/gpu/ceilings.py {results}"),
+    Step("ceilings", 15, "{python} -m bench.gpu.ceilings {results}"),
     Step("tune", 95, f"{TUNE} --dtype bfloat16 --batch 256,1,32 --seconds 78 --json {{results}}/tune.json"),
     SAVE_TABLE,
-    Step("sites", 75, "{python} bench/fused_table.py {results} --part sites --seconds 60"),
-    Step("passes", 30, "{python} bench/pointwise_table.py {results} --seconds 16"),
-    Step("networks", 45, "{python} bench/fused_table.py {results} --part networks --seconds 30"),
-    Step("training", 35, "{python} bench/training_table.py {results} --part steps --seconds 20"),
-    Step("tiles of csrc/cuda", 20, "{python} bench/gpu/conv_tiles.py {results} --seconds 7"),
-    # A compilation cannot be stopped, and how long one takes is torch's affair.
-    Step("torch.compile", 55, "{python} bench/fused_table.py {results} --part compiled --seconds 42", informative=True),
+    Step("layers", 75, "{python} -m bench.tables.fused {results} --part layers --seconds 60"),
+    Step("passes", 30, "{python} -m bench.tables.pointwise {results} --seconds 16"),
+    Step("networks", 45, "{python} -m bench.tables.fused {results} --part networks --seconds 30"),
+    Step("training", 35, "{python} -m bench.tables.training {results} --part steps --seconds 20"),
+    Step("tiles of csrc/cuda", 20, "{python} -m bench.gpu.conv_tiles {results} --seconds 7"),
+    # A compilation cannot be interrupted and its time depends on torch alone, so a timeout is no failure.
+    Step(
+        "torch.compile", 55, "{python} -m bench.tables.fused {results} --part compiled --seconds 42", informative=True
+    ),
 )
 
 HEADERS = Step("headers of CUTLASS", 300, "{python} -m pip install --quiet --no-deps -r requirements-cuda.txt")
 BUILD = Step(
     "build for this GPU", 1800,
-    "TORCH_CUDA_ARCH_LIST=$({python} bench/record.py --arch) {python} -m pip install --quiet --no-build-isolation "
+    "TORCH_CUDA_ARCH_LIST=$({python} -m bench.record --arch) {python} -m pip install --quiet --no-build-isolation "
     "--no-deps -e .", required=True,
 )  # fmt: skip
 TUNE_BATCHES, TUNE_DILATED = "--batch 1,32,256 --seconds 600", "--output-stride 8 --size 512 --batch 1,8 --seconds 600"
@@ -79,11 +81,11 @@ FULL = (
     Step("CPU tests", 3600, f'{PYTEST} -m "not gpu and not gate" tests'),
     Step("GPU tests", 3600, f"{PYTEST} -m gpu tests"),
     Step("the cases of every backend", 3600, f"{PYTEST} -m 'not gate' --device cuda {CASES}"),
-    Step("memcheck", 1800, "{python} bench/gpu/sanitize.py memcheck", optional=True),
-    # They may misreport TMA and mbarrier: what they say is read, and decides nothing.
-    Step("racecheck", 1800, "{python} bench/gpu/sanitize.py racecheck", optional=True, informative=True),
-    Step("initcheck", 1800, "{python} bench/gpu/sanitize.py initcheck", optional=True, informative=True),
-    Step("ceilings", 60, "{python} bench/gpu/ceilings.py {results}"),
+    Step("memcheck", 1800, "{python} -m bench.gpu.sanitize memcheck", optional=True),
+    # These may misreport TMA and mbarrier, so their results are informative.
+    Step("racecheck", 1800, "{python} -m bench.gpu.sanitize racecheck", optional=True, informative=True),
+    Step("initcheck", 1800, "{python} -m bench.gpu.sanitize initcheck", optional=True, informative=True),
+    Step("ceilings", 60, "{python} -m bench.gpu.ceilings {results}"),
     *(
         Step(
             f"tune {dtype}, {name}",
@@ -94,33 +96,33 @@ FULL = (
         for name, options in (("224", TUNE_BATCHES), ("512-dilated", TUNE_DILATED))
     ),
     SAVE_TABLE,
-    Step("cuDNN", 1300, "{python} bench/cudnn_table.py {results} --seconds 600"),
-    Step("passes", 700, "{python} bench/pointwise_table.py {results} --seconds 600"),
-    Step("sites", 1300, "{python} bench/fused_table.py {results} --part sites --seconds 1200"),
-    Step("networks", 1300, "{python} bench/fused_table.py {results} --part networks --seconds 1200"),
-    Step("training", 1300, "{python} bench/training_table.py {results} --seconds 600"),
-    Step("tiles of csrc/cuda", 700, "{python} bench/gpu/conv_tiles.py {results} --seconds 600"),
-    Step("torch.compile", 1300, "{python} bench/fused_table.py {results} --part compiled --seconds 1200"),
-    Step("max-autotune", 1900, "{python} bench/fused_table.py {results} --part max_autotune --seconds 1800"),
+    Step("cuDNN", 1300, "{python} -m bench.tables.cudnn {results} --seconds 600"),
+    Step("passes", 700, "{python} -m bench.tables.pointwise {results} --seconds 600"),
+    Step("layers", 1300, "{python} -m bench.tables.fused {results} --part layers --seconds 1200"),
+    Step("networks", 1300, "{python} -m bench.tables.fused {results} --part networks --seconds 1200"),
+    Step("training", 1300, "{python} -m bench.tables.training {results} --seconds 600"),
+    Step("tiles of csrc/cuda", 700, "{python} -m bench.gpu.conv_tiles {results} --seconds 600"),
+    Step("torch.compile", 1300, "{python} -m bench.tables.fused {results} --part compiled --seconds 1200"),
+    Step("max-autotune", 1900, "{python} -m bench.tables.fused {results} --part max_autotune --seconds 1800"),
     Step("fuzzer", 7300, f"{FUZZ} --seconds 7200"),
 )
 
 PHASES = ("bundle", "right", "fast", "full")
-NOW = {  # what .ci/gpu took before, and where it is now
+REPLACED = {  # former phases, and those that include them now
     "build": "bundle", "test": "right", "sanitize": "right", "tune": "fast", "bench": "fast", "all": "full",
 }  # fmt: skip
-OFFLINE = ("right", "fast")  # pip asks no index
+OFFLINE = ("right", "fast")  # pip uses no index
 
 
 def steps(phase: str, python: str, results: Path, bundle: Path | None) -> list[Step]:
-    """The steps of a phase, with their commands filled in. Without a bundle the checkout is installed."""
+    """The steps of a phase with complete commands. Without a bundle the checkout is installed."""
     start = (INSTALL_BUNDLE, INFO) if bundle else (INSTALL_CHECKOUT, INFO_OF_CHECKOUT)
-    found = {
+    chosen = {
         "bundle": (Step("bundle", 1800, "make gpu-bundle", required=True),),
         "right": (*start, *RIGHT),
         "fast": (start[0], *FAST),
         "full": (*([INSTALL_BUNDLE] if bundle else [HEADERS, BUILD]), *FULL),
     }[phase]
-    words = {"python": python, "results": str(results), "bundle": str(bundle)}
-    quoted = {name: shlex.quote(word) for name, word in words.items()}
-    return [replace(step, command=step.command.format(**quoted)) for step in found]
+    values = {"python": python, "results": str(results), "bundle": str(bundle)}
+    quoted = {name: shlex.quote(value) for name, value in values.items()}
+    return [replace(step, command=step.command.format(**quoted)) for step in chosen]

@@ -1,9 +1,9 @@
-"""A run of .ci/gpu as Markdown, beside the last committed file of the same GPU.
+"""Print a run of .ci/gpu as Markdown, compared with the last committed file of the same GPU.
 
-    python bench/gpu/summary.py RESULTS_DIR [COMMITTED_DIR]     (default bench/results)
+    python -m bench.gpu.summary RESULTS_DIR [COMMITTED_DIR]     (default bench/results)
 
-For each variant of each table: over the rows that both files have, the geometric mean of the committed time over this
-one (above 1: faster now), and the row that lost the most. Needs neither torch nor a GPU.
+For each variant of each table, over the rows in both files: the geometric mean of committed time over new time (above
+1: faster now), and the row with the largest slowdown. Needs neither torch nor a GPU.
 """
 
 from __future__ import annotations
@@ -15,32 +15,30 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import record  # noqa: E402
+from bench import record
 
 Times = dict[tuple[str, str], dict[str, float]]  # (table and part, variant) -> row -> milliseconds
-NO_NAME = ("count", "auto", "config", "partial", "tuned")  # of a row: what was chosen or counted, not what it is
+NO_NAME = ("count", "auto", "config", "partial", "tuned")  # keys that do not identify a row
 
 
 def files(folder: Path) -> list[tuple[str, Path, dict[str, Any]]]:
-    """Those of .ci/gpu, the newest last."""
-    found = [(path, record.read(path)) for path in sorted(folder.glob("*.json"))]
-    return sorted((held["date"], path, held) for path, held in found if "tables" in held and held.get("phases"))
+    """The result files of .ci/gpu as (date, path, contents), the newest last."""
+    records = [(path, record.read(path)) for path in sorted(folder.glob("*.json"))]
+    return sorted((run["date"], path, run) for path, run in records if "tables" in run and run.get("phases"))
 
 
 def times(run: dict[str, Any]) -> Times:
-    found: Times = defaultdict(dict)
+    result: Times = defaultdict(dict)
     for kind, table in run["tables"].items():
         for part, rows in table.items():
             for row in rows if isinstance(rows, list) else []:
                 for variant, ms in measured(row):
-                    found[f"{kind}, {part}", variant][name(row)] = ms
-    return found
+                    result[f"{kind}, {part}", variant][name(row)] = ms
+    return result
 
 
 def measured(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """variant, milliseconds; a row of goals or of what was not run has none."""
+    """Yields (variant, milliseconds); goals and "not_run" entries have none."""
     ms = row.get("ms")
     if isinstance(ms, dict):
         yield from ms.items()
@@ -49,7 +47,7 @@ def measured(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def name(row: dict[str, Any]) -> str:
-    """What tells a row from the others of its part: its words and whole numbers."""
+    """The string and integer values that identify a row within its part."""
     return ", ".join(f"{key} {row[key]}" for key in row if isinstance(row[key], (str, int)) and key not in NO_NAME)
 
 
@@ -68,10 +66,10 @@ def compared(here: Times, before: Times) -> Iterator[list[str]]:
 
 
 def steps(run: dict[str, Any]) -> Iterator[list[str]]:
-    for phase, held in run["phases"].items():
-        for step in held["steps"]:
-            told = [step.get(f"gpu_{when}") or {} for when in ("before", "during", "after")]
-            sensors = (", ".join(gpu.get(key, "-") for gpu in told) for key in ("sm_mhz", "celsius"))
+    for phase, entry in run["phases"].items():
+        for step in entry["steps"]:
+            samples = [step.get(f"gpu_{when}") or {} for when in ("before", "during", "after")]
+            sensors = (", ".join(gpu.get(key, "-") for gpu in samples) for key in ("sm_mhz", "celsius"))
             spent = f"{step.get('seconds', 0):.1f} of {step['limit_s']}"
             yield [phase, step["name"], step["state"], spent, *sensors, step.get("reason", "")]
 
@@ -88,14 +86,14 @@ def source(run: dict[str, Any]) -> str:
 
 def summary(run: dict[str, Any], before: dict[str, Any] | None) -> str:
     lines = [f"## {run['device']}", "", source(run), ""]
-    lines += [f"Beside the last committed file of this GPU: {source(before)}" if before else "No file of this GPU is "
-              "committed yet.", ""]  # fmt: skip
+    old = f"Compared with the last committed file of this GPU: {source(before)}" if before else ""
+    lines += [old or "No file of this GPU is committed yet.", ""]
     head = ["phase", "step", "state", "seconds", "SM MHz before, during, after", "degrees C", ""]
     lines += markdown(head, steps(run))
     ceilings, known = run.get("ceilings", {}), (before or {}).get("ceilings", {})
     rows = ([key, f"{value:.4g}", f"{known[key]:.4g}" if key in known else "-"] for key, value in ceilings.items())
     lines += markdown(["ceiling", "here", "committed"], rows)
-    head = ["table", "variant", "rows in both", "ms here", "ms committed", "committed / here", "the row that lost most"]
+    head = ["table", "variant", "rows in both", "ms here", "ms committed", "committed / here", "largest slowdown"]
     return "\n".join(lines + markdown(head, compared(times(run), times(before) if before else {})))
 
 
@@ -103,13 +101,13 @@ def main(argv: list[str]) -> int:
     if not 1 <= len(argv) <= 2:
         print("summary.py: expected RESULTS_DIR [COMMITTED_DIR]", file=sys.stderr)
         return 2
-    found = files(Path(argv[0]))
-    if not found:
-        print(f"summary.py: {argv[0]}: expected a file that .ci/gpu wrote, found none", file=sys.stderr)
+    runs = files(Path(argv[0]))
+    if not runs:
+        print(f"summary.py: {argv[0]}: expected a file that .ci/gpu wrote, got none", file=sys.stderr)
         return 2
-    _, path, run = found[-1]
+    _, path, run = runs[-1]
     committed = files(Path(argv[1]) if len(argv) > 1 else record.ROOT / "bench" / "results")
-    same = [held for _, other, held in committed if held["device"] == run["device"] and not path.samefile(other)]
+    same = [old for _, other, old in committed if old["device"] == run["device"] and not path.samefile(other)]
     print(summary(run, same[-1] if same else None))
     return 0
 

@@ -1,6 +1,6 @@
-"""Copies the table that `python -m atrous tune` filled for this GPU and torch from the user's cache: tuned.py FOLDER
+"""Copy the tuning table of this GPU and torch from the user's cache: python -m bench.gpu.tuned FOLDER
 
-tune leaves it where the later steps find it, and saves it layer by layer: one that was cut off is in there too.
+`python -m atrous tune` writes it there layer by layer, so the table of an interrupted run is copied too.
 """
 
 import shutil
@@ -8,14 +8,15 @@ import sys
 
 import torch
 
-from atrous import tuning, tuning_device
+from atrous import tuning
+from atrous.tuning import device_id
 
 
 def main(folder: str) -> int:
     tables = tuning.user_folder()
-    table = tables and tables / tuning_device.file_name(torch.device("cuda", torch.cuda.current_device()))
+    table = tables and tables / device_id.file_name(torch.device("cuda", torch.cuda.current_device()))
     if table is None or not table.exists():
-        print(f"tuned.py: expected a table that tune wrote, found none: {table}", file=sys.stderr)
+        print(f"tuned.py: expected a table that tune wrote, got none: {table}", file=sys.stderr)
         return 1
     print(shutil.copy(table, folder))
     return 0

@@ -1,18 +1,19 @@
-// _epilogue_backward: the gradients of z and of a residual before the activation.
+// _epilogue_backward: the gradients of z and of a residual added before the activation.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../op_adapter.h"
 #include "gradient.h"
-#include "primitives.h"
 
 namespace atrous::cpu {
 
 namespace {
 
-// dz = scale * (du - offset - (z - mean) * weight), all but du and z a channel's; without BatchNorm scale is 1.
+// dz = scale * (du - offset - (z - mean) * weight), with scale, offset, mean and weight per channel; without BatchNorm
+// scale is 1.
 template <class T>
 struct Constants {
-  bool batch;  // whether mean and var are the batch's; else dz = scale * du
+  bool batch;  // mean and var are the batch's; otherwise dz = scale * du
   const std::vector<T>& scale;
   std::vector<T> offset, weight;
 };
@@ -34,9 +35,10 @@ void write_row(const T* du, const T* scale, int64_t length, S* dz) {
 }
 
 template <bool CHANNELS_LAST, class S, class T>
-void write_tile(const Parts<T>& parts, const Tile& tile, const Constants<T>& constants, S* dz, S* residual) {
+void write_tile(const TileGradients<T>& gradients, const Tile& tile, const Constants<T>& constants, S* dz,
+                S* residual) {
   for (int64_t row = 0; row < tile.rows; ++row) {
-    const T *du = parts.du + row * tile.pitch, *deviation = parts.deviation + row * tile.pitch;
+    const T *du = gradients.du + row * tile.pitch, *deviation = gradients.deviation + row * tile.pitch;
     const int64_t channel = tile.channel + (CHANNELS_LAST ? 0 : row), at = tile.at + row * tile.stride;
     const T* scale = &constants.scale[channel];
     if (dz && constants.batch)
@@ -49,11 +51,11 @@ void write_tile(const Parts<T>& parts, const Tile& tile, const Constants<T>& con
   }
 }
 
-#define ATROUS_WRITE(S)                                                                                        \
-  ATROUS_CLONES void write(const Parts<Wide<S>>& parts, const Tile& tile, const Constants<Wide<S>>& constants, \
-                           bool channels_last, S* dz, S* residual) {                                           \
-    channels_last ? write_tile<true>(parts, tile, constants, dz, residual)                                     \
-                  : write_tile<false>(parts, tile, constants, dz, residual);                                   \
+#define ATROUS_WRITE(S)                                                                                   \
+  ATROUS_CLONES void write(const TileGradients<Wide<S>>& gradients, const Tile& tile,                     \
+                           const Constants<Wide<S>>& constants, bool channels_last, S* dz, S* residual) { \
+    channels_last ? write_tile<true>(gradients, tile, constants, dz, residual)                            \
+                  : write_tile<false>(gradients, tile, constants, dz, residual);                          \
   }
 ATROUS_WRITE(float)
 ATROUS_WRITE(double)
@@ -61,39 +63,40 @@ ATROUS_WRITE(Half)
 ATROUS_WRITE(BFloat16)
 
 template <class S>
-Constants<Wide<S>> constants_of(const Source<S>& source, const Arguments& arguments, const OptionalTensor& means) {
+Constants<Wide<S>> constants_of(const GradientInputs<S>& inputs, const Epilogue& arguments,
+                                const OptionalTensor& means) {
   using T = Wide<S>;
-  const int64_t channels = source.layout.channels;
-  Constants<T> constants{arguments.mean && means, source.vectors.scale, std::vector<T>(channels),
+  const int64_t channels = inputs.layout.channels;
+  Constants<T> constants{arguments.mean && means, inputs.vectors.scale, std::vector<T>(channels),
                          std::vector<T>(channels)};
   if (!constants.batch) return constants;
   const T* values = means->const_data_ptr<T>();
   for (int64_t i = 0; i < channels; ++i) {
     constants.offset[i] = values[i * means->stride(1)];
-    constants.weight[i] = values[means->stride(0) + i * means->stride(1)] * source.factor[i];
+    constants.weight[i] = values[means->stride(0) + i * means->stride(1)] * inputs.factor[i];
   }
   return constants;
 }
 
 template <class S>
-void launch(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout,
-            const OptionalTensor& means, S* dz, S* residual) {
-  const Source<S> source(arguments, grad, z, layout);
-  const Constants<Wide<S>> constants = constants_of(source, arguments, means);
-  const Cut cut(layout);
-  torch::stable::parallel_for(0, cut.size(), cut.grain(), [&](int64_t begin, int64_t end) {
-    Parts<Wide<S>> parts;
+void parallel_backward(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout,
+                       const OptionalTensor& means, S* dz, S* residual) {
+  const GradientInputs<S> inputs(arguments, grad, z, layout);
+  const Constants<Wide<S>> constants = constants_of(inputs, arguments, means);
+  const WorkPartition partition(layout);
+  torch::stable::parallel_for(0, partition.size(), partition.grain(), [&](int64_t begin, int64_t end) {
+    TileGradients<Wide<S>> gradients;
     for (int64_t i = begin; i < end; ++i)
-      for_tiles<Wide<S>>(cut[i], layout.channels_last, [&](const Tile& tile) {
-        differentiate(source, tile, parts);
-        write(parts, tile, constants, layout.channels_last, dz, residual);
+      for_tiles<Wide<S>>(partition[i], layout.channels_last, [&](const Tile& tile) {
+        differentiate(inputs, tile, gradients);
+        write(gradients, tile, constants, layout.channels_last, dz, residual);
       });
   });
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const Tensor& grad, const Tensor& z,
+std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Tensor& grad, const Tensor& z,
                                              const OptionalTensor& means, bool need_z, bool need_residual) {
   const Order order = check_gradient(arguments, grad, z);
   check_means(means, z);
@@ -107,9 +110,14 @@ std::tuple<Tensor, Tensor> epilogue_backward(const Arguments& arguments, const T
       const auto place = [](Tensor& tensor, bool needed) {
         return needed ? static_cast<S*>(tensor.mutable_data_ptr()) : nullptr;
       };
-      launch(arguments, grad, data, Layout(z, order), means, place(dz, need_z), place(residual, need_residual));
+      parallel_backward(arguments, grad, data, Layout(z, order), means, place(dz, need_z),
+                        place(residual, need_residual));
     });
   return {dz, residual};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
+  m.impl("_epilogue_backward", TORCH_BOX(&OpAdapter<&epilogue_backward>::call));
 }
 
 }  // namespace atrous::cpu

@@ -1,4 +1,4 @@
-// The epilogue's values a channel, in the type that it computes in.
+// Per-channel epilogue parameters in the compute type.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 
 namespace atrous {
 
-// `count` values of a vector; a vector of one value repeats it.
+// Reads `count` values of a vector; a vector of one value is broadcast.
 template <class T>
 void read(const Tensor& vector, T* values, int64_t count) {
   const int64_t stride = vector.size(0) == 1 ? 0 : vector.stride(0);
@@ -19,11 +19,12 @@ void read(const Tensor& vector, T* values, int64_t count) {
 
 template <class T>
 struct Channels {
-  std::vector<T> scale, shift, slope;  // at least one element, and up to `padded`: what kernels read but do not use
+  // At least one and at least `padded` elements each: kernels read the padding but do not use it.
+  std::vector<T> scale, shift, slope;
   Draw<T> draw{};
 
-  // The bias of a convolution whose sum has none yet goes into the shift.
-  Channels(const Arguments& arguments, int64_t channels, const OptionalTensor& bias = {}, int64_t padded = 1)
+  // bias: of a convolution whose accumulators do not include it yet; it is folded into the shift.
+  Channels(const Epilogue& arguments, int64_t channels, const OptionalTensor& bias = {}, int64_t padded = 1)
       : scale(std::max(channels, padded), identity<T>().scale),
         shift(scale.size(), identity<T>().shift),
         slope(scale.size(), T(arguments.slope_value)) {
@@ -37,7 +38,7 @@ struct Channels {
       for (int64_t i = 0; i < channels; ++i) shift[i] = std::fma(values[i], scale[i], shift[i]);
     }
     if (arguments.kind() == Slope::tensor) read(*arguments.slope, slope.data(), channels);
-    if (arguments.kind() == Slope::random || arguments.dropout > 0) {
+    if (arguments.draws()) {
       const int64_t *seed = static_cast<const int64_t*>(arguments.seed->const_data_ptr()),
                     step = arguments.seed->stride(0);
       draw = {uint64_t(seed[0]),        uint64_t(seed[step]),     T(arguments.slope_value),
@@ -46,7 +47,7 @@ struct Channels {
   }
 
  private:
-  void read_batch_norm(const Arguments& arguments, int64_t channels) {
+  void read_batch_norm(const Epilogue& arguments, int64_t channels) {
     std::vector<T> mean(channels), var(channels), gamma(channels, T(1)), beta(channels, T(0));
     read(*arguments.mean, mean.data(), channels);
     read(*arguments.var, var.data(), channels);

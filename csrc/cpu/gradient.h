@@ -1,40 +1,40 @@
-// The gradient of the epilogue, tile by tile. A tile goes through two steps: what depends on the kind of epilogue and
-// on the storage type leaves `Parts` in the nearest cache, and what is made of those depends on neither.
+// The gradient of the epilogue, tile by tile, in two steps. The first depends on the kind of epilogue and on the
+// storage type and writes TileGradients, which stay in the L1 cache. The second reads those and depends on neither.
 #pragma once
 
 #include "channels.h"
-#include "chunks.h"
+#include "work_partition.h"
 
 namespace atrous {
 
-// Part of a chunk that a thread has in hand; row r of it is at r * pitch in its parts.
+// The part of a chunk that a thread works on; its row r is at r * pitch in TileGradients.
 struct Tile {
   int64_t at, channel, rows, length, stride, pitch;
 };
 
-// Of each element: the gradient of u, z - mean, and what it adds to its slope's gradient where that is a tensor. Rows
-// end in zeros up to a multiple of PAD.
+// For each element of a tile: du, z - mean, and its contribution to the slope's gradient if the slope is a tensor. Rows
+// are padded with zeros to a multiple of ROW_MULTIPLE.
 template <class T>
-struct Parts {
-  static constexpr int64_t SIZE = 1024, PAD = 32;
-  alignas(64) T du[SIZE + PAD], deviation[SIZE + PAD], slope[SIZE + PAD];
+struct TileGradients {
+  static constexpr int64_t SIZE = 1024, ROW_MULTIPLE = 32;
+  alignas(64) T du[SIZE + ROW_MULTIPLE], deviation[SIZE + ROW_MULTIPLE], slope[SIZE + ROW_MULTIPLE];
 };
 
 template <class S>
-struct Source {
+struct GradientInputs {
   using T = Wide<S>;
   const S *grad, *z, *residual;
   const Layout& layout;
   Slope slope;
-  Residual place;  // never after: that has no part in the gradient
+  Residual place;  // never after: such a residual does not enter the gradient
   bool dropout;
   Channels<T> vectors;
   std::vector<T> mean, factor;  // 1 / sqrt(var + eps); without BatchNorm 0 and 1
 
-  Source(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout)
+  GradientInputs(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout)
       : grad(static_cast<const S*>(grad.const_data_ptr())),
         z(z),
-        residual(arguments.residual ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr),
+        residual(arguments.residual_data<S>()),
         layout(layout),
         slope(arguments.kind()),
         place(arguments.place() == Residual::before ? Residual::before : Residual::none),
@@ -49,22 +49,23 @@ struct Source {
   }
 };
 
-// Fills the parts of a tile.
-void differentiate(const Source<float>& source, const Tile& tile, Parts<float>& parts);
-void differentiate(const Source<double>& source, const Tile& tile, Parts<double>& parts);
-void differentiate(const Source<Half>& source, const Tile& tile, Parts<float>& parts);
-void differentiate(const Source<BFloat16>& source, const Tile& tile, Parts<float>& parts);
+// Computes the gradients of a tile.
+void differentiate(const GradientInputs<float>& inputs, const Tile& tile, TileGradients<float>& gradients);
+void differentiate(const GradientInputs<double>& inputs, const Tile& tile, TileGradients<double>& gradients);
+void differentiate(const GradientInputs<Half>& inputs, const Tile& tile, TileGradients<float>& gradients);
+void differentiate(const GradientInputs<BFloat16>& inputs, const Tile& tile, TileGradients<float>& gradients);
 
-// run(tile) for the tiles of a chunk, in an order that its shape gives.
-template <class T, class Run>
-void for_tiles(const Chunk& chunk, bool channels_last, Run&& run) {
-  const int64_t width = std::min(chunk.length, Parts<T>::SIZE);
-  const int64_t pitch = (width + Parts<T>::PAD - 1) / Parts<T>::PAD * Parts<T>::PAD;
-  const int64_t height = Parts<T>::SIZE / pitch;
+// Calls function(tile) for the tiles of a chunk, in an order that depends on the chunk's shape alone.
+template <class T, class Function>
+void for_tiles(const Chunk& chunk, bool channels_last, Function&& function) {
+  const int64_t width = std::min(chunk.length, TileGradients<T>::SIZE);
+  const int64_t pitch =
+      (width + TileGradients<T>::ROW_MULTIPLE - 1) / TileGradients<T>::ROW_MULTIPLE * TileGradients<T>::ROW_MULTIPLE;
+  const int64_t height = TileGradients<T>::SIZE / pitch;
   for (int64_t row = 0; row < chunk.rows; row += height)
     for (int64_t column = 0; column < chunk.length; column += width)
-      run(Tile{chunk.at + row * chunk.stride + column, chunk.channel + (channels_last ? column : row),
-               std::min(height, chunk.rows - row), std::min(width, chunk.length - column), chunk.stride, pitch});
+      function(Tile{chunk.at + row * chunk.stride + column, chunk.channel + (channels_last ? column : row),
+                    std::min(height, chunk.rows - row), std::min(width, chunk.length - column), chunk.stride, pitch});
 }
 
 }  // namespace atrous

@@ -1,4 +1,4 @@
-// Sums in a fixed number of lanes, so that they can be vector code and have the same bits on every machine.
+// Sums in a fixed number of lanes: they vectorize, and have the same bits on every machine.
 #pragma once
 
 #include <cstring>
@@ -7,14 +7,15 @@
 
 namespace atrous {
 
-// 32 bytes: one register of AVX2, two of SSE.
+// A vector of 32 bytes: one AVX2 register, two SSE registers.
 template <class T>
 struct Register {
   using type __attribute__((vector_size(32))) = T;
   static constexpr int64_t size = 32 / sizeof(T);
 };
 
-// Four registers hide that an addition takes four cycles. Passed by reference: by value the ABI would depend on flags.
+// Four registers, which hide the four cycles of an addition. Passed by reference, since by value the ABI would depend
+// on compiler flags.
 template <class T>
 struct Lanes {
   static constexpr int64_t size = 4 * Register<T>::size;
@@ -25,7 +26,7 @@ struct Lanes {
   }
   template <class S>
   void load(const S* values) {
-    if constexpr (std::is_same_v<S, T>) {  // one by one: a copy of all would go through memory
+    if constexpr (std::is_same_v<S, T>) {  // one register at a time: a copy of all four would go through memory
       for (int i = 0; i < 4; ++i) std::memcpy(&part[i], values + i * Register<T>::size, sizeof part[i]);
     } else {
       T wide[size];
@@ -33,7 +34,7 @@ struct Lanes {
       load(wide);
     }
   }
-  // `count` values, the rest as in `other`.
+  // Loads `count` values; the remaining lanes are taken from `other`.
   template <class S>
   void load(const S* values, int64_t count, const Lanes& other) {
     T wide[size];
@@ -44,7 +45,7 @@ struct Lanes {
   void store(T* values) const {
     for (int i = 0; i < 4; ++i) std::memcpy(values + i * Register<T>::size, &part[i], sizeof part[i]);
   }
-  // Adds the first `count` to memory.
+  // Adds the first `count` lanes to memory.
   void add_to(T* values, int64_t count) const {
     if (count == size) {
       Lanes sum{};

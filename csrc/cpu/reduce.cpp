@@ -1,37 +1,37 @@
-// _epilogue_reduce: the sums for dbeta, dgamma and dslope of each channel.
+// _epilogue_reduce: per-channel sums for dbeta, dgamma and dslope.
 #include <torch/csrc/stable/ops.h>
 
+#include "../op_adapter.h"
 #include "gradient.h"
 #include "lanes.h"
-#include "primitives.h"
 
 namespace atrous::cpu {
 
 namespace {
 
-// The three sums of a channel's, or of a lane's worth of channels.
+// The three sums of one channel, or of one channel per lane.
 template <class T, bool WITH_SLOPE>
 struct Sums {
   Lanes<T> du{}, weighted{}, slope{};
 
-  void add(const Parts<T>& parts, int64_t at) {
+  void add(const TileGradients<T>& gradients, int64_t at) {
     Lanes<T> values{}, deviation{};
-    values.load(parts.du + at);
-    deviation.load(parts.deviation + at);
+    values.load(gradients.du + at);
+    deviation.load(gradients.deviation + at);
     du.add(values);
     for (int i = 0; i < 4; ++i) weighted.part[i] += values.part[i] * deviation.part[i];
     if (!WITH_SLOPE) return;
-    values.load(parts.slope + at);
+    values.load(gradients.slope + at);
     slope.add(values);
   }
 };
 
-// Channels last: sums down the columns.
+// Channels last: sums along the columns.
 template <bool WITH_SLOPE, class T>
-void add_columns(const Parts<T>& parts, const Tile& tile, T* sums, int64_t channels) {
+void add_columns(const TileGradients<T>& gradients, const Tile& tile, T* sums, int64_t channels) {
   for (int64_t column = 0; column < tile.length; column += Lanes<T>::size) {
     Sums<T, WITH_SLOPE> sum;
-    for (int64_t row = 0; row < tile.rows; ++row) sum.add(parts, row * tile.pitch + column);
+    for (int64_t row = 0; row < tile.rows; ++row) sum.add(gradients, row * tile.pitch + column);
     const int64_t width = std::min(Lanes<T>::size, tile.length - column);
     sum.du.add_to(sums + column, width);
     sum.weighted.add_to(sums + channels + column, width);
@@ -39,35 +39,35 @@ void add_columns(const Parts<T>& parts, const Tile& tile, T* sums, int64_t chann
   }
 }
 
-// Channels first: sums along the rows, which end in zeros.
+// Channels first: sums along the rows, which are padded with zeros.
 template <bool WITH_SLOPE, class T>
-void add_rows(const Parts<T>& parts, const Tile& tile, T* sums, int64_t channels) {
+void add_rows(const TileGradients<T>& gradients, const Tile& tile, T* sums, int64_t channels) {
   for (int64_t row = 0; row < tile.rows; ++row) {
     Sums<T, WITH_SLOPE> sum;
-    for (int64_t i = 0; i < tile.length; i += Lanes<T>::size) sum.add(parts, row * tile.pitch + i);
+    for (int64_t i = 0; i < tile.length; i += Lanes<T>::size) sum.add(gradients, row * tile.pitch + i);
     sums[row] += sum.du.total();
     sums[channels + row] += sum.weighted.total();
     if (WITH_SLOPE) sums[2 * channels + row] += sum.slope.total();
   }
 }
 
-// sums[part][channel], `channels` apart, of the tile's channels.
+// Adds a tile to sums[0..2][channel], which are `channels` apart.
 template <bool WITH_SLOPE, class T>
-void add_tile(const Parts<T>& parts, const Tile& tile, bool channels_last, T* sums, int64_t channels) {
-  channels_last ? add_columns<WITH_SLOPE>(parts, tile, sums, channels)
-                : add_rows<WITH_SLOPE>(parts, tile, sums, channels);
+void add_tile(const TileGradients<T>& gradients, const Tile& tile, bool channels_last, T* sums, int64_t channels) {
+  channels_last ? add_columns<WITH_SLOPE>(gradients, tile, sums, channels)
+                : add_rows<WITH_SLOPE>(gradients, tile, sums, channels);
 }
 
-#define ATROUS_ADD(T)                                                                                           \
-  ATROUS_CLONES void add(const Parts<T>& parts, const Tile& tile, bool channels_last, bool with_slope, T* sums, \
-                         int64_t channels) {                                                                    \
-    with_slope ? add_tile<true>(parts, tile, channels_last, sums, channels)                                     \
-               : add_tile<false>(parts, tile, channels_last, sums, channels);                                   \
+#define ATROUS_ADD(T)                                                                                              \
+  ATROUS_CLONES void add(const TileGradients<T>& gradients, const Tile& tile, bool channels_last, bool with_slope, \
+                         T* sums, int64_t channels) {                                                              \
+    with_slope ? add_tile<true>(gradients, tile, channels_last, sums, channels)                                    \
+               : add_tile<false>(gradients, tile, channels_last, sums, channels);                                  \
   }
 ATROUS_ADD(float)
 ATROUS_ADD(double)
 
-// All slots' sums, [slot][3][channel], slot after slot in fp64.
+// The total of [slot][3][channel] over the slots, added in order in fp64.
 template <class T>
 std::vector<double> combine(const std::vector<T>& sums, int64_t count) {
   std::vector<double> total(count);
@@ -77,41 +77,44 @@ std::vector<double> combine(const std::vector<T>& sums, int64_t count) {
 }
 
 template <class S>
-std::vector<double> sums_of(const Source<S>& source) {
+std::vector<double> sums_of(const GradientInputs<S>& inputs) {
   using T = Wide<S>;
-  const int64_t channels = source.layout.channels;
-  const bool channels_last = source.layout.channels_last, with_slope = source.slope == Slope::tensor;
-  const Cut cut(source.layout);
-  std::vector<T> sums(cut.slots() * 3 * channels);
-  torch::stable::parallel_for(0, cut.size(), cut.grain(), [&](int64_t begin, int64_t end) {
-    Parts<T> parts;
+  const int64_t channels = inputs.layout.channels;
+  const bool channels_last = inputs.layout.channels_last, with_slope = inputs.slope == Slope::tensor;
+  const WorkPartition partition(inputs.layout);
+  std::vector<T> sums(partition.slots() * 3 * channels);
+  torch::stable::parallel_for(0, partition.size(), partition.grain(), [&](int64_t begin, int64_t end) {
+    TileGradients<T> gradients;
     for (int64_t i = begin; i < end; ++i)
-      for_tiles<T>(cut[i], channels_last, [&](const Tile& tile) {
-        differentiate(source, tile, parts);
-        add(parts, tile, channels_last, with_slope, &sums[cut.slot(i) * 3 * channels + tile.channel], channels);
+      for_tiles<T>(partition[i], channels_last, [&](const Tile& tile) {
+        differentiate(inputs, tile, gradients);
+        add(gradients, tile, channels_last, with_slope, &sums[partition.slot(i) * 3 * channels + tile.channel],
+            channels);
       });
   });
   return combine(sums, 3 * channels);
 }
 
 template <class S>
-void launch(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result) {
-  const Source<S> source(arguments, grad, z, layout);
-  std::vector<double> sums = sums_of(source);
+void reduce_into(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result) {
+  const GradientInputs<S> inputs(arguments, grad, z, layout);
+  std::vector<double> sums = sums_of(inputs);
   for (int64_t i = 0; i < layout.channels; ++i) {
     double& weighted = sums[layout.channels + i];
-    weighted = arguments.mean ? weighted * source.factor[i] : 0;
+    weighted = arguments.mean ? weighted * inputs.factor[i] : 0;
   }
   std::copy(sums.begin(), sums.end(), result.mutable_data_ptr<Wide<S>>());
 }
 
 }  // namespace
 
-Tensor epilogue_reduce(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_gradient(arguments, grad, z);
   Tensor result = torch::stable::new_zeros(z, Sizes{3, z.size(1)}, wide_type(z));
-  if (z.numel()) with_storage(z, [&](auto* data) { launch(arguments, grad, data, Layout(z, order), result); });
+  if (z.numel()) with_storage(z, [&](auto* data) { reduce_into(arguments, grad, data, Layout(z, order), result); });
   return result;
 }
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_epilogue_reduce", TORCH_BOX(&OpAdapter<&epilogue_reduce>::call)); }
 
 }  // namespace atrous::cpu

@@ -1,45 +1,46 @@
 // _statistics: mean and biased variance of each channel.
 //
-// Each chunk's mean comes first, then the squares of what deviates from it, both while the chunk is in the nearest
-// cache; the chunks are put together by Chan's formula. No square of a mean is ever taken.
+// Each chunk's mean is computed first, then its squared deviations from that mean, both while the chunk is in the L1
+// cache. Chunks are combined by Chan's formula. No mean is ever squared.
 // Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
 #include <torch/csrc/stable/ops.h>
 
+#include "../op_adapter.h"
 #include "channels.h"
-#include "chunks.h"
 #include "lanes.h"
-#include "primitives.h"
+#include "work_partition.h"
 
 namespace atrous::cpu {
 
 namespace {
 
-// One channel (its values side by side) or a lane's worth of them (a row each): vectors `step` apart, of which the last
-// `partial` have fewer elements than there are lanes.
+// The values of one channel (contiguous) or of one channel per lane (a row each): `full` vectors and then `partial`
+// vectors of only `width` elements, `step` apart.
 template <class S>
 struct Strip {
   const S* z;
   int64_t step, full, partial, width;
 };
 
-template <class S, class Run>
-void each(const Strip<S>& strip, const Lanes<Wide<S>>& rest, Run&& run) {
+// Calls function(values) for each vector of the strip; lanes beyond `width` are taken from `rest`.
+template <class S, class Function>
+void for_each_vector(const Strip<S>& strip, const Lanes<Wide<S>>& rest, Function&& function) {
   Lanes<Wide<S>> values{};
   for (int64_t i = 0; i < strip.full; ++i) {
     values.load(strip.z + i * strip.step);
-    run(values);
+    function(values);
   }
   for (int64_t i = strip.full; i < strip.full + strip.partial; ++i) {
     values.load(strip.z + i * strip.step, strip.width, rest);
-    run(values);
+    function(values);
   }
 }
 
-// The sum of what deviates from the pivot and of its squares; lanes that hold the pivot add nothing.
+// The sums of the deviations from the pivot and of their squares; lanes that hold the pivot add nothing.
 template <class S>
 void deviations(const Strip<S>& strip, const Lanes<Wide<S>>& pivot, Lanes<Wide<S>>& sum, Lanes<Wide<S>>& squares) {
   sum = squares = {};
-  each(strip, pivot, [&](const auto& values) {
+  for_each_vector(strip, pivot, [&](const auto& values) {
     for (int i = 0; i < 4; ++i) {
       const auto deviation = values.part[i] - pivot.part[i];
       sum.part[i] += deviation;
@@ -48,14 +49,14 @@ void deviations(const Strip<S>& strip, const Lanes<Wide<S>>& pivot, Lanes<Wide<S
   });
 }
 
-// The pivot is the mean but for its rounding, which `sum` makes up for.
+// The pivot is the rounded mean; `sum` corrects the rounding.
 void write(double pivot, double sum, double squares, int64_t count, double* mean, double* m2) {
   *mean = pivot + sum / count;
   const double rest = squares - sum * sum / count;
   *m2 = rest < 0 ? 0 : rest;
 }
 
-// What does not fill the lanes is added one by one: for planes of 7 x 7 that is faster than to pad it.
+// Values that do not fill the lanes are added one by one: for planes of 7 x 7 that is faster than padding.
 template <class S>
 void moments_of_row(const S* z, int64_t count, double* mean, double* m2) {
   using T = Wide<S>;
@@ -63,7 +64,7 @@ void moments_of_row(const S* z, int64_t count, double* mean, double* m2) {
   const Strip<S> strip{z, L::size, count / L::size, 0, 0};
   L pivot{}, sum{}, squares{};
   T rest = 0, rest_squares = 0;
-  each(strip, pivot, [&](const L& values) { sum.add(values); });
+  for_each_vector(strip, pivot, [&](const L& values) { sum.add(values); });
   for (int64_t i = strip.full * L::size; i < count; ++i) rest += widen(z[i]);
   const T middle = (sum.total() + rest) / count;
   pivot.fill(middle);
@@ -84,7 +85,7 @@ void moments_of_columns(const S* z, int64_t rows, int64_t stride, int64_t width,
   const bool full = width == L::size;
   const Strip<S> strip{z, stride, full ? rows : 0, full ? 0 : rows, width};
   L pivot{}, sum{}, squares{};
-  each(strip, pivot, [&](const L& values) { sum.add(values); });
+  for_each_vector(strip, pivot, [&](const L& values) { sum.add(values); });
   for (int i = 0; i < 4; ++i) pivot.part[i] = sum.part[i] / T(rows);
   deviations(strip, pivot, sum, squares);
   T values[3][L::size];
@@ -114,17 +115,17 @@ ATROUS_MOMENTS(double)
 ATROUS_MOMENTS(Half)
 ATROUS_MOMENTS(BFloat16)
 
-// All slots' moments, [slot][2][channel], into the first's.
-ATROUS_CLONES void combine(const Cut& cut, int64_t channels, double* moments) {
-  double *mean = moments, *m2 = moments + channels, count = cut.count(0);
-  for (int64_t slot = 1; slot < cut.slots(); ++slot) {
+// Combines the moments of all slots, [slot][2][channel], into those of the first.
+ATROUS_CLONES void combine(const WorkPartition& partition, int64_t channels, double* moments) {
+  double *mean = moments, *m2 = moments + channels, count = partition.count(0);
+  for (int64_t slot = 1; slot < partition.slots(); ++slot) {
     const double *other_mean = moments + 2 * slot * channels, *other_m2 = other_mean + channels;
-    const double more = cut.count(slot), share = more / (count + more);
+    const double more = partition.count(slot), fraction = more / (count + more);
     ATROUS_INDEPENDENT
     for (int64_t i = 0; i < channels; ++i) {
-      const double apart = other_mean[i] - mean[i];
-      mean[i] += apart * share;
-      m2[i] += other_m2[i] + apart * apart * (count * share);
+      const double difference = other_mean[i] - mean[i];
+      mean[i] += difference * fraction;
+      m2[i] += other_m2[i] + difference * difference * (count * fraction);
     }
     count += more;
   }
@@ -132,19 +133,19 @@ ATROUS_CLONES void combine(const Cut& cut, int64_t channels, double* moments) {
 }
 
 template <class S>
-void launch(const S* z, const Layout& layout, Tensor& mean, Tensor& var) {
+void statistics_into(const S* z, const Layout& layout, Tensor& mean, Tensor& var) {
   using T = Wide<S>;
-  const Cut cut(layout);
+  const WorkPartition partition(layout);
   const int64_t channels = layout.channels;
-  std::vector<double> all(2 * cut.slots() * channels);
-  torch::stable::parallel_for(0, cut.size(), cut.grain(), [&](int64_t begin, int64_t end) {
+  std::vector<double> all(2 * partition.slots() * channels);
+  torch::stable::parallel_for(0, partition.size(), partition.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const Chunk chunk = cut[i];
-      double* means = all.data() + 2 * cut.slot(i) * channels + chunk.channel;
+      const Chunk chunk = partition[i];
+      double* means = all.data() + 2 * partition.slot(i) * channels + chunk.channel;
       moments(z + chunk.at, chunk, layout.channels_last, means, means + channels);
     }
   });
-  combine(cut, channels, all.data());
+  combine(partition, channels, all.data());
   std::copy_n(all.data(), channels, mean.mutable_data_ptr<T>());
   std::copy_n(all.data() + channels, channels, var.mutable_data_ptr<T>());
 }
@@ -156,8 +157,10 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   const Sizes shape{z.size(1)};
   const ScalarType type = wide_type(z);
   Tensor mean = torch::stable::new_zeros(z, shape, type), var = torch::stable::new_zeros(z, shape, type);
-  if (z.numel()) with_storage(z, [&](auto* data) { launch(data, Layout(z, order), mean, var); });
+  if (z.numel()) with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
   return {mean, var};
 }
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_statistics", TORCH_BOX(&statistics)); }
 
 }  // namespace atrous::cpu

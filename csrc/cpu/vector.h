@@ -1,16 +1,16 @@
-// Functions compiled once for each instruction set, and loops that become vector code.
+// Macros for functions compiled once per instruction set and for vectorized loops.
 #pragma once
 
-#include "../storage.h"
+#include "../half_types.h"
 
-// Compiles a function, with all that it calls, for three instruction sets and picks one when the library is loaded.
+// Compiles a function and its callees for three instruction sets; the loader picks one.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define ATROUS_CLONES __attribute__((flatten, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define ATROUS_CLONES
 #endif
 
-// The iterations of the next loop are independent, whatever its pointers look like: y may be z.
+// Asserts that the next loop's iterations are independent although its pointers may alias: y may be z.
 #if defined(__clang__)
 #define ATROUS_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -19,7 +19,7 @@
 #define ATROUS_INDEPENDENT
 #endif
 
-// The next loop becomes vector code before it is unrolled, also where its length is a small constant.
+// Keeps the next loop from being unrolled before it is vectorized, even if its length is a small constant.
 #if defined(__GNUC__) && !defined(__clang__)
 #define ATROUS_ROLLED _Pragma("GCC unroll 1")
 #else

@@ -1,18 +1,19 @@
-// The values of a channel as kernels read them: straight from the BatchNorm's own vectors, so that nothing is launched
-// before them. No torch in here; describe.h fills these in.
+// Per-channel epilogue parameters, which kernels read directly from the BatchNorm's vectors, so that no other kernel
+// has to be launched first. Independent of torch tensors; kernel_args.h fills these structs.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "../epilogue.h"
-#include "../storage.h"
+#include "../half_types.h"
 
 namespace atrous::cuda {
 
 using torch::headeronly::ScalarType;
 
-// One value a channel, of any floating type; a stride of 0 repeats one for all. data is null where there is none.
-struct Vector {
+// One value per channel, of any floating type; a stride of 0 broadcasts one value. data is null if the vector is
+// absent.
+struct ChannelVector {
   const void* data;
   int64_t stride;
   ScalarType type;
@@ -40,10 +41,10 @@ struct Channel {
   T slope;
 };
 
-// The arguments of an epilogue, but for the residual; and the bias of the convolution before it, which goes into the
-// shift: (z + bias) * scale + shift, of which z * scale is left for later.
-struct Vectors {
-  Vector mean, var, gamma, beta, bias, slope;
+// The epilogue's arguments without the residual, and the bias of the convolution before it. The bias is folded into the
+// shift: (z + bias) * scale + shift = z * scale + (bias * scale + shift).
+struct ChannelVectors {
+  ChannelVector mean, var, gamma, beta, bias, slope;
   double eps, slope_value, slope_upper, dropout;
   const int64_t* seed;
   int64_t seed_stride;

@@ -32,7 +32,7 @@ int Device::attribute(cudaDeviceAttr name) const {
   return value;
 }
 
-void Device::check(const Arguments& arguments) const {
+void Device::check(const Epilogue& arguments) const {
   check("mean", arguments.mean);
   check("var", arguments.var);
   check("gamma", arguments.gamma);
@@ -44,7 +44,7 @@ void Device::check(const Arguments& arguments) const {
 
 void check(cudaError_t error, const char* kernel) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // an error of a launch stays until it is read
+  cudaGetLastError();  // clears the error, which would stay otherwise
   int device = 0, major = 0, minor = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);

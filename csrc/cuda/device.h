@@ -1,4 +1,4 @@
-// The card that a call runs on: the current one while this lives, and torch's current stream there.
+// The GPU of a call: makes it the current device for the object's lifetime and uses torch's current stream on it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,15 +11,15 @@ namespace atrous::cuda {
 
 class Device {
  public:
-  // That of the tensor; throws where it lies on none.
+  // The tensor's device; throws if the tensor is not on a CUDA device.
   Device(const char* name, const Tensor& tensor);
 
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const;
   int capability() const;  // 90 for 9.0
-  // Throws unless there is no tensor, or it lies here too.
+  // Throws if the tensor exists and is on another device.
   void check(const char* name, const OptionalTensor& tensor) const;
-  void check(const Arguments& arguments) const;
+  void check(const Epilogue& arguments) const;
 
  private:
   int attribute(cudaDeviceAttr name) const;
@@ -29,7 +29,7 @@ class Device {
   cudaStream_t stream_;
 };
 
-// Throws what went wrong with a launch, and what helps.
+// Throws if a launch failed, with the reason and a remedy.
 void check(cudaError_t error, const char* kernel);
 
 template <class... Parameters, class... Values>

@@ -1,14 +1,14 @@
-// An element's part in the epilogue and in its gradient, with what is drawn for it.
+// Per-element device functions: random draws, and the gradient of the epilogue.
 #pragma once
 
 #include "channels.cuh"
 
 namespace atrous::cuda {
 
-// What is drawn for element `index`: in place of the channel's slope, and what dropout multiplies by. One variant draws
-// for all kinds but ReLU: next to the generator a comparison costs nothing.
+// Draws for element `index`: replaces `slope` if slopes are random, and returns dropout's factor. One variant serves
+// all kinds but ReLU, since the comparison costs nothing beside the generator.
 template <Slope SLOPE, bool DROPOUT, class T>
-__device__ T drawn(const Draw<T>& draw, bool draws_slope, uint64_t index, T& slope) {
+__device__ T draw_slope_and_keep(const Draw<T>& draw, bool draws_slope, uint64_t index, T& slope) {
   if constexpr (!DROPOUT) return T(1);
   const Uniforms uniforms = draw.at(index);
   if (SLOPE == Slope::random && draws_slope) slope = draw.slope(uniforms);
@@ -17,7 +17,7 @@ __device__ T drawn(const Draw<T>& draw, bool draws_slope, uint64_t index, T& slo
 
 template <class T>
 struct Gradient {
-  T du, of_slope;  // what it adds to its slope's gradient
+  T du, dslope;  // dslope: the element's contribution
 };
 
 template <class T, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>

@@ -1,12 +1,12 @@
-// _epilogue_reduce: the sums for dbeta, dgamma and dslope of each channel.
+// _epilogue_reduce: per-channel sums for dbeta, dgamma and dslope.
 #include <torch/csrc/stable/ops.h>
 
-#include "describe.h"
 #include "device.h"
 #include "elements.cuh"
-#include "primitives.h"
+#include "kernel_args.h"
+#include "ops.h"
 #include "reduction.cuh"
-#include "variants.h"
+#include "static_switch.h"
 
 namespace atrous::cuda {
 
@@ -29,94 +29,94 @@ struct CentredChannel {
   T mean;
 };
 
-// Two blocks' threads with a pack of three maps or two packs of two in flight hide the memory's latency, in 128
-// registers beside the channels' values. What is drawn is bound by the generator: one pack, and the registers that it
-// wants.
+// Vectors in flight per thread and tensor. With two blocks per multiprocessor, one vector of each of three tensors or
+// two of each of two hide the memory latency, and fit into 128 registers beside the channels' parameters. A kernel that
+// draws is bound by the generator: it has one block and one vector in flight.
 template <Residual RESIDUAL, bool DROPOUT>
-constexpr int TOGETHER = DROPOUT || RESIDUAL != Residual::none ? 1 : 2;
+constexpr int IN_FLIGHT = DROPOUT || RESIDUAL != Residual::none ? 1 : 2;
 
 template <class S, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS, DROPOUT ? 1 : 2)
     reduce_kernel(const S* __restrict__ grad, const S* __restrict__ z, const S* __restrict__ residual,
-                  Sums<Wide<S>>* __restrict__ partial, Reduction reduction, Vectors vectors) {
+                  Sums<Wide<S>>* __restrict__ partial, Reduction reduction, ChannelVectors vectors) {
   using T = Wide<S>;
-  constexpr int SIZE = Pack<S>::SIZE;
+  constexpr int SIZE = AlignedVector<S>::SIZE;
   __shared__ Sums<T> table[THREADS * SIZE];
-  __shared__ CentredChannel<T> read[COLUMNS * SIZE];
+  __shared__ CentredChannel<T> channel_table[MAX_LANES * SIZE];
   CentredChannel<T> channels[SIZE];
-  reduction.read_channels<SIZE>(read, channels, [&](int64_t channel) {
+  reduction.read_channels<SIZE>(channel_table, channels, [&](int64_t channel) {
     return CentredChannel<T>{vectors.at<T>(channel), vectors.mean.read(channel, T(0))};
   });
   const Draw<T> draw = vectors.draw<T>();
   Sums<T> own[SIZE] = {};
-  struct Packs {
-    Pack<S> dy, z, residual;
+  struct Inputs {
+    AlignedVector<S> dy, z, residual;
   };
-  const auto load_packs = [&](const Place& place, auto whole) {
-    const auto pack = [&](const S* of) { return load(of + place.at, place.count, whole); };
-    Packs packs{pack(grad), pack(z), {}};
-    if (RESIDUAL != Residual::none) packs.residual = pack(residual);
-    return packs;
+  const auto load_inputs = [&](const Access& access, auto unmasked) {
+    const auto load_from = [&](const S* tensor) { return load(tensor + access.at, access.count, unmasked); };
+    Inputs inputs{load_from(grad), load_from(z), {}};
+    if (RESIDUAL != Residual::none) inputs.residual = load_from(residual);
+    return inputs;
   };
-  reduction.walk<SIZE, TOGETHER<RESIDUAL, DROPOUT>>(
-      load_packs, [&](const Packs& packs, const Place& place, auto whole) {
-        const uint64_t index = DROPOUT ? reduction.layout.index(place.at) : 0;
+  reduction.for_each_vector<SIZE, IN_FLIGHT<RESIDUAL, DROPOUT>>(
+      load_inputs, [&](const Inputs& inputs, const Access& access, auto unmasked) {
+        const uint64_t index = DROPOUT ? reduction.layout.index(access.at) : 0;
 #pragma unroll
         for (int i = 0; i < SIZE; ++i) {
-          if (!whole.value && i >= place.count) continue;
+          if (!unmasked.value && i >= access.count) continue;
           Channel<T> channel = channels[i].channel;
-          const T keep = drawn<SLOPE, DROPOUT>(draw, vectors.draws_slope, index + i * reduction.layout.index_step(),
-                                               channel.slope);
-          const T value = widen(packs.z.at[i]), residual_value = widen(packs.residual.at[i]);
-          const Gradient<T> of =
-              gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(packs.dy.at[i]), value, channel, residual_value, keep);
-          own[i].combine({of.du, multiply(of.du, value - channels[i].mean), of.of_slope});
+          const T keep = draw_slope_and_keep<SLOPE, DROPOUT>(draw, vectors.draws_slope,
+                                                             index + i * reduction.layout.index_step(), channel.slope);
+          const T value = widen(inputs.z.at[i]), residual_value = widen(inputs.residual.at[i]);
+          const Gradient<T> element =
+              gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(inputs.dy.at[i]), value, channel, residual_value, keep);
+          own[i].combine({element.du, multiply(element.du, value - channels[i].mean), element.dslope});
         }
       });
-  leave(reduction, own, table, partial);
+  store_partial(reduction, own, table, partial);
 }
 
-// (3, channels); without BatchNorm the second is zero, without a slope a channel the third.
+// Writes (3, channels): the second row is zero without BatchNorm, the third unless the slope is a tensor.
 template <class T>
 struct Finish {
   T* sums;
   int64_t channels;
-  Vectors vectors;
+  ChannelVectors vectors;
   bool with_slope;
 
-  __device__ void operator()(int64_t channel, const Sums<T>& of) const {
-    sums[channel] = of.du;
-    sums[channels + channel] = vectors.mean.data ? multiply(of.weighted, vectors.factor<T>(channel)) : T(0);
-    sums[2 * channels + channel] = with_slope ? of.slope : T(0);
+  __device__ void operator()(int64_t channel, const Sums<T>& total) const {
+    sums[channel] = total.du;
+    sums[channels + channel] = vectors.mean.data ? multiply(total.weighted, vectors.factor<T>(channel)) : T(0);
+    sums[2 * channels + channel] = with_slope ? total.slope : T(0);
   }
 };
 
 template <class S>
-void run(const Arguments& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result,
-         const Device& device) {
+void launch_reduce(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result,
+                   const Device& device) {
   using T = Wide<S>;
-  constexpr int SIZE = Pack<S>::SIZE;
+  constexpr int SIZE = AlignedVector<S>::SIZE;
   const bool before = arguments.place() == Residual::before;
-  const S* residual = before ? static_cast<const S*>(arguments.residual->const_data_ptr()) : nullptr;
+  const S* residual = before ? arguments.residual_data<S>() : nullptr;
   const S* dy = static_cast<const S*>(grad.const_data_ptr());
   const Reduction reduction(layout, SIZE, aligned(z, residual, dy));
   const Tensor workspace = torch::stable::new_empty(result, Sizes{3 * reduction.parts * layout.channels});
   auto* partial = reinterpret_cast<Sums<T>*>(workspace.mutable_data_ptr());
-  const Vectors vectors = vectors_of(arguments);
-  const auto start = [&](auto kind, auto place) {
+  const ChannelVectors vectors = vectors_of(arguments);
+  const auto launch_kernel = [&](auto kind, auto place) {
     launch("_epilogue_reduce", reduce_kernel<S, kind.slope, place.value, kind.dropout>, reduction.blocks(SIZE), THREADS,
            device, dy, z, residual, partial, reduction, vectors);
   };
   with_kind(arguments.kind(), arguments.dropout > 0,
-            [&](auto kind) { with_place_before(before, [&](auto place) { start(kind, place); }); });
+            [&](auto kind) { with_place_before(before, [&](auto place) { launch_kernel(kind, place); }); });
   const Finish<T> finish{result.mutable_data_ptr<T>(), layout.channels, vectors, arguments.kind() == Slope::tensor};
-  launch("_epilogue_reduce", finish_kernel<Sums<T>, Finish<T>>, dim3(unsigned(layout.channels)), FINISHERS, device,
+  launch("_epilogue_reduce", finish_kernel<Sums<T>, Finish<T>>, dim3(unsigned(layout.channels)), FINISH_THREADS, device,
          partial, reduction.parts, finish);
 }
 
 }  // namespace
 
-Tensor epilogue_reduce(const Arguments& arguments, const Tensor& grad, const Tensor& z) {
+Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_gradient(arguments, grad, z);
   const Device device("z", z);
   device.check("grad", grad);
@@ -124,8 +124,12 @@ Tensor epilogue_reduce(const Arguments& arguments, const Tensor& grad, const Ten
   const Sizes shape{3, z.size(1)};
   if (z.numel() == 0) return torch::stable::new_zeros(z, shape, wide_type(z));
   Tensor result = torch::stable::new_empty(z, shape, wide_type(z));
-  with_storage(z, [&](auto* data) { run(arguments, grad, data, Layout(z, order), result, device); });
+  with_storage(z, [&](auto* data) { launch_reduce(arguments, grad, data, Layout(z, order), result, device); });
   return result;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
+  m.impl("_epilogue_reduce", TORCH_BOX(&OpAdapter<&epilogue_reduce>::call));
 }
 
 }  // namespace atrous::cuda

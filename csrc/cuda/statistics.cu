@@ -1,13 +1,13 @@
 // _statistics: mean and biased variance of each channel.
 //
-// A thread adds up what deviates from the first value that it meets, and the squares of that, so that no square of a
-// mean is ever taken. Means are kept relative to the first value of their channel, so that large ones cost no digits;
-// threads are put together by Chan's formula. Source: Chan, Golub, LeVeque: Algorithms for computing the sample
-// variance (The American Statistician 37, 1983).
+// A thread sums the deviations from its first value and their squares, so that no mean is ever squared. Means are
+// stored relative to the first value of their channel, so that a large mean costs no digits. Threads are combined by
+// Chan's formula. Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician
+// 37, 1983).
 #include <torch/csrc/stable/ops.h>
 
 #include "device.h"
-#include "primitives.h"
+#include "ops.h"
 #include "reduction.cuh"
 
 namespace atrous::cuda {
@@ -20,9 +20,9 @@ struct Moments {
 
   __device__ void combine(const Moments& other) {
     if (other.count == 0) return;
-    const T total = count + other.count, share = other.count / total, apart = other.mean - mean;
-    mean = std::fma(apart, share, mean);
-    m2 += std::fma(multiply(apart, apart), multiply(count, share), other.m2);
+    const T total = count + other.count, fraction = other.count / total, difference = other.mean - mean;
+    mean = std::fma(difference, fraction, mean);
+    m2 += std::fma(multiply(difference, difference), multiply(count, fraction), other.m2);
     count = total;
   }
 };
@@ -51,38 +51,40 @@ __device__ Wide<S> origin(const S* z, const Layout& layout, int64_t channel) {
   return widen(z[layout.channels_last ? channel : channel * layout.spatial]);
 }
 
-// Bytes in flight hide the memory's latency: of three blocks' threads TOGETHER packs each. With four bf16 spills on
-// sm_100.
-constexpr int BLOCKS_AT_ONCE = 3, TOGETHER = 2;
+// Three blocks per multiprocessor with IN_FLIGHT vectors per thread hide the memory latency. With four in flight, bf16
+// spills on sm_100.
+constexpr int BLOCKS_PER_SM = 3, IN_FLIGHT = 2;
 
 template <class S>
-__global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
+__global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     statistics_kernel(const S* __restrict__ z, Moments<Wide<S>>* __restrict__ partial, Reduction reduction) {
   using T = Wide<S>;
-  constexpr int SIZE = Pack<S>::SIZE;
+  constexpr int SIZE = AlignedVector<S>::SIZE;
   __shared__ Moments<T> table[THREADS * SIZE];
   const int64_t channel = reduction.channel(SIZE), channels = reduction.layout.channels;
   Deviations<T> own[SIZE] = {};
-  // What the first pack lacks at a plane's end has its neighbour's, which is of the same channel.
+  // The pivots are the first vector. Elements that it lacks at a plane's end use its first, which has the same channel.
   if (channel < channels && reduction.item() < reduction.items) {
-    const Place first = reduction.place<SIZE>(reduction.item());
-    const Pack<S> pivots = load(z + first.at, first.count, Parted{});
+    const Access first = reduction.access<SIZE>(reduction.item());
+    const AlignedVector<S> pivots = load(z + first.at, first.count, Masked{});
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) own[i].pivot = widen(i < first.count ? pivots.at[i] : pivots.at[0]);
   }
-  const auto load_pack = [&](const Place& place, auto whole) { return load(z + place.at, place.count, whole); };
-  reduction.walk<SIZE, TOGETHER>(load_pack, [&](const Pack<S>& values, const Place& place, auto whole) {
+  const auto load_z = [&](const Access& access, auto unmasked) { return load(z + access.at, access.count, unmasked); };
+  reduction.for_each_vector<SIZE, IN_FLIGHT>(load_z,
+                                             [&](const AlignedVector<S>& values, const Access& access, auto unmasked) {
 #pragma unroll
-    for (int i = 0; i < SIZE; ++i)
-      if (whole.value || i < place.count) own[i].add(widen(values.at[i]));
-  });
+                                               for (int i = 0; i < SIZE; ++i)
+                                                 if (unmasked.value || i < access.count)
+                                                   own[i].add(widen(values.at[i]));
+                                             });
   Moments<T> moments[SIZE] = {};
 #pragma unroll
   for (int i = 0; i < SIZE; ++i) {
-    const int64_t of = reduction.last() ? channel + i : channel;
-    if (of < channels) moments[i] = own[i].moments(origin(z, reduction.layout, of));
+    const int64_t own_channel = reduction.channels_last() ? channel + i : channel;
+    if (own_channel < channels) moments[i] = own[i].moments(origin(z, reduction.layout, own_channel));
   }
-  leave(reduction, moments, table, partial);
+  store_partial(reduction, moments, table, partial);
 }
 
 template <class S>
@@ -99,16 +101,17 @@ struct Finish {
 };
 
 template <class S>
-void run(const S* z, const Tensor& model, const Layout& layout, Tensor& mean, Tensor& var, const Device& device) {
+void launch_statistics(const S* z, const Tensor& model, const Layout& layout, Tensor& mean, Tensor& var,
+                       const Device& device) {
   using T = Wide<S>;
-  constexpr int SIZE = Pack<S>::SIZE;
+  constexpr int SIZE = AlignedVector<S>::SIZE;
   const Reduction reduction(layout, SIZE, aligned(z));
   const int64_t size = 3 * reduction.parts * layout.channels;
   const Tensor workspace = torch::stable::new_empty(model, Sizes{size}, wide_type(model));
   auto* partial = reinterpret_cast<Moments<T>*>(workspace.mutable_data_ptr());
   launch("_statistics", statistics_kernel<S>, reduction.blocks(SIZE), THREADS, device, z, partial, reduction);
   const Finish<S> finish{z, layout, mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
-  launch("_statistics", finish_kernel<Moments<T>, Finish<S>>, dim3(unsigned(layout.channels)), FINISHERS, device,
+  launch("_statistics", finish_kernel<Moments<T>, Finish<S>>, dim3(unsigned(layout.channels)), FINISH_THREADS, device,
          partial, reduction.parts, finish);
 }
 
@@ -121,8 +124,10 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   const ScalarType type = wide_type(z);
   if (z.numel() == 0) return {torch::stable::new_zeros(z, shape, type), torch::stable::new_zeros(z, shape, type)};
   Tensor mean = torch::stable::new_empty(z, shape, type), var = torch::stable::new_empty(z, shape, type);
-  with_storage(z, [&](auto* data) { run(data, z, Layout(z, order), mean, var, device); });
+  with_storage(z, [&](auto* data) { launch_statistics(data, z, Layout(z, order), mean, var, device); });
   return {mean, var};
 }
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) { m.impl("_statistics", TORCH_BOX(&statistics)); }
 
 }  // namespace atrous::cuda

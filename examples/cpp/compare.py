@@ -1,9 +1,9 @@
-"""From a checkpoint to a C++ program, and the same photograph classified by both languages.
+"""Exports a checkpoint for C++, builds the C++ example, and classifies one photograph in Python and in C++.
 
     python examples/cpp/compare.py --folder out/cpp
 
-Every command that a user would type is shown as it runs. The checkpoint is a random one, so that no download is needed:
-its classes mean nothing. Both languages print the same, or this ends with status 1.
+Each command is printed before it runs. The checkpoint is random, so no download is needed and the classes mean nothing.
+Exits with status 1 if the two programs print different results.
 """
 
 import argparse
@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 
 import atrous
-from atrous.demo_subject import photographs, shipped
+from atrous.tools.demo.images import photographs, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path(atrous.__file__).with_name("libatrous.so")
 
 
 def show(*command, environment: dict[str, str] | None = None) -> str:
-    """Runs a command in plain sight; its standard output."""
+    """Prints and runs a command; returns its standard output."""
     words = [os.path.relpath(word) if isinstance(word, Path) else word for word in command]
     prefix = ["env", "-i"] if environment is not None else []
     print("$", shlex.join([*prefix, *words]), flush=True)
@@ -36,7 +36,7 @@ def show(*command, environment: dict[str, str] | None = None) -> str:
 
 
 def checkpoint(path: Path, seed: int = 0) -> None:
-    """A random ResNet34 whose shares differ and of which none is all: BatchNorms see photographs, scores are scaled."""
+    """Saves a random ResNet34 with distinct class probabilities: BatchNorms saw photographs, scores are scaled."""
     torch.manual_seed(seed)
     model = atrous.models.resnet34(act="relu")
     for module in model.modules():
@@ -50,7 +50,7 @@ def checkpoint(path: Path, seed: int = 0) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("out/cpp"), help="for what is made (default %(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path("out/cpp"), help="output folder (default %(default)s)")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     weights, package, photo = folder / "resnet34.pt", folder / "resnet34.pt2", folder / f"{shipped()[0].stem}.ppm"
@@ -65,8 +65,8 @@ def main() -> None:
     expected = show(python, ROOT / "examples" / "classify.py", "--weights", weights, photo)
     got = show(build / "classify", LIBRARY, package, photo, environment={})  # no PATH: no Python, no compiler
     if got != expected:
-        sys.exit("C++ does not print what Python prints")
-    print("the same to the printed digits")
+        sys.exit("C++ and Python print different results")
+    print("C++ and Python print the same")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The backends (library, native, triton) and the selection among them."""

@@ -1,7 +1,7 @@
-"""Row `triton`: our Triton kernels. NVIDIA sm_80 and newer; on CPU only under TRITON_INTERPRET=1, for tests.
+"""Backend `triton`: our Triton kernels, on NVIDIA sm_80 and newer; on a CPU under TRITON_INTERPRET=1 only, for tests.
 
-The convolution is an implicit matrix product with the whole epilogue behind it, in one launch. It reads the weight as
-channels_last: a weight in another layout is copied in each call, a frozen one (which is channels_last) never.
+The convolution is an implicit GEMM with the whole epilogue fused, in one launch. It reads the weight as channels_last:
+a weight in another layout is copied in each call, a frozen weight (which is channels_last) never.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import ops_build, ops_cuda
-from ..layout import memory_format
-from ..spec import Epilogue, Spec
-from ..triton_kernels.configs import DTYPES
-from .training import convolution_backward  # noqa: F401
+from ..core.layout import memory_format
+from ..core.spec import Epilogue, Spec
+from ..ops import device_support, triton_impl
+from ..triton_kernels.conv.configs import DTYPES
+from .aten import convolution_backward  # noqa: F401
 
 name = "triton"
 
@@ -26,45 +26,36 @@ def _interpreting() -> bool:
 
 
 def available() -> list[str]:
-    if not ops_cuda.triton_found:
+    if not triton_impl.triton_installed:
         return ["triton is not installed (pip install triton)"]
     if _interpreting():
         return []
     if not torch.cuda.is_available():
         return ["no CUDA device; on CPU it runs only under TRITON_INTERPRET=1, for tests"]
-    return [*ops_build.too_old(torch.device("cuda", torch.cuda.current_device()))]
+    return [*device_support.too_old(torch.device("cuda", torch.cuda.current_device()))]
 
 
 def reasons(input: Tensor, weight: Tensor | None, spec: Spec | None) -> list[str]:
-    found = available()
+    problems = available()
     if input.device.type not in ("cuda", "meta") and not (_interpreting() and input.device.type == "cpu"):
-        found.append(f"input: expected a CUDA tensor, got one on {input.device}")
-    elif input.is_cuda and not found:
-        found += ops_build.too_old(input.device)
+        problems.append(f"input: expected a CUDA tensor, got one on {input.device}")
+    elif input.is_cuda and not problems:
+        problems += device_support.too_old(input.device)
     if weight is not None and input.dtype not in DTYPES:
-        found.append(f"input: expected float16, bfloat16 or float32 to convolve, got {input.dtype}")
-    return found
+        problems.append(f"input: expected float16, bfloat16 or float32 to convolve, got {input.dtype}")
+    return problems
 
 
 def primitive(name: str, x: Tensor) -> Callable:
-    """What computes a primitive without a convolution for tensors like x."""
-
-    def run(*arguments):
-        by_operator = _by_operator(*arguments)
-        return (getattr(torch.ops.atrous_triton, name) if by_operator else ops_cuda.pointwise(name))(*arguments)
-
-    return run
+    return triton_impl.primitive(name, triton_impl.launch)
 
 
 def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
-    return primitive("_epilogue", z)(z, *arguments)
+    return primitive("_epilogue", z)(z, arguments)
 
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
-    if not _by_operator(input, weight, bias, *arguments):
-        return ops_cuda.triton_conv_epilogue(input, weight, bias, spec, arguments)
-    geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-    return torch.ops.atrous_triton._conv_epilogue(input, weight, bias, *geometry, *arguments)
+    return primitive("_conv_epilogue", input)(input, weight, bias, spec, arguments)
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
@@ -74,20 +65,8 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
 def convolution_statistics(
     input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """z, and the mean and biased variance of its channels, in one launch."""
-    if not _by_operator(input, weight, bias):
-        return ops_cuda.triton_conv_statistics(input, weight, bias, spec)
-    geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-    return torch.ops.atrous_triton._conv_statistics(input, weight, bias, *geometry)
-
-
-def _by_operator(x: Tensor, *others) -> bool:
-    """Whether the kernel is called through its operator: on CPU there is none, and under graph capture `_epilogue` may
-    not be the kernel."""
-    return x.is_meta or (x.is_cuda and ops_cuda.observed(x, *others) and not ops_cuda.capturing(x))
-
-
-# The frozen form: the weight is laid out once as the kernels read it.
+    """One launch computes z and its statistics."""
+    return primitive("_conv_statistics", input)(input, weight, bias, spec)
 
 
 def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
@@ -95,17 +74,15 @@ def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
 
 
 def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
-    """What a pack depends on besides the weight."""
     return (memory_format(input, weight),)
 
 
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-    """The weight in y's layout, which is that of either: a channels_last one would make an NCHW y channels_last."""
+    """The weight in the layout of y: a channels_last weight would make an NCHW y channels_last."""
     return weight.contiguous(memory_format=memory_format(input, weight))
 
 
 def packed_conv_epilogue(
     input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
 ) -> Tensor:
-    """conv_epilogue with the weight in both forms."""
     return conv_epilogue(input, packed, bias, spec, arguments)

@@ -1,4 +1,4 @@
-"""fuse(model): an ordinary model whose conv -> bn -> (add) -> activation sites each run as one call."""
+"""fuse(model): replaces each conv -> bn -> (add) -> activation site of an ordinary model by one fused call."""
 
 from .model import fuse
 from .report import Report, Site

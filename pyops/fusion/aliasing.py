@@ -1,7 +1,7 @@
-"""Which values of a graph may share memory, and what a node may change in place.
+"""Alias analysis of an fx graph: values that may share memory, and memory that a node may write.
 
-Fusing moves a convolution to the place of its activation; that is safe if nothing between the two may write to what the
-convolution reads. What is not known here counts as "may".
+Fusing moves a convolution to the position of its activation. That is safe if no node between the two may write what the
+convolution reads. Unknown operations count as "may".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FRESH_MODULES = (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Linear, nn.Conv
 FRESH_FUNCTIONS = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.mul, torch.cat)
 WRITING_OPERATORS = ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul",
                      "iand", "ior", "ixor", "ilshift", "irshift")  # fmt: skip
-INPUTS = "inputs"  # two arguments of a forward may be one tensor
+INPUTS = "inputs"  # one root for all arguments of a forward: two of them may be the same tensor
 
 
 class Aliasing:
@@ -26,7 +26,7 @@ class Aliasing:
         self.known: dict[fx.Node, frozenset] = {}
 
     def roots(self, node: fx.Node) -> frozenset:
-        """The nodes whose memory this one's value may be in."""
+        """Returns the nodes whose memory the value of this node may share."""
         if node not in self.known:
             self.known[node] = self._roots(node)
         return self.known[node]
@@ -43,7 +43,7 @@ class Aliasing:
         return frozenset([node]).union(*map(self.roots, node.all_input_nodes))
 
     def private(self, node: fx.Node) -> bool:
-        """Nobody but its one user can see this value's memory."""
+        """True if only the node's single user can see the memory of its value."""
         if uses(node) != 1:
             return False
         if self.roots(node) == {node}:
@@ -55,7 +55,7 @@ class Aliasing:
         return type(self.modules.get(target(node))).__module__.startswith("torch.nn.")
 
     def may_write(self, node: fx.Node) -> frozenset:
-        """The memory that this node may change."""
+        """Returns the roots of the memory that this node may write."""
         if node.op == "call_module" and not _pure(self.modules.get(target(node))):
             return frozenset().union(*map(self.roots, node.all_input_nodes))
         if node.op == "call_method" and target(node).endswith("_") and not target(node).endswith("__"):
@@ -66,14 +66,14 @@ class Aliasing:
 
 
 def _makes_fresh(module: nn.Module | None) -> bool:
-    """The module's output is always new memory."""
+    """True if the module's output is always new memory."""
     if type(module) is nn.Sequential and len(module):
         return _makes_fresh(module[-1])
     return type(module) in FRESH_MODULES or type(module).__name__ == "FrozenConv2d"
 
 
 def _pure(module: nn.Module | None) -> bool:
-    """Made of torch's own modules, none of which works in place."""
+    """True if it consists of torch's own modules and none of them works in place."""
     parts = module.modules() if module is not None else [None]
     return all(type(m).__module__.startswith("torch.nn.") and not getattr(m, "inplace", False) for m in parts)
 

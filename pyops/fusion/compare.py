@@ -1,16 +1,18 @@
-"""The model and its fused twin, run once on the same input."""
+"""Runs a model and its fused copy once on the same input and compares the outputs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+
+from ..core.torch_compat import tree_leaves, tree_map
 
 
 def compare(plain: nn.Module, fused: nn.Module, example_inputs) -> None:
-    """Raises ValueError if the plain model does not take the inputs, RuntimeError if the two disagree.
+    """Raises ValueError if the plain model rejects the inputs, RuntimeError if the outputs differ.
 
-    Tolerance: the square root of the dtype's epsilon, of the largest plain value. Buffers and flags stay as they were.
+    Tolerance: sqrt(eps of the dtype) times the largest plain value. It finds a wrong fusion, not a lost digit: the
+    error budget of testing.py would need the model in fp64. Buffers and training flags are restored.
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     try:
@@ -21,15 +23,18 @@ def compare(plain: nn.Module, fused: nn.Module, example_inputs) -> None:
     agree(expected, _run(fused, inputs))
 
 
-def agree(expected: list, got: list, who: str = "fuse", other: str = "fused twin") -> float:
-    """The largest difference between the outputs of the model and of its other form, or a RuntimeError of `who`."""
+def agree(expected: list, got: list, caller: str = "fuse", other: str = "fused copy") -> float:
+    """Returns the largest difference between the two lists of outputs, or raises RuntimeError.
+
+    caller, other: the caller and the name of the second model in error messages.
+    """
     if len(expected) != len(got):
-        raise RuntimeError(f"{who}: the model returns {len(expected)} values, its {other} {len(got)}")
-    return max((_agree(index, a, b, who, other) for index, (a, b) in enumerate(zip(expected, got))), default=0.0)
+        raise RuntimeError(f"{caller}: the model returns {len(expected)} values, its {other} {len(got)}")
+    return max((_agree(index, a, b, caller, other) for index, (a, b) in enumerate(zip(expected, got))), default=0.0)
 
 
-def _agree(index: int, expected, got, who: str, other: str) -> float:
-    both = f"{who}: output {index} of the model and of its {other}"
+def _agree(index: int, expected, got, caller: str, other: str) -> float:
+    both = f"{caller}: output {index} of the model and of its {other}"
     if not isinstance(expected, Tensor) or not expected.is_floating_point() or not expected.numel():
         if type(expected) is not type(got) or (isinstance(expected, Tensor) and not torch.equal(expected, got)):
             raise RuntimeError(f"{both} differ")
@@ -40,7 +45,7 @@ def _agree(index: int, expected, got, who: str, other: str) -> float:
     like = f"{tuple(expected.shape)} {expected.dtype}"
     if f"{tuple(got.shape)} {got.dtype}" != like:
         raise RuntimeError(
-            f"{who}: output {index} of the model is {like}, its {other}'s {tuple(got.shape)} {got.dtype}"
+            f"{caller}: output {index} of the model is {like}, its {other}'s {tuple(got.shape)} {got.dtype}"
         )
     off = (expected - got).nan_to_num().abs().max().item()  # equal infinities do not differ
     if not torch.allclose(got, expected, 0.0, allowed, equal_nan=True):
@@ -50,7 +55,7 @@ def _agree(index: int, expected, got, who: str, other: str) -> float:
 
 @torch.no_grad()
 def _run(model: nn.Module, inputs) -> list:
-    """The outputs in eval mode; the same random numbers each time, and everything as it was afterwards."""
+    """Returns the outputs in eval mode with a fixed seed; restores buffers, training flags and generators."""
     modules = list(model.modules())
     flags = [m.training for m in modules]
     buffers = [(b, b.clone()) for b in model.buffers()]

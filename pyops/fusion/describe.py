@@ -1,4 +1,4 @@
-"""From what was found to the report."""
+"""Builds the report of fuse() from the visited modules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from ..core.torch_compat import children
 from .nodes import name_of
 from .report import Report, Site
 from .sites import Chain
@@ -16,29 +17,29 @@ MODES = {True: "train", False: "eval"}
 
 def describe(visits: list[Visit], frozen: bool = False) -> Report:
     report = Report(frozen)
-    for found in visits:
-        rows = {mode: _rows(found, mode) for mode in sorted(found.plans)}  # eval first
-        for mode, sites in rows.items():
+    for visited in visits:
+        sites_by_mode = {mode: _sites(visited, mode) for mode in sorted(visited.plans)}  # eval first
+        for mode, sites in sites_by_mode.items():
             for site in sites:
-                everywhere = all(site in others for others in rows.values())
+                everywhere = all(site in others for others in sites_by_mode.values())
                 site = site if everywhere else replace(site, mode=MODES[mode])
                 if site not in report.sites:  # two forwards may name the same modules
                     report.sites.append(site)
-        for reason in dict.fromkeys(found.reasons.values()):
-            modes = [MODES[mode] for mode, text in found.reasons.items() if text == reason]
-            where = "" if len(modes) == len(found.plans) else f" (in {modes[0]})"
-            report.untraced.append((found.path, type(found.module).__name__, reason + where))
+        for reason in dict.fromkeys(visited.reasons.values()):
+            modes = [MODES[mode] for mode, text in visited.reasons.items() if text == reason]
+            where = "" if len(modes) == len(visited.plans) else f" (in {modes[0]})"
+            report.untraced.append((visited.path, type(visited.module).__name__, reason + where))
     return report
 
 
-def _rows(found: Visit, mode: bool) -> list[Site]:
-    plan = found.plans[mode]
+def _sites(visited: Visit, mode: bool) -> list[Site]:
+    plan = visited.plans[mode]
     if plan.reason:
-        convolutions = [name for name, child in found.module._modules.items() if isinstance(child, nn.Conv2d)]
-        return [Site(found.name(name), "conv", False, plan.reason) for name in convolutions]
-    return [_site(found, chain) for chain in plan.chains]
+        convolutions = [name for name, child in children(visited.module).items() if isinstance(child, nn.Conv2d)]
+        return [Site(visited.name(name), "conv", False, plan.reason) for name in convolutions]
+    return [_site(visited, chain) for chain in plan.chains]
 
 
-def _site(found: Visit, chain: Chain) -> Site:
-    path, pattern = found.name(name_of(chain.head)), "+".join(chain.names)
+def _site(visited: Visit, chain: Chain) -> Site:
+    path, pattern = visited.name(name_of(chain.head)), "+".join(chain.names)
     return Site(path, pattern, len(chain.roles) > 1, chain.reason, folded=chain.folded)

@@ -1,4 +1,4 @@
-"""Folding for deployment: conv and BatchNorm become one FrozenConv2d."""
+"""fuse(freeze=True): folds each convolution and its BatchNorm into one FrozenConv2d."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections import Counter
 import torch
 from torch import nn
 
+from ..core.torch_compat import children
 from ..nn import FrozenConv2d
-from .twin import Generated, twin
+from .shared_copy import Generated, shared_copy
 
 
 def independent(model: nn.Module) -> nn.Module:
-    """A copy with its own tensors, in eval mode, channels_last, without gradients."""
-    result = copy.deepcopy(twin(model)).eval().requires_grad_(False)
+    """Returns a copy with its own tensors, in eval mode, channels_last and without gradients."""
+    result = copy.deepcopy(shared_copy(model)).eval().requires_grad_(False)
     for tensor in (*result.parameters(), *result.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
@@ -22,7 +23,7 @@ def independent(model: nn.Module) -> nn.Module:
 
 
 def unfoldable(modules: list[nn.Module], calls: Counter) -> str:
-    """Why a convolution and its BatchNorm, if any, must stay as they are; "" if they can be folded."""
+    """Returns the reason why a convolution and its BatchNorm, if any, cannot be folded; "" if they can."""
     conv, *norms = modules
     if isinstance(conv, FrozenConv2d):
         return "it is frozen already"
@@ -36,17 +37,17 @@ def unfoldable(modules: list[nn.Module], calls: Counter) -> str:
 
 
 def fold(root: nn.Module, modules: list[nn.Module], backend: str) -> None:
-    """Puts FrozenConv2d at every name of the convolution and nn.Identity at every name of its BatchNorm, if any."""
+    """Replaces the convolution by FrozenConv2d and its BatchNorm, if any, by nn.Identity, under all their names."""
     replacement = {id(modules[0]): FrozenConv2d(*modules, backend=backend).eval()}  # type: ignore[arg-type]
     replacement.update({id(bn): nn.Identity().eval() for bn in modules[1:]})
     for module in list(root.modules()):
-        for name, child in module._modules.items():
+        for name, child in children(module).items():
             if id(child) in replacement:
-                module._modules[name] = replacement[id(child)]
+                children(module)[name] = replacement[id(child)]
 
 
 class EvalOnly(Generated):
-    """The `train` of a frozen module."""
+    """The `train` method of a frozen module: it raises for mode=True."""
 
     def __init__(self, owner: nn.Module):
         self.owner = owner
@@ -55,6 +56,6 @@ class EvalOnly(Generated):
         if mode:
             raise RuntimeError(
                 "train: this model was frozen by atrous.fuse(freeze=True), its BatchNorms are folded into its "
-                "convolutions; train the model that it was made from"
+                "convolutions; train the original model"
             )
         return type(self.owner).train(self.owner, False)

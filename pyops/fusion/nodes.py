@@ -1,4 +1,4 @@
-"""The words that sites are spelled with: modules, functions and methods, as nodes of a graph."""
+"""Predicates on fx nodes: convolution, BatchNorm, add and activation, as module, function or method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .. import activation
+from ..core import activation
+from ..core.torch_compat import has_hooks
 from ..nn import FrozenConv2d
 
 KINDS = {"conv": (nn.Conv2d, FrozenConv2d), "bn": (nn.BatchNorm2d, nn.SyncBatchNorm), "identity": (nn.Identity,)}
@@ -18,29 +19,28 @@ ACTS = {F.relu: "relu", torch.relu: "relu", F.relu_: "relu", torch.relu_: "relu"
         F.leaky_relu: "leaky_relu", F.leaky_relu_: "leaky_relu", F.rrelu: "rrelu", F.rrelu_: "rrelu"}  # fmt: skip
 PRELU = (torch.prelu, F.prelu, "prelu")
 NAMES = {kind.module: name for name, kind in activation.ACTIVATIONS.items()}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def target(node: fx.Node) -> str:
-    """The path of a module or tensor, or the name of a method."""
+    """Returns the path of a module or tensor, or the name of a method."""
     return str(node.target)
 
 
 def uses(node: fx.Node) -> int:
-    """How often a value is used; add(x, x) uses x twice."""
+    """Returns the number of uses of a value; add(x, x) uses x twice."""
     used = []
     for user in node.users:
         fx.node.map_arg((user.args, user.kwargs), lambda n: used.append(n) if n is node else None)
     return len(used)
 
 
-def swallowing(path: str, module: nn.Module) -> str:
-    """Why a module may not disappear into a site; "" if it may."""
+def not_fusible(path: str, module: nn.Module) -> str:
+    """Returns the reason why a fused call cannot replace the module; "" if it can."""
     exact = (*(kind for kinds in KINDS.values() for kind in kinds), *NAMES)
     if type(module) not in exact:
         base = next(kind for kind in exact if isinstance(module, kind))
         return f"{path} is a {type(module).__name__}, not exactly {base.__name__}"
-    if any(getattr(module, hooks) for hooks in HOOKS):
+    if has_hooks(module):
         return f"{path} has hooks"
     if "forward" in vars(module):
         return f"{path} has a forward of its own"
@@ -48,7 +48,7 @@ def swallowing(path: str, module: nn.Module) -> str:
 
 
 def slope(node: fx.Node):
-    """The slope of an activation that is spelled as a function, in the mode that was traced; None: not a constant."""
+    """Returns the slope of a functional activation in the traced mode, or None if it is not a constant."""
     name = ACTS.get(node.target)
     arguments = [*node.args[1:], *(v for k, v in node.kwargs.items() if k != "input")]
     if name is None or not node.args or any(isinstance(a, fx.Node) for a in arguments):
@@ -64,7 +64,7 @@ def slope(node: fx.Node):
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The two values of a sum; none if one is a number or it is scaled (alpha)."""
+    """Returns the two operands of a sum; () if one is a number or the sum is scaled (alpha)."""
     scaled = any(value != 1 or key != "alpha" for key, value in node.kwargs.items() if key not in ("input", "other"))
     values = (*node.args, *(node.kwargs[key] for key in ("input", "other") if key in node.kwargs))
     nodes = tuple(value for value in values if isinstance(value, fx.Node))

@@ -1,4 +1,4 @@
-"""What fuse() did, site by site."""
+"""The report of fuse(): every site, fused or the reason why not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True)
 class Site:
-    """One place where a fused call stands, or could stand.
+    """A site: operations that one fused call replaces, or could replace.
 
-    path: of its first module; pattern: what is one call now; reason: why not, or why no more of it;
-    mode: "both", or the one mode ("train" | "eval") in which the forward is like this; folded: see fuse(freeze=True).
+    path: that of its first module.
+    pattern: the operations of the call, such as "conv+bn+relu".
+    reason: why it is not fused, or why the call does not cover more.
+    mode: "both", or the only mode ("train" | "eval") with this site.
+    folded: see fuse(freeze=True).
     """
 
     path: str
@@ -24,7 +27,11 @@ class Site:
 
 @dataclass
 class Report:
-    """sites: where a fused call stands, or could; untraced: (path, class, reason) of modules left as they were."""
+    """The report of fuse(), which its copy of a model has as `fusion_report`; str() of it is a table.
+
+    sites: all sites, fused or not.
+    untraced: (path, class, reason) of the modules that were left as they were.
+    """
 
     frozen: bool = False
     sites: list[Site] = field(default_factory=list)
@@ -32,13 +39,13 @@ class Report:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Sites that are fused, sites; a site that differs between the modes counts as it is in eval."""
+        """Returns the numbers of fused sites and of all sites. A site that differs between modes counts as in eval."""
         sites = [site for site in self.sites if site.mode != "train"]
         return sum(site.fused for site in sites), len(sites)
 
     def to_dict(self) -> dict:
         fused, total = self.counts
-        untraced = [dict(zip(("path", "class", "reason"), row)) for row in self.untraced]
+        untraced = [dict(zip(("path", "class", "reason"), entry)) for entry in self.untraced]
         return {
             "frozen": self.frozen, "fused": fused, "total": total,
             "sites": [asdict(site) for site in self.sites], "untraced": untraced,

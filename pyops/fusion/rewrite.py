@@ -1,4 +1,4 @@
-"""A regenerated forward: the source that calls each site at once, and the object that runs it."""
+"""Regenerates a module's forward, with one call per site, and runs it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from types import MethodType, ModuleType
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.module import _has_any_global_hook
 
+from ..core.torch_compat import has_global_hook
 from . import run
 from .nodes import operands, slope
+from .shared_copy import Generated
 from .sites import Chain, Finder
 from .trace import Trace, Untraceable, trace
-from .twin import Generated
 from .watch import Watch
 
 
 class Plan:
-    """The forward of one module in one mode: plain data, and the function made from it. source: "" if it has no site.
+    """The regenerated forward of one module in one mode.
 
-    reason: why there is no trace; chains: the sites, known until it is pickled; called: the targets of its graph.
+    source: its code, "" without a site. reason: why there is no trace. chains: the sites, not pickled. called: the
+    targets of its graph.
     """
 
-    def __init__(self, owner: nn.Module, training: bool, how: run.How):
+    def __init__(self, owner: nn.Module, training: bool, options: run.FuseOptions):
         self.chains: list[Chain] = []
         self.called: list[str] = []
         self.reason = self.source = ""
@@ -40,12 +41,12 @@ class Plan:
             self.called = [str(n.target) for n in traced.graph.nodes if n.op in ("call_module", "get_attr")]
         self.watch = Watch(owner, self.called, reads, self.chains)
         if any(len(chain.roles) > 1 for chain in self.chains):
-            self._write(owner, traced, how)
+            self._write(owner, traced, options)
 
-    def _write(self, owner: nn.Module, traced: Trace, how: run.How) -> None:
+    def _write(self, owner: nn.Module, traced: Trace, options: run.FuseOptions) -> None:
         for chain in self.chains:
             if len(chain.roles) > 1:
-                _substitute(traced.graph, chain, how)
+                _substitute(traced.graph, chain, options)
         _substitute_pools(traced.graph, owner)
         code = traced.graph.python_code("self")
         self.source, self.globals = code.src, code.globals
@@ -60,7 +61,7 @@ class Plan:
         self.function = scope["forward"]
 
     def __getstate__(self):
-        """Only what can be written down: the chains and the function are made of graph nodes and code."""
+        """Drops chains and function, which hold graph nodes and code; globals are pickled by module name or value."""
         state = {k: v for k, v in vars(self).items() if k not in ("chains", "function", "globals")}
         names = getattr(self, "globals", {})
         state["imports"] = {k: v.__name__ for k, v in names.items() if isinstance(v, ModuleType)}
@@ -76,7 +77,7 @@ class Plan:
             self._compile()
 
     def arguments(self, args: tuple, kwargs: dict) -> list | None:
-        """The traced arguments in order; None if the call is one that was not traced."""
+        """Returns the traced arguments in order, or None if this kind of call was not traced."""
         if not kwargs and len(args) == len(self.order) == self.leading:
             return None if any(value is None for value in args) else list(args)
         given = dict(zip(self.names, args))
@@ -92,27 +93,27 @@ class Plan:
 
 
 class Forward(Generated):
-    """The `forward` of a twin's module. It is an object and not a bound method, which pickle would silently drop."""
+    """The `forward` of a module of the copy: an object, since pickle would silently drop a bound method."""
 
-    def __init__(self, owner: nn.Module, plans: dict[bool, Plan], how: run.How):
-        self.owner, self.plans, self.how = owner, plans, how
+    def __init__(self, owner: nn.Module, plans: dict[bool, Plan], options: run.FuseOptions):
+        self.owner, self.plans, self.options = owner, plans, options
 
     def __call__(self, *args, **kwargs):
         owner = self.owner
         plan = self.plans.get(owner.training)
         if plan is not None and not plan.watch.holds(owner):
             plan = self._again(owner.training)
-        if plan is not None and plan.source and not _has_any_global_hook():
+        if plan is not None and plan.source and not has_global_hook():
             arguments = plan.arguments(args, kwargs)
             if arguments is not None:
                 return plan.function(owner, *arguments)
         return type(owner).forward(owner, *args, **kwargs)
 
     def _again(self, training: bool) -> Plan | None:
-        """A submodule or an attribute was changed: find the sites again. In a compiled graph: the plain forward."""
+        """Finds the sites again after a submodule or attribute changed; None, the plain forward, while compiling."""
         if torch.compiler.is_compiling():
             return None
-        plan = self.plans[training] = Plan(self.owner, training, self.how)
+        plan = self.plans[training] = Plan(self.owner, training, self.options)
         return plan
 
     @property
@@ -121,12 +122,12 @@ class Forward(Generated):
 
     @property
     def __code__(self):
-        """Where it is written, which torch.export asks a forward for when a dimension is dynamic."""
+        """torch.export reads __code__ of a forward when a dimension is dynamic."""
         return type(self).__call__.__code__
 
 
-def _substitute(graph: fx.Graph, chain: Chain, how: run.How) -> None:
-    """Puts one call where the chain ends."""
+def _substitute(graph: fx.Graph, chain: Chain, options: run.FuseOptions) -> None:
+    """Replaces a chain by one call at the position of its last node."""
     nodes = dict(chain.steps)
     first, last, add = chain.head, chain.tail, nodes.get("add")
     residual = None if add is None else operands(add)[chain.residual]
@@ -138,20 +139,20 @@ def _substitute(graph: fx.Graph, chain: Chain, how: run.How) -> None:
             act = graph.get_attr(str(act.target)) if act.op == "call_module" else slope(act)
             if not isinstance(act, fx.Node):
                 run.module_of(act)
-        ending = (residual, chain.after, inplace, *how)
+        rest = (residual, chain.after, inplace, *options)
         if conv is not None:
-            fused = graph.call_function(run.conv_bn_act, (conv, bn, act, first.args[0], *ending))
+            fused = graph.call_function(run.conv_bn_act, (conv, bn, act, first.args[0], *rest))
         elif bn is not None:
-            fused = graph.call_function(run.bn_act, (bn, act, first.args[0], *ending))
+            fused = graph.call_function(run.bn_act, (bn, act, first.args[0], *rest))
         else:
-            fused = graph.call_function(run.add_act, (act, operands(first)[0], residual, inplace, *how))
+            fused = graph.call_function(run.add_act, (act, operands(first)[0], residual, inplace, *options))
     last.replace_all_uses_with(fused)
     for _, node in reversed(chain.steps):
         graph.erase_node(node)
 
 
 def _substitute_pools(graph: fx.Graph, owner: nn.Module) -> None:
-    """A max-pool behind a site need not keep what the site can compute again."""
+    """Replaces max-pools by one that does not save its input, which the site before it can recompute."""
     for node in list(graph.nodes):
         if node.op == "call_module" and type(owner.get_submodule(str(node.target))) is nn.MaxPool2d and not node.kwargs:
             with graph.inserting_before(node):

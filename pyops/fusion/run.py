@@ -1,7 +1,7 @@
-"""What a regenerated forward calls: a site in one call, or its plain modules where the ops want more than eager does.
+"""The functions that a regenerated forward calls: a site in one fused call, or its plain modules as a fallback.
 
-The ops want 4-D floating input and a residual that broadcasts to the output. Eager takes more (a sum may also grow the
-convolution's output, or change its dtype in place), and a fused model must not refuse what the model itself takes.
+The operators take 4-D floating-point input and a residual that broadcasts to the output. Eager takes more (a sum may
+also grow the convolution's output, or change its dtype in place), and a fused model must accept what the model does.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import checks
 from .. import nn as fused
-from ..activation import SlopeLike
-from ..autograd_pool import MaxPool
-from ..spec import Spec
-from .nodes import HOOKS
+from ..autograd.max_pool import MaxPool
+from ..core import checks
+from ..core.activation import SlopeLike
+from ..core.spec import Spec
+from ..core.torch_compat import has_hooks
 
-Act = nn.Module | SlopeLike | None  # SlopeLike: an activation that was spelled as a function
+Act = nn.Module | SlopeLike | None  # SlopeLike: the slope of a functional activation
 
 
-class How(NamedTuple):
-    """The options of fuse that every call gets: as those of functional.conv_bn_act."""
+class FuseOptions(NamedTuple):
+    """The options of fuse() that are passed to every call; see functional.conv_bn_act."""
 
     backend: str = "auto"
     recompute: bool = True
 
 
 def conv_bn_act(conv, bn, act: Act, input, residual=None, after=False, inplace=False, backend="auto", recompute=True):
-    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r. inplace: the sum keeps the dtype of its first term."""
+    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r. inplace: the sum has the dtype of its first term."""
     act = module_of(act)
     if _takes(input) and (residual is None or _adds(residual, input, _size(conv, input), inplace)):
         return fused.conv_bn_act(conv, bn, act, input, residual, after, backend, recompute)
@@ -54,10 +54,10 @@ def add_act(act: Act, input, other, inplace=False, backend="auto", recompute=Tru
 
 
 def max_pool2d(pool: nn.MaxPool2d, input):
-    """pool(x). With gradients it keeps where each maximum was, and not x, which a site can compute again."""
+    """pool(x). With gradients it saves the position of each maximum instead of x, which a site can recompute."""
     gradients = _takes(input) and input.requires_grad and torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or not gradients or any(getattr(pool, hooks) for hooks in HOOKS):
-        return pool(input)  # torch.compile's own keeps no more
+    if torch.compiler.is_compiling() or not gradients or has_hooks(pool):
+        return pool(input)  # torch.compile saves no more than that
     geometry = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
     return MaxPool.apply(input, *geometry)
 
@@ -70,7 +70,7 @@ def _adds(residual, input: Tensor, size, inplace: bool) -> bool:
     if not isinstance(residual, Tensor) or residual.dtype not in checks.DTYPES or residual.layout != torch.strided:
         return False
     device = input.device
-    casts = not input.is_meta and torch.is_autocast_enabled(device.type)  # torch refuses to be asked about meta
+    casts = not input.is_meta and torch.is_autocast_enabled(device.type)  # is_autocast_enabled("meta") raises
     dtype = torch.get_autocast_dtype(device.type) if casts else input.dtype
     if residual.device != device or (inplace and residual.dtype != dtype) or residual.dim() > 4:
         return False
@@ -98,12 +98,12 @@ def _finish(z, act: nn.Module | None, residual, after: bool, inplace: bool):
 
 
 def module_of(act: Act) -> nn.Module | None:
-    """The module of an activation that was spelled as a function; made once, so that no compiled graph makes it."""
+    """Returns a module for a functional activation, cached so that no compiled graph constructs it."""
     if act is None or isinstance(act, nn.Module):
         return act
-    if act not in _SPELLED:
-        _SPELLED[act] = nn.RReLU(*act) if isinstance(act, tuple) else nn.LeakyReLU(act)  # type: ignore[arg-type]
-    return _SPELLED[act]
+    if act not in _FUNCTIONAL:
+        _FUNCTIONAL[act] = nn.RReLU(*act) if isinstance(act, tuple) else nn.LeakyReLU(act)  # type: ignore[arg-type]
+    return _FUNCTIONAL[act]
 
 
-_SPELLED: dict[SlopeLike, nn.Module] = {"relu": nn.ReLU()}
+_FUNCTIONAL: dict[SlopeLike, nn.Module] = {"relu": nn.ReLU()}

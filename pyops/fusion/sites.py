@@ -1,4 +1,4 @@
-"""The sites of one traced forward: chains conv -> bn -> add -> activation in which every value has one user."""
+"""Finds the sites of a traced forward: chains conv -> bn -> add -> activation whose inner values have one user."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from .. import activation
+from ..core import activation
 from .aliasing import Aliasing
-from .nodes import ACTS, ADDS, KINDS, NAMES, PRELU, name_of, operands, slope, swallowing, target, uses
+from .nodes import ACTS, ADDS, KINDS, NAMES, PRELU, name_of, not_fusible, operands, slope, target, uses
 
 
 @dataclass
 class Chain:
-    """What one call can stand in for. steps: (role, node) in order; reason: why it does not go on."""
+    """Nodes that one call can replace. steps: (role, node) in order; reason: why the chain ends there."""
 
     steps: list[tuple[str, fx.Node]]
     reason: str = ""
-    residual: int = 0  # which operand of the add is the residual
-    names: list[str] = field(default_factory=list)  # of the pattern
+    residual: int = 0  # operand of the add that is the residual
+    names: list[str] = field(default_factory=list)  # parts of the pattern
     folded: bool = False
 
     def node(self, role: str) -> fx.Node | None:
@@ -38,17 +38,17 @@ class Chain:
 
     @property
     def refused(self) -> bool:
-        """Its first module cannot be part of any site."""
+        """True if its first module cannot be part of any site."""
         return bool(self.reason) and len(self.steps) == 1
 
     @property
     def after(self) -> bool:
-        """The residual comes after the activation."""
+        """True if the residual is added after the activation."""
         return self.roles[-2:] == ["act", "add"]
 
 
 class Finder:
-    """Grows the chains of a graph; modules: the owner's, by path."""
+    """Finds the chains of a graph. modules: those of the owner, by path."""
 
     def __init__(self, graph: fx.Graph, owner: nn.Module):
         self.nodes = list(graph.nodes)
@@ -57,7 +57,7 @@ class Finder:
         self.aliasing = Aliasing(self.modules)
 
     def find(self) -> list[Chain]:
-        """Every convolution's chain, then those of the BatchNorms and sums that no convolution took."""
+        """Returns the chain of every convolution, then those of BatchNorms and sums that belong to no convolution."""
         chains: list[Chain] = []
         for head in ("conv", "bn"):
             taken = {node for chain in chains for _, node in chain.steps}
@@ -65,7 +65,7 @@ class Finder:
         for node in self.nodes:
             if self.role(node) == "add":
                 self._add(node, chains)
-        # a BatchNorm or a sum alone is no missed site; a convolution alone is, with what stands behind it as the reason
+        # a convolution alone is reported, with its users as the reason; a BatchNorm or a sum alone is not
         sites = [
             c for c in chains if c.roles[0] == "conv" or len(c.roles) > 1 or (c.reason and not self._after_conv(c))
         ]
@@ -76,7 +76,7 @@ class Finder:
         return sorted(sites, key=lambda chain: self.order[chain.head])
 
     def _after_conv(self, chain: Chain) -> bool:
-        """Whether a convolution's own chain already says what is wrong."""
+        """True if the chain of the convolution before it already gives the reason."""
         return any(self.role(node) == "conv" for node in chain.head.all_input_nodes)
 
     def role(self, node: fx.Node) -> str:
@@ -92,7 +92,7 @@ class Finder:
         return ""
 
     def _trunk(self, node: fx.Node, head: str) -> Chain:
-        """conv -> bn -> act as far as it goes; an add is found later, when both of its operands are known."""
+        """Builds conv -> bn -> act; an add is appended later, when both of its operands are known."""
         chain = Chain([])
         chain.reason = self._refusal(chain, node, head)
         chain.steps.append((head, node))
@@ -102,7 +102,7 @@ class Finder:
         return chain
 
     def _extend(self, chain: Chain, wanted: tuple[str, ...]) -> None:
-        """Takes the tail's user for as long as it is one of the wanted roles, each once and in order."""
+        """Appends the tail's user while it has one of the wanted roles, each at most once and in order."""
         while True:
             following = {self.role(user): user for user in chain.tail.users}
             role = next((r for r in ("identity", *wanted) if r in following), None)
@@ -123,21 +123,21 @@ class Finder:
         return NAMES[type(self.modules[target(node)])] if node.op == "call_module" else ACTS[node.target]
 
     def _refusal(self, chain: Chain, node: fx.Node, role: str) -> str:
-        """Why this node cannot be the chain's next step; "" if it can."""
+        """Returns the reason why this node cannot be the next step of the chain; "" if it can."""
         if chain.steps and uses(chain.tail) != 1:
             return f"the output of {name_of(chain.tail)} is used {uses(chain.tail)} times"
         if node.op == "call_module":
             if len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
                 return f"{name_of(node)} is not called with one tensor alone"
-            found = swallowing(target(node), self.modules[target(node)])
-            if found:
-                return found
+            reason = not_fusible(target(node), self.modules[target(node)])
+            if reason:
+                return reason
         elif role == "act" and slope(node) is None:
             return f"the slope of {name_of(node)} is not a constant (that of an activation module may be learned)"
         return self._hazard(chain, node)
 
     def _hazard(self, chain: Chain, node: fx.Node) -> str:
-        """What stands between the tail and `node` runs first once they are one call."""
+        """Returns why the nodes between the tail and `node`, which then run before the call, forbid it; "" if none."""
         if not chain.steps:
             return ""
         add = chain.node("add")
@@ -158,7 +158,7 @@ class Finder:
             return self._add_act(node, chains)
         activated = any(self.role(user) == "act" for user in node.users) and uses(node) == 1
         able = [c for c in chains if c.tail in (left, right) and "add" not in c.roles and not c.refused]
-        # act(conv) + r that is activated again: the sum and the second activation make a site of their own
+        # act(conv) + r followed by another activation: the sum and that activation are a separate site
         able = [c for c in able if "act" not in c.roles or not activated]
         able.sort(key=lambda c: ("act" not in c.roles, self.order[c.tail]))
         while able:
@@ -180,8 +180,8 @@ class Finder:
             chains.append(Chain(chain.steps[:1], reason, names=["add"]) if reason else chain)
 
     def _in_place(self, node: fx.Node, chained: fx.Node | None) -> str:
-        """x += y changes x: only if nobody can see x is that the same as x + y."""
+        """x += y changes x; it equals x + y only if no other node can see x."""
         first = operands(node)[0]
         if not ADDS[node.target] or first is chained or self.aliasing.private(first):
             return ""
-        return f"{name_of(node)} changes {name_of(first)} in place, which others may hold"
+        return f"{name_of(node)} changes {name_of(first)} in place, which others may use"

@@ -1,4 +1,4 @@
-"""One module's forward as an fx graph, its children as leaves; or the reason why it has none that is the same."""
+"""Traces the forward of one module to an fx graph with its children as leaves, or says why it cannot be traced."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from collections import OrderedDict, deque
 import torch
 from torch import fx, nn
 
+from ..core.torch_compat import hook_dicts
 from .aliasing import WRITING_OPERATORS
-from .twin import Generated, twin
+from .shared_copy import Generated, shared_copy
 
 CONTAINERS = (dict, list, set, deque, OrderedDict)
-HOOKS = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
+HOOKS = hook_dicts(nn.Module()).keys()
 
 
 class Untraceable(Exception):
-    """Why a forward has no graph, in one line."""
+    """A forward has no equivalent graph; the message is the reason, in one line."""
 
 
 class Trace:
-    """graph: the forward in one mode. names: its arguments; defaults: those that have a default, at that default.
+    """graph: the forward in one mode. names: its arguments. defaults: the arguments with a default, and its value.
 
-    reads: the attributes of the module that the forward looked at, so that it must be traced again when they change.
+    reads: the attributes of the module that the forward read; it must be traced again when they change.
     """
 
     def __init__(self, owner: nn.Module, training: bool):
@@ -44,7 +45,7 @@ class Trace:
         required = [p for p in parameters if p.default is p.empty]
         self.reads: set[str] = set()
         scratch = _scratch(owner, training)
-        # A default must stay a constant: as a proxy it would answer "x is None" with False, whatever is passed later.
+        # A default must stay a constant: for a proxy "x is None" would be False, whatever is passed later.
         object.__setattr__(scratch, "__class__", _with_required_arguments(type(owner), required, self.reads))
         with _unchanged(scratch):
             self.graph = _Tracer().trace(scratch)
@@ -56,13 +57,13 @@ def trace(owner: nn.Module, training: bool) -> Trace:
             return Trace(owner, training)
     except Untraceable:
         raise
-    except Exception as error:  # whatever a forward that meets a proxy raises
+    except Exception as error:  # a forward may raise anything on a proxy
         text = str(error).strip().split("\n")[0]
         raise Untraceable(f"torch.fx cannot trace its forward: {text or type(error).__name__}") from error
 
 
 class _Proxy(fx.Proxy):
-    """A proxy that refuses isinstance(), whose answer would decide the graph and be wrong for a tensor."""
+    """A proxy that refuses isinstance(), whose answer would select a branch and be wrong for a tensor."""
 
     @property
     def __class__(self):  # type: ignore[override]
@@ -77,7 +78,7 @@ def _in_place(function):
     return lambda *args: args[0].tracer.create_proxy("call_function", function, args, {})
 
 
-for _name in WRITING_OPERATORS:  # fx would record "x += y" as x + y, and x would keep its value
+for _name in WRITING_OPERATORS:  # fx would record "x += y" as x + y and leave x unchanged
     setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
@@ -114,15 +115,15 @@ def _context() -> tuple:
 
 
 def _scratch(owner: nn.Module, training: bool) -> nn.Module:
-    """A twin to trace on, whose containers are its own: what a forward does to it is seen by nobody else."""
-    scratch = twin(owner)
+    """Returns a copy to trace on, with its own containers, so that a forward's side effects stay in it."""
+    scratch = shared_copy(owner)
     for module in scratch.modules():
         vars(module).update(_snapshot(module), training=training if module is scratch else _Unknown())
     return scratch
 
 
 def _with_required_arguments(kind, required: list[inspect.Parameter], reads: set[str]) -> type:
-    """A subclass whose forward takes the required arguments alone and whose attribute reads are noted."""
+    """Returns a subclass whose forward takes only the required arguments and which records attribute reads."""
     passed = [f"{p.name}={p.name}" if p.kind is p.KEYWORD_ONLY else p.name for p in required]
     source = f"lambda {', '.join(['self', *(p.name for p in required)])}: _forward({', '.join(['self', *passed])})"
 
@@ -135,7 +136,7 @@ def _with_required_arguments(kind, required: list[inspect.Parameter], reads: set
 
 
 class _unchanged:
-    """Refuses a forward that does something beside computing: a graph would do it once, here, and never again."""
+    """Refuses a forward with side effects: tracing would run them once and the graph never again."""
 
     def __init__(self, scratch: nn.Module):
         self.modules = list(scratch.modules())
@@ -152,7 +153,7 @@ class _unchanged:
         if error is not None:
             return
         if drew:
-            raise Untraceable("its forward draws random numbers outside of torch.fx's sight")
+            raise Untraceable("its forward draws random numbers that torch.fx does not record")
         for module, before in zip(self.modules, self.before):
             for name in before.keys() | vars(module).keys():
                 if not _same(before.get(name, before), vars(module).get(name, before)):

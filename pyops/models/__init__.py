@@ -1,4 +1,4 @@
-"""Models in plain torch: each is its own oracle, and atrous.fuse(model) is what makes it fast."""
+"""Models in plain torch, to be made fast by atrous.fuse(model); the plain model is the reference for the fused one."""
 
 from .resnet import BasicBlock, ResNet, resnet34
 from .weights import load_weights, read_weights

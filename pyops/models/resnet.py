@@ -1,9 +1,9 @@
-"""ResNet34 in plain torch, also dilated. No op of ours is inside.
+"""ResNet34 and its dilated variants in plain torch, without operators of this package.
 
-The modules carry torchvision's names, so that its checkpoints load; the 33 activations, which torchvision shares, are
-modules of their own (act1 of the stem, act1 and act2 of each block), so that each PReLU learns its own slopes.
+The modules have torchvision's names, so its checkpoints load. torchvision shares activation modules; here all 33 are
+separate (act1 of the stem, act1 and act2 of each block), so that each PReLU learns its own slopes.
 
-Sources: He et al., Deep residual learning (arXiv:1512.03385); PReLU and its initialisation, He et al.
+Sources: He et al., Deep residual learning (arXiv:1512.03385); PReLU and its initialization, He et al.
 (arXiv:1502.01852); dilated stages, Yu et al., Dilated residual networks (arXiv:1705.09914); multi_grid, Chen et al.,
 Rethinking atrous convolution (arXiv:1706.05587).
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .. import activation
+from ..core import activation
 
 FIRST_DILATIONS = ("previous", "new")
 Plan = list[tuple[int, tuple[int, int]]]  # for each block of a stage: stride, dilations of its two convolutions
@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet of BasicBlocks with `blocks` of them in its four stages; the arguments are those of resnet34."""
+    """A ResNet with `blocks` BasicBlocks in its four stages; the other arguments are those of resnet34."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         x = self.act1(self.bn1(self.conv1(x)))
-        features = [x] if self.features_only else []  # kept only on request: a list keeps them alive
+        features = [x] if self.features_only else []  # only on request: a list would keep them alive
         x = self.maxpool(x)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -121,17 +121,17 @@ def resnet34(
     output_stride: 8, 16 or 32. A stage that would pass it keeps its resolution and doubles the dilation instead.
     multi_grid: a multiplier of the last stage's dilation for each of its 3 blocks, (1, 2, 4) for example.
     first_dilation: the dilation of the first convolution in each stage that is dilated instead of strided.
-        "previous": that of the stage before. This convolution is the strided one, and what stood before it was not
-            dilated: at the kept positions the features are exactly those of the model with output_stride=32, so its
-            weights can be used as they are. torchvision's replace_stride_with_dilation builds its bottlenecks like
-            this (models/resnet.py, previous_dilation; its BasicBlock refuses dilation), timm's BasicBlock too
-            (first_dilation). multi_grid does not change this convolution.
-        "new": that of its own stage, times multi_grid. So do DRN (fyu/drn, drn.py: layers 5 and 6 have
-            new_level=False) and DeepLab (arXiv:1706.05587, section 3; detectron2's projects/DeepLab).
-    dropout: before the classifier.
+        "previous": that of the previous stage. This convolution is the one whose stride is replaced, so it still reads
+            the grid of the previous stage. At the positions that output_stride=32 computes, the features are exactly
+            those of that model, and its weights can be used unchanged. torchvision's replace_stride_with_dilation
+            builds its bottlenecks like this (models/resnet.py, previous_dilation; its BasicBlock refuses dilation), as
+            does timm's BasicBlock (first_dilation). multi_grid does not change this convolution.
+        "new": that of its own stage, times multi_grid, as in DRN (fyu/drn, drn.py: layers 5 and 6 have new_level=False)
+            and DeepLab (arXiv:1706.05587, section 3; detectron2's projects/DeepLab).
+    dropout: probability of the dropout before the classifier.
 
-    Raises ValueError for an argument outside of these.
-    Source: He et al., arXiv:1512.03385; torchvision's names and initialisation (Kaiming normal, fan_out).
+    Raises ValueError for any other value.
+    Source: He et al., arXiv:1512.03385; torchvision's names and initialization (Kaiming normal, fan_out).
     """
     return ResNet(
         (3, 4, 6, 3), num_classes, act, output_stride, multi_grid, in_channels, features_only, dropout, first_dilation
@@ -141,7 +141,7 @@ def resnet34(
 def plan(
     blocks: Sequence[int], output_stride: int, multi_grid: Sequence[int] | None, first_dilation: str
 ) -> list[Plan]:
-    """Stride and dilations of every block of the four stages, by the rules that resnet34 documents."""
+    """Returns stride and dilations of every block of the four stages, by the rules in resnet34's docstring."""
     _check("output_stride", output_stride in (8, 16, 32), "8, 16 or 32", output_stride)
     _check("first_dilation", first_dilation in FIRST_DILATIONS, "'previous' or 'new'", first_dilation)
     last = blocks[-1]
@@ -149,7 +149,7 @@ def plan(
     valid = isinstance(grid, (tuple, list)) and len(grid) == last and all(map(_is_count, grid))
     _check("multi_grid", valid, f"None or {last} positive ints, one for each block of the last stage", multi_grid)
 
-    stages, reached, dilation = [], 4, 1  # the stem's convolution and pool have stride 4 together
+    stages, reached, dilation = [], 4, 1  # the stem's convolution and pool together have stride 4
     for index, count in enumerate(blocks):
         previous, stride = dilation, 1
         if index > 0 and reached < output_stride:

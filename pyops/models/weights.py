@@ -1,4 +1,4 @@
-"""Checkpoints: a file's weights into a model, or an error that says what does not fit."""
+"""Loads the weights of a checkpoint file into a model, or raises an error that says what does not fit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PREFIXES = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel
 def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
     """Copies the weights of a .safetensors file, or of one that torch.load(weights_only=True) reads, into the model.
 
-    A "state_dict" or "model" wrapper and a "module." prefix are taken off. Only two differences are accepted, those
-    between torchvision's ResNet and ours: slopes of PReLU that the file lacks stay as they are, and a classifier (fc)
-    that a features_only model lacks is left out. Nothing is copied when anything does not fit.
+    A "state_dict" or "model" wrapper and a "module." or "_orig_mod." prefix are removed. Two differences, those between
+    torchvision's ResNet and ours, are accepted: PReLU slopes that the file lacks stay as they are, and the file's
+    classifier (fc) is skipped for a features_only model. If anything else does not fit, nothing is copied.
 
-    Returns the names that the file lacks, [] for a complete file.
+    Returns the names that the file lacks; [] for a complete file.
     Raises FileNotFoundError, ValueError (not a state_dict; names or shapes that do not fit), ImportError (safetensors).
     """
     path, weights = Path(path), read_weights(path)
@@ -29,7 +29,7 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
     if not any(name.startswith("fc.") for name in own):
         weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
 
-    # Files older than torch 0.4.1 lack the counters; BatchNorm accepts that of a state_dict without a version.
+    # Files older than torch 0.4.1 lack the counters, which BatchNorm accepts of a state_dict without a version.
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     problems = _listed("lacks", [name for name in missing if name not in slopes])
     problems += _listed("has unknown", [name for name in weights if name not in own])
@@ -44,7 +44,7 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
 
 
 def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """The state_dict of a file, as load_weights takes it, without its wrapper and prefix; raises as that does."""
+    """Returns the state_dict of a file without wrapper and prefix. Files and errors are those of load_weights."""
     path = Path(path)
     return _unwrapped(_read(path), path)
 
@@ -66,7 +66,7 @@ def _read(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # from a file that is something else the unpickler raises almost anything
+    except Exception as error:  # for other files the unpickler raises almost anything
         raise ValueError(
             f"path: expected what torch.load(weights_only=True) reads, but {path} is no such file, or holds more than "
             "tensors: save model.state_dict()"
@@ -97,7 +97,7 @@ def _described(value: object) -> str:
 
 
 def _listed(problem: str, names: list[str], shown: int = 5) -> list[str]:
-    """[] where there is no such name: ["lacks a, b and 3 more"]."""
+    """Returns ["lacks a, b and 3 more"], or [] without names."""
     if not names:
         return []
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

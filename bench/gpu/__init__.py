@@ -1,0 +1,1 @@
+"""The phases of .ci/gpu, their steps and the scripts that only they run."""

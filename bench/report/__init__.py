@@ -1,0 +1,1 @@
+"""Generate the README's tables from bench/results."""

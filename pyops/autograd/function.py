@@ -1,0 +1,199 @@
+"""One layer (convolution, BatchNorm, residual and activation) as a differentiable function over the primitives.
+
+    z = conv(x)       mean, var = statistics(z)       y = epilogue(z, mean, var, ...)
+
+Backward: one pass over the data for the sums (dbeta, dgamma, dslope), one for dz and the residual's gradient, then the
+gradients of the convolution. z and the vectors are saved; x and the residual are recomputed where they can be, else
+saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import sync_stats
+from ..core.layout import memory_format
+from ..core.spec import Epilogue, Spec
+from .recompute import Saved, attach, restore, to_save
+from .save import no_double_backward, save, saved, shape_and_layout, stand_in
+
+if TYPE_CHECKING:
+    from ..backends.base import Backend
+
+
+class LayerConfig(NamedTuple):
+    """Everything that defines a layer besides its tensors. spec is None: no convolution, z is the input.
+
+    batch_stats: normalize with the statistics of this batch, and call update(mean, biased var, number of values).
+    group: the processes that share these statistics.
+    """
+
+    backend: Backend
+    spec: Spec | None = None
+    batch_stats: bool = False
+    update: Callable[[Tensor, Tensor, Tensor | int], None] = lambda mean, var, count: None
+    group: sync_stats.Group | None = None
+
+
+def fused_layer(
+    config: LayerConfig,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epilogue: Epilogue,
+    recompute: bool = True,
+) -> Tensor:
+    """y = epilogue(conv(x)), differentiable. With `recompute`, later layers may recompute y instead of saving it."""
+    if torch.compiler.is_compiling():
+        input, weight, bias, epilogue = _traceable(input, weight, bias, epilogue)
+    residual = epilogue.residual
+    saved_input, saved_residual = to_save(input), () if residual is None else to_save(residual)
+    y, z, mean, var, count = FusedLayer.apply(config, saved_input, saved_residual, input, weight, bias, *epilogue)
+    vectors = epilogue if mean is None else epilogue._replace(mean=mean, var=var)
+    # y is recomputed from saved tensors only, never from one that would be recomputed itself
+    all_saved = len(saved_residual) < 2 and (z is not None or len(saved_input) == 1)
+    if recompute and y.requires_grad and all_saved and not _sign_suffices(epilogue, config.batch_stats):
+        attach(y, (config.backend, input if z is None else z, *vectors))
+    if mean is not None and torch.compiler.is_compiling():
+        config.update(mean, var, _count(y) if count is None else count)
+    return y
+
+
+def _traceable(input: Tensor, weight, bias, epilogue: Epilogue) -> tuple[Tensor, Any, Any, Epilogue]:
+    """Copies the tensors that a Function saves: under Dynamo they must be distinct and must not change later.
+
+    Dynamo does not check the versions of saved tensors. The compiler drops a copy of a tensor that nothing changes.
+    """
+
+    def own(value):
+        saves_itself = isinstance(value, Tensor) and len(to_save(value)) == 1  # a recomputed tensor is not saved
+        return value.clone() if saves_itself else value
+
+    return own(input), weight, bias, Epilogue(*map(own, epilogue))
+
+
+def _count(z: Tensor) -> int:
+    """Values per channel."""
+    return z.numel() // max(z.shape[1], 1)
+
+
+def _linear(epilogue: Epilogue, batch_stats: bool) -> bool:
+    """True if dz = dy, so that the backward needs nothing of the forward."""
+    constant = epilogue.slope_kind == "number" and epilogue.slope_value == 1.0
+    return constant and epilogue.mean is None and not batch_stats and not epilogue.dropout
+
+
+def _sign_suffices(epilogue: Epilogue, batch_stats: bool) -> bool:
+    """True if the backward needs only where u > 0, which y shows: y is then saved in place of z and the residual."""
+    monotone = epilogue.slope_kind == "relu" or (epilogue.slope_kind == "number" and epilogue.slope_value >= 0)
+    after = epilogue.residual_place == "after"
+    return monotone and epilogue.mean is None and not (batch_stats or after or epilogue.dropout)
+
+
+class FusedLayer(torch.autograd.Function):
+    """Returns y, z, mean, var, and the number of values per channel over all processes; None for those not computed."""
+
+    @staticmethod
+    def forward(ctx, config: LayerConfig, saved_input: Saved, saved_residual: Saved, input, weight, bias, *arguments):
+        epilogue, mean, var, count, z = Epilogue(*arguments), None, None, None, input
+        if config.batch_stats:
+            z, mean, var = _with_statistics(config, input, weight, bias)
+            if config.group is not None:
+                mean, var, count = sync_stats.statistics(mean, var, _count(z), config.group)
+            if not torch.compiler.is_compiling():
+                # here, as in eager: checkpointing may stop its second run once this function has saved its tensors
+                config.update(mean, var, _count(z) if count is None else count)
+            epilogue = epilogue._replace(mean=mean, var=var)
+        elif config.spec is not None:
+            z = config.backend.convolution(input, weight, bias, config.spec)
+        y = config.backend.primitive("_epilogue", z)(z, epilogue)
+        conv_output = None if config.spec is None else z
+        ctx.set_materialize_grads(False)  # otherwise autograd fills zeros for the gradients of z, mean and var
+        ctx.mark_non_differentiable(*(t for t in (conv_output, mean, var, count) if t is not None))
+        saved_z = saved_input if conv_output is None else (z,)
+        if _linear(epilogue, config.batch_stats):
+            saved_z = saved_residual = ()
+        elif _sign_suffices(epilogue, config.batch_stats):
+            saved_z, saved_residual = (y,), ()
+        elif epilogue.residual_place == "after":
+            saved_residual = ()
+        saved_x = saved_input if ctx.needs_input_grad[4] else ()  # only the gradient of the weight needs x
+        ctx.config, ctx.input_like = config, shape_and_layout(input)
+        ctx.residual_place = epilogue.residual_place
+        save(ctx, saved_x, saved_z, saved_residual, (weight, count, *epilogue._replace(residual=None)))
+        return y, conv_output, mean, var, count
+
+    @staticmethod
+    @no_double_backward
+    def backward(ctx, grad: Tensor | None, *_):
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
+        need = dict(zip(Epilogue._fields, ctx.needs_input_grad[6:])) | {"z": need_x or need_weight or need_bias}
+        need["du"] = need["residual"] and ctx.residual_place == "before"
+        saved_x, saved_z, saved_residual, (weight, count, *arguments) = saved(ctx)
+        epilogue, gradients = Epilogue(*arguments), dict.fromkeys(Epilogue._fields)
+        dz, du = grad, grad
+        if saved_z:
+            epilogue = epilogue._replace(residual=restore(saved_residual) if saved_residual else None)
+            dz, du, sums = _epilogue_backward(ctx.config, grad, restore(saved_z), epilogue, need, count)
+            if sums is not None:
+                gradients |= _vector_gradients(sums, epilogue, need)
+        if need["residual"]:
+            gradients["residual"] = grad if ctx.residual_place == "after" else du
+        dx, dw, db = (dz if need_x else None), None, None
+        if ctx.config.spec is not None and need["z"]:
+            x = restore(saved_x) if saved_x else stand_in(grad, *ctx.input_like)
+            needed = [need_x, need_weight, need_bias]
+            dx, dw, db = _convolution_backward(ctx.config, dz, x, weight, ctx.input_like[1], needed)
+        return (None, None, None, dx, dw, db, *gradients.values())
+
+
+def _with_statistics(config: LayerConfig, input: Tensor, weight, bias) -> tuple[Tensor, Tensor, Tensor]:
+    if config.spec is not None:
+        return config.backend.convolution_statistics(input, weight, bias, config.spec)
+    return input, *config.backend.primitive("_statistics", input)(input)
+
+
+def _epilogue_backward(
+    config: LayerConfig, grad: Tensor, z: Tensor, epilogue: Epilogue, need: dict[str, bool], count: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """dz, du and the sums (dbeta, dgamma, dslope), as far as they are needed."""
+    grad = grad.contiguous(memory_format=memory_format(z))
+    means = sums = None
+    if need["gamma"] or need["beta"] or need["slope"] or (config.batch_stats and need["z"]):
+        sums = config.backend.primitive("_epilogue_reduce", z)(grad, z, epilogue)
+    if config.batch_stats and need["z"] and sums is not None:
+        global_sums = sums[:2] if config.group is None else sync_stats.all_reduce_sum(sums[:2], config.group)
+        means = global_sums / (_count(z) if count is None else count)
+    if not (need["z"] or need["du"]):
+        return grad, grad, sums
+    dz_is_du = epilogue.mean is None
+    dz, du = config.backend.primitive("_epilogue_backward", z)(
+        grad, z, means, need["z"] or dz_is_du, need["du"] and not dz_is_du, epilogue
+    )
+    return dz, dz if dz_is_du else du, sums
+
+
+def _vector_gradients(sums: Tensor, epilogue: Epilogue, need: dict[str, bool]) -> dict[str, Tensor]:
+    """The gradients of beta, gamma and slope from the three sums per channel; a shared slope adds up the channels."""
+    gradients = {}
+    for name, gradient in zip(("beta", "gamma", "slope"), sums.unbind()):
+        if need[name]:
+            vector = getattr(epilogue, name)
+            gradient = gradient if vector.shape == gradient.shape else gradient.sum().reshape(vector.shape)
+            gradients[name] = gradient.to(vector.dtype)
+    return gradients
+
+
+def _convolution_backward(config: LayerConfig, dz: Tensor, x: Tensor, weight: Tensor, layout, needed: list[bool]):
+    """dx, dw and db. Batch statistics cancel the bias: its gradient is 0."""
+    assert config.spec is not None
+    cancelled = needed[2] and config.batch_stats and config.group is None
+    computed = [*needed[:2], needed[2] and not cancelled]
+    dx, dw, db = config.backend.convolution_backward(dz, x, weight, config.spec, layout, computed)
+    return dx, dw, weight.new_zeros(weight.shape[0]) if cancelled else db

@@ -1,0 +1,61 @@
+"""Helpers of the autograd functions: saving mixed values for the backward, and refusing double backward."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..core.layout import memory_format
+from ..core.torch_compat import raise_in_backward
+
+NO_DOUBLE_BACKWARD = (
+    "atrous: double backward is not supported: the backward of a fused layer is not differentiable "
+    "(use the original, unfused model)"
+)
+
+
+def no_double_backward(backward: Callable) -> Callable:
+    """Makes the gradients of a backward raise an error when they are differentiated.
+
+    torch's once_differentiable treats them as constants if the incoming gradient does not require grad; a gradient
+    penalty would then be lost silently.
+    """
+
+    @functools.wraps(backward)
+    def run(ctx, *grads):
+        with torch.no_grad():
+            gradients = backward(ctx, *grads)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled under create_graph=True
+            return gradients
+        tensors = [gradient.detach().requires_grad_() for gradient in gradients if gradient is not None]
+        marked = iter(raise_in_backward(NO_DOUBLE_BACKWARD, tensors))
+        return tuple(gradient if gradient is None else next(marked) for gradient in gradients)
+
+    return run
+
+
+def save(ctx, *groups: tuple) -> None:
+    """Saves groups of tensors and other values: tensors by save_for_backward, the others on ctx."""
+    values = [value for group in groups for value in group]
+    ctx.others = [None if isinstance(value, Tensor) else (value,) for value in values]
+    ctx.save_for_backward(*(value for value, other in zip(values, ctx.others) if other is None))
+    ctx.lengths = [len(group) for group in groups]
+
+
+def saved(ctx) -> list[tuple]:
+    """The groups that were passed to save()."""
+    tensors = iter(ctx.saved_tensors)
+    values = iter([next(tensors) if other is None else other[0] for other in ctx.others])
+    return [tuple(next(values) for _ in range(length)) for length in ctx.lengths]
+
+
+def shape_and_layout(x: Tensor) -> tuple:
+    return tuple(x.shape), memory_format(x)
+
+
+def stand_in(grad: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
+    """An uninitialized tensor in place of an input of which a backward uses the size only."""
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)

@@ -1,0 +1,1 @@
+"""Types and checks that all other modules use: conv geometry, epilogue, activations, memory layouts, arguments."""

@@ -1,0 +1,166 @@
+"""Private names of torch, each behind a public one: no other file of the package uses any.
+
+All were tried with torch 2.11.0, which CI runs on GPUs, and with torch 2.13.0, which it runs on CPUs. Only functions
+import torch._dynamo and torch._inductor: each import takes a second.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # sees every call of an operator
+from torch.utils._pytree import tree_leaves as tree_leaves  # the values in nested lists, tuples and dicts
+from torch.utils._pytree import tree_map as tree_map
+
+T = TypeVar("T")
+
+# Modules
+
+NormBase = nn.modules.batchnorm._NormBase  # base class of every BatchNorm and InstanceNorm, those of apex included
+has_global_hook = nn.modules.module._has_any_global_hook  # true if a hook runs with the forward of every module
+
+
+def children(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The dict of children, with None and with every name of a child: named_children() leaves these out."""
+    return module._modules
+
+
+def set_children(module: nn.Module, named: dict[str, nn.Module | None]) -> None:
+    """Replaces the dict of children, as a copy needs it that shares the module's other attributes."""
+    vars(module)["_modules"] = named
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if a call of the module runs hooks beside its forward."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def hook_dicts(module: nn.Module) -> dict[str, Any]:
+    """attribute -> dict of hooks of one kind, those of state_dict() included."""
+    suffixes = ("_hooks", "_with_kwargs", "_always_called")
+    return {name: value for name, value in vars(module).items() if name[0] == "_" and name.endswith(suffixes)}
+
+
+def pad_widths(conv: nn.Conv2d) -> list[int]:
+    """The widths with which F.pad does the padding of a convolution whose padding_mode is not "zeros"."""
+    return conv._reversed_padding_repeated_twice
+
+
+# Tensors and autograd
+
+version: Callable[[Tensor], int] = attrgetter("_version")  # the number of in-place changes so far
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Identifies the storage while it is alive: on the meta device its data_ptr() is 0."""
+    return tensor.untyped_storage()._cdata
+
+
+def raise_in_backward(message: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The tensors as outputs of a function whose backward raises RuntimeError(message)."""
+    return torch._C._functions.DelayedError(message, len(tensors))(*tensors)
+
+
+def checkpointing() -> bool:
+    """True inside torch.utils.checkpoint: its hooks are then the innermost ones for saved tensors."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
+
+
+# Operators and the dispatcher
+
+outside_modes = torch.utils._python_dispatch._disable_current_modes  # a context in which no tracer sees a call
+collectives = torch.ops._c10d_functional  # torch.distributed's collectives as operators, which torch.compile traces
+# oneDNN's convolution of a packed weight, and the operator that packs it; None in a torch without oneDNN
+onednn_convolution = torch.ops.mkldnn._convolution_pointwise if torch.backends.mkldnn.is_available() else None
+onednn_pack = torch.ops.mkldnn._reorder_convolution_weight if torch.backends.mkldnn.is_available() else None
+
+
+def cpu_multiplies(dtype: torch.dtype) -> bool:
+    """True if oneDNN has instructions of this CPU for products of bfloat16 or float16 and need not emulate them."""
+    supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, supported[dtype])()
+
+
+def has_schema(operator: Any, schema: str) -> bool:
+    """True if the operator was registered with this schema, compared as torch parses both."""
+    return str(operator._schema) == str(torch._C.parse_schema(schema))
+
+
+_included_keys, _profiler_enabled = torch._C._dispatch_tls_local_include_set, torch.autograd._profiler_enabled
+# Dispatch keys of ordinary calls, in inference mode and under autocast too: none of them observes operators.
+_OBSERVING_KEYS = ~functools.reduce(
+    torch._C.DispatchKeySet.__or__,
+    (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in
+     ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")),
+).raw_repr()  # fmt: skip
+
+
+def operators_observed() -> bool:
+    """True if a mode, tracer, transform or profiler sees the operators that this thread calls."""
+    return bool(_included_keys().raw_repr() & _OBSERVING_KEYS) or _profiler_enabled()
+
+
+# Compilers
+
+
+def constant(function: T) -> T:
+    """torch.compiler.assume_constant_result without its import of torch._dynamo."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def nonstrict_trace(function: Callable[..., T]) -> Callable[..., T]:
+    """Makes Dynamo run the function on its fake tensors instead of tracing its code."""
+    import torch._dynamo
+
+    return torch._dynamo.nonstrict_trace(function)
+
+
+def in_dynamo_graph() -> bool:
+    """True while Dynamo traces a graph itself, and not a part that is a graph of its own, such as checkpointing's."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        return InstructionTranslator.current_tx().output.current_tracer.parent is None
+    except AttributeError:  # a trace after Dynamo's own
+        return False
+
+
+def fake_tensors() -> AbstractContextManager:
+    """A mode in which tensors have a device and no memory."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode()
+
+
+def is_constraint_violation(error: Exception) -> bool:
+    """True if torch.export raised the error because a dimension that should be dynamic cannot be."""
+    from torch._dynamo.exc import UserError, UserErrorType
+
+    return isinstance(error, UserError) and error.error_type == UserErrorType.CONSTRAINT_VIOLATION
+
+
+def write_package(program: torch.export.ExportedProgram, path: Path, options: dict[str, Any]) -> None:
+    """Compiles an exported program to an AOTInductor package, with those of the options that this torch knows."""
+    import torch._inductor
+
+    known = torch._inductor.list_options()
+    options = {name: value for name, value in options.items() if name in known}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+
+
+def load_package(path: Path) -> Callable:
+    """The model in an AOTInductor package."""
+    import torch._inductor
+
+    return torch._inductor.aoti_load_package(str(path))

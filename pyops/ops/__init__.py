@@ -1,0 +1,5 @@
+"""The primitive operators torch.ops.atrous._* and torch.ops.atrous_triton._*."""
+
+from .registration import library_error, library_loaded, schemas
+
+__all__ = ["library_error", "library_loaded", "schemas"]

@@ -1,0 +1,52 @@
+"""Fakes of the primitives: shapes, dtypes and strides of their results, for torch.compile and export."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..core.spec import Spec, accumulate_type
+
+
+def _epilogue(z: Tensor, *arguments) -> Tensor:
+    return torch.empty_like(z)
+
+
+_epilogue_again = _epilogue
+
+
+def _epilogue_reduce(grad: Tensor, z: Tensor, *arguments) -> Tensor:
+    return z.new_empty((3, z.shape[1]), dtype=accumulate_type(z.dtype))
+
+
+def _epilogue_backward(grad: Tensor, z: Tensor, means, need_z: bool, need_residual: bool, *arguments):
+    return tuple(torch.empty_like(z) if needed else z.new_empty(0) for needed in (need_z, need_residual))
+
+
+def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    mean, var = (z.new_empty(z.shape[1], dtype=accumulate_type(z.dtype)) for _ in range(2))
+    return mean, var
+
+
+def _conv(input, weight, bias, stride, padding, dilation, groups) -> Tensor:
+    return torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, (0, 0), groups)
+
+
+def _conv_statistics(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    z = torch.empty_like(_conv(*arguments))
+    return z, *_statistics(z)
+
+
+def _conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *arguments) -> Tensor:
+    return torch.empty_like(_conv(input, weight, bias, stride, padding, dilation, groups))
+
+
+def _winograd_weight(weight: Tensor, turned: bool = False) -> Tensor:
+    inner, outer = weight.shape[turned], weight.shape[not turned]
+    return weight.new_empty(((inner + 15) // 16, 16, outer, 16), dtype=torch.float32)
+
+
+def _winograd_epilogue(input, transformed, out_channels, bias, padding, dilation, *arguments) -> Tensor:
+    size = Spec.of((1, 1), padding, dilation).output_size(input.shape[2:], (3, 3))
+    shape = (input.shape[0], out_channels, *size)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)

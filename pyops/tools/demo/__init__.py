@@ -1,0 +1,1 @@
+"""`python -m atrous demo`: agreement and speed beside eager and torch.compile."""

@@ -1,0 +1,1 @@
+"""`python -m atrous export`: a package of a model for C++."""

@@ -1,0 +1,1 @@
+"""`python -m atrous explain --slopes`: the learned PReLU slopes of a checkpoint."""

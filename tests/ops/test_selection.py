@@ -1,0 +1,99 @@
+"""Backend selection: the rule, the measured tables, and the reasons in errors."""
+
+from unittest import mock
+
+import pytest
+import torch
+
+from atrous import conv_bn_act, ops, tuning
+from atrous.backends import library, selection
+from atrous.core.spec import Epilogue, Spec
+from atrous.tuning.device_id import device_name, versions
+from atrous.tuning.format import Entry, Table
+
+X, W = torch.randn(1, 4, 8, 8), torch.randn(8, 4, 3, 3)
+
+
+def test_auto_takes_native_where_it_is_built():
+    assert selection.choose("auto", X, W, Spec()).name == ("native" if ops.library_loaded else "library")
+
+
+@pytest.mark.skipif(not selection.available("triton"), reason="triton runs here")
+def test_a_named_backend_that_cannot_run_lists_its_reasons():
+    with pytest.raises(
+        RuntimeError,
+        match=r"(?s)backend='triton' cannot run.*triton: no CUDA device.*input: expected a CUDA.*got torch.float64",
+    ):
+        conv_bn_act(X.double(), W.double(), backend="triton")
+
+
+def test_an_unknown_backend_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match=f"backend: expected one of auto, {', '.join(selection.backends())}, got 'cudnn'"
+    ):
+        conv_bn_act(X, W, backend="cudnn")
+
+
+@pytest.mark.parametrize("name", selection.backends())
+def test_available_answers_with_reasons(name):
+    assert all(isinstance(reason, str) and reason for reason in selection.available(name))
+
+
+def test_on_a_gpu_the_epilogue_adds_a_frozen_bias(monkeypatch):
+    """cuDNN would add it in a separate pass over the output. With a BatchNorm the convolution adds it."""
+    seen = []
+    monkeypatch.setattr(library, "convolution", lambda x, w, bias, spec: seen.append(bias) or x)
+    monkeypatch.setattr(library, "epilogue", lambda z, arguments: arguments)
+    monkeypatch.setattr(library, "in_compute_dtype", lambda run, x, weights, arguments: run(x, weights, arguments))
+    x, bias = mock.Mock(is_cuda=True), torch.ones(8)
+    assert library.conv_epilogue(x, W, bias, Spec(), Epilogue()).beta is bias and seen == [None]
+    norm = Epilogue(mean=torch.zeros(8), var=torch.ones(8))
+    assert library.conv_epilogue(x, W, bias, Spec(), norm).beta is None and seen[-1] is bias
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Returns a function that sets the measured fastest backend of every call."""
+
+    def set_fastest(backend):
+        monkeypatch.setattr(tuning, "measured", lambda *call: Entry(backend, None, {backend: 1.0}))
+
+    return set_fastest
+
+
+def test_auto_takes_the_measured_backend(measured):
+    measured("library")
+    assert selection.choose("auto", X, W, Spec()).name == "library"
+    assert selection.choose("auto", X, W, Spec(), frozen=True).name == "library"
+    assert selection.choose("auto", X).name == selection.choose("native", X).name  # the epilogue alone is not measured
+    assert selection.choose("native", X, W, Spec()).name == "native"  # a named backend is not replaced
+
+
+@pytest.mark.skipif(not selection.available("triton"), reason="triton runs here")
+def test_the_rule_applies_if_the_measured_backend_cannot_run_here(measured):
+    measured("triton")
+    assert selection.choose("auto", X, W, Spec()).name == "native"
+
+
+def test_the_rule_applies_if_the_measured_backend_is_unknown(measured):
+    """The table may come from a version that has another backend."""
+    measured("cudnn")
+    assert selection.choose("auto", X, W, Spec()).name == selection.choose("auto", X).name
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_table_in_the_user_s_folder_decides(tuning_folder, frozen):
+    """The table is used in eager and compiled calls; when its file is deleted the rule applies again."""
+    x, w, spec = torch.randn(2, 16, 9, 9), torch.randn(16, 16, 3, 3), Spec(padding=(1, 1))
+    key = tuning.key(x, w, spec, residual=False, frozen=frozen)
+    entries = {key: Entry("library", None, {"library": 1.0, "native": 2.0})}
+    path = tuning_folder / "here.json"
+    tuning.save(path, Table(device_name(x.device), versions(x.device), "2026-11-24", entries))
+    assert selection.choose("auto", x, w, spec, frozen=frozen).name == "library"
+    assert selection.choose("auto", x, w, spec, frozen=not frozen).name == "native"
+    assert selection.choose("auto", x, w, spec, frozen=frozen, residual=True).name == "native"
+    compiled = torch.compile(lambda x: conv_bn_act(x, w, padding=1, slope=0.1), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), conv_bn_act(x, w, padding=1, slope=0.1))
+    path.unlink()
+    tuning.reload()
+    assert selection.choose("auto", x, w, spec, frozen=frozen).name == "native"

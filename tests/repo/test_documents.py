@@ -1,0 +1,111 @@
+"""README, CONTRIBUTING, docs/ and the docstrings of examples/: each snippet runs, each command is accepted by its
+program, each file exists."""
+
+import ast
+import re
+import runpy
+import struct
+import sys
+
+import documents
+import pytest
+from documents import ROOT
+
+from bench.report import picture, report
+
+PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path: path.read_text() for path in PATHS if path.name != "api.md"}  # test_api_page.py compares that page
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+TEXTS |= {path: ast.get_docstring(ast.parse(path.read_text())) or "" for path in EXAMPLES}
+COMMANDS = sorted({command for text in TEXTS.values() for command in documents.commands(text)})
+# Commands that are not tried, and files that do not exist, with the reason.
+EXCEPTIONS = {
+    "pip install --no-build-isolation .": "test_packaging.py installs from the checkout",
+    "pip install --no-build-isolation -e .": "test_packaging.py installs from the checkout",
+    "pip install --no-deps -r requirements-cuda.txt": "downloads",
+    "python setup.py build_ext --inplace": "builds csrc, as make setup does",
+    "torchrun --nproc-per-node 2 examples/train_digits.py": "starts processes; test_distributed.py has their steps",
+    "cmake -S examples/cpp -B build/cpp": "make cpp-example runs it",
+    "cmake --build build/cpp": "make cpp-example runs it",
+    "build/cpp/classify pyops/libatrous.so resnet34.pt2 photo.ppm": "make cpp-example runs it",
+    "python3.12 -m venv ~/atrous": "makes an environment",
+    "~/atrous/bin/pip install torch==2.11.0 triton==3.6.0 numpy hypothesis pytest pytest-benchmark pytest-xdist": (
+        "downloads"
+    ),
+    "python -m bench.gpu.summary RESULTS_DIR": "reads a folder; tests/bench/gpu/test_summary.py runs it",
+    "pyops/tuning/tables": "exists once a tuning table is shipped",
+}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TEXTS if documents.snippets(TEXTS[path])], ids=lambda path: path.name
+)
+def test_snippets_run_in_order(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for code in documents.snippets(TEXTS[path]):
+        exec(compile(code, path.name, "exec"), names)
+
+
+def test_the_segmentation_example_runs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["segment_features.py", "--size", "64"])
+    runpy.run_path(str(ROOT / "examples" / "segment_features.py"), run_name="__main__")
+    assert "sites fused 38/39" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in EXCEPTIONS])
+def test_commands_are_accepted(command):
+    assert not documents.problem(command)
+
+
+def test_files_exist():
+    known = documents.tree()
+    wrong = {path.name: documents.missing(text, path.parent, known) for path, text in TEXTS.items()}
+    assert not {name: left for name, files in wrong.items() if (left := [f for f in files if f not in EXCEPTIONS])}
+
+
+def test_exceptions_are_needed():
+    spans = {span for text in TEXTS.values() for span in documents.spans(text)}
+    assert not EXCEPTIONS.keys() - set(COMMANDS) - spans
+
+
+def test_the_picture_shows_the_results():
+    """README shows the PNG, which has the size and the results of bench/report/picture.py. The figures in the sentences
+    below it are in the tables."""
+    readme = TEXTS[ROOT / "README.md"]
+    _, shown, below = readme.partition(f"]({picture.PICTURE.relative_to(ROOT).as_posix()})")
+    sentences = below.partition("\n## ")[0]
+    figures = re.findall(r"\d+\.\d+x?", sentences)
+    assert shown and all(f"bench/results/{name}" in sentences for name in picture.RESULTS)
+    assert figures and all(f" {figure} " in report.BLOCK.search(readme)[0] for figure in figures)
+    content = picture.PICTURE.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n" and picture.SOURCE.encode() in content
+    assert struct.unpack(">2I", content[16:24]) == tuple(round(side * picture.DPI) for side in picture.INCHES)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make nothing", "make fuzz COUNTS=1", "python -m atrous fly", "python -m atrous tune resnet34 --no-such 1",
+        ".ci/gpu rihgt", ".ci/gpu right --limit x", "python -m bench.nothing --json x", "python tests/none.py --json x",
+        "python examples/train_digits.py --epoch three", "python setup.py develop", "cmake --fly",
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_found(command):
+    assert documents.commands(f"It is `{command}`.") == documents.commands(f"So:\n\n    {command}  # why") == [command]
+    assert documents.problem(command)
+
+
+def test_a_wrong_file_is_found():
+    text = (
+        "[a](docs/none.md) [b](README.md#a) [c](https://x.y) `pyops/none.py` `none.cuh` `nn.py` `pyops/backends/NEW.py`"
+    )
+    text += " `tests/none/` `repo/` `x < 1` `conv/sm90_<dtype>.cu`\n\n    torchrun examples/none.py"
+    assert documents.missing(text, ROOT, documents.tree()) == [
+        "docs/none.md", "examples/none.py", "none.cuh", "pyops/none.py", "tests/none/",
+    ]  # fmt: skip
+
+
+def test_snippets_and_commands_of_a_text():
+    text = "A.\n\n```python\nx = 1\n```\n\n```\nmake test && make lint\n```\n"
+    assert documents.snippets(text) == ["x = 1\n"] and documents.commands(text) == ["make test", "make lint"]

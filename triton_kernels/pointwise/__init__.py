@@ -1,0 +1,1 @@
+"""Kernels without a convolution: the epilogue, its backward, and per-channel reductions."""
