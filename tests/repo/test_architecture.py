@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from atrous.backends import selection
+
 ROOT = Path(__file__).parents[2]
 # From the lowest layer to the highest. A file imports from its own folder and from lower layers, nothing else.
 LAYERS = (
@@ -25,7 +27,7 @@ LAYERS = (
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 ALONE = {"reference", "triton_kernels"}  # they import nothing else of the package, at any level
-BACKENDS = {"backends.library", "backends.native", "backends.triton"}
+BACKENDS = {f"backends.{name}" for name in selection.backends()}
 MAX_MODULES, MAX_LAYERS = 14, 10
 TORCH_COMPAT = "core.torch_compat"
 DOCUMENTED = {"_asdict", "_fields", "_getframe", "_make", "_replace"}  # attributes of NamedTuple and sys
