@@ -1,5 +1,7 @@
 """conv_bn_act, bn_act and add_act over the shared cases, backends, dtypes and layouts. Edge cases: test_cases_*.py."""
 
+import dataclasses
+
 import pytest
 import torch
 from parameters import CPU_BACKENDS, DTYPES
@@ -26,7 +28,7 @@ def test_conv_bn_act(backend, case, dtype, layout):
 @pytest.mark.parametrize("slope", testing.SLOPES, ids=str)
 @pytest.mark.parametrize("backend", [*CPU_BACKENDS, "auto"])
 def test_each_slope(backend, slope):
-    arguments = testing.arguments(testing.replace(CASES[1], slope=slope))
+    arguments = testing.arguments(dataclasses.replace(CASES[1], slope=slope))
     torch.manual_seed(7)
     y = atrous.conv_bn_act(**arguments, backend=backend)
     torch.manual_seed(7)
