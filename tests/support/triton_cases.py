@@ -74,6 +74,16 @@ def interpret(*files, capsys, least, only=""):
     assert int(re.search(r"(\d+) passed", last)[1]) > least
 
 
+def interpreted(*files, least, only=""):
+    """A test that interprets these files; it is skipped in the interpreter's own process."""
+
+    @pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
+    def test(capsys):
+        interpret(*files, capsys=capsys, least=least, only=only)
+
+    return test
+
+
 @contextlib.contextmanager
 def poisoned_outputs():
     """Fills new tensors, so that an element which a kernel does not write is NaN, or the integer 0x5A."""

@@ -34,9 +34,7 @@ from atrous.triton_kernels import launch  # noqa: E402
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=250)
+test_under_the_interpreter = cases.interpreted(__file__, least=250)
 
 
 @on_device

@@ -26,9 +26,7 @@ from atrous.triton_kernels.conv import configs  # noqa: E402
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=150)
+test_under_the_interpreter = cases.interpreted(__file__, least=150)
 
 
 SPLIT = [tile._replace(splits=splits) for splits in configs.SPLITS if splits > 1 for tile in configs.CONV]

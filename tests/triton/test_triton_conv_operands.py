@@ -25,9 +25,7 @@ from triton_conv import check, run  # noqa: E402
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=60)
+test_under_the_interpreter = cases.interpreted(__file__, least=60)
 
 
 @on_device

@@ -12,7 +12,6 @@ import triton_cases as cases
 from triton_cases import (
     DESCRIPTORS,
     DTYPES,
-    INTERPRETING,
     LAYOUTS,
     NAN,
     PATHS,
@@ -33,9 +32,7 @@ from atrous.triton_kernels import launch  # noqa: E402
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=100)
+test_under_the_interpreter = cases.interpreted(__file__, least=100)
 
 
 def identity(channels, kernel, dtype, layout, value=1.0):

@@ -27,9 +27,7 @@ from atrous.triton_kernels.pointwise import forward as pointwise  # noqa: E402
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=300)
+test_under_the_interpreter = cases.interpreted(__file__, least=300)
 
 
 @on_device

@@ -11,7 +11,7 @@ import torch
 import triton_cases as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_cases import DEVICE, INTERPRETING, RESIDUALS, on_device, on_gpu
+from triton_cases import DEVICE, RESIDUALS, on_device, on_gpu
 
 pytest.importorskip("triton")
 
@@ -42,9 +42,7 @@ from atrous.triton_kernels.pointwise import statistics as channel_statistics  # 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=140)
+test_under_the_interpreter = cases.interpreted(__file__, least=140)
 
 
 @on_device

@@ -21,9 +21,7 @@ from atrous.triton_kernels.pointwise import forward as pointwise  # noqa: E402
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=40)
+test_under_the_interpreter = cases.interpreted(__file__, least=40)
 
 
 @on_device

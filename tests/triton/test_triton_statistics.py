@@ -10,7 +10,7 @@ import torch
 import triton_cases as cases
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from triton_cases import DTYPES, INTERPRETING, LAYOUTS, NAN, PATHS, PATHS_AND_LAYOUTS, on_device, on_gpu
+from triton_cases import DTYPES, LAYOUTS, NAN, PATHS, PATHS_AND_LAYOUTS, on_device, on_gpu
 
 pytest.importorskip("triton")
 
@@ -25,9 +25,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 EVERY_CONFIG = [tile._replace(waves=waves) for tile in configs.CONV for waves in configs.WAVES]
 
 
-@pytest.mark.skipif(INTERPRETING, reason="already in the interpreter's process")
-def test_under_the_interpreter(capsys):
-    cases.interpret(__file__, capsys=capsys, least=150)
+test_under_the_interpreter = cases.interpreted(__file__, least=150)
 
 
 def run(call, layout="NCHW", config=None):
