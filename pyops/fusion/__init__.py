@@ -1,6 +1,6 @@
-"""fuse(model): replaces each conv -> bn -> (add) -> activation site of an ordinary model by one fused call."""
+"""fuse(model): runs each conv -> bn -> (add) -> activation site of an ordinary model as one fused call."""
 
-from .model import fuse
+from .module import fuse
 from .report import Report, Site
 
 __all__ = ["Report", "Site", "fuse"]
