@@ -12,6 +12,7 @@ from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
 from .effects import value
+from .lean import lean
 from .layouts import lower_in_channels_last
 from .report import Graph, Report, site_of
 from .rewrite import lower, replace_sites
@@ -28,11 +29,12 @@ class Compiler:
     calls: int = 0  # of compiled graphs
 
     def __call__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        """A backend of torch.compile."""
+        """A backend of torch.compile. It never raises for a graph: where the pass fails, the graph runs as it is."""
         if dynamo_compat.draws_from_own_random():
-            reason = "it draws from a random.Random of its own"
-            raise dynamo_compat.skip_frame(reason)
-        run = self.compile(gm, inputs)
+            raise dynamo_compat.skip_frame("it draws from a random.Random of its own")
+        record = Graph("eval")
+        self.report.graphs.append(record)
+        run = first_that_works(record.fallbacks, lambda: self.compile(gm, inputs, record), lambda: gm.forward)
 
         def counted(*args: Any) -> Any:
             self.calls += 1
@@ -40,32 +42,41 @@ class Compiler:
 
         return counted
 
-    def compile(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        """The graph as it is, where this fails: a backend never raises."""
-        plain = training.copied(gm)
+    def compile(self, gm: fx.GraphModule, inputs: Sequence[Any], record: Graph) -> Callable[..., Any]:
+        plain, gm = gm, training.copied(gm)  # Dynamo reads its graph afterwards
         chains = replace_sites(gm, self.options)
-        record = Graph("train" if any(map(training.trains, gm.graph.nodes)) else "eval", list(map(site_of, chains)))
-        self.report.graphs.append(record)
-        gradients = any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm))
-        if not gradients:
+        record.sites = list(map(site_of, chains))
+        record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
+        if not any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm)):
             return self._without_gradients(gm, inputs)
         if self.then == "inductor":
             return dynamo_compat.with_inductor(gm, inputs, None)
-        for route in (training.compiled, training.with_aot_autograd):
-            try:
-                return route(gm, plain, inputs, self.options.recompute)
-            except Exception as error:
-                record.fallbacks.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
-        return gm.forward
+        return first_that_works(
+            record.fallbacks,
+            lambda: training.compiled(gm, plain, inputs, self.options.recompute),
+            lambda: dynamo_compat.with_aot_autograd(gm, inputs),
+            lambda: gm.forward,
+        )
 
     def _without_gradients(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        if not self.options.freeze:
-            lower(gm)
-            return dynamo_compat.with_inductor(gm, inputs, None) if self.then == "inductor" else gm.forward
-        lower_in_channels_last(gm)
-        places = [node for node in gm.graph.nodes if node.op == "placeholder"]
-        owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
-        return constants.frozen(gm, owned, self.store)
+        if self.options.freeze:
+            lower_in_channels_last(gm)
+            places = [node for node in gm.graph.nodes if node.op == "placeholder"]
+            owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
+            return constants.frozen(gm, owned, self.store)
+        lower(gm)
+        return dynamo_compat.with_inductor(gm, inputs, None) if self.then == "inductor" else lean(gm)
+
+
+def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """The result of the first route that does not raise. refused: receives the errors of those before it."""
+    for route in routes[:-1]:
+        try:
+            return route()
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            refused.append(f"{type(error).__name__}: {lines[0]}")
+    return routes[-1]()
 
 
 OWNED = ("_parameters[", "_buffers[")  # parts of the source of a model's own tensor

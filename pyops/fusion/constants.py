@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from ..core.torch_compat import version
+from .lean import lean
 
 
 class Prepared:
@@ -56,7 +57,7 @@ class FrozenGraph:
     """A graph whose last inputs are prepared values. places: the inputs that these depend on."""
 
     def __init__(self, gm: fx.GraphModule, constant: fx.GraphModule, places: list[int], store: Store):
-        self.forward, self.constant, self.store = gm.forward, constant, store
+        self.forward, self.constant, self.store = lean(gm), constant, store
         pick = operator.itemgetter(*places)
         self.pick = pick if len(places) > 1 else lambda args: (pick(args),)
         self.prepared: Prepared | None = None
@@ -85,7 +86,7 @@ def frozen(gm: fx.GraphModule, constants: set[fx.Node], store: Store) -> Callabl
             inside.append(node)
     used = [node for node in inside if any(user not in known for user in node.users)]
     if not used:
-        return gm.forward
+        return lean(gm)
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
     graph, copies = fx.Graph(), {}
     sources = [node for node in inputs if node in constants and any(user in known for user in node.users)]

@@ -34,7 +34,8 @@ FOLLOWING = {
 def lower_in_channels_last(gm: fx.GraphModule) -> None:
     """Replaces the calls of sites by operators, as rewrite.lower does, on channels_last values where that is free."""
     modes = Modes(gm.graph)
-    shared = {storage(target) for node in gm.graph.nodes for target in written(node)}  # a copy would miss the change
+    others = [node for node in gm.graph.nodes if not isinstance(node.target, Call)]
+    shared = {storage(target) for node in others for target in written(node)}  # a copy would miss the change
     actual: dict[fx.Node, Any] = {}  # nodes in another layout than the model's: their fake values
     restored: dict[fx.Node, fx.Node] = {}
 

@@ -24,6 +24,7 @@ def replace_sites(gm: fx.GraphModule, options: Options) -> list[Chain]:
             call = Call(chain, options._replace(freeze=False), became.get(chain.residual, chain.residual))
             chain.refusal = _refusal(call, chain, modes)
             if not chain.refusal:
+                call.options = options
                 became[chain.last] = _replace(gm.graph, chain, call)
     gm.recompile()
     return chains

@@ -17,6 +17,7 @@ from ..core.layout import channels_last
 from . import effects, spellings
 from .call import Call
 from .effects import value
+from .lean import lean
 from .updates import Updates
 
 CONVOLUTIONS = ("aten.convolution", "atrous._conv_statistics", "atrous_triton._conv_statistics", "atrous._statistics",
@@ -56,11 +57,6 @@ def trains(node: fx.Node) -> bool:
     return spellings.role(node) == "bn" and bool(spellings.arguments(node).training)
 
 
-def with_aot_autograd(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], recompute: bool):
-    """gm with gradients, where compiled() refuses it: it may change inputs, and is differentiable once."""
-    return dynamo_compat.with_aot_autograd(gm, fakes)
-
-
 def _without_updates(plain: fx.GraphModule) -> fx.GraphModule:
     """The graph as torch has it, but for the running statistics, which the first run has updated."""
     gm = copied(plain)
@@ -97,7 +93,7 @@ class Whole:
     """The forward graph as one differentiable function, whose backward is the backward graph."""
 
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], written: set[int]):
-        self.forward, self.backward, self.plain = forward.forward, backward.forward, plain.forward
+        self.forward, self.backward, self.plain = lean(forward), lean(backward), plain.forward
         self.outputs = [value(result) for result in results]
         self.differentiable = [isinstance(v, Tensor) and v.requires_grad for v in self.outputs]
         self.wanted = [isinstance(fake, Tensor) and fake.requires_grad for fake in fakes]
