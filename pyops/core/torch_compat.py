@@ -113,9 +113,13 @@ def operators_observed() -> bool:
 
 
 def transformed(values: Sequence[Any]) -> bool:
-    """True under torch.func, forward-mode AD, torch.jit.trace, torch.fx and a compiler: they ask for torch's operators."""
+    """True under torch.func, forward-mode AD, torch.jit.trace, torch.fx, a compiler or a dispatch mode.
+
+    They see torch's own operators; Dynamo does not compile under a dispatch mode.
+    """
     return (
-        torch._C._functorch.peek_interpreter_stack() is not None
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
         or torch.jit.is_tracing()
         or torch.compiler.is_compiling()

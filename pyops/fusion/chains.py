@@ -68,7 +68,7 @@ class Finder:
         """The sites of the graph, and the convolutions that no site begins with; in the order of their first nodes."""
         chains = []
         for head in ("conv", "bn", "add"):
-            for node in self.nodes:
+            for node in reversed(self.nodes):  # of two branches the later one adds the earlier one
                 if spellings.role(node) == head and node not in self.taken:
                     chain = self._chain(head, node)
                     if head == "conv" or chain.fusible:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from ..backends import selection
 from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
@@ -26,6 +27,8 @@ class Compiler:
     then: str | None = None
     report: Report = field(default_factory=Report)
     store: constants.Store = field(default_factory=constants.Store)
+    observer: Callable[[Callable[..., Any], tuple], Any] | None = None  # called in place of a graph, with its arguments
+    mode: str | None = None  # Inductor's
     calls: int = 0  # of compiled graphs
 
     def __call__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -38,7 +41,7 @@ class Compiler:
 
         def counted(*args: Any) -> Any:
             self.calls += 1
-            return run(*args)
+            return run(*args) if self.observer is None else self.observer(run, args)
 
         return counted
 
@@ -50,7 +53,7 @@ class Compiler:
         if not any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm)):
             return self._without_gradients(gm, inputs)
         if self.then == "inductor":
-            return dynamo_compat.with_inductor(gm, inputs, None)
+            return dynamo_compat.with_inductor(gm, inputs, self.mode)
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute),
@@ -65,7 +68,7 @@ class Compiler:
             owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
             return constants.frozen(gm, owned, self.store)
         lower(gm)
-        return dynamo_compat.with_inductor(gm, inputs, None) if self.then == "inductor" else lean(gm)
+        return dynamo_compat.with_inductor(gm, inputs, self.mode) if self.then == "inductor" else lean(gm)
 
 
 def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -80,3 +83,45 @@ def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any
 
 
 OWNED = ("_parameters[", "_buffers[")  # parts of the source of a model's own tensor
+
+
+def dynamo_backend(
+    gm: fx.GraphModule, inputs: Sequence[Any], *, options: dict[str, Any] | None = None, mode: str | None = None
+) -> Callable[..., Any]:
+    """torch.compile(model, backend="atrous", options={...}, mode=...).
+
+    options: backend, recompute and then of fuse(), and report, a fusion.Report that is filled. mode: that of Inductor,
+    with then="inductor". Raises ValueError for an unknown option.
+    """
+    given = {"backend": "auto", "recompute": True, "then": None, "report": Report(), **(options or {})}
+    if unknown := given.keys() - {"backend", "recompute", "then", "report"}:
+        raise ValueError(f"options: expected some of backend, recompute, then, report, got {', '.join(sorted(unknown))}")
+    check_then(given["then"])
+    selection.check_name(given["backend"])
+    sites = Options(given["backend"], bool(given["recompute"]))
+    return Compiler(sites, given["then"], given["report"], mode=mode)(gm, inputs)
+
+
+def check_then(then: object) -> None:
+    if then not in (None, "inductor"):
+        raise ValueError(f"then: expected None or 'inductor', got {then!r}")
+
+
+def fuse_graph(gm: fx.GraphModule, *, backend: str = "auto", report: Report | None = None) -> fx.GraphModule:
+    """A copy of an fx graph in which each site is an operator, for people who write compilers.
+
+    Args:
+        gm: a graph of torch.export or Dynamo, whose nodes have fake values (meta["val"] or meta["example_value"]). It
+            runs without gradients. An exported program's graph is `program.graph_module`.
+        backend: as for conv_bn_act. report: receives the sites.
+
+    Returns:
+        A graph with the placeholders and outputs of gm.
+    """
+    selection.check_name(backend)
+    gm, record = training.copied(gm), Graph("eval")
+    record.sites = list(map(site_of, replace_sites(gm, Options(backend))))
+    if report is not None:
+        report.graphs.append(record)
+    lower(gm)
+    return gm

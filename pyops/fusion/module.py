@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,12 +18,11 @@ from ..core import dynamo_compat
 from ..core.torch_compat import has_global_hook, transformed
 from .call import Options
 from .compare import compare
-from .compiler import Compiler
+from .compiler import Compiler, check_then
 from .report import Report
 
 WRAPPERS = ("GraphModule", "ScriptModule", "OptimizedModule", "DataParallel", "DistributedDataParallel",
             "FullyShardedDataParallel")  # fmt: skip
-THEN = (None, "inductor")
 
 
 class State:
@@ -127,8 +127,7 @@ def fuse(
     """Returns the model as a module whose every act(bn(conv(x)) + r) is one call."""
     model = _check(model)
     selection.check_name(backend)
-    if then not in THEN:
-        raise ValueError(f"then: expected None or 'inductor', got {then!r}")
+    check_then(then)
     if freeze:
         model = copy.deepcopy(model).eval().requires_grad_(False)
     how = {"backend": backend, "freeze": bool(freeze), "recompute": bool(recompute), "dynamic": dynamic, "then": then}
@@ -136,6 +135,26 @@ def fuse(
     if example_inputs is not None:
         compare(model, fused, example_inputs)
     return fused
+
+
+def is_fused(model: nn.Module) -> bool:
+    return isinstance(model, Fused)
+
+
+def is_frozen(model: nn.Module) -> bool:
+    return isinstance(model, Frozen)
+
+
+@contextlib.contextmanager
+def observed(model: nn.Module, observer: Callable[[Callable[..., Any], tuple], Any]) -> Iterator[None]:
+    """Inside, a fused model calls observer(graph, arguments) in place of graph(*arguments)."""
+    assert isinstance(model, Fused)
+    compiler = model._atrous.compiler
+    compiler.observer = observer
+    try:
+        yield
+    finally:
+        compiler.observer = None
 
 
 def _again(model: nn.Module, how: dict[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from . import spellings
 from .chains import Chain
 from .effects import value
 
-MODES = {True: "train", False: "eval"}
+AFTER_ACTIVATION = tuple(f"{name}+" for name in spellings.ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ class Site:
     fused: bool
     reason: str = ""
     mode: str = "both"
+
+    @property
+    def residual(self) -> str:
+        """Where a residual is added: "none" | "before" | "after" the activation."""
+        head, _, tail = self.pattern.partition("add")
+        return "none" if "add" not in self.pattern else "after" if head.endswith(AFTER_ACTIVATION) else "before"
 
 
 @dataclass
