@@ -17,20 +17,23 @@ from torch import Tensor, fx
 
 
 @contextlib.contextmanager
-def not_compiling() -> Iterator[None]:
-    """torch.compiler.is_compiling() is False inside, as it is in a call of the traced functions outside a compiler."""
-    before, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, False  # type: ignore[attr-defined]
+def compiling(flag: bool) -> Iterator[None]:
+    """Sets what torch.compiler.is_compiling() tells: False for a graph that runs as it is."""
+    before, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, flag  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.compiler._is_compiling_flag = before  # type: ignore[attr-defined]
 
 
-def trace(function: Callable[..., Any], fakes: Sequence[Tensor]) -> fx.GraphModule:
-    """The operators that function(*fakes) calls, as a graph. The fake tensors belong to one mode."""
+def trace(function: Callable[..., Any], fakes: Sequence[Tensor], then_compiled: bool) -> fx.GraphModule:
+    """The operators that function(*fakes) calls, as a graph, which may be compiled further.
+
+    The fake tensors belong to one mode.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with fake_mode(fakes), not_compiling():
+    with fake_mode(fakes), compiling(then_compiled):
         return make_fx(function)(*fakes)
 
 
@@ -49,7 +52,7 @@ def joint_graph(function: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphM
     """
     from torch._functorch.aot_autograd import aot_export_joint_simple
 
-    with not_compiling():
+    with compiling(False):
         return aot_export_joint_simple(function, tuple(fakes), trace_joint=True)
 
 

@@ -110,8 +110,6 @@ def operators_observed() -> bool:
     return bool(_included_keys().raw_repr() & _OBSERVING_KEYS) or _profiler_enabled()
 
 
-
-
 def transformed(values: Sequence[Any]) -> bool:
     """True under torch.func, forward-mode AD, torch.jit.trace, torch.fx, a compiler or a dispatch mode.
 

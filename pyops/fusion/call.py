@@ -7,6 +7,7 @@ What it then calls is traced, so that a compiled graph holds the operators alone
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,22 +16,25 @@ from torch import Tensor, fx
 from .. import functional
 from ..backends.base import Backend
 from ..core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
-from ..core.spec import Epilogue, Spec
 from ..core.dynamo_compat import trace
+from ..core.spec import Epilogue, Spec
 from ..nn import fold_batch_norm
 from . import spellings
-from .effects import value
 from .chains import Chain, uses_batch_statistics
+from .effects import value
 
 VECTORS = BatchNormArgs._fields[:4]  # mean, var, gamma, beta
 
 
 class Options(NamedTuple):
-    """How sites run. freeze: BatchNorms are folded into convolutions. The others are those of functional calls."""
+    """How sites run. backend, recompute: those of functional calls. freeze: BatchNorms are folded into convolutions.
+    compiled: another compiler reads the graph.
+    """
 
     backend: str = "auto"
     recompute: bool = True
     freeze: bool = False
+    compiled: bool = False
 
 
 class PackInGraph:
@@ -73,7 +77,14 @@ class Call:
     @property
     def folds(self) -> bool:
         """True if the call folds its BatchNorm into its weight, and gives a result in channels_last."""
-        return self.options.freeze and self.geometry is not None and not self.batch_stats and not torch.is_grad_enabled()
+        return (
+            self.options.freeze and self.geometry is not None and not self.batch_stats and not torch.is_grad_enabled()
+        )
+
+    def traced(self, tensors: Sequence[Tensor]) -> fx.GraphModule:
+        """The operators of this call, without gradients."""
+        with torch.no_grad():
+            return trace(self, tensors, self.options.compiled)
 
     def deferring(self) -> Call:
         """The same call, with the batch statistics among its results."""

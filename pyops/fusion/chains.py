@@ -158,7 +158,7 @@ class Finder:
         if value(add).shape != size:
             return f"the sum has another shape than {tuple(size)}"
         if chain.steps.get("act") is not None and self._activated(add):
-            return f"the sum and its activation are a site of their own"
+            return "the sum and its activation are a site of their own"
         if spellings.in_place(add) and pair[0] is other and not self._dead(other, add):
             return "the sum is written into a tensor that is used elsewhere"
         if "add" in chain.steps and spellings.in_place(add) and not self._dead(pair[0], add):

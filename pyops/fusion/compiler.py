@@ -13,8 +13,8 @@ from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
 from .effects import value
-from .lean import lean
 from .layouts import lower_in_channels_last
+from .lean import lean
 from .report import Graph, Report, site_of
 from .rewrite import lower, replace_sites
 
@@ -51,9 +51,9 @@ class Compiler:
         record.sites = list(map(site_of, chains))
         record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
         if not any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm)):
-            return self._without_gradients(gm, inputs)
+            return self._without_gradients(gm)
         if self.then == "inductor":
-            return dynamo_compat.with_inductor(gm, inputs, self.mode)
+            return self._finish(gm)
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute),
@@ -61,14 +61,20 @@ class Compiler:
             lambda: gm.forward,
         )
 
-    def _without_gradients(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        if self.options.freeze:
-            lower_in_channels_last(gm)
-            places = [node for node in gm.graph.nodes if node.op == "placeholder"]
-            owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
-            return constants.frozen(gm, owned, self.store)
-        lower(gm)
-        return dynamo_compat.with_inductor(gm, inputs, self.mode) if self.then == "inductor" else lean(gm)
+    def _without_gradients(self, gm: fx.GraphModule) -> Callable[..., Any]:
+        if not self.options.freeze:
+            lower(gm)
+            return self._finish(gm)
+        lower_in_channels_last(gm)
+        places = [node for node in gm.graph.nodes if node.op == "placeholder"]
+        owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
+        return constants.frozen(gm, owned, self.store, self._finish)
+
+    def _finish(self, gm: fx.GraphModule) -> Callable[..., Any]:
+        if self.then != "inductor":
+            return lean(gm)
+        inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
+        return dynamo_compat.with_inductor(gm, inputs, self.mode)
 
 
 def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -95,10 +101,12 @@ def dynamo_backend(
     """
     given = {"backend": "auto", "recompute": True, "then": None, "report": Report(), **(options or {})}
     if unknown := given.keys() - {"backend", "recompute", "then", "report"}:
-        raise ValueError(f"options: expected some of backend, recompute, then, report, got {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"options: expected some of backend, recompute, then, report, got {', '.join(sorted(unknown))}"
+        )
     check_then(given["then"])
     selection.check_name(given["backend"])
-    sites = Options(given["backend"], bool(given["recompute"]))
+    sites = Options(given["backend"], bool(given["recompute"]), compiled=given["then"] is not None)
     return Compiler(sites, given["then"], given["report"], mode=mode)(gm, inputs)
 
 
@@ -107,21 +115,22 @@ def check_then(then: object) -> None:
         raise ValueError(f"then: expected None or 'inductor', got {then!r}")
 
 
-def fuse_graph(gm: fx.GraphModule, *, backend: str = "auto", report: Report | None = None) -> fx.GraphModule:
-    """A copy of an fx graph in which each site is an operator, for people who write compilers.
+def fuse_graph(
+    gm: fx.GraphModule, *, backend: str = "auto", freeze: bool = False, report: Report | None = None
+) -> fx.GraphModule:
+    """Makes each site of an fx graph one operator, for people who write compilers; returns the graph that was given.
 
     Args:
         gm: a graph of torch.export or Dynamo, whose nodes have fake values (meta["val"] or meta["example_value"]). It
-            runs without gradients. An exported program's graph is `program.graph_module`.
-        backend: as for conv_bn_act. report: receives the sites.
-
-    Returns:
-        A graph with the placeholders and outputs of gm.
+            runs without gradients. An exported program's graph is `program.graph_module`. Its placeholders and outputs
+            stay as they are.
+        backend: as for conv_bn_act. freeze: BatchNorms are folded into their convolutions, by operators in the graph on
+            which a compiler's constant folding works. report: receives the sites.
     """
     selection.check_name(backend)
-    gm, record = training.copied(gm), Graph("eval")
-    record.sites = list(map(site_of, replace_sites(gm, Options(backend))))
+    record = Graph("eval")
+    record.sites = list(map(site_of, replace_sites(gm, Options(backend, freeze=bool(freeze), compiled=True))))
     if report is not None:
         report.graphs.append(record)
-    lower(gm)
+    lower_in_channels_last(gm) if freeze else lower(gm)
     return gm

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx
 
 from ..core.torch_compat import version
-from .lean import lean
 
 
 class Prepared:
@@ -56,8 +55,8 @@ class Store:
 class FrozenGraph:
     """A graph whose last inputs are prepared values. places: the inputs that these depend on."""
 
-    def __init__(self, gm: fx.GraphModule, constant: fx.GraphModule, places: list[int], store: Store):
-        self.forward, self.constant, self.store = lean(gm), constant, store
+    def __init__(self, forward: Callable[..., Any], constant: fx.GraphModule, places: list[int], store: Store):
+        self.forward, self.constant, self.store = forward, constant, store
         pick = operator.itemgetter(*places)
         self.pick = pick if len(places) > 1 else lambda args: (pick(args),)
         self.prepared: Prepared | None = None
@@ -74,10 +73,12 @@ class FrozenGraph:
         return self.forward(*args, *prepared.values)
 
 
-def frozen(gm: fx.GraphModule, constants: set[fx.Node], store: Store) -> Callable[..., Any]:
+def frozen(
+    gm: fx.GraphModule, constants: set[fx.Node], store: Store, finish: Callable[[fx.GraphModule], Callable[..., Any]]
+) -> Callable[..., Any]:
     """The function that runs a graph, with everything that depends on the constants alone computed beforehand.
 
-    constants: the placeholders of parameters and buffers.
+    constants: the placeholders of parameters and buffers. finish: makes a function of the rest of the graph.
     """
     known, inside = set(constants), []
     for node in gm.graph.nodes:
@@ -86,7 +87,7 @@ def frozen(gm: fx.GraphModule, constants: set[fx.Node], store: Store) -> Callabl
             inside.append(node)
     used = [node for node in inside if any(user not in known for user in node.users)]
     if not used:
-        return lean(gm)
+        return finish(gm)
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
     graph, copies = fx.Graph(), {}
     sources = [node for node in inputs if node in constants and any(user in known for user in node.users)]
@@ -95,7 +96,7 @@ def frozen(gm: fx.GraphModule, constants: set[fx.Node], store: Store) -> Callabl
     graph.output(tuple(copies[node] for node in used))
     constant = fx.GraphModule(gm, graph)
     _replace_by_inputs(gm, inputs[-1], used, inside)
-    return FrozenGraph(gm, constant, [inputs.index(node) for node in sources], store)
+    return FrozenGraph(finish(gm), constant, [inputs.index(node) for node in sources], store)
 
 
 def _pure(node: fx.Node) -> bool:

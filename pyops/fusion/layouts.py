@@ -18,7 +18,6 @@ from ..core.dynamo_compat import fake_mode
 from ..core.layout import memory_format
 from .call import Call, inline
 from .effects import Modes, storage, value, written
-from .rewrite import traced
 
 # Operators that take any layout, and whose values do not depend on it.
 FOLLOWING = {
@@ -44,7 +43,10 @@ def lower_in_channels_last(gm: fx.GraphModule) -> None:
 
     for node in list(gm.graph.nodes):
         if isinstance(node.target, Call):
-            result, got = _inline(gm, node, modes, in_its_layout)
+            with modes.at(node):
+                traced = node.target.traced([in_its_layout(tensor) for tensor in node.args])
+            meta, result = node.meta, inline(gm.graph, node, traced)
+            got, result.meta = value(result), dict(meta)
         elif any(used in actual for used in node.all_input_nodes):
             if node.target not in FOLLOWING:
                 _restore_inputs(gm.graph, node, actual, restored)
@@ -60,14 +62,6 @@ def lower_in_channels_last(gm: fx.GraphModule) -> None:
         else:
             actual[result] = got
     gm.recompile()
-
-
-def _inline(gm: fx.GraphModule, node: fx.Node, modes: Modes, values: Callable[[Any], Any]) -> tuple[fx.Node, Any]:
-    meta = node.meta
-    result = inline(gm.graph, node, traced(node.target, list(node.args), modes, node, values))  # type: ignore[arg-type]
-    got = value(result)
-    result.meta = dict(meta)
-    return result, got
 
 
 def _run(node: fx.Node, values: Callable[[Any], Any]) -> Any:

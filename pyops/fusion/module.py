@@ -33,7 +33,7 @@ class State:
 
     def __init__(self, model: nn.Module, how: dict[str, Any]):
         self.model, self.how = model, how
-        options = Options(how["backend"], how["recompute"], how["freeze"])
+        options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
         self.compiler = Compiler(options, how["then"], Report(how["freeze"]))
         self.entries: dict[tuple, Callable[..., Any]] = {}
 
@@ -43,7 +43,11 @@ class State:
         if found is None:
             report = self.compiler.report
             found = self.entries[mode] = dynamo_compat.dynamo(
-                dynamo_compat.entry(self.model), self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
+                dynamo_compat.entry(self.model),
+                self.compiler,
+                self.how["dynamic"],
+                report.recompiled.append,
+                report.breaks,
             )
         return found
 

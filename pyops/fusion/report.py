@@ -12,7 +12,6 @@ from torch import fx
 from ..core.dynamo_compat import source_name
 from . import spellings
 from .chains import Chain
-from .effects import value
 
 AFTER_ACTIVATION = tuple(f"{name}+" for name in spellings.ACTIVATIONS)
 

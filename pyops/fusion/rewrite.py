@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from torch import fx
 
-import torch
-from torch import Tensor, fx
-
-from ..core.dynamo_compat import trace
 from ..core.layout import memory_format
 from .call import Call, Options, inline
-from .effects import Modes, value
 from .chains import Chain, Finder
+from .effects import Modes, value
 
 
 def replace_sites(gm: fx.GraphModule, options: Options) -> list[Chain]:
@@ -34,7 +29,8 @@ def _refusal(call: Call, chain: Chain, modes: Modes) -> str:
     """Why the call does not give what the model does; "" if it does, as far as shapes, dtypes and strides tell."""
     wanted = value(chain.last)
     try:
-        got = traced(call, list(call.tensors.values()), modes, chain.last)
+        with modes.at(chain.last):
+            got = call.traced([value(tensor) for tensor in call.tensors.values()])
     except Exception as error:  # the functional call refuses its arguments: the model's own operators may take them
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     y = value(_result(got))
@@ -49,11 +45,6 @@ def _refusal(call: Call, chain: Chain, modes: Modes) -> str:
 
 def _result(traced: fx.GraphModule) -> fx.Node:
     return next(iter(reversed(traced.graph.nodes))).args[0]  # type: ignore[return-value]
-
-
-def traced(call: Callable[..., Any], arguments: list[fx.Node], modes: Modes, at: fx.Node, values=value):
-    with modes.at(at), torch.no_grad():
-        return trace(call, [values(argument) for argument in arguments])
 
 
 def _replace(graph: fx.Graph, chain: Chain, call: Call) -> fx.Node:
@@ -71,6 +62,6 @@ def lower(gm: fx.GraphModule) -> None:
     modes = Modes(gm.graph)
     for node in list(gm.graph.nodes):
         if isinstance(node.target, Call):
-            result = inline(gm.graph, node, traced(node.target, list(node.args), modes, node))
-            result.meta.setdefault("example_value", value(result))
+            with modes.at(node):
+                inline(gm.graph, node, node.target.traced([value(tensor) for tensor in node.args]))
     gm.recompile()

@@ -5,7 +5,6 @@ those of aten, which exported graphs hold.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from ..core import dynamo_compat
 from ..core.layout import channels_last
-from . import effects, spellings
+from . import spellings
 from .call import Call
 from .effects import value
 from .lean import lean

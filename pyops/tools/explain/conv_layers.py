@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...core.spec import Epilogue, Spec
 from ...core.torch_compat import TorchDispatchMode
-from ...fusion import Site, fuse
+from ...fusion import Site, fuse, is_fused
 from ...ops.catalogue import CONVOLUTIONS, EPILOGUES, ConvCall, Sizes
 from .layers import on_shapes
 
@@ -70,7 +70,7 @@ def _record(model: nn.Module, input: Tensor) -> list[ConvLayer]:
 
 
 def _sites(model: nn.Module, input: Tensor) -> list[Site]:
-    fused: Any = fuse(model)
+    fused: Any = model if is_fused(model) else fuse(model)
     fused(input)
     return [site for graph in fused.fusion_report.graphs for site in graph.sites if site.fused]
 
