@@ -35,6 +35,6 @@ Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tenso
   return z;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_conv_epilogue", TORCH_BOX(&OpAdapter<&conv_epilogue>::call)); }
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_conv_epilogue", &OpAdapter<&conv_epilogue>::call); }
 
 }  // namespace atrous::cpu
