@@ -141,18 +141,20 @@ Sizes strides_of(SizesRef sizes, Order order) {
   return strides;
 }
 
-std::optional<Order> order_of(SizesRef sizes, SizesRef strides) {
-  const bool empty = std::find(sizes.begin(), sizes.end(), 0) != sizes.end();
-  for (Order order : {Order::channels_first, Order::channels_last}) {
-    bool dense = true;
-    int64_t stride = 1;
-    for (size_t place = 0; place < sizes.size(); ++place) {
-      const size_t axis = dimension(place, sizes.size(), order);
-      dense = dense && (sizes[axis] == 1 || strides[axis] == stride);
-      stride *= sizes[axis];
-    }
-    if (dense || empty) return order;
+bool is_dense(SizesRef sizes, SizesRef strides, Order order) {
+  bool dense = true;
+  int64_t stride = 1;
+  for (size_t place = 0; place < sizes.size(); ++place) {
+    const size_t axis = dimension(place, sizes.size(), order);
+    dense = dense && (sizes[axis] == 1 || strides[axis] == stride);
+    stride *= sizes[axis];
   }
+  return dense || stride == 0;  // 0: no elements
+}
+
+std::optional<Order> order_of(SizesRef sizes, SizesRef strides) {
+  for (Order order : {Order::channels_first, Order::channels_last})
+    if (is_dense(sizes, strides, order)) return order;
   return std::nullopt;
 }
 

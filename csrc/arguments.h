@@ -75,6 +75,7 @@ std::array<int64_t, 2> check_pair(const char* name, SizesRef values, int64_t lea
 
 // The order in which the strides are dense: nullopt if in neither, channels_first if in both.
 std::optional<Order> order_of(SizesRef sizes, SizesRef strides);
+bool is_dense(SizesRef sizes, SizesRef strides, Order order);
 // True if both strides address the same memory: strides of dimensions of size 1 and of empty tensors do not matter.
 bool same_strides(SizesRef sizes, SizesRef a, SizesRef b);
 Sizes strides_of(SizesRef sizes, Order order);
