@@ -93,6 +93,11 @@ def recompute(node: fx.Node, region: int) -> None:
     node.meta["recompute"], node.meta["ac_graph_id"] = CheckpointPolicy.PREFER_RECOMPUTE, region + 1
 
 
+def region_tags(node: fx.Node) -> dict[str, Any]:
+    """What recompute() has written into the meta of a node."""
+    return {name: node.meta[name] for name in ("recompute", "ac_graph_id") if name in node.meta}
+
+
 def is_backward(node: fx.Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward"
 
