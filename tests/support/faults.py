@@ -1,0 +1,189 @@
+"""Faults for the tests of fuse(): each function takes a model and gives one of its state that is wrong in one way."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import numpy
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+
+def calling(model: nn.Module, call: Callable, **members: object) -> nn.Module:
+    """An object with the model's class and state whose call is `call(*args, **kwargs)`."""
+    cls = type(type(model).__name__, (type(model),), {"__call__": lambda self, *a, **k: call(*a, **k), **members})
+    wrong = object.__new__(cls)
+    wrong.__dict__ = model.__dict__
+    return wrong
+
+
+def over_tensors(function: Callable) -> Callable:
+    """A function of nested values that applies `function` to the tensors of a floating dtype in them."""
+    return lambda value: tree_map(
+        lambda v: function(v) if isinstance(v, torch.Tensor) and v.is_floating_point() else v, value
+    )
+
+
+def scales(model, *args, **options):
+    """Values are off by 1e-6 of themselves."""
+    wrong = over_tensors(lambda y: y * (1 + 1e-6))
+    return calling(model, lambda *a, **k: wrong(model(*a, **k)))
+
+
+def copies(model, *args, **options):
+    """Each tensor of a result is a new one."""
+    clone = over_tensors(lambda y: y.clone())
+    return calling(model, lambda *a, **k: clone(model(*a, **k)))
+
+
+def loses_input_gradients(model, *args, **options):
+    detach = over_tensors(lambda x: x.detach())
+    return calling(model, lambda *a, **k: model(*detach(a), **detach(k)))
+
+
+def loses_statistics(model, *args, **options):
+    """Buffers are after a call what they were before."""
+
+    def call(*a, **k):
+        before = [buffer.clone() for buffer in model.buffers()]
+        y = model(*a, **k)
+        for buffer, value in zip(model.buffers(), before):
+            buffer.data.copy_(value)
+        return y
+
+    return calling(model, call)
+
+
+def stale(model, *args, **options):
+    """Calls compute with the model as it was when it was fused; only its mode follows."""
+    old = copy.deepcopy(model)
+
+    def call(*a, **k):
+        for mine, theirs in zip(old.modules(), model.modules()):
+            mine.training = theirs.training
+        return old(*a, **k)
+
+    return calling(model, call)
+
+
+def traced(model, *args, **options):
+    """The operators of the first call are replayed in every later one."""
+    programs = []
+
+    def call(*a):
+        if not programs:
+            programs.append(torch.jit.trace(model, a, check_trace=False, strict=False))
+        return programs[0](*a)
+
+    return calling(model, call)
+
+
+def draws_alike(model, *args, **options):
+    """Every call draws the same random numbers, from a generator `draws` of the model's own too."""
+    first = copy.copy(state_of(getattr(model, "draws", None)))
+
+    def call(*a, **k):
+        torch.manual_seed(0), random.seed(0), numpy.random.seed(0)
+        set_state(getattr(model, "draws", None), first)
+        return model(*a, **k)
+
+    return calling(model, call)
+
+
+def state_of(draws):
+    if isinstance(draws, numpy.random.Generator):
+        return draws.bit_generator.state
+    return draws.getstate() if isinstance(draws, random.Random) else draws and draws.get_state()
+
+
+def set_state(draws, state):
+    if isinstance(draws, numpy.random.Generator):
+        draws.bit_generator.state = state
+    elif draws is not None:
+        (draws.setstate if isinstance(draws, random.Random) else draws.set_state)(state)
+
+
+def stops_the_clock(model, *args, **options):
+    def call(*a, **k):
+        with mock.patch("time.perf_counter", lambda: 1.0), mock.patch("time.time_ns", lambda: 1):
+            return model(*a, **k)
+
+    return calling(model, call)
+
+
+def as_list(model, *args, **options):
+    """The result's tensors come back as a list, whatever container they were in."""
+    from outcomes import parts
+
+    return calling(model, lambda *a, **k: [v for _, v in parts(model(*a, **k)) if isinstance(v, torch.Tensor)])
+
+
+def context(*managers: Callable) -> Callable:
+    """A fault that calls the model inside these context managers."""
+
+    def wrong(model, *args, **options):
+        def call(*a, **k):
+            with managers[0](), managers[-1]():
+                return model(*a, **k)
+
+        return calling(model, call)
+
+    wrong.__name__ = "context_" + "_".join(getattr(manager, "__name__", "manager") for manager in managers)
+    return wrong
+
+
+ignores_autocast = context(lambda: torch.autocast("cpu", enabled=False))
+always_gradients = context(torch.enable_grad)
+never_gradients = context(torch.no_grad)
+
+
+def first_order_only(model, *args, **options):
+    """Gradients are right, and cannot be differentiated."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y, x, g):
+            ctx.save_for_backward(g)
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy.detach(), None, None
+
+    return calling(model, lambda *a, **k: Once.apply(model(*a, **k), a[0], a[0].detach()))
+
+
+def replaces(model, *args, **options):
+    """A call from another thread, before this one has ended, replaces its arguments."""
+    latest = []
+
+    def call(*a):
+        latest[:] = [a]
+        time.sleep(0.05)
+        return model(*latest[0])
+
+    return calling(model, call)
+
+
+def one_argument(model, *args, **options):
+    """Further arguments are ignored."""
+
+    def call(*a, **k):
+        first = a[:1] or (k.pop("x"),)
+        return model(*first, **{name: value for name, value in k.items() if name == "options"})
+
+    return calling(model, call)
+
+
+def keeps_references(model, *args, **options):
+    """What the forward stores is stored in a copy of the model."""
+    import copy
+
+    other = copy.deepcopy(model)
+    vars(model).update({"last": [], "stored_by": other})
+    return calling(model, lambda *a, **k: (setattr(model.conv1, "seen", ()), other(*a, **k))[1])
