@@ -187,3 +187,110 @@ def keeps_references(model, *args, **options):
     other = copy.deepcopy(model)
     vars(model).update({"last": [], "stored_by": other})
     return calling(model, lambda *a, **k: (setattr(model.conv1, "seen", ()), other(*a, **k))[1])
+
+
+def ignores_hooks(model, *args, **options):
+    """Hooks of every module, global ones and those on gradients do not run."""
+    dicts = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+    def call(*a, **k):
+        kept = [(m, name, dict(getattr(m, name))) for m in model.modules() for name in dicts]
+        hooks = nn.modules.module._global_forward_hooks
+        kept_global = dict(hooks)
+        tensor_hooks = [(p, p._backward_hooks) for p in model.parameters()]
+        for m, name, _ in kept:
+            getattr(m, name).clear()
+        for p, _ in tensor_hooks:
+            p._backward_hooks = None
+        hooks.clear()
+        try:
+            return model(*a, **k)
+        finally:
+            for m, name, values in kept:
+                getattr(m, name).update(values)
+            hooks.update(kept_global)
+
+    return calling(model, call)
+
+
+def old_parameters(model, *args, **options):
+    """Calls compute with the values that the parameters had when the model was fused."""
+    old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def call(*a, **k):
+        now = {name: parameter.data for name, parameter in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            parameter.data = old.get(name, parameter.data)
+        try:
+            return model(*a, **k)
+        finally:
+            for name, parameter in model.named_parameters():
+                parameter.data = now[name]
+
+    return calling(model, call)
+
+
+def forgets_its_class(model, *args, **options):
+    """A module of another class around the model."""
+    return nn.Sequential(model)
+
+
+def owns_its_state(model, *args, **options):
+    return copy.deepcopy(model)
+
+
+def itself(model, *args, **options):
+    return model
+
+
+def shares_tensors(model, *args, **options):
+    """A frozen copy whose tensors are the model's."""
+    wrong = copy.deepcopy(model).eval().requires_grad_(False)
+    for mine, theirs in zip(wrong.parameters(), model.parameters()):
+        mine.data = theirs.data
+    return wrong
+
+
+def folds_once(model, *args, **options):
+    """A frozen copy that computes with what it held at its first call."""
+    wrong = copy.deepcopy(model).eval().requires_grad_(False)
+    first = []
+
+    def call(*a, **k):
+        first[:] = first or [copy.deepcopy(wrong)]
+        return first[0](*a, **k)
+
+    return calling(wrong, call)
+
+
+def first_instance():
+    """A fault whose copies all compute with the weights of the first of them."""
+    first = []
+
+    def wrong(model, *args, **options):
+        first[:] = first or [model]
+        fits = [p.shape for p in model.parameters()] == [p.shape for p in first[0].parameters()]
+        return calling(model, first[0]) if fits else model
+
+    return wrong
+
+
+def swallows_errors(model, *args, **options):
+    """Errors, prints, warnings and logs do not come out."""
+    import contextlib
+    import io
+    import logging
+    import warnings
+
+    def call(*a, **k):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.disable()
+            try:
+                return model(*a, **k)
+            except Exception:
+                return None
+            finally:
+                logging.disable(logging.NOTSET)
+
+    return calling(model, call)

@@ -124,6 +124,7 @@ def assert_same(actual: Mapping, expected: Mapping) -> None:
         if not isinstance(value, Tensor):
             assert type(ours) is type(value) and ours == value, f"{name}: expected {value!r}, got {ours!r}"
             continue
+        assert isinstance(ours, Tensor), f"{name}: expected a tensor, got {ours!r}"
         tolerance = TOLERANCES.get(value.dtype, 0.0)
         scale = float(value.abs().max()) if value.numel() and tolerance else 0.0
         torch.testing.assert_close(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,18 +60,18 @@ def itself(model, *args, **options):
 def frozen_itself(model, *args, **options):
     """A copy of the model that owns its tensors, as a frozen one does."""
     plain = copy.deepcopy(model).eval().requires_grad_(False)
-
-    def train(mode=True):
-        if mode:
-            raise RuntimeError("train() of a frozen copy")
-        return plain
-
-    plain.train = train
+    plain.train = functools.partial(refuse_training, plain)
     return plain
 
 
+def refuse_training(model: nn.Module, mode: bool = True) -> nn.Module:
+    if mode:
+        raise RuntimeError("train() of a frozen copy")
+    return model
+
+
 FUSED, FROZEN, INDUCTOR = Variant("fused", fused), Variant("frozen", frozen, True), Variant("inductor", inductor)
-PLAIN, PLAIN_FROZEN = Variant("plain", itself, plain=True), Variant("plain frozen", frozen_itself, True, plain=True)
+PLAIN, PLAIN_FROZEN = Variant("itself", itself, plain=True), Variant("itself frozen", frozen_itself, True, plain=True)
 
 
 ALL = (FUSED, FROZEN, INDUCTOR, PLAIN, PLAIN_FROZEN)
