@@ -1,4 +1,4 @@
-"""Writes in place between the parts of a layer, views, out=, a residual that is used twice: fused or not, it is right."""
+"""Writes in place between the parts of a layer, views, out=, a residual used twice: fused or not, it is right."""
 
 from __future__ import annotations
 

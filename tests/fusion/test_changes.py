@@ -141,7 +141,7 @@ def test_children_in_a_list_and_a_closure(make):
 
     def build():
         model = Closure()
-        model.held = [model.conv1, model.bn1, model.relu]
+        model.reached = [model.conv1, model.bn1, model.relu]
         model.table = {"second": model.second}
         bn = model.bn2
         model.function = lambda y: bn(model.conv2(y))
@@ -150,7 +150,7 @@ def test_children_in_a_list_and_a_closure(make):
     class Closure(Pair):
         def forward(self, x):
             y = x
-            for child in self.held:
+            for child in self.reached:
                 y = child(y)
             return self.prelu(self.function(y) + x) + self.table["second"](y, x)
 

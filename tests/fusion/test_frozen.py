@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from faults import folds_once, itself, owns_its_state, shares_tensors
+from faults import folds_once, itself, not_its_own_tensors, owns_its_state
 from outcomes import agree, assert_alike, equal_models, error_of, randomize
 from pairs import BOTH, Pair, image, written
 from torch import nn
@@ -18,7 +18,7 @@ def other_state():
     return randomize(Pair()).double().state_dict()
 
 
-@catches(shares_tensors, variants=OWNED)
+@catches(not_its_own_tensors, variants=OWNED)
 def test_it_owns_its_tensors(make):
     model, plain = equal_models(Pair, training=True)
     frozen = make(model)
@@ -80,8 +80,9 @@ def test_a_plain_checkpoint(make, called):
 def test_a_half_loaded_checkpoint_raises_as_torch_does(make):
     frozen, plain = make.pair(equal_models(Pair))
     agree(frozen, plain, image())
-    for state in ({k: v for k, v in other_state().items() if k != "bn1.weight"}, other_state() | {"more": torch.ones(1)},
-                  other_state() | {"conv1.weight": torch.ones(1)}):  # fmt: skip
+    missing = {name: value for name, value in other_state().items() if name != "bn1.weight"}
+    unknown, unfit = {"more": torch.ones(1)}, {"conv1.weight": torch.ones(1)}
+    for state in (missing, other_state() | unknown, other_state() | unfit):
         assert error_of(frozen.load_state_dict, state) is error_of(plain.load_state_dict, state) is RuntimeError
         agree(frozen, plain, image())  # torch has loaded what fits
 

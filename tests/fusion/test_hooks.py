@@ -1,4 +1,4 @@
-"""Hooks of every kind: added before fuse() or after the first call, seen as often as by the plain model, and removed."""
+"""Hooks of every kind: added before fuse() or after the first call, run as often as in the plain model, removed."""
 
 from __future__ import annotations
 

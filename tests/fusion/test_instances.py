@@ -1,4 +1,4 @@
-"""Several instances of one class, of other weights and widths: Dynamo's caches belong to code, which they have in common."""
+"""Several instances of one class, of other weights and widths: Dynamo keeps its graphs by code, which is one."""
 
 from __future__ import annotations
 

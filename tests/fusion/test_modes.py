@@ -8,7 +8,7 @@ import pytest
 import torch
 from faults import always_gradients, ignores_autocast, never_gradients, stale
 from outcomes import assert_alike, equal_models
-from pairs import BOTH, image, written
+from pairs import image, written
 from variants import SHARED, catches, layers
 
 

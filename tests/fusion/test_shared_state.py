@@ -38,7 +38,9 @@ def test_it_is_a_model_of_the_class(make):
     fused = make.pair((model, plain))[0]
     x = image()
     assert isinstance(fused, Pair) and isinstance(fused, nn.Module)
-    assert [(name, type(m)) for name, m in fused.named_modules()][1:] == [(n, type(m)) for n, m in plain.named_modules()][1:]
+    assert [(name, type(m)) for name, m in fused.named_modules()][1:] == [
+        (n, type(m)) for n, m in plain.named_modules()
+    ][1:]
     assert list(fused.state_dict()) == list(plain.state_dict())
     assert [n for n, _ in fused.named_parameters()] == [n for n, _ in plain.named_parameters()]
     assert repr(fused).partition("(")[2] == repr(plain).partition("(")[2]

@@ -57,11 +57,11 @@ def test_zoo(name, case):
     else:
         with torch.no_grad():
             assert_alike(fused, plain, x, gradients=False)
-    found, expected = layers(fused), entry.patterns(case.training)
+    patterns_seen, expected = layers(fused), entry.patterns(case.training)
     if entry.once:
-        assert set(found) in [set(patterns) for patterns in expected], fused.fusion_report
+        assert set(patterns_seen) in [set(patterns) for patterns in expected], fused.fusion_report
     else:
-        assert found in expected, fused.fusion_report
+        assert patterns_seen in expected, fused.fusion_report
         assert fused.fusion_report.counts in entry.counts(case.training), fused.fusion_report
 
 

@@ -35,6 +35,20 @@ def scales(model, *args, **options):
     return calling(model, lambda *a, **k: wrong(model(*a, **k)))
 
 
+def doubles(model, *args, **options):
+    """Values are twice what they should be, which costs a convolution more."""
+
+    def call(*a, **k):
+        return model(*a, **k) + model(*a, **k)
+
+    return calling(model, call)
+
+
+def doubles_forward(model, *args, **options):
+    """The same for tracers, which run the forward and not the call."""
+    return calling(model, lambda x: model(x) * 2, forward=lambda self, x: model(x) * 2)
+
+
 def copies(model, *args, **options):
     """Each tensor of a result is a new one."""
     clone = over_tensors(lambda y: y.clone())
@@ -142,20 +156,23 @@ always_gradients = context(torch.enable_grad)
 never_gradients = context(torch.no_grad)
 
 
+class Bent(torch.autograd.Function):
+    """x, with the gradient of x at first order and another at second order."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * (1 + 0.5 * (x - x.detach()))
+
+
 def first_order_only(model, *args, **options):
-    """Gradients are right, and cannot be differentiated."""
-
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, y, x, g):
-            ctx.save_for_backward(g)
-            return y.clone()
-
-        @staticmethod
-        def backward(ctx, dy):
-            return dy.detach(), None, None
-
-    return calling(model, lambda *a, **k: Once.apply(model(*a, **k), a[0], a[0].detach()))
+    """Gradients are right, gradients of gradients are not."""
+    return calling(model, lambda x: model(Bent.apply(x)))
 
 
 def replaces(model, *args, **options):
@@ -181,7 +198,7 @@ def one_argument(model, *args, **options):
 
 
 def keeps_references(model, *args, **options):
-    """What the forward stores is stored in a copy of the model."""
+    """A forward stores its features in a copy of the model."""
     import copy
 
     other = copy.deepcopy(model)
@@ -243,7 +260,7 @@ def itself(model, *args, **options):
     return model
 
 
-def shares_tensors(model, *args, **options):
+def not_its_own_tensors(model, *args, **options):
     """A frozen copy whose tensors are the model's."""
     wrong = copy.deepcopy(model).eval().requires_grad_(False)
     for mine, theirs in zip(wrong.parameters(), model.parameters()):
@@ -292,5 +309,49 @@ def swallows_errors(model, *args, **options):
                 return None
             finally:
                 logging.disable(logging.NOTSET)
+
+    return calling(model, call)
+
+
+def forgets_tangents(model, *args, **options):
+    """Forward-mode derivatives are those of a constant times a half."""
+    import torch.autograd.forward_ad as fwAD
+
+    def call(x):
+        x, tangent = fwAD.unpack_dual(x)
+        y = model(x)
+        return y if tangent is None else fwAD.make_dual(y, tangent[:, : y.shape[1]] * 0.5)
+
+    return calling(model, call)
+
+
+def compiles_each_size(model, *args, **options):
+    """One graph for each size."""
+    compiled = torch.compile(model, dynamic=False, backend="eager")
+
+    def call(*a, **k):
+        with torch._dynamo.config.patch(recompile_limit=100):
+            return compiled(*a, **k)
+
+    return calling(model, call)
+
+
+def ignores_checkpoints(model, *args, **options):
+    """torch.utils.checkpoint runs its function and keeps everything."""
+
+    def call(*a, **k):
+        run = lambda function, *args, **options: function(*args)  # noqa: E731
+        with mock.patch("torch.utils.checkpoint.checkpoint", run):
+            return model(*a, **k)
+
+    return calling(model, call)
+
+
+def keeps_more(model, *args, **options):
+    """The backward keeps twice the plain model's bytes."""
+
+    def call(x):
+        y = model(x)
+        return y * y.detach().clone().repeat(9, 1, 1, 1)[: y.shape[0]] if y.requires_grad else y
 
     return calling(model, call)

@@ -1,4 +1,4 @@
-"""What one call of a model leaves behind, by name, to compare a fused copy with the model called the same way."""
+"""The results of one call of a model, by name: to compare a fused copy with the model called the same way."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Set
 
 import numpy
 import torch
+from oracle import layout
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
-
-from oracle import layout
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 
@@ -113,7 +112,9 @@ def outcome(model: Callable, *args: object, gradients: bool = True, buffers: boo
 
 
 def named(model: Callable, method: str) -> list[tuple[str, Tensor]]:
-    return list(getattr(model, method)()) if isinstance(model, nn.Module) else []
+    """Parameters or buffers by name; the name of torch.compile's and of DDP's wrapper is left out."""
+    values = getattr(model, method)() if isinstance(model, nn.Module) else ()
+    return [(name.removeprefix("_orig_mod.").removeprefix("module."), value) for name, value in values]
 
 
 def assert_same(actual: Mapping, expected: Mapping) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-BOTH = {"conv+bn+relu": 1, "conv+bn+add+prelu": 1}  # what is fused in first() and second()
+BOTH = {"conv+bn+relu": 1, "conv+bn+add+prelu": 1}  # the layers that are fused in first() and second()
 
 
 class Pair(nn.Module):

@@ -79,7 +79,9 @@ SHARED = (FUSED, INDUCTOR, PLAIN)  # one state with the model
 OWNED = (FROZEN, PLAIN_FROZEN)
 
 
-def catches(fault: Callable[..., nn.Module], *, training: bool = False, variants: tuple[Variant, ...] = ALL) -> Callable:
+def catches(
+    fault: Callable[..., nn.Module], *, training: bool = False, variants: tuple[Variant, ...] = ALL
+) -> Callable:
     """Marks a test by a fault, which is planted in place of fuse() in one more run of the test: that run must fail.
 
     training: the mode of that run. variants: the copies that the other runs use.

@@ -156,7 +156,7 @@ class Res2Net(nn.Module):
 
     def forward(self, x):
         spx = torch.split(self.conv1(x), 2, 1)
-        spo = []
+        spo, sp = [], spx[0]
         for i, (c, bn) in enumerate(zip(self.convs, self.bns)):
             sp = spx[i] if i == 0 else sp + spx[i]
             sp = self.relu(bn(c(sp)))

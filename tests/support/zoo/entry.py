@@ -58,7 +58,7 @@ def entry(eval: str, train: str | None = None, **options: object) -> Callable:
 
 
 def parse(text: str) -> list[Counter]:
-    """"2 conv+bn, bn+relu | conv+bn" -> [{"conv+bn": 2, "bn+relu": 1}, {"conv+bn": 1}]."""
+    """ "2 conv+bn, bn+relu | conv+bn" -> [{"conv+bn": 2, "bn+relu": 1}, {"conv+bn": 1}]."""
     lists = []
     for choice in text.split("|"):
         counts: Counter = Counter()

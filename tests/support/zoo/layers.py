@@ -110,7 +110,7 @@ def paddings():
 
 @entry("6 conv+bn+relu", shape=(2, 4, 12, 13))
 def geometries():
-    """Groups, strides, dilations and kernels that differ between the axes; a kernel of 7 and one as large as the input."""
+    """Groups; strides, dilations and kernels that differ between the axes; a kernel as large as the input."""
     return nn.Sequential(
         cbr(groups=2), cbr(groups=4, dilation=3), cbr(kernel=7, stride=(2, 1)),
         cbr(kernel=(1, 3), padding=(0, 2), dilation=(1, 2)), cbr(kernel=(3, 1), stride=(1, 2), padding=(1, 0)),
