@@ -2,8 +2,8 @@
 
 from . import models, nn
 from .functional import add_act, bn_act, conv_bn_act
-from .fusion import fuse
+from .fusion import fuse, fuse_graph
 from .models.prelu_training import param_groups
 
 __version__ = "0.1.0"
-__all__ = ["add_act", "bn_act", "conv_bn_act", "fuse", "models", "nn", "param_groups"]
+__all__ = ["add_act", "bn_act", "conv_bn_act", "fuse", "fuse_graph", "models", "nn", "param_groups"]

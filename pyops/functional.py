@@ -132,9 +132,14 @@ def add_act(
     Returns and Raises: as conv_bn_act; ValueError for a dropout outside [0, 1].
     Source: Srivastava et al., Dropout (JMLR 2014).
     """
-    checks.tensor("input", input)
     checks.probability("dropout", dropout)
     post_op = PostOpArgs(slope, other, False, name="other", required=True, dropout=dropout if training else 0.0)
+    return post_process(input, post_op, backend, recompute)
+
+
+def post_process(input: Tensor, post_op: PostOpArgs, backend: str = "auto", recompute: bool = True) -> Tensor:
+    """add_act on grouped arguments."""
+    checks.tensor("input", input)
     post_op.check(input, tuple(input.shape), _autocasts(input))
     return _pointwise(input, NO_BATCH_NORM, post_op, backend, recompute)
 

@@ -219,16 +219,26 @@ class FrozenConv2d(nn.Module):
         return f"{tuple(self.weight.shape)}, {stride=}, {padding=}, {dilation=}, {groups=}, backend={self.backend!r}"
 
 
-@torch.no_grad()
 def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
-    """Folds a BatchNorm into the weight and bias of the convolution before it, in fp64, rounded once."""
-    weight = conv.weight.double()
-    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.double()
-    if bn is not None:
-        assert bn.running_mean is not None and bn.running_var is not None
-        scale = torch.rsqrt(bn.running_var.double() + bn.eps)
-        if bn.weight is not None:
-            scale = scale * bn.weight.double()
-        shift = 0.0 if bn.bias is None else bn.bias.double()
-        weight, bias = weight * scale[:, None, None, None], (bias - bn.running_mean.double()) * scale + shift
-    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+    """Folds a BatchNorm into the weight and bias of the convolution before it."""
+    if bn is None:
+        return fold_batch_norm(conv.weight, conv.bias)
+    assert bn.running_mean is not None and bn.running_var is not None
+    return fold_batch_norm(conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps)
+
+
+@torch.no_grad()
+def fold_batch_norm(
+    weight: Tensor, bias: Tensor | None, mean: Tensor | None = None, var: Tensor | None = None,
+    gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The weight and bias of a convolution with the BatchNorm behind it, computed in fp64 and rounded once."""
+    w = weight.double()
+    b = w.new_zeros(w.shape[0]) if bias is None else bias.double()
+    if mean is not None and var is not None:
+        scale = torch.rsqrt(var.double() + eps)
+        if gamma is not None:
+            scale = scale * gamma.double()
+        shift = 0.0 if beta is None else beta.double()
+        w, b = w * scale[:, None, None, None], (b - mean.double()) * scale + shift
+    return w.to(weight.dtype), b.to(weight.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.layout import laid_out, memory_format
 from ..core.spec import Epilogue, Spec
 from ..core.torch_compat import onednn_convolution, onednn_pack
+from ..tuning import all_ints
 from .aten import (  # noqa: F401
     compute_dtype,
     convolution,
@@ -56,16 +57,23 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     dtype = compute_dtype(input)
     known = dtype in (torch.float32, torch.bfloat16)
-    if input.device.type != "cpu" or onednn_pack is None or not known or torch.compiler.is_compiling():
+    fixed = all_ints(tuple(input.shape)) and not torch.compiler.is_compiling()  # it is packed for one size of input
+    if input.device.type != "cpu" or onednn_pack is None or not known or not fixed or _small(input, weight, spec):
         return weight
     geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)
     return onednn_pack(weight.to(dtype), *geometry, list(input.shape))
 
 
+def _small(input: Tensor, weight: Tensor, spec: Spec) -> bool:
+    """True if the convolution takes less time than a call with a packed weight costs: about 20 us."""
+    height, width = spec.output_size(input.shape[2:], weight.shape[2:])
+    return input.shape[0] * height * width * weight.numel() < 2**19
+
+
 def packed_conv_epilogue(
     input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
 ) -> Tensor:
-    if not packed.is_mkldnn:
+    if packed is weight:
         return conv_epilogue(input, weight, bias, spec, arguments)
     layout = memory_format(input, weight)
 

@@ -27,6 +27,7 @@ class BatchNormArgs(NamedTuple):
     group: Group | None = None  # processes that share the batch statistics
     prefix: str = "bn_"  # prefix of weight and bias in error messages
     required: bool = False
+    deferred: list | None = None  # where update() puts the batch statistics, for somebody else to update with
 
     @property
     def present(self) -> bool:
@@ -43,6 +44,9 @@ class BatchNormArgs(NamedTuple):
 
     def update(self, mean: Tensor, var: Tensor, count: Tensor | int) -> None:
         """running = (1 - momentum) * running + momentum * batch, with unbiased var; an empty batch changes nothing."""
+        if self.deferred is not None:
+            self.deferred.append((mean, var, count))
+            return
         if self.mean is None or self.var is None or (isinstance(count, int) and count == 0):
             return
         with torch.no_grad():

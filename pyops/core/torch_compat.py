@@ -110,6 +110,21 @@ def operators_observed() -> bool:
     return bool(_included_keys().raw_repr() & _OBSERVING_KEYS) or _profiler_enabled()
 
 
+def transformed(values: Sequence[Any]) -> bool:
+    """True under torch.func, forward-mode AD, torch.jit.trace, torch.fx, a compiler or a dispatch mode.
+
+    They see torch's own operators; Dynamo does not compile under a dispatch mode.
+    """
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+        or any(isinstance(value, torch.fx.Proxy) for value in values)
+    )
+
+
 # Compilers
 
 

@@ -15,12 +15,16 @@ def compare(plain: nn.Module, fused: nn.Module, example_inputs) -> None:
     error budget of testing.py would need the model in fp64. Buffers and training flags are restored.
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    agree(outputs(plain, inputs), _run(fused, inputs))
+
+
+def outputs(model: nn.Module, inputs) -> list:
+    """The outputs of a model in eval mode. Raises ValueError if it rejects the inputs."""
     try:
-        expected = _run(plain, inputs)
+        return _run(model, inputs)
     except Exception as error:
         text = str(error).strip().split("\n")[0]
         raise ValueError(f"example_inputs: the model does not take them: {type(error).__name__}: {text}") from error
-    agree(expected, _run(fused, inputs))
 
 
 def agree(expected: list, got: list, caller: str = "fuse", other: str = "fused copy") -> float:

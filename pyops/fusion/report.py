@@ -1,20 +1,29 @@
-"""The report of fuse(): every site, fused or the reason why not."""
+"""The report of fuse(): for each convolution, whether it is fused and why its site ends where it does."""
 
 from __future__ import annotations
 
+import re
 import textwrap
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+
+from torch import fx
+
+from ..core.dynamo_compat import source_name
+from . import spellings
+from .chains import Chain
+
+AFTER_ACTIVATION = tuple(f"{name}+" for name in spellings.ACTIVATIONS)
 
 
 @dataclass(frozen=True)
 class Site:
     """A site: operations that one fused call replaces, or could replace.
 
-    path: that of its first module.
+    path: that of its first module, or the name of its first operation.
     pattern: the operations of the call, such as "conv+bn+relu".
-    reason: why it is not fused, or why the call does not cover more.
-    mode: "both", or the only mode ("train" | "eval") with this site.
-    folded: see fuse(freeze=True).
+    reason: why it is not fused, or, without an activation, why the call does not cover more.
+    mode: "both", or the only mode ("train" | "eval") in which it was found so.
     """
 
     path: str
@@ -22,50 +31,109 @@ class Site:
     fused: bool
     reason: str = ""
     mode: str = "both"
-    folded: bool = False
+
+    @property
+    def residual(self) -> str:
+        """Where a residual is added: "none" | "before" | "after" the activation."""
+        head, _, tail = self.pattern.partition("add")
+        return "none" if "add" not in self.pattern else "after" if head.endswith(AFTER_ACTIVATION) else "before"
+
+
+@dataclass
+class Graph:
+    """One compiled graph: its mode, its sites, and the compilers that refused it, with their reasons."""
+
+    mode: str
+    sites: list[Site] = field(default_factory=list)
+    fallbacks: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Report:
-    """The report of fuse(), which its copy of a model has as `fusion_report`; str() of it is a table.
+    """What fuse() did: filled as the model is called. str() of it is a table.
 
-    sites: all sites, fused or not.
-    untraced: (path, class, reason) of the modules that were left as they were.
+    graphs: the compiled graphs. breaks: reason -> count of graph breaks. recompiled: why a graph did not fit a call,
+    and another was compiled. plain_calls: reason -> count of the calls that ran the plain model.
     """
 
     frozen: bool = False
-    sites: list[Site] = field(default_factory=list)
-    untraced: list[tuple[str, str, str]] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
+    breaks: dict[str, int] = field(default_factory=dict)
+    recompiled: list[str] = field(default_factory=list)
+    plain_calls: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites of all graphs, each once."""
+        modes: dict[Site, set[str]] = {}
+        for graph in self.graphs:
+            for site in graph.sites:
+                modes.setdefault(site, set()).add(graph.mode)
+        every = {graph.mode for graph in self.graphs}
+        return [replace(site, mode="both" if found == every else min(found)) for site, found in modes.items()]
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Returns the numbers of fused sites and of all sites. A site that differs between modes counts as in eval."""
-        sites = [site for site in self.sites if site.mode != "train"]
+        """The numbers of fused sites and of all sites. A site that differs between modes counts as in eval."""
+        sites = self.sites
+        modes = {site.mode for site in sites}
+        sites = [site for site in sites if site.mode != "train" or "eval" not in modes]
         return sum(site.fused for site in sites), len(sites)
 
     def to_dict(self) -> dict:
         fused, total = self.counts
-        untraced = [dict(zip(("path", "class", "reason"), entry)) for entry in self.untraced]
         return {
-            "frozen": self.frozen, "fused": fused, "total": total,
-            "sites": [asdict(site) for site in self.sites], "untraced": untraced,
+            "frozen": self.frozen, "fused": fused, "total": total, "sites": [asdict(site) for site in self.sites],
+            "graphs": len(self.graphs), "fallbacks": [reason for graph in self.graphs for reason in graph.fallbacks],
+            "breaks": self.breaks, "recompiled": self.recompiled, "plain_calls": self.plain_calls,
         }  # fmt: skip
 
     def __str__(self) -> str:
+        if not self.graphs and not self.plain_calls:
+            return "sites: unknown until the first call"
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
         fused, total = self.counts
-        folded = f", {sum(site.folded for site in self.sites)} folded" if self.frozen else ""
-        lines = [f"sites fused {fused}/{total}{folded}"]
-        width = max((len(site.path) for site in self.sites), default=0)
-        for site in self.sites:
-            state = ("folded" if site.folded else "fused") if site.fused else "not fused"
+        sites = self.sites
+        yield f"sites fused {fused}/{total}"
+        width = max((len(site.path) for site in sites), default=0)
+        for site in sites:
+            state = ("folded" if self.frozen and site.pattern.startswith("conv+bn") else "fused") if site.fused else ""
             mode = "" if site.mode == "both" else f" (in {site.mode})"
-            lines.append(f"  {site.path:<{width}}  {site.pattern:<18} {state}{mode}".rstrip())
-            lines += _reason(site.reason)
-        for path, kind, reason in self.untraced:
-            lines.append(f"  {path or 'the model'} ({kind}) was left as it was")
-            lines += _reason(reason)
-        return "\n".join(lines)
+            yield f"  {site.path:<{width}}  {site.pattern:<18} {state or 'not fused'}{mode}".rstrip()
+            yield from _wrapped(site.reason)
+        for title, counted in (("graph break", self.breaks), ("plain call", self.plain_calls)):
+            for reason, count in counted.items():
+                yield f"{title}, {count} times:"
+                yield from _wrapped(reason)
+        for graph in self.graphs:
+            for reason in graph.fallbacks:
+                yield f"a graph in {graph.mode} was compiled by another route:"
+                yield from _wrapped(reason)
 
 
-def _reason(text: str) -> list[str]:
+def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="      ", subsequent_indent="      ") if text else []
+
+
+def site_of(chain: Chain) -> Site:
+    reason = "" if chain.fusible and "act" in chain.steps and not chain.refusal else chain.refusal or chain.reason
+    return Site(path_of(chain.nodes[0]), chain.pattern, chain.fusible and not chain.refusal, reason)
+
+
+def path_of(node: fx.Node) -> str:
+    """The path of the module whose weight or statistics the node uses, else of the module that contains the node."""
+    name = spellings.role(node)
+    a = spellings.arguments(node) if name else None
+    owned = getattr(a, "weight", None) or getattr(a, "mean", None) if name in ("conv", "bn") else None
+    if isinstance(owned, fx.Node):
+        parts = re.findall(r"\['(\w+)'\]", source_name(owned).partition("_modules")[2] or source_name(owned))
+        if parts:
+            return ".".join(parts[:-1] if parts[-1] in ("weight", "running_mean") else parts)
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    inside = re.sub(r"^L\[[^\]]*\]\.?|^L__self___?", "", stack[-1][0]) if stack else ""
+    inside = inside.replace("_modules.", "")
+    if name == "conv" and inside:
+        return inside
+    return f"{inside}.{node.name}" if inside else node.name

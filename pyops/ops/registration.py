@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.torch_compat import has_schema
+from ..core.torch_compat import has_schema, onednn_pack
 from . import eager, fake, triton_impl
 
 _HERE = Path(__file__).parents[1]
@@ -70,4 +70,16 @@ def _register() -> tuple[torch.library.Library, torch.library.Library]:
     return library, triton
 
 
-_libraries = _register()  # the registrations last as long as these objects
+def _register_pack() -> torch.library.Library | None:
+    """A fake of oneDNN's packing, so that the weights of a frozen graph are packed once: torch has none."""
+    if onednn_pack is None:
+        return None
+    library = torch.library.Library("mkldnn", "FRAGMENT")
+    try:
+        torch.library.register_fake(onednn_pack.default.name(), fake.pack, lib=library)
+    except RuntimeError:  # a later torch has one
+        return None
+    return library
+
+
+_libraries = *_register(), _register_pack()  # the registrations last as long as these objects

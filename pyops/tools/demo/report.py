@@ -53,7 +53,7 @@ def fusion(result: Result) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     lines = [f"\nFused {report['fused']} of {report['total']} layers: {counts}"]
     lines += [f"not fused: {layer['path']}: {layer['reason']}" for layer in report["sites"] if not layer["fused"]]
-    lines += [f"left unchanged: {row['path'] or 'the model'}: {row['reason']}" for row in report["untraced"]]
+    lines += [f"graph break: {reason}" for reason in report["breaks"]]
     lines.append(f"Operators launched in one forward: {launched['eager']} plain, {launched['atrous']} fused")
     return "\n".join(_wrapped(line) for line in lines)
 

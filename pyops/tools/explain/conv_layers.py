@@ -1,6 +1,7 @@
-"""List the convolutions of a fused model in the order in which they run: the units of backend selection and tuning.
+"""List the convolutions of a model in the order in which they run: the units of backend selection and tuning.
 
-They are recorded on shapes alone: a dispatch mode sees the primitives that a fused copy of the model calls.
+They are recorded on shapes alone: a dispatch mode sees the operators that the model calls, and the report of fuse()
+tells where the residual of each is added.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
 from ...core.spec import Epilogue, Spec
 from ...core.torch_compat import TorchDispatchMode
-from ...fusion import fuse
+from ...fusion import Site, fuse, is_fused
 from ...ops.catalogue import CONVOLUTIONS, EPILOGUES, ConvCall, Sizes
 from .layers import on_shapes
 
@@ -45,22 +47,37 @@ class ConvLayer:
 
 
 def conv_layers(model: nn.Module, input_shape: Sequence[int]) -> list[ConvLayer]:
-    """The 2-D convolutions of fuse(model) in eval mode, fused or not, in the order in which they run.
+    """The 2-D convolutions of a model in eval mode, fused or not, in the order in which they run.
 
-    A model that fuse() refuses (a traced, wrapped or frozen one) is used unchanged.
+    A model that fuse() refuses (a traced, wrapped or frozen one) has no residuals but those of its own fused calls.
     Raises what the model raises for such an input.
     """
+    layers = on_shapes(_record, model, input_shape)
     try:
-        model = fuse(model, backend="library")  # each fused layer is one convolution and one epilogue on every device
+        sites = on_shapes(_sites, model, input_shape)
     except (TypeError, ValueError):
-        pass
-    return on_shapes(_record, model, input_shape)
+        return layers
+    residuals: dict[str, list[str]] = {}
+    for site in sites:
+        residuals.setdefault(site.path, []).append(site.residual)
+    return [_with_residual(layer, residuals.get(layer.name, [])) for layer in layers]
 
 
 def _record(model: nn.Module, input: Tensor) -> list[ConvLayer]:
     with _Recorder(model) as recorder:
         model(input)
     return recorder.layers
+
+
+def _sites(model: nn.Module, input: Tensor) -> list[Site]:
+    fused: Any = model if is_fused(model) else fuse(model)
+    fused(input)
+    return [site for graph in fused.fusion_report.graphs for site in graph.sites if site.fused]
+
+
+def _with_residual(layer: ConvLayer, residuals: list[str]) -> ConvLayer:
+    """A module that is called twice has two."""
+    return replace(layer, residual=residuals.pop(0)) if residuals and layer.residual == "none" else layer
 
 
 class _Recorder(TorchDispatchMode):

@@ -18,6 +18,7 @@ from torch import nn
 from ... import tuning
 from ...backends import selection
 from ...core.torch_compat import fake_tensors
+from ...fusion import is_frozen
 from ...nn import FrozenConv2d
 from ...triton_kernels.conv.configs import ConvKey, conv_config, precision
 from ...triton_kernels.gpus import INT32_ELEMENTS
@@ -82,7 +83,8 @@ def _sum(values: Iterable[float | None]) -> float | None:
 def explain(model: nn.Module, input_shape: Sequence[int], backend: str, target: Target) -> Explanation:
     """backend: "auto" or a backend's name. Raises what the model and backends.selection.choose raise."""
     summary, layers = summarize(model, input_shape), conv_layers(model, input_shape)
-    frozen = {name for name, module in model.named_modules() if isinstance(module, FrozenConv2d)}
+    kinds = (nn.Conv2d, FrozenConv2d) if is_frozen(model) else FrozenConv2d
+    frozen = {name for name, module in model.named_modules() if isinstance(module, kinds)}
     with fake_tensors():  # tensors of the target's device without memory: enough for backend selection and tuning
         choices = [_choice(layer, layer.name in frozen, backend, target) for layer in layers]
     _into_layers(summary.layers, choices)

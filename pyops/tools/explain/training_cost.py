@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.torch_compat import TorchDispatchMode, storage_id, tree_leaves
-from ...fusion import fuse
+from ...fusion import fuse, is_fused, observed
 from ...ops.catalogue import CONVOLUTIONS
 from .layers import Result, on_shapes
 
@@ -101,15 +102,30 @@ class Ledger(TorchDispatchMode):
 def step(model: nn.Module, input: Tensor) -> list[Cost]:
     """The costs of one forward and backward in training mode, in the order in which the convolutions ran."""
     names = {id(p): name.removesuffix("weight").removesuffix(".") for name, p in model.named_parameters()}
-    with (
-        Ledger(names, addresses(model, *model.buffers())) as ledger,
-        torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda value: value),
-    ):
-        input = input.clone()  # allocated under the ledger, so that a saved image counts too
-        outputs = [value for value in tree_leaves(model(input)) if isinstance(value, Tensor) and value.requires_grad]
-        ledger.backward = True
-        torch.autograd.backward([value.sum() for value in outputs])
+    ledger = Ledger(names, addresses(model, *model.buffers()))
+    with torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda value: value):
+        with ledger:
+            input = input.clone()  # allocated under the ledger, so that a saved image counts too
+        outputs = _forward(model, input, ledger)
+        with ledger:
+            ledger.backward = True
+            torch.autograd.backward([value.sum() for value in outputs])
     return ledger.close()
+
+
+def _forward(model: nn.Module, input: Tensor, ledger: Ledger) -> list[Tensor]:
+    """The outputs with gradients. A fused model's graphs run under the ledger, and not what compiles them."""
+
+    def under_ledger(graph: Callable[..., Any], arguments: tuple) -> Any:
+        with ledger:
+            return graph(*arguments)
+
+    if is_fused(model):
+        with observed(model, under_ledger):
+            results = model(input)
+    else:
+        results = under_ledger(model, (input,))
+    return [value for value in tree_leaves(results) if isinstance(value, Tensor) and value.requires_grad]
 
 
 def addresses(*things: Tensor | nn.Module) -> set[int]:

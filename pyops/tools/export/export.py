@@ -9,15 +9,15 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...backends import selection
 from ...core.torch_compat import is_constraint_violation, load_package, tree_leaves, write_package
-from ...fusion import Report, fuse
-from ...fusion.compare import agree
+from ...fusion import Report, fuse_graph
+from ...fusion.compare import agree, outputs
 
 BACKENDS = ("native", "library", "auto")  # those whose operators are in C++
 OPTIONS = {
@@ -41,7 +41,7 @@ class Exported(NamedTuple):
 def export(
     model: nn.Module, example: Tensor, path: Path, *, backend: str = "native", dynamic: bool = True, about=None
 ) -> Exported:
-    """Writes fuse(model, freeze=True) as a package for CPUs, after comparing its outputs with the model's.
+    """Writes a model, fused and frozen, as a package for CPUs, after comparing its outputs with the model's.
 
     Args:
         model: in eval mode, on the CPU. example: its input, (N, C, H, W) with N > 1 where the batch is dynamic.
@@ -56,24 +56,26 @@ def export(
     missing = selection.available("native")
     if missing:
         raise RuntimeError(f"export needs the C++ library: {missing[0]}")
-    fused: Any = fuse(model, example, backend=backend, freeze=True)
+    outputs(model, (example,))
+    report = Report(frozen=True)
     with tempfile.TemporaryDirectory(prefix=".atrous-", dir=path.absolute().parent) as folder:
         package = Path(folder, path.name)
         start = time.perf_counter()
         with _quiet():
-            program = _trace(fused, example, dynamic)
+            program = _trace(model, example, dynamic)
+            fuse_graph(program.graph_module, backend=backend, freeze=True, report=report)
             write_package(program, package, {**OPTIONS, "aot_inductor.metadata": about or {}})
         seconds = time.perf_counter() - start
         more = [example[:1], torch.cat([example, example[:1]])] if dynamic else []
         difference = _difference(model, package, [example, *more])
         os.replace(package, path)
-    return Exported(fused.fusion_report, difference, seconds)
+    return Exported(report, difference, seconds)
 
 
-def _trace(fused: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+def _trace(model: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
     batch = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     try:
-        return torch.export.export(fused, (example,), dynamic_shapes=batch)
+        return torch.export.export(model, (example,), dynamic_shapes=batch)
     except Exception as error:
         if not is_constraint_violation(error):
             raise

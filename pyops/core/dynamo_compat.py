@@ -1,0 +1,194 @@
+"""Private names of torch's compilers (Dynamo, AOTAutograd, fx tracing), each behind a public one, as in torch_compat.py.
+
+Tried with torch 2.13.0. Only functions import torch._dynamo and torch._functorch: each import takes a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+# Tracing
+
+
+@contextlib.contextmanager
+def compiling(flag: bool) -> Iterator[None]:
+    """Sets what torch.compiler.is_compiling() tells: False for a graph that runs as it is."""
+    before, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, flag  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before  # type: ignore[attr-defined]
+
+
+def trace(function: Callable[..., Any], fakes: Sequence[Tensor], then_compiled: bool) -> fx.GraphModule:
+    """The operators that function(*fakes) calls, as a graph, which may be compiled further.
+
+    The fake tensors belong to one mode.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with fake_mode(fakes), compiling(then_compiled):
+        return make_fx(function)(*fakes)
+
+
+def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
+    """The mode that the fake tensors among the values belong to, so that new tensors are fake as well."""
+    return next((value.fake_mode for value in values if hasattr(value, "fake_mode")), contextlib.nullcontext())
+
+
+# AOTAutograd
+
+
+def joint_graph(function: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
+    """The forward and backward of a function in one graph.
+
+    Raises RuntimeError if the function changes an input, or returns a view of an input or of another output.
+    """
+    from torch._functorch.aot_autograd import aot_export_joint_simple
+
+    with compiling(False):
+        return aot_export_joint_simple(function, tuple(fakes), trace_joint=True)
+
+
+def partition(
+    joint: fx.GraphModule, fakes: Sequence[Any], outputs: int, recompute: bool
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Splits a joint graph into forward and backward; what is kept between them follows the tags of keep()."""
+    from torch._functorch import partitioners
+
+    cut = partitioners.min_cut_rematerialization_partition if recompute else partitioners.default_partition
+    return cut(joint, fakes, num_fwd_outputs=outputs)
+
+
+def keep(node: fx.Node, kept: bool) -> None:
+    """Tells partition() to keep the value of a node for the backward, or to recompute it there."""
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    if "recompute" not in node.meta:  # otherwise the user's activation checkpointing has said it
+        node.meta["recompute"] = CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
+        node.meta["ac_graph_id"] = 0
+
+
+def is_backward(node: fx.Node) -> bool:
+    return node.meta.get("partitioner_tag") == "is_backward"
+
+
+def with_aot_autograd(gm: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
+    """A graph with gradients, compiled by AOTAutograd to the two graphs as they are."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+    def as_it_is(graph: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
+        return make_boxed_func(graph.forward)
+
+    return aot_autograd(
+        fw_compiler=as_it_is, bw_compiler=as_it_is, inference_compiler=as_it_is,
+        partition_fn=min_cut_rematerialization_partition, keep_inference_input_mutations=True,
+    )(gm, fakes)  # fmt: skip
+
+
+def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) -> Callable[..., Any]:
+    """A graph compiled by Inductor, with the options of one of torch.compile's modes."""
+    from torch._inductor import config, list_mode_options
+    from torch._inductor.compile_fx import compile_fx
+
+    with config.patch(list_mode_options(mode) if mode else {}):
+        return compile_fx(gm, list(fakes))
+
+
+# Dynamo
+
+# Dynamo by default ignores hooks that are added after the first call, and checks each attribute of each module.
+_SETTINGS = {"skip_nnmodule_hook_guards": False, "use_recursive_dict_tags_for_guards": True}
+_names = itertools.count()
+
+
+def entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls this one, with a code object of its own: Dynamo's caches and limits belong to it."""
+
+    def run(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    run.__code__ = run.__code__.replace(co_name=f"fused_{next(_names)}")
+    return run
+
+
+def dynamo(
+    function: Callable[..., Any],
+    backend: Callable[..., Any],
+    dynamic: bool | None,
+    failed: Callable[[str], None],
+    breaks: dict[str, int],
+) -> Callable[..., Any]:
+    """The function, compiled by a backend under settings of our own.
+
+    failed: it is told why a graph did not fit. breaks: reason -> count of graph breaks.
+    """
+    import torch._dynamo
+
+    def guard_failed(failure: Any) -> None:
+        failed(failure.reason)
+
+    context = torch._dynamo.optimize(backend=backend, dynamic=dynamic, guard_fail_fn=guard_failed)
+    _patch(context.callback, breaks)
+    return context(function)
+
+
+def _patch(callback: Any, breaks: dict[str, int]) -> None:
+    """Holds the settings while Dynamo compiles a frame for us; where that cannot be done, they hold for everybody."""
+    from torch._dynamo.utils import counters
+
+    frames = getattr(callback, "_torchdynamo_orig_backend", None)
+    known = {name: setting for name, setting in _SETTINGS.items() if hasattr(torch._dynamo.config, name)}
+    kind = type(frames)
+
+    class UnderSettings(kind):  # type: ignore[misc, valid-type]
+        def __call__(self, *args, **kwargs):
+            before = dict(counters["graph_break"])
+            try:
+                with torch._dynamo.config.patch(known):
+                    return kind.__call__(self, *args, **kwargs)
+            finally:
+                for reason, count in counters["graph_break"].items():
+                    if count > before.get(reason, 0):
+                        breaks[reason] = breaks.get(reason, 0) + count - before.get(reason, 0)
+
+    try:
+        frames.__class__ = UnderSettings  # the object stays: the C code behind it follows a chain of attributes
+    except TypeError:
+        for name, setting in known.items():
+            setattr(torch._dynamo.config, name, setting)
+
+
+def autocasts() -> bool:
+    return torch._C._is_any_autocast_enabled()
+
+
+def draws_from_own_random() -> bool:
+    """True if the frame that Dynamo compiles draws from a random.Random: Dynamo would make its values constants."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+    from torch._dynamo.variables.misc import RandomVariable
+
+    effects = InstructionTranslator.current_tx().output.side_effects.id_to_variable
+    return any(isinstance(variable, RandomVariable) for variable in effects.values())
+
+
+def skip_frame(reason: str) -> Exception:
+    """Raised in a backend: Dynamo runs this frame as it is, and compiles those that it calls."""
+    from torch._dynamo.exc import SkipFrame
+
+    return SkipFrame(reason)
+
+
+def source_name(node: fx.Node) -> str:
+    """The expression by which Dynamo finds a graph's input, such as L['model']._modules['conv']._parameters['weight']."""
+    source = getattr(node, "_dynamo_source", None) or getattr(node.meta.get("grapharg"), "source", None)
+    name = getattr(source, "name", "")
+    return name() if callable(name) else name

@@ -1,0 +1,168 @@
+"""A site as one functional call, and the operators that this call comes to for the tensors of a graph.
+
+The call does on fake tensors what it does on real ones: it checks its arguments, casts, chooses a layout and a backend.
+What it then calls is traced, so that a compiled graph holds the operators alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from .. import functional
+from ..backends.base import Backend
+from ..core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
+from ..core.dynamo_compat import trace
+from ..core.spec import Epilogue, Spec
+from ..nn import fold_batch_norm
+from . import spellings
+from .chains import Chain, uses_batch_statistics
+from .effects import value
+
+VECTORS = BatchNormArgs._fields[:4]  # mean, var, gamma, beta
+
+
+class Options(NamedTuple):
+    """How sites run. backend, recompute: those of functional calls. freeze: BatchNorms are folded into convolutions.
+    compiled: another compiler reads the graph.
+    """
+
+    backend: str = "auto"
+    recompute: bool = True
+    freeze: bool = False
+    compiled: bool = False
+
+
+class PackInGraph:
+    """Packs a frozen weight beside its use: what depends on weights alone is then computed once (constants.py)."""
+
+    def bind(self, backend: Backend):
+        def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, epilogue: Epilogue) -> Tensor:
+            packed = backend.pack(input, weight, spec)
+            return backend.packed_conv_epilogue(input, packed, weight, bias, spec, epilogue)
+
+        return run
+
+
+class Call:
+    """One site as a function of its tensors, in the order of `names`.
+
+    batch_stats: it normalizes with the statistics of the batch. deferred: it returns y, mean and the unbiased variance,
+    and does not update the running statistics. layout: that of the result, where the functional call has another.
+    """
+
+    def __init__(self, chain: Chain, options: Options, residual: fx.Node | None):
+        self.options, self.after, self.deferred = options, chain.after, False
+        self.layout: torch.memory_format | None = None
+        tensors: dict[str, Any] = {}
+        self.geometry: tuple | None = None
+        self.batch_stats, self.momentum, self.eps = False, 0.0, 0.0
+        self._read_conv(chain.steps.get("conv"), tensors)
+        self._read_bn(chain.steps.get("bn"), tensors)
+        if "input" not in tensors:
+            first, second = spellings.operands(chain.steps["add"])
+            tensors["input"] = second if first is chain.residual else first
+        self.slope = self._read_slope(chain.steps.get("act"), tensors)
+        dropout = chain.steps.get("dropout")
+        self.dropout = float(spellings.arguments(dropout).p) if dropout is not None else 0.0
+        tensors["residual"] = residual
+        self.tensors = {name: node for name, node in tensors.items() if node is not None}
+        self.names = tuple(self.tensors)
+        self.__name__ = self.__qualname__ = "site_" + chain.pattern.replace("+", "_")
+
+    @property
+    def folds(self) -> bool:
+        """True if the call folds its BatchNorm into its weight, and gives a result in channels_last."""
+        return (
+            self.options.freeze and self.geometry is not None and not self.batch_stats and not torch.is_grad_enabled()
+        )
+
+    def traced(self, tensors: Sequence[Tensor]) -> fx.GraphModule:
+        """The operators of this call, without gradients."""
+        with torch.no_grad():
+            return trace(self, tensors, self.options.compiled)
+
+    def deferring(self) -> Call:
+        """The same call, with the batch statistics among its results."""
+        call = copy.copy(self)
+        call.deferred = True
+        return call
+
+    def _read_conv(self, conv: fx.Node | None, tensors: dict[str, Any]) -> None:
+        if conv is not None:
+            a = spellings.arguments(conv)
+            tensors.update(input=a.input, weight=a.weight, bias=a.bias)
+            self.geometry = (a.stride, a.padding, a.dilation, a.groups)
+
+    def _read_bn(self, bn: fx.Node | None, tensors: dict[str, Any]) -> None:
+        if bn is not None:
+            a = spellings.arguments(bn)
+            tensors.setdefault("input", a.input)
+            tensors.update(zip(VECTORS, (a.mean, a.var, a.weight, a.bias)))
+            self.batch_stats, self.eps = uses_batch_statistics(bn), number(a.eps)
+            self.momentum = 0.0 if a.momentum is None else number(a.momentum)
+
+    def _read_slope(self, act: fx.Node | None, tensors: dict[str, Any]) -> Any:
+        if act is None:
+            return 1.0
+        a = spellings.arguments(act)
+        match spellings.role(act):
+            case "relu":
+                return "relu"
+            case "leaky_relu":
+                return number(a.negative_slope)
+            case "prelu":
+                tensors["slope"] = a.weight
+                return None
+        bounds = number(a.lower), number(a.upper)
+        return bounds if a.training else sum(bounds) / 2
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        t: dict[str, Any] = dict(zip(self.names, tensors))
+        slope = t.get("slope", self.slope)
+        post_op = PostOpArgs(slope, t.get("residual"), self.after, dropout=self.dropout)
+        collected: list | None = [] if self.deferred else None
+        vectors = [t.get(name) for name in VECTORS]
+        batch_norm = BatchNormArgs(*vectors, self.batch_stats, self.momentum, self.eps, deferred=collected)
+        y = self._run(t, batch_norm, post_op)
+        if self.layout is not None and not self.folds:
+            y = y.contiguous(memory_format=self.layout)
+        if not collected:
+            return y
+        mean, var, count = collected[0]
+        return y, mean, var * (count / (count - 1))
+
+    def _run(self, t: dict[str, Any], batch_norm: BatchNormArgs, post_op: PostOpArgs) -> Tensor:
+        backend, recompute = self.options.backend, self.options.recompute
+        if self.geometry is None:
+            if self.batch_stats or batch_norm.present:
+                return functional.normalize(t["input"], batch_norm, post_op, backend, recompute)
+            return functional.post_process(t["input"], post_op, backend, recompute)
+        weight, bias, packed = t["weight"], t.get("bias"), None
+        if self.folds:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            weight, bias = fold_batch_norm(weight, bias, *batch_norm[:4], self.eps)
+            batch_norm, packed = NO_BATCH_NORM, PackInGraph()
+        return functional.convolve(
+            t["input"], weight, bias, self.geometry, batch_norm, post_op,
+            prepacked=packed, backend=backend, recompute=recompute,
+        )  # fmt: skip
+
+
+def number(given: Any) -> float:
+    """A number of a site: a symbolic one gets its value, on which the graph is then guarded."""
+    return float(value(given))
+
+
+def inline(graph: fx.Graph, node: fx.Node, traced: fx.GraphModule) -> fx.Node:
+    """Replaces a node by a traced graph of its arguments; returns the node of the result."""
+    places = [n for n in traced.graph.nodes if n.op == "placeholder"]
+    with graph.inserting_before(node):
+        result: Any = graph.graph_copy(traced.graph, dict(zip(places, node.args)))
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+    return result

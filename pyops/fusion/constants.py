@@ -1,0 +1,118 @@
+"""The part of a frozen graph that depends on parameters and buffers alone: computed once, and again when they change.
+
+It belongs to the frozen model and not to the graph, since torch.compile runs one graph for every instance of a class.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..core.torch_compat import version
+
+
+class Prepared:
+    """The values that a function computes from source tensors."""
+
+    def __init__(self, compute: Callable[..., Sequence[Tensor]], sources: tuple[Tensor, ...]):
+        self.compute, self.sources, self.versions = compute, sources, -1
+        self.values: list[Tensor] = []
+
+    def refresh(self, versions: int) -> None:
+        """Computes the values, into the memory of the former ones: a CUDA graph may read it."""
+        with torch.no_grad():
+            values = list(self.compute(*self.sources))
+        for old, new in zip(self.values, values):
+            if not new.is_mkldnn:
+                old.copy_(new)
+        self.values = [new if new.is_mkldnn else old for old, new in zip(self.values, values)] or values
+        self.versions = versions
+
+
+class Store:
+    """The prepared values of one model."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple, Prepared] = {}
+        self.lock = threading.RLock()
+
+    def find(self, code: str, compute: Callable[..., Sequence[Tensor]], sources: tuple[Tensor, ...]) -> Prepared:
+        """Graphs that compute the same from the same tensors share the values."""
+        key = (code, *map(id, sources))  # Prepared keeps the sources alive, so that ids stay unique
+        with self.lock:
+            return self.known.setdefault(key, Prepared(compute, sources))
+
+    def clear(self) -> None:
+        for prepared in self.known.values():
+            prepared.versions = -1
+
+
+class FrozenGraph:
+    """A graph whose last inputs are prepared values. places: the inputs that these depend on."""
+
+    def __init__(self, forward: Callable[..., Any], constant: fx.GraphModule, places: list[int], store: Store):
+        self.forward, self.constant, self.store = forward, constant, store
+        pick = operator.itemgetter(*places)
+        self.pick = pick if len(places) > 1 else lambda args: (pick(args),)
+        self.prepared: Prepared | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        sources, prepared = self.pick(args), self.prepared
+        if prepared is None or not all(map(operator.is_, sources, prepared.sources)):
+            prepared = self.prepared = self.store.find(self.constant.code, self.constant.forward, sources)
+        versions = sum(map(version, sources))
+        if versions != prepared.versions:
+            with self.store.lock:
+                if versions != prepared.versions:
+                    prepared.refresh(versions)
+        return self.forward(*args, *prepared.values)
+
+
+def frozen(
+    gm: fx.GraphModule, constants: set[fx.Node], store: Store, finish: Callable[[fx.GraphModule], Callable[..., Any]]
+) -> Callable[..., Any]:
+    """The function that runs a graph, with everything that depends on the constants alone computed beforehand.
+
+    constants: the placeholders of parameters and buffers. finish: makes a function of the rest of the graph.
+    """
+    known, inside = set(constants), []
+    for node in gm.graph.nodes:
+        if _pure(node) and all(used in known for used in node.all_input_nodes):
+            known.add(node)
+            inside.append(node)
+    used = [node for node in inside if any(user not in known for user in node.users)]
+    if not used:
+        return finish(gm)
+    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    graph, copies = fx.Graph(), {}
+    sources = [node for node in inputs if node in constants and any(user in known for user in node.users)]
+    for node in (*sources, *inside):
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in used))
+    constant = fx.GraphModule(gm, graph)
+    _replace_by_inputs(gm, inputs[-1], used, inside)
+    return FrozenGraph(finish(gm), constant, [inputs.index(node) for node in sources], store)
+
+
+def _pure(node: fx.Node) -> bool:
+    """True for an operator whose result depends on its tensors alone; one without tensors draws or counts."""
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or not node.all_input_nodes:
+        return False
+    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def _replace_by_inputs(gm: fx.GraphModule, last: fx.Node, used: list[fx.Node], inside: list[fx.Node]) -> None:
+    for node in used:
+        with gm.graph.inserting_after(last):
+            last = gm.graph.placeholder(f"prepared_{node.name}")
+        last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+    for node in reversed(inside):
+        gm.graph.erase_node(node)
+    gm.recompile()

@@ -1,0 +1,100 @@
+"""Runs a frozen graph in channels_last: values between sites keep that layout, and get the model's own where it shows.
+
+A frozen convolution is fastest in channels_last. Where the model is NCHW, a value may have another layout as long as
+nothing but operators that follow the layout of their input see it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from ..core.dynamo_compat import fake_mode
+from ..core.layout import memory_format
+from .call import Call, inline
+from .effects import Modes, storage, value, written
+
+# Operators that take any layout, and whose values do not depend on it.
+FOLLOWING = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.getitem, torch.add, torch.sub,
+    torch.mul, torch.cat, torch.chunk, torch.split, torch.sigmoid, torch.tanh, torch.relu, torch.prelu, F.relu, F.prelu,
+    F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.softplus, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.dropout,
+    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate,
+    F.batch_norm, torch.conv2d, torch.conv_transpose2d, "add", "sub", "mul", "div", "chunk", "split", "sigmoid", "relu",
+    "mean", "size", "dim",
+}  # fmt: skip
+
+
+def lower_in_channels_last(gm: fx.GraphModule) -> None:
+    """Replaces the calls of sites by operators, as rewrite.lower does, on channels_last values where that is free."""
+    modes = Modes(gm.graph)
+    others = [node for node in gm.graph.nodes if not isinstance(node.target, Call)]
+    shared = {storage(target) for node in others for target in written(node)}  # a copy would miss the change
+    actual: dict[fx.Node, Any] = {}  # nodes in another layout than the model's: their fake values
+    restored: dict[fx.Node, fx.Node] = {}
+
+    def in_its_layout(node: Any) -> Any:
+        return actual.get(node, value(node))
+
+    for node in list(gm.graph.nodes):
+        if isinstance(node.target, Call):
+            with modes.at(node):
+                traced = node.target.traced([in_its_layout(tensor) for tensor in node.args])
+            meta, result = node.meta, inline(gm.graph, node, traced)
+            got, result.meta = value(result), dict(meta)
+        elif any(used in actual for used in node.all_input_nodes):
+            if node.target not in FOLLOWING:
+                _restore_inputs(gm.graph, node, actual, restored)
+                continue
+            with modes.at(node):
+                result, got = node, _run(node, in_its_layout)
+        else:
+            continue
+        if not _other_layout(got, value(result)):
+            continue
+        if isinstance(got, Tensor) and storage(result) in shared:
+            _restore_everywhere(gm.graph, result)
+        else:
+            actual[result] = got
+    gm.recompile()
+
+
+def _run(node: fx.Node, values: Callable[[Any], Any]) -> Any:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values)
+    with fake_mode([values(used) for used in node.all_input_nodes]), torch.no_grad():
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _other_layout(got: Any, wanted: Any) -> bool:
+    if isinstance(got, (tuple, list)) and isinstance(wanted, (tuple, list)):
+        return any(map(_other_layout, got, wanted))
+    return isinstance(got, Tensor) and got.stride() != wanted.stride()
+
+
+def _restore_inputs(
+    graph: fx.Graph, node: fx.Node, actual: dict[fx.Node, Any], restored: dict[fx.Node, fx.Node]
+) -> None:
+    for used in list(node.all_input_nodes):
+        if used in actual and isinstance(actual[used], Tensor):
+            if used not in restored:
+                restored[used] = _restored(graph, node, used)
+            node.replace_input_with(used, restored[used])
+
+
+def _restored(graph: fx.Graph, before: fx.Node, node: fx.Node) -> fx.Node:
+    with graph.inserting_before(before):
+        copy = graph.call_method("contiguous", (node,), {"memory_format": memory_format(value(node))})
+    copy.meta = dict(node.meta)
+    return copy
+
+
+def _restore_everywhere(graph: fx.Graph, node: fx.Node) -> None:
+    copy = _restored(graph, node.next, node)
+    node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
