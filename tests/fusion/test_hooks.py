@@ -98,7 +98,7 @@ def test_forward_hooks(make, hook, first):
     assert len(ours) == count
     with torch.no_grad():
         assert epilogues(fused, x) == 2
-    assert layers(fused) == BOTH
+    assert BOTH <= layers(fused)  # and those of the graphs with hooks
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
