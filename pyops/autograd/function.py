@@ -196,4 +196,4 @@ def _convolution_backward(config: LayerConfig, dz: Tensor, x: Tensor, weight: Te
     cancelled = needed[2] and config.batch_stats and config.group is None
     computed = [*needed[:2], needed[2] and not cancelled]
     dx, dw, db = config.backend.convolution_backward(dz, x, weight, config.spec, layout, computed)
-    return dx, dw, weight.new_zeros(weight.shape[0]) if cancelled else db
+    return dx, dw, dz.new_zeros(weight.shape[0]) if cancelled else db

@@ -139,7 +139,7 @@ def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) ->
 # Dynamo by default ignores hooks that are added after the first call, checks each attribute of each module, and counts
 # its limit for all instances of a class together where a graph breaks inside their forward.
 _SETTINGS = {
-    "skip_nnmodule_hook_guards": False, "use_recursive_dict_tags_for_guards": True, "recompile_limit": 64,
+    "skip_nnmodule_hook_guards": False, "use_recursive_dict_tags_for_guards": True, "recompile_limit": 256,
 }  # fmt: skip
 _names = itertools.count()
 

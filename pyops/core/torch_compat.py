@@ -78,6 +78,7 @@ def checkpointing() -> bool:
 
 # Operators and the dispatcher
 
+without_autocast = torch._C._DisableAutocast  # a context in which no operator casts its arguments
 outside_modes = torch.utils._python_dispatch._disable_current_modes  # a context in which no tracer sees a call
 collectives = torch.ops._c10d_functional  # torch.distributed's collectives as operators, which torch.compile traces
 # oneDNN's convolution of a packed weight, and the operator that packs it; None in a torch without oneDNN
