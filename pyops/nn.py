@@ -14,8 +14,9 @@ from .core import activation
 from .core.activation import SlopeLike
 from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from .core.sync_stats import Group
-from .core.torch_compat import has_hooks, pad_widths
+from .core.torch_compat import buffer, children, has_hooks, pad_widths, parameter
 from .models.prelu_training import init_prelu_kaiming_
+from .ops import direct
 
 __all__ = [
     "AddAct", "BNAct2d", "ConvBNAct2d", "FrozenConv2d", "add_act", "bn_act", "conv_bn_act", "init_prelu_kaiming_",
@@ -43,9 +44,14 @@ def conv_bn_act(
         input = F.pad(input, pad_widths(conv), mode=conv.padding_mode)
         padding = 0
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
+    weight, bias, running = parameter(conv, "weight"), parameter(conv, "bias"), _running(bn)
+    if running is not None:
+        y = direct.conv_bn_act(input, weight, bias, geometry, *running, slope, residual, residual_after_act, backend)
+        if y is not None:
+            return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.convolve(
-        input, conv.weight, conv.bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
+        input, weight, bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
     )
 
 
@@ -60,7 +66,11 @@ def bn_act(
 ) -> Tensor:
     """y = act(bn(x) + r), or act(bn(x)) + r. See atrous.bn_act."""
     _without_hooks(bn=bn, act=act)
-    slope = activation.module_slope(act, act is not None and act.training)
+    slope, running = activation.module_slope(act, act is not None and act.training), _running(bn)
+    if running is not None:
+        y = direct.bn_act(input, *running, slope, residual, residual_after_act, backend)
+        if y is not None:
+            return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.normalize(input, _batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
 
@@ -81,6 +91,16 @@ def _without_hooks(**children: nn.Module | None) -> None:
             raise RuntimeError(
                 f"{name}: expected a module without hooks, which a fused call would not run; got {child}"
             )
+
+
+def _running(bn: BatchNorm | None) -> tuple[tuple, float] | None:
+    """mean, var, gamma and beta, and eps, of a BatchNorm that normalizes with running statistics; else None."""
+    if bn is None:
+        return (None, None, None, None), 0.0
+    mean, var = buffer(bn, "running_mean"), buffer(bn, "running_var")
+    if bn.training or mean is None or var is None:
+        return None
+    return (mean, var, parameter(bn, "weight"), parameter(bn, "bias")), bn.eps
 
 
 def _batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
@@ -127,9 +147,8 @@ class ConvBNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return conv_bn_act(
-            self.conv, self.bn, self.act, input, residual, self.residual_after_act, self.backend, self.recompute
-        )
+        conv, bn, act = map(children(self).get, ("conv", "bn", "act"))
+        return conv_bn_act(conv, bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
 
     def extra_repr(self) -> str:
         return f"residual_after_act={self.residual_after_act}, backend={self.backend!r}"
@@ -150,7 +169,8 @@ class BNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return bn_act(self.bn, self.act, input, residual, self.residual_after_act, self.backend, self.recompute)
+        bn, act = map(children(self).get, ("bn", "act"))
+        return bn_act(bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
 
 
 class AddAct(nn.Module):
@@ -165,8 +185,9 @@ class AddAct(nn.Module):
         self.act, self.dropout, self.backend, self.recompute = act, dropout, backend, recompute
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
-        _without_hooks(act=self.act)
-        slope = activation.module_slope(self.act, self.act is not None and self.act.training)
+        act = children(self).get("act")
+        _without_hooks(act=act)
+        slope = activation.module_slope(act, act is not None and act.training)
         return functional.add_act(
             input, other, slope=slope, dropout=self.dropout, training=self.training,
             backend=self.backend, recompute=self.recompute,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # sees every call of an operator
 from torch.utils._pytree import tree_leaves as tree_leaves  # the values in nested lists, tuples and dicts
 from torch.utils._pytree import tree_map as tree_map
@@ -30,6 +31,18 @@ has_global_hook = nn.modules.module._has_any_global_hook  # true if a hook runs 
 def children(module: nn.Module) -> dict[str, nn.Module | None]:
     """The dict of children, with None and with every name of a child: named_children() leaves these out."""
     return module._modules
+
+
+def parameter(module: nn.Module, name: str) -> Tensor | None:
+    """getattr(module, name), ten times as fast for a parameter: nn.Module finds it by a function in Python."""
+    registered = module._parameters
+    return registered[name] if name in registered else getattr(module, name)
+
+
+def buffer(module: nn.Module, name: str) -> Tensor | None:
+    """getattr(module, name), likewise for a buffer."""
+    registered = module._buffers
+    return registered[name] if name in registered else getattr(module, name)
 
 
 def set_children(module: nn.Module, named: dict[str, nn.Module | None]) -> None:
@@ -97,17 +110,32 @@ def has_schema(operator: Any, schema: str) -> bool:
 
 
 _included_keys, _profiler_enabled = torch._C._dispatch_tls_local_include_set, torch.autograd._profiler_enabled
-# Dispatch keys of ordinary calls, in inference mode and under autocast too: none of them observes operators.
-_OBSERVING_KEYS = ~functools.reduce(
-    torch._C.DispatchKeySet.__or__,
-    (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in
-     ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")),
-).raw_repr()  # fmt: skip
+_jit_traces = torch._C._is_tracing
+
+
+def _all_keys_but(*keys: str) -> int:
+    sets = (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in keys)
+    return ~functools.reduce(torch._C.DispatchKeySet.__or__, sets).raw_repr()
+
+
+# The dispatch keys of ordinary calls, in inference mode too, change nothing; autocast's do not observe operators.
+_CHANGING_KEYS = _all_keys_but("BackendSelect", "ADInplaceOrView")
+_OBSERVING_KEYS = _all_keys_but("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")
 
 
 def operators_observed() -> bool:
     """True if a mode, tracer, transform or profiler sees the operators that this thread calls."""
     return bool(_included_keys().raw_repr() & _OBSERVING_KEYS) or _profiler_enabled()
+
+
+def intercepted() -> bool:
+    """True if autocast, a mode, a transform or a tracer changes what an operator's call does in this thread."""
+    return bool(_included_keys().raw_repr() & _CHANGING_KEYS) or forward_ad._current_level >= 0 or _jit_traces()
+
+
+def caller(operator: Any) -> Callable[..., Any]:
+    """An operator's overload without the Python function around it, which takes 0.3 us."""
+    return operator._op
 
 
 # Compilers
