@@ -35,8 +35,9 @@ def conv_bn_act(
     recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules in one call. See atrous.conv_bn_act."""
-    _without_hooks(conv=conv, bn=bn, act=act)
-    slope = activation.module_slope(act, act is not None and act.training)
+    _without_hooks("conv", conv)
+    _without_hooks("bn", bn)
+    slope = _slope(act)
     if isinstance(conv, FrozenConv2d):
         return conv(input, residual, slope, residual_after_act)
     padding: Any = conv.padding
@@ -65,8 +66,8 @@ def bn_act(
     recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(x) + r), or act(bn(x)) + r. See atrous.bn_act."""
-    _without_hooks(bn=bn, act=act)
-    slope, running = activation.module_slope(act, act is not None and act.training), _running(bn)
+    _without_hooks("bn", bn)
+    slope, running = _slope(act), _running(bn)
     if running is not None:
         y = direct.bn_act(input, *running, slope, residual, residual_after_act, backend)
         if y is not None:
@@ -79,18 +80,19 @@ def add_act(
     act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto", recompute: bool = True
 ) -> Tensor:
     """y = act(x + o). See atrous.add_act."""
-    _without_hooks(act=act)
-    slope = activation.module_slope(act, act is not None and act.training)
-    return functional.add_act(input, other, slope=slope, backend=backend, recompute=recompute)
+    return functional.add_act(input, other, slope=_slope(act), backend=backend, recompute=recompute)
 
 
-def _without_hooks(**children: nn.Module | None) -> None:
+def _without_hooks(name: str, child: nn.Module | None) -> None:
     """Raises if a child has hooks (as of weight_norm or pruning): a fused call would not run them."""
-    for name, child in children.items():
-        if child is not None and has_hooks(child):
-            raise RuntimeError(
-                f"{name}: expected a module without hooks, which a fused call would not run; got {child}"
-            )
+    if child is not None and has_hooks(child):
+        raise RuntimeError(f"{name}: expected a module without hooks, which a fused call would not run; got {child}")
+
+
+def _slope(act: nn.Module | None) -> SlopeLike:
+    """The slope argument of an activation, which must have no hooks."""
+    _without_hooks("act", act)
+    return 1.0 if act is None else activation.module_slope(act, act.training)
 
 
 def _running(bn: BatchNorm | None) -> tuple[tuple, float] | None:
@@ -185,9 +187,7 @@ class AddAct(nn.Module):
         self.act, self.dropout, self.backend, self.recompute = act, dropout, backend, recompute
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
-        act = children(self).get("act")
-        _without_hooks(act=act)
-        slope = activation.module_slope(act, act is not None and act.training)
+        slope = _slope(children(self).get("act"))
         return functional.add_act(
             input, other, slope=slope, dropout=self.dropout, training=self.training,
             backend=self.backend, recompute=self.recompute,

@@ -25,6 +25,7 @@ from . import aten
 from .aten import compute_dtype, in_compute_dtype
 
 name = "native"
+one_launch_statistics = False
 
 
 def available() -> list[str]:

@@ -110,17 +110,14 @@ def has_schema(operator: Any, schema: str) -> bool:
 
 
 _included_keys, _profiler_enabled = torch._C._dispatch_tls_local_include_set, torch.autograd._profiler_enabled
-_jit_traces = torch._C._is_tracing
-
-
-def _all_keys_but(*keys: str) -> int:
-    sets = (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in keys)
-    return ~functools.reduce(torch._C.DispatchKeySet.__or__, sets).raw_repr()
-
-
-# The dispatch keys of ordinary calls, in inference mode too, change nothing; autocast's do not observe operators.
-_CHANGING_KEYS = _all_keys_but("BackendSelect", "ADInplaceOrView")
-_OBSERVING_KEYS = _all_keys_but("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")
+_autocasts, _jit_traces = torch._C._is_any_autocast_enabled, torch._C._is_tracing
+_innermost_transform = torch._C._functorch.peek_interpreter_stack
+# Dispatch keys of ordinary calls, in inference mode and under autocast too: none of them observes operators.
+_OBSERVING_KEYS = ~functools.reduce(
+    torch._C.DispatchKeySet.__or__,
+    (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in
+     ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")),
+).raw_repr()  # fmt: skip
 
 
 def operators_observed() -> bool:
@@ -129,8 +126,8 @@ def operators_observed() -> bool:
 
 
 def intercepted() -> bool:
-    """True if autocast, a mode, a transform or a tracer changes what an operator's call does in this thread."""
-    return bool(_included_keys().raw_repr() & _CHANGING_KEYS) or forward_ad._current_level >= 0 or _jit_traces()
+    """True under autocast, in a transform of torch.func, at a level of forward-mode AD and while torch.jit traces."""
+    return _autocasts() or _innermost_transform() is not None or forward_ad._current_level >= 0 or _jit_traces()
 
 
 def caller(operator: Any) -> Callable[..., Any]:

@@ -61,11 +61,17 @@ def add_act(input, other, slope, backend) -> Tensor | None:
 
 def _takes(backend: str, input, others: tuple) -> bool:
     """True for a small input on a CPU, other arguments of these types, and no gradients."""
-    if type(input) not in _TENSORS or not _TYPES.issuperset(map(type, others)) or backend not in _BACKENDS:
-        return False
-    if torch.compiler.is_compiling() or intercepted() or not input.is_cpu or input.dtype not in _DTYPES:
-        return False
-    return 0 < input.numel() <= _LARGEST and not (torch.is_grad_enabled() and _differentiable(input, *others))
+    return (
+        type(input) in _TENSORS
+        and _TYPES.issuperset(map(type, others))
+        and not torch.compiler.is_compiling()
+        and not intercepted()
+        and backend in _BACKENDS
+        and input.is_cpu
+        and input.dtype in _DTYPES
+        and 0 < input.numel() <= _LARGEST
+        and not (torch.is_grad_enabled() and _differentiable(input, *others))
+    )
 
 
 def _differentiable(*values) -> bool:
@@ -79,8 +85,8 @@ def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor | None:
         kind, value, slope = slope, 1.0, None
     else:
         kind, value, slope = "number", slope, None
-    if value == 1.0 and not after:  # each argument that is passed takes time
-        y = _epilogue(z, *vectors, slope, residual, kind, eps)
+    if value == 1.0 and not after and eps == 1e-5:  # each argument that is passed takes time
+        y = _epilogue(z, *vectors, slope, residual, kind)
     else:
         y = _epilogue(z, *vectors, slope, residual, kind, eps, value, 1.0, bool(after))
     return y if y.is_cpu else None  # a meta tensor among the arguments makes the result one
