@@ -122,7 +122,7 @@ class FusedLayer(torch.autograd.Function):
         elif epilogue.residual_place == "after":
             saved_residual = ()
         saved_x = saved_input if ctx.needs_input_grad[4] else ()  # only the gradient of the weight needs x
-        ctx.config, ctx.input_like = config, shape_and_layout(input)
+        ctx.config, ctx.input_like, ctx.layout = config, shape_and_layout(input), memory_format(y)
         ctx.residual_place = epilogue.residual_place
         save(ctx, saved_x, saved_z, saved_residual, (weight, count, *epilogue._replace(residual=None)))
         return y, conv_output, mean, var, count
@@ -132,6 +132,7 @@ class FusedLayer(torch.autograd.Function):
     def backward(ctx, grad: Tensor | None, *_):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
+        grad = grad.contiguous(memory_format=ctx.layout)
         need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
         need = dict(zip(Epilogue._fields, ctx.needs_input_grad[6:])) | {"z": need_x or need_weight or need_bias}
         need["du"] = need["residual"] and ctx.residual_place == "before"
@@ -163,7 +164,6 @@ def _epilogue_backward(
     config: LayerConfig, grad: Tensor, z: Tensor, epilogue: Epilogue, need: dict[str, bool], count: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """dz, du and the sums (dbeta, dgamma, dslope), as far as they are needed."""
-    grad = grad.contiguous(memory_format=memory_format(z))
     means = sums = None
     if need["gamma"] or need["beta"] or need["slope"] or (config.batch_stats and need["z"]):
         sums = config.backend.primitive("_epilogue_reduce", z)(grad, z, epilogue)
