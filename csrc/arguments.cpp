@@ -93,11 +93,9 @@ bool same_strides(SizesRef sizes, SizesRef a, SizesRef b) {
   return same;
 }
 
-void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, ScalarType dtype, bool or_one) {
+void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one) {
   if (!vector) return;
-  const ScalarType type = vector->scalar_type(), wide = dtype == ScalarType::Double ? dtype : ScalarType::Float;
-  STD_TORCH_CHECK(type == dtype || type == wide, name, ": expected dtype ", torch::headeronly::toString(wide),
-                  dtype == wide ? "" : " or that of z", ", got ", torch::headeronly::toString(type));
+  check_floating(name, *vector);
   const bool fits = vector->dim() == 1 && (vector->size(0) == channels || (or_one && vector->size(0) == 1));
   STD_TORCH_CHECK(fits, name, ": expected shape [", channels, "]", or_one ? " or [1]" : "", ", got ",
                   to_string(vector->sizes()));
@@ -200,13 +198,13 @@ void Epilogue::check(SizesRef sizes, SizesRef strides, ScalarType dtype) const {
                   mean ? "mean" : "var");
   STD_TORCH_CHECK(mean || !gamma, "gamma: expected None without mean and var");
   STD_TORCH_CHECK(!(eps < 0), "eps: expected a number that is not negative, got ", eps);
-  check_vector("mean", mean, channels, dtype);
-  check_vector("var", var, channels, dtype);
-  check_vector("gamma", gamma, channels, dtype);
-  check_vector("beta", beta, channels, dtype);
+  check_vector("mean", mean, channels);
+  check_vector("var", var, channels);
+  check_vector("gamma", gamma, channels);
+  check_vector("beta", beta, channels);
   if (slope_kind == Slope::tensor) {
     STD_TORCH_CHECK(slope, "slope: expected a tensor with slope_kind 'tensor', got None");
-    check_vector("slope", slope, channels, dtype, /*or_one=*/true);
+    check_vector("slope", slope, channels, /*or_one=*/true);
   }
   STD_TORCH_CHECK(dropout >= 0 && dropout <= 1, "dropout: expected a probability, 0 to 1, got ", dropout);
   if (draws()) {

@@ -62,10 +62,8 @@ void check_like(const char* name, const Tensor& tensor, const char* model, Sizes
 Order check_dense(const char* name, const Tensor& tensor);
 // The dtype that a tensor's epilogue is computed in: fp64 for fp64, else fp32.
 ScalarType wide_type(const Tensor& tensor);
-// Throws unless `vector` is None or has one value per channel, at any stride, in the dtype of z or in that of z's
-// arithmetic; or_one also allows a single value.
-void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, ScalarType dtype,
-                  bool or_one = false);
+// Throws unless `vector` is None or has one value per channel, at any stride; or_one also allows a single value.
+void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
 // Throws if a primitive that computes mean and var is given them.
 void check_no_statistics(const Epilogue& arguments);
 // Checks the arguments that both backward passes share; returns the order of z and grad.

@@ -47,7 +47,7 @@ void check_convolution(const Tensor& input, const Tensor& weight, const Optional
                   "weight: expected shape [K, C / groups, kH, kW] with C = ", x[1], ", not 0, and groups = ", groups,
                   ", got ", to_string(w));
   if (bias) same_dtype("bias", *bias);
-  check_vector("bias", bias, w[0], input.scalar_type());
+  check_vector("bias", bias, w[0]);
   check_pair("stride", stride, 1);
   check_pair("padding", padding, 0);
   check_pair("dilation", dilation, 1);

@@ -118,7 +118,7 @@ class FusedLayer(torch.autograd.Function):
         elif epilogue.residual_place == "after":
             saved_residual = ()
         saved_x = saved_input if ctx.needs_input_grad[4] else ()  # only the gradient of the weight needs x
-        ctx.config, ctx.input_like = config, shape_and_layout(input)
+        ctx.config, ctx.input_like, ctx.layout = config, shape_and_layout(input), memory_format(y)
         ctx.residual_place = epilogue.residual_place
         save(ctx, saved_x, saved_z, saved_residual, (weight, count, *epilogue._replace(residual=None)))
         return y, conv_output, mean, var, count
@@ -128,6 +128,7 @@ class FusedLayer(torch.autograd.Function):
     def backward(ctx, grad: Tensor | None, *_):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
+        grad = grad.contiguous(memory_format=ctx.layout)
         need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
         need = dict(zip(Epilogue._fields, ctx.needs_input_grad[6:])) | {"z": need_x or need_weight or need_bias}
         need["du"] = need["residual"] and ctx.residual_place == "before"
@@ -175,7 +176,6 @@ def _epilogue_backward(
     config: LayerConfig, grad: Tensor, z: Tensor, epilogue: Epilogue, need: dict[str, bool], count: Tensor | None
 ) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
     """dz, du and the gradients of the vectors, as far as they are needed."""
-    grad = grad.contiguous(memory_format=memory_format(z))
     primitive, dz_is_du, need_vectors = config.backend.primitive, epilogue.mean is None, any(map(need.get, VECTORS))
     needed = need["z"] or (dz_is_du and need["du"]), need["du"] and not dz_is_du
     if config.group is None:
@@ -183,7 +183,7 @@ def _epilogue_backward(
         dz, du, *vectors = run(grad, z, config.batch_stats, *needed, need_vectors, epilogue)
     else:
         sums = primitive("_epilogue_reduce", z)(grad, z, epilogue)
-        means = sync_stats.all_reduce_sum(sums[:2], config.group) / count
+        means = sync_stats.all_reduce_sum(sums[:2], config.group) / count if need["z"] else None
         dz, du = primitive("_epilogue_backward", z)(grad, z, means, *needed, epilogue)
         vectors = reference.vector_gradients(sums, epilogue)
     return dz, dz if dz_is_du else du, dict(zip(VECTORS, vectors))

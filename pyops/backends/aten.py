@@ -31,11 +31,10 @@ def in_compute_dtype(
     dtype = compute_dtype(input)
     if dtype == input.dtype:
         return run(input, weights, arguments)
-
-    def cast(value):
-        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    return run(input.to(dtype), tuple(map(cast, weights)), Epilogue(*map(cast, arguments))).to(input.dtype)
+    residual = arguments.residual
+    arguments = arguments._replace(residual=None if residual is None else residual.to(dtype))
+    weights = tuple(w if w is None else w.to(dtype) for w in weights)
+    return run(input.to(dtype), weights, arguments).to(input.dtype)
 
 
 def primitive(name: str, x: Tensor) -> Callable:

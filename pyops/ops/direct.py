@@ -60,25 +60,19 @@ def add_act(input, other, slope, backend) -> Tensor | None:
 
 
 def _takes(backend: str, input, others: tuple) -> bool:
-    """True for a small input on a CPU, other arguments of these types, and no gradients."""
-    return (
-        type(input) in _TENSORS
-        and _TYPES.issuperset(map(type, others))
-        and not torch.compiler.is_compiling()
-        and not intercepted()
-        and backend in _BACKENDS
-        and input.is_cpu
-        and input.dtype in _DTYPES
-        and 0 < input.numel() <= _LARGEST
-        and not (torch.is_grad_enabled() and _differentiable(input, *others))
-    )
+    """True for a small input on a CPU, other tensors of its dtype and device, arguments of these types, no gradients."""
+    if type(input) not in _TENSORS or not _TYPES.issuperset(map(type, others)) or backend not in _BACKENDS:
+        return False
+    dtype, grad = input.dtype, torch.is_grad_enabled()
+    if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= _LARGEST or (grad and input.requires_grad):
+        return False
+    for value in others:
+        if type(value) in _TENSORS and (value.dtype != dtype or not value.is_cpu or (grad and value.requires_grad)):
+            return False
+    return not torch.compiler.is_compiling() and not intercepted()
 
 
-def _differentiable(*values) -> bool:
-    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
-
-
-def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor | None:
+def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor:
     if type(slope) in _TENSORS:
         kind, value = "tensor", 1.0
     elif type(slope) is str:
@@ -86,7 +80,5 @@ def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor | None:
     else:
         kind, value, slope = "number", slope, None
     if value == 1.0 and not after and eps == 1e-5:  # each argument that is passed takes time
-        y = _epilogue(z, *vectors, slope, residual, kind)
-    else:
-        y = _epilogue(z, *vectors, slope, residual, kind, eps, value, 1.0, bool(after))
-    return y if y.is_cpu else None  # a meta tensor among the arguments makes the result one
+        return _epilogue(z, *vectors, slope, residual, kind)
+    return _epilogue(z, *vectors, slope, residual, kind, eps, value, 1.0, bool(after))

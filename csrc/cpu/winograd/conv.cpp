@@ -194,7 +194,7 @@ Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const T
   const Geometry shape = geometry(input, out_channels, padding, dilation);
   check_weight(transformed, shape);
   const Sizes sizes{shape.images, out_channels, shape.out_height, shape.out_width};
-  check_vector("bias", bias, out_channels, input.scalar_type());
+  check_vector("bias", bias, out_channels);
   arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
   Tensor output = empty_tensor(input, sizes, Order::channels_last);
   if (output.numel() == 0) return output;
@@ -209,8 +209,6 @@ Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const T
   return output;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
-  m.impl("_winograd_epilogue", &OpAdapter<&winograd_epilogue>::call);
-}
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_winograd_epilogue", &OpAdapter<&winograd_epilogue>::call); }
 
 }  // namespace atrous::cpu
