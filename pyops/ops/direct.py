@@ -26,7 +26,8 @@ _epilogue = caller(torch.ops.atrous._epilogue.default)
 
 def conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend) -> Tensor | None:
     """conv_bn_act in inference. geometry: as torch.conv2d takes it. vectors: mean, var, gamma, beta."""
-    if vectors[0] is None and any(vector is not None for vector in vectors):
+    incomplete = vectors[0] is None and any(vector is not None for vector in vectors)
+    if incomplete or type(geometry[1]) is str:  # torch warns of some paddings by name
         return None
     if not _takes(backend, input, (weight, bias, *vectors, slope, residual)) or input.dim() != 4:
         return None
@@ -51,17 +52,20 @@ def bn_act(input, vectors, eps, slope, residual, after, backend) -> Tensor | Non
 
 def add_act(input, other, slope, backend) -> Tensor | None:
     """add_act without dropout."""
-    if other is None or not _takes(backend, input, (other, slope)) or not (input.is_contiguous() or input.dim() == 4):
+    if other is None or not _takes(backend, input, (other, slope)):
         return None
-    try:
-        return _finish(input, _NO_VECTORS, 1e-5, slope, other, False)
+    try:  # the long way copies a 5-D tensor that is channels_last
+        usual = input.dim() == 4 or input.is_contiguous()
+        return _finish(input, _NO_VECTORS, 1e-5, slope, other, False) if usual else None
     except (RuntimeError, TypeError):
         return None
 
 
 def _takes(backend: str, input, others: tuple) -> bool:
-    """True for a small input on a CPU, other tensors of its dtype and device, arguments of these types, no gradients."""
-    if type(input) not in _TENSORS or not _TYPES.issuperset(map(type, others)) or backend not in _BACKENDS:
+    """True for a small input on a CPU, other tensors like it, arguments of these types and no gradients."""
+    if torch.compiler.is_compiling() or intercepted() or type(input) not in _TENSORS or backend not in _BACKENDS:
+        return False
+    if not _TYPES.issuperset(map(type, others)):
         return False
     dtype, grad = input.dtype, torch.is_grad_enabled()
     if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= _LARGEST or (grad and input.requires_grad):
@@ -69,13 +73,15 @@ def _takes(backend: str, input, others: tuple) -> bool:
     for value in others:
         if type(value) in _TENSORS and (value.dtype != dtype or not value.is_cpu or (grad and value.requires_grad)):
             return False
-    return not torch.compiler.is_compiling() and not intercepted()
+    return True
 
 
 def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor:
     if type(slope) in _TENSORS:
         kind, value = "tensor", 1.0
     elif type(slope) is str:
+        if slope != "relu":
+            raise TypeError(f"slope: expected the name 'relu', got {slope!r}")
         kind, value, slope = slope, 1.0, None
     else:
         kind, value, slope = "number", slope, None
