@@ -22,6 +22,7 @@ from .aten import (  # noqa: F401
 )
 
 name = "library"
+one_launch_statistics = False
 
 
 def available() -> list[str]:
