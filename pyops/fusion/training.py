@@ -17,11 +17,9 @@ from ..core.layout import memory_format
 from . import effects, spellings
 from .call import Call
 from .effects import storage, value, written
+from .keeping import choose_kept
 from .lean import lean
 from .updates import Updates, counts
-
-CONVOLUTIONS = ("aten.convolution", "atrous._conv_statistics", "atrous_triton._conv_statistics", "atrous._statistics",
-                "atrous_triton._statistics", "atrous._winograd_epilogue", "aten.randint")  # fmt: skip
 
 
 def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], recompute: bool) -> Callable[..., Any]:
@@ -33,7 +31,8 @@ def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], re
     updates = Updates(gm)
     joint = dynamo_compat.joint_graph(gm, fakes)
     results = outputs(gm)
-    _choose_kept(joint)
+    if recompute:
+        choose_kept(joint)
     forward, backward = dynamo_compat.partition(joint, fakes, len(results), recompute)
     return Whole(forward, backward, _without_updates(plain), results[: len(outputs(plain))], fakes, updates)
 
@@ -80,29 +79,12 @@ def _without_updates(plain: fx.GraphModule) -> fx.GraphModule:
     return gm
 
 
-def _choose_kept(joint: fx.GraphModule) -> None:
-    """The outputs of convolutions are kept, and epilogues recomputed from them: kept is what one of them needs.
-
-    An epilogue whose residual would have to be recomputed first is kept.
-    """
-    again: set[Any] = set()
-    for node in joint.graph.nodes:
-        if node.op != "call_function" or dynamo_compat.is_backward(node):
-            continue
-        name = str(node.target)
-        if "atrous._epilogue." in name or "atrous_triton._epilogue." in name:
-            recomputed = not any(used in again for used in node.all_input_nodes)
-            dynamo_compat.keep(node, not recomputed)
-            again |= {node} if recomputed else set()
-        elif name.startswith(CONVOLUTIONS):
-            dynamo_compat.keep(node, True)
-
-
 class Whole:
     """The forward graph as one differentiable function, whose backward is the backward graph."""
 
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
+        forward.graph.eliminate_dead_code()  # what the backward alone computes again
         self.forward, self.backward, self.plain = lean(forward, autocast), lean(backward, autocast), plain.forward
         self.outputs = [value(result) for result in results]
         self.differentiable = list(map(_needs_gradient, self.outputs))
