@@ -130,8 +130,9 @@ TRAINING_PIXELS = 512  # over all images; with fewer, transforming the weight in
 
 def _winograd(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> bool:
     """True if a convolution whose weight changes between calls runs as Winograd; its output is then channels_last."""
-    enough = input.shape[0] * input.shape[2] * input.shape[3] >= TRAINING_PIXELS
-    return enough and layout == torch.channels_last and not pack_reasons(input, weight, spec)
+    if layout != torch.channels_last or pack_reasons(input, weight, spec):
+        return False
+    return input.shape[0] * input.shape[2] * input.shape[3] >= TRAINING_PIXELS  # last: a symbolic size gets a guard
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:

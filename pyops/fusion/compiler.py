@@ -13,11 +13,12 @@ from ..backends import selection
 from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
+from .chains import Finder
 from .checkpoints import inline_checkpoints
 from .effects import autocasts, storage, value, without_gradients, written
 from .layouts import lower_in_channels_last
 from .lean import lean
-from .report import Graph, Report, site_of
+from .report import Graph, Report, Site, path_of, site_of
 from .rewrite import lower, replace_sites
 
 
@@ -52,10 +53,9 @@ class Compiler:
         gm = training.copied(gm)  # Dynamo reads its own afterwards
         inline_checkpoints(gm)
         plain = training.copied(gm)
-        chains = replace_sites(gm, self.options)
         names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
         known = {place: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
-        record.sites = [site_of(chain, known) for chain in chains]
+        record.sites = rewritten(gm, self.options, known)
         record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
         if not any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm)):
             without_gradients(gm)
@@ -88,6 +88,14 @@ class Compiler:
             return lean(gm, autocasts(gm.graph))
         inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
         return dynamo_compat.with_inductor(gm, inputs, self.mode)
+
+
+def rewritten(gm: fx.GraphModule, options: Options, names: dict[fx.Node, str]) -> list[Site]:
+    """Replaces the sites of a graph by calls; returns all sites for the report."""
+    chains = Finder(gm.graph).find()
+    paths = [path_of(chain.nodes[0], names) for chain in chains]
+    replace_sites(gm, chains, options)
+    return list(map(site_of, chains, paths))
 
 
 def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -154,8 +162,7 @@ def fuse_graph(
     if example_inputs is not None:
         dynamo_compat.propagate(gm, example_inputs)
     record = Graph("eval")
-    options = Options(backend, freeze=bool(freeze), compiled=True)
-    record.sites = [site_of(chain, {}) for chain in replace_sites(gm, options)]
+    record.sites = rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), {})
     if report is not None:
         report.graphs.append(record)
     lower_in_channels_last(gm) if freeze else lower(gm)

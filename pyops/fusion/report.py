@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from torch import fx
 
@@ -88,6 +90,13 @@ class Report:
             "breaks": self.breaks, "recompiled": self.recompiled, "plain_calls": self.plain_calls,
         }  # fmt: skip
 
+    def save(self, folder: str | Path) -> None:
+        """Writes report.txt and report.json."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "report.txt").write_text(f"{self}\n")
+        (target / "report.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
     def __str__(self) -> str:
         if not self.graphs and not self.plain_calls:
             return "sites: unknown until the first call"
@@ -117,15 +126,16 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="      ", subsequent_indent="      ") if text else []
 
 
-def site_of(chain: Chain, names: dict[fx.Node, str]) -> Site:
-    """names: those of the model's tensors among the inputs of the graph."""
+def site_of(chain: Chain, path: str) -> Site:
     reason = "" if chain.fusible and "act" in chain.steps and not chain.refusal else chain.refusal or chain.reason
-    path = path_of(chain.nodes[0], names)
     return Site(path, chain.pattern, chain.fusible and not chain.refusal, reason)
 
 
 def path_of(node: fx.Node, names: dict[fx.Node, str]) -> str:
-    """The path of the module whose weight or statistics the node uses, else of the module that contains the node."""
+    """The path of the module whose weight or statistics the node uses, else of the module that contains the node.
+
+    names: those of the model's tensors among the inputs of the graph.
+    """
     role = spellings.role(node)
     a = spellings.arguments(node)
     for owned in (a.weight, getattr(a, "running_mean", None)) if role in ("conv", "bn") else ():
