@@ -27,8 +27,8 @@ TRITON ?= 3.6.0
 BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
 	$(if $(STEPS),--steps "$(STEPS)")
 
-.PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-download gpu-bundle-check bench bench-report \
-	docs kernel-table lint format clean
+.PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-download gpu-bundle-check bench \
+	bench-host bench-report docs kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -102,6 +102,10 @@ gpu-bundle-check:  ## check that the bundle installs, loads, and has every kerne
 bench: setup  ## run pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out
 	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
+
+bench-host: setup  ## measure host time against plain torch, interleaved; fails above a budget; JSON in out/host-time.json
+	@mkdir -p out
+	$(BIN)/python -m bench.host_time --json out/host-time.json
 
 bench-report:  ## write README's tables and docs/resnet34-cpu.png from bench/results
 	$(BIN)/python -m bench.report.report

@@ -154,7 +154,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """y and z; with batch statistics mean and var; with those of a group its number of values."""
     backend, spec, count = config.backend, config.spec, None
-    if config.batch_stats and (config.group is not None or (spec is not None and backend.one_launch_statistics)):
+    fused = config.group is None and not (spec is not None and backend.one_launch_statistics)
+    # Dynamo attaches nothing (see recompute.py) to one of several results of an operator.
+    if config.batch_stats and (not fused or torch.compiler.is_compiling()):
         if spec is None:
             z, mean, var = input, *backend.primitive("_statistics", input)(input)
         else:
