@@ -47,7 +47,7 @@ KNOWN = {
         case.dtype == "float16" and case.lifted and 0 in call.tensors["input"].stride()
     ),
     "the gradient of RReLU at NaN": lambda case, call: (
-        call.slopes is not None and case.way == "reverse" and bool(call.tensors["input"].isnan().any())
+        call.slopes is not None and case.way != "value" and bool(call.tensors["input"].isnan().any())
     ),
 }
 
