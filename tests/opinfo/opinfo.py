@@ -104,7 +104,7 @@ def draw(listed: list[Case], options: argparse.Namespace) -> list[Case]:
 
 
 def outcome(case: Case) -> str:
-    """The result of a case in words: that of check(), or one of LEFT_OUT, "not applicable", KNOWN, FAILED with why."""
+    """The result of a case in words: that of check(), or why there is none; FAILED or KNOWN with the error."""
     sample = samples(case.name, case.dtype)[case.number]
     sample = lifted(sample) if case.lifted else sample
     if case.backend == "triton":
@@ -160,7 +160,7 @@ def not_known(options: argparse.Namespace, counts: dict[str, Counter[str]]) -> l
     met = {result for counted in counts.values() for result in counted}
     whole = not options.name and "triton" not in options.backends
     wrong = [f"KNOWN: {kind}: no case of it fails" for kind in KNOWN if whole and f"KNOWN: {kind}" not in met]
-    print("\n".join(wrong))
+    print(*wrong, sep="\n", end="\n" * bool(wrong))
     return wrong
 
 
