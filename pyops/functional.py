@@ -152,6 +152,8 @@ def _pointwise(z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, backen
     if _autocasts(z):  # autocast casts none of these arguments
         with torch.autocast(z.device.type, enabled=False):
             return _pointwise(z, batch_norm, post_op, backend, recompute)
+    if z.numel() == 0 and batch_norm.group is None:  # torch gives an empty result strides by rules of its own
+        return _composition(z, batch_norm, post_op)
     training = batch_norm.training or _needs_gradient((z, *batch_norm[:4], *post_op.tensors()))
     run = _train_epilogue if training else _epilogue
     chosen = selection.choose(backend, z)
