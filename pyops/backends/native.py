@@ -140,7 +140,8 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
         return aten.convolution(input, weight, bias, spec)
     transformed = torch.ops.atrous._winograd_weight(weight)
     geometry = weight.shape[0], bias, spec.padding, spec.dilation
-    return torch.ops.atrous._winograd_epilogue(input, transformed, *geometry, *Epilogue())
+    dense = input.contiguous(memory_format=torch.channels_last)  # a slice is not
+    return torch.ops.atrous._winograd_epilogue(dense, transformed, *geometry, *Epilogue())
 
 
 convolution_statistics = aten.with_statistics(convolution, primitive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 
@@ -61,6 +62,10 @@ def check(sample: Sample, call: Call, entry: str, backend: str, way: str) -> str
     except Exception as error:
         raised(ours, type(error), *refused.values())
         return SAME_ERROR
+    if refused and way == "forward":  # a transform runs torch's own operators, which may take it
+        with contextlib.suppress(*refused.values()):
+            torch.testing.assert_close(ours(), plain, equal_nan=True)
+        return f"refused: {next(iter(refused))}"
     if refused:
         error = raised(ours, *refused.values())
         assert re.search(r"\w: expected .*got ", str(error)), (

@@ -27,6 +27,7 @@ original = SimpleNamespace(
 class CudaTensor(Tensor):
     """A tensor that reports cuda:0 and wraps `on_cpu`, the tensor that holds its values."""
 
+    __module__ = "torch._subclasses"  # our operators run on it, as on the fake tensors of a compiler
     on_cpu: Tensor
     device, is_cuda, is_cpu = (property(lambda self, value=value: value) for value in (CUDA, True, False))
 
