@@ -27,8 +27,8 @@ TRITON ?= 3.6.0
 BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
 	$(if $(STEPS),--steps "$(STEPS)")
 
-.PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-download gpu-bundle-check bench \
-	bench-host bench-report docs kernel-table lint format clean
+.PHONY: help setup demo cpp-example test gates standin-all fuzz opinfo-all gpu-bundle gpu-bundle-download \
+	gpu-bundle-check bench bench-host bench-report docs kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -89,6 +89,11 @@ fuzz: setup  ## run COUNT=20000 random convolutions on every backend that a CPU 
 	@mkdir -p out
 	TRITON_INTERPRET=1 $(BIN)/python tests/fuzz/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
 	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
+
+opinfo-all: setup  ## compare with torch on every sample of its op_db and module_db, SEED for fuse(); counts in out/opinfo.json
+	@mkdir -p out
+	$(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --fused 40 --json out/opinfo.json
+	TRITON_INTERPRET=1 $(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --backend triton --json out/opinfo-triton.json
 
 gpu-bundle:  ## build wheel and kernels for a GPU machine: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
 	$(PYTHON) -m bench.gpu.bundle.command build $(BUNDLE)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import nn as fused
-from ..autograd.max_pool import MaxPool
+from ..autograd import max_pool
 from ..core import checks
 from ..core.activation import SlopeLike
 from ..core.spec import Spec
@@ -59,7 +59,7 @@ def max_pool2d(pool: nn.MaxPool2d, input):
     if torch.compiler.is_compiling() or not gradients or has_hooks(pool):
         return pool(input)  # torch.compile saves no more than that
     geometry = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-    return MaxPool.apply(input, *geometry)
+    return max_pool.max_pool2d(input, *geometry)
 
 
 def _takes(x) -> bool:
