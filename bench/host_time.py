@@ -3,7 +3,7 @@
     python -m bench.host_time [--json FILE] [--rounds N] [--row NAME]
 
 The tensors are so small that the host limits every call: 4 channels of 4x4 pixels, one thread. A graph is a chain of 36
-sites, convolution -> BatchNorm -> + x -> PReLU, and its times are divided by 36. The peer of a graph is the model
+layers, convolution -> BatchNorm -> + x -> PReLU, and its times are divided by 36. The peer of a graph is the model
 itself, that of a function or module the composition of torch's functions. Ours and plain torch alternate; the ratio is
 the median of the rounds' ratios.
 """
@@ -27,22 +27,22 @@ import atrous
 from atrous.tools import info, timing
 from bench import record
 
-SITES, CHANNELS, SIZE = 36, 4, 4
+LAYERS, CHANNELS, SIZE = 36, 4, 4
 CPU = torch.device("cpu")
 Call = Callable[[], Any]
 
 
 class Row(NamedTuple):
-    """One comparison. sites: what one call's time is divided by. budget: the largest ratio allowed."""
+    """One comparison. layers: what one call's time is divided by. budget: the largest ratio allowed."""
 
     name: str
     ours: Call
     plain: Call
     budget: float
-    sites: int = 1
+    layers: int = 1
 
 
-class Site(nn.Module):
+class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
@@ -71,25 +71,25 @@ def step(call: Call, leaves: list[Tensor], grad: Tensor) -> Call:
 
 def graphs() -> Iterator[Row]:
     """The whole model, compiled by fuse()."""
-    model = nn.Sequential(*[Site() for _ in range(SITES)]).eval()
+    model = nn.Sequential(*[Layer() for _ in range(LAYERS)]).eval()
     x, plain = image(1), inference(lambda: model(x))
     for name, options, budget in (("eval", {}, 0.6), ("frozen", {"freeze": True}, 0.5)):
         fused = atrous.fuse(model, **options)
-        yield Row(f"graph, {name}", inference(lambda fused=fused: fused(x)), plain, budget, SITES)
+        yield Row(f"graph, {name}", inference(lambda fused=fused: fused(x)), plain, budget, LAYERS)
     model = copy.deepcopy(model).train()
     fused, batch, grad = atrous.fuse(model), image(2), image(2)
     ours, plain = (step(lambda run=run: run(batch), list(run.parameters()), grad) for run in (fused, model))
-    yield Row("graph, training step", ours, plain, 0.9, SITES)
+    yield Row("graph, training step", ours, plain, 0.9, LAYERS)
 
 
 def calls(training: bool) -> Iterator[Row]:
     """Each function, and each module: its peer is the same composition of functions."""
-    site, batch = Site().train(training), 2 if training else 1
-    x, residual, weight, slope = image(batch), image(batch), site.conv.weight, site.act.weight
-    norm = site.bn.running_mean, site.bn.running_var, site.bn.weight, site.bn.bias
+    block, batch = Layer().train(training), 2 if training else 1
+    x, residual, weight, slope = image(batch), image(batch), block.conv.weight, block.act.weight
+    norm = block.bn.running_mean, block.bn.running_var, block.bn.weight, block.bn.bias
     options: dict[str, Any] = {"slope": slope, "residual": residual, "training": training}
-    layer, bn_act = atrous.nn.ConvBNAct2d(site.conv, site.bn, site.act), atrous.nn.BNAct2d(site.bn, site.act)
-    add_act = atrous.nn.AddAct(site.act)
+    layer, bn_act = atrous.nn.ConvBNAct2d(block.conv, block.bn, block.act), atrous.nn.BNAct2d(block.bn, block.act)
+    add_act = atrous.nn.AddAct(block.act)
 
     def finish(z: Tensor) -> Tensor:
         return F.prelu(F.batch_norm(z, *norm, training) + residual, slope)
@@ -112,7 +112,7 @@ def calls(training: bool) -> Iterator[Row]:
         ("BNAct2d", lambda: bn_act(x, residual), normalize, most),
         ("AddAct", lambda: add_act(x, residual), add, 2.0),
     )
-    leaves, grad = [x.requires_grad_(training), residual.requires_grad_(training), *site.parameters()], image(batch)
+    leaves, grad = [x.requires_grad_(training), residual.requires_grad_(training), *block.parameters()], image(batch)
     for name, ours, plain, budget in pairs:
         if training:
             yield Row(f"{name}, forward and backward", step(ours, leaves, grad), step(plain, leaves, grad), budget)
@@ -130,14 +130,14 @@ def measured(row: Row, rounds: int) -> dict[str, Any]:
     """Microseconds of ours and of plain torch, their ratio and its budget."""
     torch.testing.assert_close(row.ours(), row.plain(), rtol=1e-3, atol=1e-4)
     pair = {"ours": row.ours, "plain": row.plain}
-    times = timing.interleaved(pair, CPU, 0.0, least=rounds, most=rounds, warmup=3, calls=max(1, 72 // row.sites))
+    times = timing.interleaved(pair, CPU, 0.0, least=rounds, most=rounds, warmup=3, calls=max(1, 72 // row.layers))
     ratio = statistics.median(ours / plain for ours, plain in zip(times["ours"], times["plain"]))
-    us = {f"{name}_us": ms * 1e3 / row.sites for name, ms in timing.medians(times).items()}
+    us = {f"{name}_us": ms * 1e3 / row.layers for name, ms in timing.medians(times).items()}
     return {"row": row.name, **us, "ratio": ratio, "budget": row.budget}
 
 
 def show(results: list[dict[str, Any]]) -> str:
-    lines = [f"{'us of one site or call':<36}{'plain':>9}{'atrous':>9}{'ratio':>8}{'budget':>8}"]
+    lines = [f"{'us of one layer or call':<36}{'plain':>9}{'atrous':>9}{'ratio':>8}{'budget':>8}"]
     for r in results:
         numbers = f"{r['plain_us']:>9.1f}{r['ours_us']:>9.1f}{r['ratio']:>7.2f}x{r['budget']:>7.1f}x"
         lines.append(f"{r['row']:<36}{numbers}" + (" over budget" if r["ratio"] > r["budget"] else ""))

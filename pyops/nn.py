@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from . import functional
 from .backends.prepack import PrepackedWeights
@@ -35,6 +36,8 @@ def conv_bn_act(
     recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules in one call. See atrous.conv_bn_act."""
+    if isinstance(input, Proxy):
+        return _traced(bn, act, conv(input), residual, residual_after_act)
     _without_hooks("conv", conv)
     _without_hooks("bn", bn)
     slope = _slope(act)
@@ -66,6 +69,8 @@ def bn_act(
     recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(x) + r), or act(bn(x)) + r. See atrous.bn_act."""
+    if isinstance(input, Proxy):
+        return _traced(bn, act, input, residual, residual_after_act)
     _without_hooks("bn", bn)
     slope, running = _slope(act), _running(bn)
     if running is not None:
@@ -77,10 +82,28 @@ def bn_act(
 
 
 def add_act(
-    act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto", recompute: bool = True
+    act: nn.Module | None,
+    input: Tensor,
+    other: Tensor,
+    backend: str = "auto",
+    recompute: bool = True,
+    dropout: float = 0.0,
+    training: bool = False,
 ) -> Tensor:
-    """y = act(x + o). See atrous.add_act."""
-    return functional.add_act(input, other, slope=_slope(act), backend=backend, recompute=recompute)
+    """y = dropout(act(x + o)). See atrous.add_act."""
+    if isinstance(input, Proxy):
+        return F.dropout(_traced(None, act, input, other, False), dropout, training)
+    return functional.add_act(
+        input, other, slope=_slope(act), dropout=dropout, training=training, backend=backend, recompute=recompute
+    )
+
+
+def _traced(bn, act, u, residual, residual_after_act: bool):
+    """The children themselves, which torch.fx traces as calls of modules: a BatchNorm then counts its batches."""
+    u = u if bn is None else bn(u)
+    u = u if residual is None or residual_after_act else u + residual
+    y = u if act is None else act(u)
+    return y + residual if residual is not None and residual_after_act else y
 
 
 def _without_hooks(name: str, child: nn.Module | None) -> None:
@@ -187,11 +210,8 @@ class AddAct(nn.Module):
         self.act, self.dropout, self.backend, self.recompute = act, dropout, backend, recompute
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
-        slope = _slope(children(self).get("act"))
-        return functional.add_act(
-            input, other, slope=slope, dropout=self.dropout, training=self.training,
-            backend=self.backend, recompute=self.recompute,
-        )  # fmt: skip
+        act = children(self).get("act")
+        return add_act(act, input, other, self.backend, self.recompute, self.dropout, self.training)
 
 
 class FrozenConv2d(nn.Module):

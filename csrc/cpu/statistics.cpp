@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../op_adapter.h"
+#include "../statistics_epilogue.h"
 #include "epilogue_into.h"
 #include "lanes.h"
 #include "work_partition.h"
@@ -155,26 +156,18 @@ void statistics_into(const S* z, const Layout& layout, Tensor& mean, Tensor& var
 std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   const Order order = check_dense("z", z);
   Tensor mean = new_vector(z, z.size(1), wide_type(z)), var = new_vector(z, z.size(1), wide_type(z));
-  if (z.numel()) {
-    with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
-  } else {
+  if (z.numel() == 0) {
     torch::stable::zero_(mean);
     torch::stable::zero_(var);
+    return {mean, var};
   }
+  with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
   return {mean, var};
-}
-
-std::tuple<Tensor, Tensor, Tensor> statistics_epilogue(const Epilogue& arguments, const Tensor& z) {
-  check_no_statistics(arguments);
-  Epilogue with_statistics = arguments;
-  std::tie(with_statistics.mean, with_statistics.var) = statistics(z);
-  const Tensor y = epilogue(with_statistics, z);
-  return {y, *with_statistics.mean, *with_statistics.var};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
   m.impl("_statistics", TORCH_BOX(&statistics));
-  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue>::call);
+  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue<&statistics, &epilogue>>::call);
 }
 
 }  // namespace atrous::cpu

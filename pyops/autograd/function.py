@@ -4,7 +4,7 @@
 
 Backward: one pass over the data for the sums (dbeta, dgamma, dslope), one for dz and the residual's gradient, then the
 gradients of the convolution. z and the vectors are saved; x and the residual are recomputed where they can be, else
-saved.
+saved. A backward that is itself differentiated or transformed is that of torch's own operators (composition.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from .. import reference
 from ..core import sync_stats
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec
+from ..core.torch_compat import batched_gradients, transformed
+from . import composition
 from .recompute import Saved, attach, restore, to_save
-from .save import no_double_backward, save, saved, shape_and_layout, stand_in
+from .save import save, saved, shape_and_layout, stand_in
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
@@ -110,29 +112,31 @@ class FusedLayer(torch.autograd.Function):
         conv_output = None if config.spec is None else z
         ctx.set_materialize_grads(False)  # otherwise autograd fills zeros for the gradients of z, mean and var
         ctx.mark_non_differentiable(*(t for t in (conv_output, mean, var, count) if t is not None))
-        saved_z = saved_input if conv_output is None else (z,)
-        if _linear(epilogue, config.batch_stats):
-            saved_z = saved_residual = ()
-        elif _sign_suffices(epilogue, config.batch_stats):
-            saved_z, saved_residual = (y,), ()
-        elif epilogue.residual_place == "after":
-            saved_residual = ()
-        saved_x = saved_input if ctx.needs_input_grad[4] else ()  # only the gradient of the weight needs x
+        saved_z, needs_x = saved_input if conv_output is None else (z,), ctx.needs_input_grad[4]
+        linear = _linear(epilogue, config.batch_stats)
+        ctx.saves_y = not linear and _sign_suffices(epilogue, config.batch_stats)
+        if linear or ctx.saves_y:
+            saved_z, saved_residual, bias = (y,) if ctx.saves_y else (), (), None
+        else:  # the gradient of the weight needs x, and that of another gradient if it depends on x
+            needs_x = needs_x or (config.spec is not None and ctx.needs_input_grad[3])
+            saved_residual = () if epilogue.residual_place == "after" else saved_residual
         ctx.config, ctx.input_like, ctx.layout = config, shape_and_layout(input), memory_format(y)
         ctx.residual_place = epilogue.residual_place
-        save(ctx, saved_x, saved_z, saved_residual, (weight, count, *epilogue._replace(residual=None)))
+        vectors = (weight, bias, count, *epilogue._replace(residual=None))
+        save(ctx, saved_input if needs_x else (), saved_z, saved_residual, vectors)
         return y, conv_output, mean, var, count
 
     @staticmethod
-    @no_double_backward
     def backward(ctx, grad: Tensor | None, *_):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
+        if _differentiated(grad):
+            return None, None, None, *composition.gradients(ctx, grad)
         grad = grad.contiguous(memory_format=ctx.layout)
         need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
         need = dict(zip(Epilogue._fields, ctx.needs_input_grad[6:])) | {"z": need_x or need_weight or need_bias}
         need["du"] = need["residual"] and ctx.residual_place == "before"
-        saved_x, saved_z, saved_residual, (weight, count, *arguments) = saved(ctx)
+        saved_x, saved_z, saved_residual, (weight, _, count, *arguments) = saved(ctx)
         epilogue, gradients = Epilogue(*arguments), dict.fromkeys(Epilogue._fields)
         dz, du = grad, grad
         if saved_z:
@@ -143,10 +147,17 @@ class FusedLayer(torch.autograd.Function):
             gradients["residual"] = grad if ctx.residual_place == "after" else du
         dx, dw, db = (dz if need_x else None), None, None
         if ctx.config.spec is not None and need["z"]:
-            x = restore(saved_x) if saved_x else stand_in(grad, *ctx.input_like)
+            x = restore(saved_x) if need_weight else stand_in(grad, *ctx.input_like)
             needed = [need_x, need_weight, need_bias]
             dx, dw, db = _convolution_backward(ctx.config, dz, x, weight, ctx.input_like[1], needed)
         return (None, None, None, dx, dw, db, *gradients.values())
+
+
+def _differentiated(grad: Tensor) -> bool:
+    """True if a backward is differentiated, as by create_graph=True, or transformed: kernels cannot compute it."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch.is_grad_enabled() or transformed((grad,)) or batched_gradients(grad)
 
 
 def _forward(
@@ -154,7 +165,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """y and z; with batch statistics mean and var; with those of a group its number of values."""
     backend, spec, count = config.backend, config.spec, None
-    if config.batch_stats and (config.group is not None or (spec is not None and backend.one_launch_statistics)):
+    fused = config.group is None and not (spec is not None and backend.one_launch_statistics)
+    # Dynamo attaches nothing (see recompute.py) to one of several results of an operator.
+    if config.batch_stats and (not fused or torch.compiler.is_compiling()):
         if spec is None:
             z, mean, var = input, *backend.primitive("_statistics", input)(input)
         else:

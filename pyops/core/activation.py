@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from .torch_compat import parameter
 
@@ -93,7 +94,9 @@ def draw_seed(device: torch.device | str) -> Tensor:
 
 def parse_slope(slope: SlopeLike) -> Slope:
     """Converts the `slope` argument of the functional operators to the form that kernels take."""
-    if isinstance(slope, Tensor):
+    if isinstance(slope, Tensor) and slope.dim() == 0:
+        slope = slope.reshape(1)
+    if isinstance(slope, (Tensor, Proxy)):
         return Slope("tensor", tensor=slope)
     if isinstance(slope, str):
         if slope != "relu":

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from ..backends import selection
 from ..core import dynamo_compat
-from ..core.torch_compat import has_global_hook, transformed
+from ..core.torch_compat import has_global_hook, traced_or_transformed
 from .call import Options
 from .compare import compare
 from .compiler import Compiler, check_then
@@ -100,7 +100,7 @@ class Fused:
 
     def __call__(self, *args, **kwargs):
         state = self._atrous
-        if transformed(args) or has_global_hook():  # in torch.func, a tracer or a compiler: see docs/differences.md
+        if traced_or_transformed(args) or has_global_hook():  # in torch.func, a tracer or a compiler: see docs/differences.md
             return state.model(*args, **kwargs)
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
         return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]

@@ -77,6 +77,8 @@ def _takes(backend: str, input, others: tuple) -> bool:
 
 
 def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor:
+    if not eps >= 0:
+        raise TypeError(f"eps: expected a number that is not negative, got {eps!r}")
     if type(slope) in _TENSORS:
         kind, value = "tensor", 1.0
     elif type(slope) is str:

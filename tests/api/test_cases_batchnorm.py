@@ -53,6 +53,13 @@ def test_variance_zero_and_eps(backend):
     agree("bn_act", backend, dict(input=torch.randn(2, 6, 3, 3)) | norm)
 
 
+def test_eps_of_zero_is_refused_in_training(backend):
+    arguments = conv_arguments(training=True, eps=0.0)
+    refuse(lambda: atrous.conv_bn_act(**arguments, backend=backend), lambda: oracle.conv_bn_act(**arguments), "eps")
+    norm = dict(input=torch.randn(2, 6, 3, 3), running_mean=None, running_var=None, training=True, eps=0.0)
+    refuse(lambda: atrous.bn_act(**norm, backend=backend), lambda: oracle.bn_act(**norm), "eps")
+
+
 def test_constant_input_and_conv_bias(backend):
     for bias in (None, torch.randn(6)):
         agree("conv_bn_act", backend, conv_arguments(slope=0.1) | dict(input=torch.full((2, 4, 9, 8), 3.0), bias=bias))
