@@ -1,4 +1,6 @@
-// _conv_epilogue: torch's own convolution, followed by the epilogue in place.
+// _conv_epilogue.
+#include "conv.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
