@@ -107,7 +107,8 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     """The primitive _statistics: mean and biased variance of each channel of z, (N, C, ...)."""
     values = z.transpose(0, 1).flatten(1)
     mean = values.mean(1)
-    mean = mean + (values - mean[:, None]).mean(1)  # exact if all values are equal
+    correction = (values - mean[:, None]).mean(1)  # the mean of equal values is then exact
+    mean = torch.where(mean.isfinite(), mean + correction, mean)
     return mean, (values - mean[:, None]).square().mean(1)
 
 

@@ -5,6 +5,8 @@
 // Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
 #include <torch/csrc/stable/ops.h>
 
+#include <cmath>
+
 #include "../op_adapter.h"
 #include "../statistics_epilogue.h"
 #include "epilogue_into.h"
@@ -50,9 +52,9 @@ void deviations(const Strip<S>& strip, const Lanes<Wide<S>>& pivot, Lanes<Wide<S
   });
 }
 
-// The pivot is the rounded mean; `sum` corrects the rounding.
+// The pivot is the rounded mean; `sum` corrects the rounding, but not that of an infinite mean.
 void write(double pivot, double sum, double squares, int64_t count, double* mean, double* m2) {
-  *mean = pivot + sum / count;
+  *mean = std::isfinite(pivot) ? pivot + sum / count : pivot;
   const double rest = squares - sum * sum / count;
   *m2 = rest < 0 ? 0 : rest;
 }
@@ -125,7 +127,7 @@ ATROUS_CLONES void combine(const WorkPartition& partition, int64_t channels, dou
     ATROUS_INDEPENDENT
     for (int64_t i = 0; i < channels; ++i) {
       const double difference = other_mean[i] - mean[i];
-      mean[i] += difference * fraction;
+      mean[i] += std::isfinite(difference) ? difference * fraction : other_mean[i];
       m2[i] += other_m2[i] + difference * difference * (count * fraction);
     }
     count += more;

@@ -107,6 +107,22 @@ def test_norm_options_in_eval(backend, options):
     assert_tensor(ours_of(plain, backend)(x), plain(x), oracle.wide(plain)(x.double()))
 
 
+@pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="GPUs: docs/differences.md")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("size", [(2, 4, 5, 3), (3, 4, 61, 67)], ids=str)
+def test_infinities_in_training(layout, size):
+    """The mean of such a channel is the infinity, or NaN for both of them; its variance is NaN."""
+    x = torch.randn(size)
+    x[-1, 1, 2, 2] = x[0, 3, 1, 1] = torch.inf
+    x[0, 2, 4, 0] = x[-1, 3, 2, 2] = -torch.inf
+    plain = nn.BatchNorm2d(4)
+    ours = atrous.nn.BNAct2d(copy.deepcopy(plain))
+    x = x.contiguous(memory_format=layout)
+    torch.testing.assert_close(ours(x), plain(x), equal_nan=True)
+    torch.testing.assert_close(ours.bn.state_dict(), plain.state_dict(), equal_nan=True)
+    assert ours.bn.running_mean[1] == torch.inf == -ours.bn.running_mean[2]
+
+
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("residual", ["none", "before", "after"])
 def test_training_values_and_gradients(backend, constant, residual):

@@ -13,6 +13,7 @@ from oracle import make_plain, ours_of
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
+from torch.testing._internal.two_tensor import TwoTensor
 
 import atrous
 from atrous import functional
@@ -144,6 +145,52 @@ def test_statistics_of_several_processes_are_refused():
         torch.func.jvp(lambda x: functional.normalize(x, norm, post_op), *[(torch.ones(2, 3, 4, 4),)] * 2)
 
 
+class Functions(nn.Module):
+    """Each function once, with a parameter as its slope."""
+
+    def __init__(self, functions):
+        super().__init__()
+        self.weight, self.slope = nn.Parameter(torch.randn(6, 4, 3, 3)), nn.Parameter(torch.rand(6))
+        self.register_buffer("mean", torch.randn(6))
+        self.register_buffer("var", torch.rand(6) + 0.5)
+        self.functions = functions
+
+    def forward(self, x, r):
+        y = self.functions.conv_bn_act(x, self.weight, slope=self.slope, residual=r, padding=1)
+        y = self.functions.bn_act(y, self.mean, self.var, slope=(0.1, 0.3), residual=r, residual_after_act=True)
+        return self.functions.add_act(y, r, slope="relu", dropout=0.1, training=True)
+
+
+@pytest.mark.parametrize("tracer", ["fx", "jit"])
+def test_traced_functions(tracer):
+    arguments, results = (torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)), []
+    for functions in (atrous, oracle):
+        torch.manual_seed(2)
+        module = Functions(functions)
+        if functions is atrous and tracer == "fx":
+            module = torch.fx.symbolic_trace(module)
+            assert "atrous" not in str(module.graph)
+        elif functions is atrous:
+            module = torch.jit.trace(module, arguments, check_trace=False)
+            assert "atrous::" not in str(module.inlined_graph)
+        torch.manual_seed(3)
+        results.append(module(*arguments))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_ensemble(training):
+    """vmap over the stacked parameters and buffers of three layers."""
+    layers = [ours_of(make_plain(nn.PReLU(6)), "auto").double().train(training) for _ in range(3)]
+    x = torch.randn(2, 4, 5, 4).double()
+    parameters, buffers = torch.func.stack_module_state(layers)
+    one = copy.deepcopy(layers[0]).to("meta")
+    y = torch.vmap(lambda p, b: torch.func.functional_call(one, (p, b), (x,)))(parameters, buffers)
+    torch.testing.assert_close(y, torch.stack([layer(x) for layer in layers]))
+    expected = torch.stack([layer.bn.running_var for layer in layers])
+    torch.testing.assert_close(buffers["bn.running_var"], expected)
+
+
 MODULES = {
     "ConvBNAct2d": lambda: ours_of(make_plain(nn.PReLU(6)), "auto"),
     "without BatchNorm": lambda: ours_of(make_plain(nn.LeakyReLU(0.2), bn=False), "auto"),
@@ -250,6 +297,7 @@ RUNS = {
     "fx": traced_by_fx,
     "jit": traced_by_jit,
     "compiled grad": compiled,
+    "wrapper": lambda module, x, r: module(TwoTensor(x, x + 1), r).b,
     "subclass": lambda module, x, r: module(x.as_subclass(Doubled), r).as_subclass(Tensor),
 }
 

@@ -195,7 +195,7 @@ def test_one_value_that_is_not_finite_spoils_its_channel_alone(kind):
             sums = ops._epilogue_reduce(grad, bad, *e).isfinite().all(0)
             dz = ops._epilogue_backward(grad, bad, means, True, False, *e)[0].isfinite()
             assert sums.tolist() == [True, True, False, True, True] and dz.sum() == dz.numel() - 1
-            assert ops._statistics(bad)[0].isnan().tolist() == [False, False, True, False, False]
+            assert all(part.isfinite().tolist() == [True, True, False, True, True] for part in ops._statistics(bad))
             grad_bad = torch.where(bad == bad, grad, value)
             assert ops._epilogue_backward(grad_bad, z, None, True, False, *e)[0].isfinite().sum() >= z.numel() - 1
 

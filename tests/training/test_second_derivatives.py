@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import itertools
+import statistics
 
 import pytest
 import torch
-from oracle import Plain, make_plain, ours_of
+from oracle import make_plain, ours_of
 from torch import nn
 from torch.autograd import gradgradcheck
 from training import fused_and_plain
@@ -148,34 +148,22 @@ def test_max_pool(geometry):
         torch.testing.assert_close(run(layer), run(plain), **EXACT)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_a_penalty_under_autocast_and_in_low_precision(dtype):
-    """As near to fp64 as plain torch's penalty."""
-    plain = make_plain(nn.LeakyReLU(0.2)).train()
-    x = torch.randn(2, 4, 9, 8)
-    gradients = {}
-    for name, module in {
-        "ours": ours_of(plain, "auto"),
-        "plain": plain,
-        "exact": copy.deepcopy(plain).double(),
-    }.items():
-        exact = name == "exact"
-        leaf = (x.double() if exact else x).clone().requires_grad_()
-        with torch.autocast(
-            "cpu", dtype if dtype != torch.float32 else torch.bfloat16, enabled=not exact and dtype != torch.float32
-        ):
-            y = module(leaf)
-            (dx,) = torch.autograd.grad(y.double().square().mean(), leaf, create_graph=True)
-            dx.square().sum().backward()
-        gradients[name] = torch.cat([p.grad.double().flatten() for p in (module.conv.weight, module.bn.weight)])
-    errors = {name: (gradients[name] - gradients["exact"]).norm().item() for name in ("ours", "plain")}
-    assert errors["ours"] <= 1.5 * errors["plain"] + 1e-4 * gradients["exact"].norm().item(), errors
+def low_precision_penalty(module, x, dtype):
+    """The gradients of a penalty of dx under autocast to dtype, in fp64; without autocast if dtype is None."""
+    x = x.clone().requires_grad_()
+    with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        (dx,) = torch.autograd.grad(module(x).double().square().mean(), x, create_graph=True)
+        dx.square().sum().backward()
+    return torch.cat([p.grad.double().flatten() for p in (module.conv.weight, module.bn.weight)])
 
 
-def test_a_module_with_an_unused_gradient():
-    layer = ours_of(Plain(nn.Conv2d(2, 3, 1), None, None), "auto").double()
-    x = torch.randn(1, 2, 3, 3).double().requires_grad_()
-    gradients = torch.autograd.grad(layer(x).sum(), [x, *layer.parameters()], create_graph=True)
-    assert [g.shape for g in gradients] == [x.shape, *(p.shape for p in layer.parameters())]
-    for a, b in itertools.pairwise(gradients):
-        assert a.dtype == b.dtype == torch.float64
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_penalty_under_autocast(dtype):
+    """As near to fp64 as plain torch's; a rounding at the activation's kink changes either, hence the median."""
+    ratios = []
+    for _ in range(7):
+        plain, x = make_plain(nn.LeakyReLU(0.2)).train(), torch.randn(2, 4, 9, 8)
+        exact = low_precision_penalty(copy.deepcopy(plain).double(), x.double(), None)
+        ours, eager = (low_precision_penalty(module, x, dtype) - exact for module in (ours_of(plain, "auto"), plain))
+        ratios.append((ours.norm() / eager.norm()).item())
+    assert statistics.median(ratios) <= 1.2, ratios
