@@ -60,7 +60,8 @@ class Updates:
         call, tensors = node.target, dict(zip(node.target.names, node.args))
         with graph.inserting_after(node):
             y, mean, var = (graph.call_function(operator.getitem, (node, i)) for i in range(3))
-        y.meta, node.meta = node.meta, {}
+        y.meta = dict(node.meta)
+        node.meta.pop("example_value", None)  # it was y's; the tags of a checkpointed region stay
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
         if tensors.get("mean") is None:
             return []
