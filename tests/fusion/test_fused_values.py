@@ -1,4 +1,4 @@
-"""Values of fused models in fp32 and lower precision on each backend, by the error budget; the package's own ResNet34."""
+"""Values of fused models in fp32 and below on each backend, by the error budget; the package's own ResNet34."""
 
 from __future__ import annotations
 

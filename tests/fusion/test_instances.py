@@ -19,7 +19,7 @@ def instances(widths, training=False):
     return lists
 
 
-@pytest.mark.parametrize("widths", [[4, 4], [4, 6], [4] * 12], ids=["2", "2 widths", "12"])
+@pytest.mark.parametrize("widths", [[4, 4], [4, 6, 4], [4] * 12], ids=["2", "2 widths", "12"])
 @catches(first_instance())
 def test_instances(make, widths):
     """All are fused, and each computes with its own weights, in whatever order they are called."""
