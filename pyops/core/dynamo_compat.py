@@ -42,6 +42,14 @@ def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
     return next((value.fake_mode for value in values if hasattr(value, "fake_mode")), contextlib.nullcontext())
 
 
+def propagate(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
+    """Gives each node of a graph that has none a fake value, in meta["val"]."""
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    if any("val" not in node.meta and "example_value" not in node.meta for node in gm.graph.nodes if node.op != "output"):
+        FakeTensorProp(gm).propagate(*inputs)
+
+
 # AOTAutograd
 
 
@@ -128,8 +136,11 @@ def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) ->
 
 # Dynamo
 
-# Dynamo by default ignores hooks that are added after the first call, and checks each attribute of each module.
-_SETTINGS = {"skip_nnmodule_hook_guards": False, "use_recursive_dict_tags_for_guards": True}
+# Dynamo by default ignores hooks that are added after the first call, checks each attribute of each module, and counts
+# its limit for all instances of a class together where a graph breaks inside their forward.
+_SETTINGS = {
+    "skip_nnmodule_hook_guards": False, "use_recursive_dict_tags_for_guards": True, "recompile_limit": 64,
+}  # fmt: skip
 _names = itertools.count()
 
 
@@ -192,6 +203,20 @@ def _patch(callback: Any, breaks: dict[str, int]) -> None:
 
 def autocasts() -> bool:
     return torch._C._is_any_autocast_enabled()
+
+
+def disabled() -> bool:
+    """True if torch.compile is switched off: a call would mark its code as never to be compiled."""
+    import torch._dynamo
+
+    return torch._dynamo.config.disable
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """The errors by which Dynamo reports that it could not trace a call."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return (TorchDynamoException,)
 
 
 def draws_from_own_random() -> bool:

@@ -13,7 +13,7 @@ from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
 from .checkpoints import inline_checkpoints
-from .effects import value
+from .effects import storage, value, written
 from .layouts import lower_in_channels_last
 from .lean import lean
 from .report import Graph, Report, site_of
@@ -57,6 +57,8 @@ class Compiler:
             return self._without_gradients(gm)
         if self.then == "inductor":
             return self._finish(gm)
+        if training.writes_into_a_leaf(plain):  # torch refuses it, in its own words
+            return gm.forward
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute),
@@ -70,7 +72,9 @@ class Compiler:
             return self._finish(gm)
         lower_in_channels_last(gm)
         places = [node for node in gm.graph.nodes if node.op == "placeholder"]
+        changed = {storage(target) for node in gm.graph.nodes for target in written(node)}
         owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
+        owned -= {node for node in owned if storage(node) in changed}
         return constants.frozen(gm, owned, self.store, self._finish)
 
     def _finish(self, gm: fx.GraphModule) -> Callable[..., Any]:
@@ -119,18 +123,30 @@ def check_then(then: object) -> None:
 
 
 def fuse_graph(
-    gm: fx.GraphModule, *, backend: str = "auto", freeze: bool = False, report: Report | None = None
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any] | None = None,
+    *,
+    backend: str = "auto",
+    freeze: bool = False,
+    report: Report | None = None,
 ) -> fx.GraphModule:
     """Makes each site of an fx graph one operator, for people who write compilers; returns the graph that was given.
 
     Args:
-        gm: a graph of torch.export or Dynamo, whose nodes have fake values (meta["val"] or meta["example_value"]). It
-            runs without gradients. An exported program's graph is `program.graph_module`. Its placeholders and outputs
-            stay as they are.
+        gm: a graph of torch's or aten's operators, as Dynamo, torch.export and make_fx give it. It runs without
+            gradients. An exported program's graph is `program.graph_module`. Its placeholders and outputs stay as they
+            are.
+        example_inputs: its inputs, if its nodes have no fake values (meta["val"] or meta["example_value"]).
         backend: as for conv_bn_act. freeze: BatchNorms are folded into their convolutions, by operators in the graph on
             which a compiler's constant folding works. report: receives the sites.
+
+    Raises TypeError for what is no graph, ValueError for an unknown backend.
     """
+    if not isinstance(gm, fx.GraphModule):
+        raise TypeError(f"gm: expected a torch.fx.GraphModule, got {type(gm).__name__}")
     selection.check_name(backend)
+    if example_inputs is not None:
+        dynamo_compat.propagate(gm, example_inputs)
     record = Graph("eval")
     record.sites = list(map(site_of, replace_sites(gm, Options(backend, freeze=bool(freeze), compiled=True))))
     if report is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,27 +37,49 @@ class State:
         options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
         self.compiler = Compiler(options, how["then"], Report(how["freeze"]))
         self.entries: dict[tuple, Callable[..., Any]] = {}
+        self.modules: list[nn.Module] = []
+        self.classes: list[type] = []
 
-    def entry(self, training: bool) -> Callable[..., Any]:
-        mode = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts())
+    def entry(self, mode: tuple) -> Callable[..., Any]:
         found = self.entries.get(mode)
         if found is None:
-            report = self.compiler.report
+            self.modules = list(self.model.modules())
+            self.classes = list(map(type, self.modules))
+            report, run = self.compiler.report, dynamo_compat.entry(self.model)
             found = self.entries[mode] = dynamo_compat.dynamo(
-                dynamo_compat.entry(self.model),
-                self.compiler,
-                self.how["dynamic"],
-                report.recompiled.append,
-                report.breaks,
+                run, self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
             )
         return found
 
-    def run(self, training: bool, args: tuple, kwargs: dict) -> Any:
+    def run(self, mode: tuple, args: tuple, kwargs: dict) -> Any:
+        if dynamo_compat.disabled():
+            return self._plain("torch.compile is disabled", args, kwargs)
+        if not all(map(operator.is_, map(type, self.modules), self.classes)):
+            self._forget()  # Dynamo does not look at the classes of modules again
         before = self.compiler.calls
-        result = self.entry(training)(*args, **kwargs)
+        try:
+            result = self.entry(mode)(*args, **kwargs)
+        except dynamo_compat.failures() as error:
+            return self._after_failure(mode, error, args, kwargs)
         if self.compiler.calls == before:
-            self.note_plain("torch.compile ran no graph of it: disabled, skipped, or past its recompile limit")
+            self.note_plain("torch.compile ran no graph of it: it was skipped, or is past its recompile limit")
         return result
+
+    def _plain(self, reason: str, args: tuple, kwargs: dict) -> Any:
+        self.note_plain(reason)
+        return self.model(*args, **kwargs)
+
+    def _after_failure(self, mode: tuple, error: Exception, args: tuple, kwargs: dict) -> Any:
+        """What Dynamo cannot trace runs as it is: it raises torch's own error, or handles it."""
+        result = self.model(*args, **kwargs)
+        self.entries[mode] = self.model
+        self.note_plain(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        return result
+
+    def _forget(self) -> None:
+        self.entries.clear()
+        self.modules = list(self.model.modules())
+        self.classes = list(map(type, self.modules))
 
     def note_plain(self, reason: str) -> None:
         counted = self.compiler.report.plain_calls
@@ -76,7 +99,8 @@ class Fused:
         state = self._atrous
         if transformed(args) or has_global_hook():
             return state.model(*args, **kwargs)
-        return state.run(self.training, args, kwargs)  # type: ignore[attr-defined]
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
+        return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]
 
     @property
     def fusion_report(self) -> Report:
@@ -131,10 +155,15 @@ def fuse(
     """Returns the model as a module whose every act(bn(conv(x)) + r) is one call."""
     model = _check(model)
     selection.check_name(backend)
+    for name, flag in (("freeze", freeze), ("recompute", recompute)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name}: expected True or False, got {flag!r}")
+    if dynamic not in (None, True, False):
+        raise TypeError(f"dynamic: expected None, True or False, got {dynamic!r}")
     check_then(then)
     if freeze:
         model = copy.deepcopy(model).eval().requires_grad_(False)
-    how = {"backend": backend, "freeze": bool(freeze), "recompute": bool(recompute), "dynamic": dynamic, "then": then}
+    how = {"backend": backend, "freeze": freeze, "recompute": recompute, "dynamic": dynamic, "then": then}
     fused = _again(model, how)
     if example_inputs is not None:
         compare(model, fused, example_inputs)
