@@ -78,6 +78,8 @@ def test_branches(make, training, forward):
 
 @catches(scales)
 def test_an_error_that_the_forward_catches(make, training):
+    """Dynamo refuses such a forward: it runs plain, and the report says so."""
+
     def forward(s, x):
         y = s.first(x)
         try:
@@ -88,7 +90,7 @@ def test_an_error_that_the_forward_catches(make, training):
 
     fused, plain = make.pair(equal_models(written(forward), training))
     agree(fused, plain, image())
-    assert layers(fused)
+    assert layers(fused) or fused.fusion_report.plain_calls
 
 
 class Base(Pair):

@@ -68,8 +68,6 @@ BACKWARD_PLACES = [
     pytest.param("conv1"), pytest.param(""), pytest.param("bn1", marks=pytest.mark.gate),
     pytest.param("prelu", marks=pytest.mark.gate),
 ]  # fmt: skip
-    pytest.param(path, id=name, marks=[pytest.mark.gate] * (name in ("bn1", "prelu"))) for name, path in PLACES.items()
-]
 
 
 def seen_alike(ours, theirs):

@@ -42,7 +42,8 @@ def mode(name, *models):
 def call(name, fused, plain, x):
     """Compares one call in this mode."""
     with mode(name, fused, plain):
-        assert_alike(fused, plain, x, gradients=name in ("train", "gradients"))
+        low = 0.1 if name == "autocast" else None
+        assert_alike(fused, plain, x, gradients=name in ("train", "gradients"), tolerance=low)
 
 
 @catches(compiles_each_size)
