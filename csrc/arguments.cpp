@@ -197,6 +197,7 @@ void Epilogue::check(SizesRef sizes, SizesRef strides, ScalarType dtype) const {
   STD_TORCH_CHECK(mean.has_value() == var.has_value(), "mean and var: expected both or neither, got only ",
                   mean ? "mean" : "var");
   STD_TORCH_CHECK(mean || !gamma, "gamma: expected None without mean and var");
+  STD_TORCH_CHECK(!(eps < 0), "eps: expected a number that is not negative, got ", eps);
   check_vector("mean", mean, channels);
   check_vector("var", var, channels);
   check_vector("gamma", gamma, channels);

@@ -15,7 +15,7 @@ from .core.activation import SlopeLike
 from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from .core.layout import laid_out, memory_format
 from .core.spec import Epilogue, Spec
-from .ops import triton_impl
+from .ops import direct, triton_impl
 
 
 def conv_bn_act(
@@ -70,9 +70,15 @@ def conv_bn_act(
 
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py.
     """
+    geometry = (stride, padding, dilation, groups)
+    if not training:
+        vectors = running_mean, running_var, bn_weight, bn_bias
+        after = residual_after_act
+        y = direct.conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend)
+        if y is not None:
+            return y
     batch_norm = BatchNormArgs(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
     post_op = PostOpArgs(slope, residual, residual_after_act)
-    geometry = (stride, padding, dilation, groups)
     return convolve(input, weight, bias, geometry, batch_norm, post_op, backend=backend, recompute=recompute)
 
 
@@ -96,6 +102,11 @@ def bn_act(
 
     input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64. The other arguments, Returns and Raises are those of conv_bn_act.
     """
+    if not training:
+        vectors = running_mean, running_var, weight, bias
+        y = direct.bn_act(input, vectors, eps, slope, residual, residual_after_act, backend)
+        if y is not None:
+            return y
     batch_norm = BatchNormArgs(running_mean, running_var, weight, bias, training, momentum, eps, None, "")
     return normalize(input, batch_norm, PostOpArgs(slope, residual, residual_after_act), backend, recompute)
 
@@ -132,6 +143,10 @@ def add_act(
     Returns and Raises: as conv_bn_act; ValueError for a dropout outside [0, 1].
     Source: Srivastava et al., Dropout (JMLR 2014).
     """
+    if dropout == 0.0:
+        y = direct.add_act(input, other, slope, backend)
+        if y is not None:
+            return y
     checks.probability("dropout", dropout)
     post_op = PostOpArgs(slope, other, False, name="other", required=True, dropout=dropout if training else 0.0)
     return post_process(input, post_op, backend, recompute)

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .torch_compat import parameter
+
 SlopeLike = str | float | Tensor | tuple[float, float]
 
 
@@ -55,7 +57,7 @@ ACTIVATIONS = {
         nn.LeakyReLU, lambda channels: nn.LeakyReLU(0.01, inplace=True), lambda module, training: module.negative_slope
     ),
     "prelu": Activation(
-        nn.PReLU, lambda channels: nn.PReLU(channels, init=0.25), lambda module, training: module.weight
+        nn.PReLU, lambda channels: nn.PReLU(channels, init=0.25), lambda module, training: parameter(module, "weight")
     ),
     "rrelu": Activation(nn.RReLU, lambda channels: nn.RReLU(inplace=True), _rrelu),
 }

@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ..backends import selection
 from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
+from .chains import Finder
 from .checkpoints import inline_checkpoints
-from .effects import storage, value, written
+from .effects import autocasts, storage, value, without_gradients, written
 from .layouts import lower_in_channels_last
 from .lean import lean
-from .report import Graph, Report, site_of
+from .report import Graph, Report, Site, path_of, site_of
 from .rewrite import lower, replace_sites
 
 
@@ -30,6 +32,7 @@ class Compiler:
     store: constants.Store = field(default_factory=constants.Store)
     observer: Callable[[Callable[..., Any], tuple], Any] | None = None  # called in place of a graph, with its arguments
     mode: str | None = None  # Inductor's
+    names: Callable[[], dict[int, str]] = dict  # id of a tensor of the model -> its name
     calls: int = 0  # of compiled graphs
 
     def __call__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -50,11 +53,14 @@ class Compiler:
         gm = training.copied(gm)  # Dynamo reads its own afterwards
         inline_checkpoints(gm)
         plain = training.copied(gm)
-        chains = replace_sites(gm, self.options)
-        record.sites = list(map(site_of, chains))
+        names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
+        known = {place: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
+        record.sites = rewritten(gm, self.options, known)
         record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
         if not any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm)):
-            return self._without_gradients(gm)
+            without_gradients(gm)
+            run = self._without_gradients(gm)
+            return torch.no_grad()(run) if torch.is_grad_enabled() else run
         if self.then == "inductor":
             return self._finish(gm)
         if training.writes_into_a_leaf(plain):  # torch refuses it, in its own words
@@ -79,9 +85,17 @@ class Compiler:
 
     def _finish(self, gm: fx.GraphModule) -> Callable[..., Any]:
         if self.then != "inductor":
-            return lean(gm)
+            return lean(gm, autocasts(gm.graph))
         inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
         return dynamo_compat.with_inductor(gm, inputs, self.mode)
+
+
+def rewritten(gm: fx.GraphModule, options: Options, names: dict[fx.Node, str]) -> list[Site]:
+    """Replaces the sites of a graph by calls; returns all sites for the report."""
+    chains = Finder(gm.graph).find()
+    paths = [path_of(chain.nodes[0], names) for chain in chains]
+    replace_sites(gm, chains, options)
+    return list(map(site_of, chains, paths))
 
 
 def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -148,7 +162,7 @@ def fuse_graph(
     if example_inputs is not None:
         dynamo_compat.propagate(gm, example_inputs)
     record = Graph("eval")
-    record.sites = list(map(site_of, replace_sites(gm, Options(backend, freeze=bool(freeze), compiled=True))))
+    record.sites = rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), {})
     if report is not None:
         report.graphs.append(record)
     lower_in_channels_last(gm) if freeze else lower(gm)

@@ -22,8 +22,7 @@ from .compare import compare
 from .compiler import Compiler, check_then
 from .report import Report
 
-WRAPPERS = ("GraphModule", "ScriptModule", "OptimizedModule", "DataParallel", "DistributedDataParallel",
-            "FullyShardedDataParallel")  # fmt: skip
+COMPILED = ("ScriptModule", "OptimizedModule")
 
 
 class State:
@@ -35,10 +34,14 @@ class State:
     def __init__(self, model: nn.Module, how: dict[str, Any]):
         self.model, self.how = model, how
         options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
-        self.compiler = Compiler(options, how["then"], Report(how["freeze"]))
+        self.compiler = Compiler(options, how["then"], Report(how["freeze"]), names=self._names)
         self.entries: dict[tuple, Callable[..., Any]] = {}
         self.modules: list[nn.Module] = []
         self.classes: list[type] = []
+
+    def _names(self) -> dict[int, str]:
+        named = (*self.model.named_parameters(), *self.model.named_buffers())
+        return {id(tensor): name for name, tensor in named}
 
     def entry(self, mode: tuple) -> Callable[..., Any]:
         found = self.entries.get(mode)
@@ -97,7 +100,7 @@ class Fused:
 
     def __call__(self, *args, **kwargs):
         state = self._atrous
-        if transformed(args) or has_global_hook():
+        if transformed(args) or has_global_hook():  # in torch.func, a tracer or a compiler: see docs/differences.md
             return state.model(*args, **kwargs)
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
         return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]
@@ -215,9 +218,9 @@ def _check(model: object) -> nn.Module:
         return model._atrous.model
     for path, module in model.named_modules():
         name = f"model.{path}" if path else "model"
-        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
+        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in COMPILED]
         if kinds:
-            raise TypeError(f"{name}: expected a module as it was written, got a {kinds[-1]}: fuse first, then wrap")
+            raise TypeError(f"{name}: expected a module as it was written, got a {kinds[-1]}: fuse first, then compile")
         if any(map(is_lazy, module.parameters(recurse=False))):
             raise ValueError(
                 f"{name}: expected initialized parameters, got a lazy {type(module).__name__}: run it once"

@@ -14,14 +14,12 @@ from torch import Tensor, fx
 
 from ..core import dynamo_compat
 from ..core.layout import memory_format
-from . import spellings
+from . import effects, spellings
 from .call import Call
 from .effects import storage, value, written
+from .keeping import choose_kept
 from .lean import lean
 from .updates import Updates, counts
-
-CONVOLUTIONS = ("aten.convolution", "atrous._conv_statistics", "atrous_triton._conv_statistics", "atrous._statistics",
-                "atrous_triton._statistics", "atrous._winograd_epilogue", "aten.randint")  # fmt: skip
 
 
 def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], recompute: bool) -> Callable[..., Any]:
@@ -33,7 +31,8 @@ def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], re
     updates = Updates(gm)
     joint = dynamo_compat.joint_graph(gm, fakes)
     results = outputs(gm)
-    _choose_kept(joint)
+    if recompute:
+        choose_kept(joint)
     forward, backward = dynamo_compat.partition(joint, fakes, len(results), recompute)
     return Whole(forward, backward, _without_updates(plain), results[: len(outputs(plain))], fakes, updates)
 
@@ -80,30 +79,13 @@ def _without_updates(plain: fx.GraphModule) -> fx.GraphModule:
     return gm
 
 
-def _choose_kept(joint: fx.GraphModule) -> None:
-    """The outputs of convolutions are kept, and epilogues recomputed from them: kept is what one of them needs.
-
-    An epilogue whose residual would have to be recomputed first is kept.
-    """
-    again: set[Any] = set()
-    for node in joint.graph.nodes:
-        if node.op != "call_function" or dynamo_compat.is_backward(node):
-            continue
-        name = str(node.target)
-        if "atrous._epilogue." in name or "atrous_triton._epilogue." in name:
-            recomputed = not any(used in again for used in node.all_input_nodes)
-            dynamo_compat.keep(node, not recomputed)
-            again |= {node} if recomputed else set()
-        elif name.startswith(CONVOLUTIONS):
-            dynamo_compat.keep(node, True)
-
-
 class Whole:
     """The forward graph as one differentiable function, whose backward is the backward graph."""
 
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
-        self.updates = updates
-        self.forward, self.backward, self.plain = lean(forward), lean(backward), plain.forward
+        self.updates, autocast = updates, effects.autocasts(plain.graph)
+        forward.graph.eliminate_dead_code()  # what the backward alone computes again
+        self.forward, self.backward, self.plain = lean(forward, autocast), lean(backward, autocast), plain.forward
         self.outputs = [value(result) for result in results]
         self.differentiable = list(map(_needs_gradient, self.outputs))
         self.wanted = list(map(_needs_gradient, fakes))
@@ -115,10 +97,18 @@ class Whole:
         self.order = [kept.index(name) for name in names if not name.startswith("tangents")]  # symbols stand first
         tangents = [name for name in names if name.startswith("tangents")]
         self.tangents = [i for i, one in enumerate(self.differentiable) if one or len(tangents) == self.first_kept]
+        self.sources = _sources(backward, self.tangents)
         self.apply = _function(self)
 
     def __call__(self, *args: Any) -> Any:
         return self.apply(*args)
+
+    def of_given(self, grads: Sequence[Tensor | None]) -> Callable[[Any, frozenset[int]], Any]:
+        """Makes a gradient None where only outputs without a gradient depend on its input, as autograd does."""
+        given = {i for i, grad in enumerate(grads) if grad is not None}
+        if given.issuperset(self.tangents):
+            return lambda gradient, sources: gradient
+        return lambda gradient, sources: gradient if sources & given else None
 
     def dense(self, index: int, grad: Tensor | None, shape: torch.Size) -> Tensor:
         """The gradient of an output, dense in the layout that the graph was made for."""
@@ -126,6 +116,17 @@ class Whole:
         if grad is None:
             grad = torch.zeros(shape, dtype=like.dtype, device=like.device)
         return grad.contiguous(memory_format=memory_format(like))
+
+
+def _sources(backward: fx.GraphModule, tangents: list[int]) -> list[frozenset[int]]:
+    """For each gradient of a backward graph, the outputs of the forward whose gradients it depends on."""
+    places = iter(tangents)
+    known: dict[fx.Node, frozenset[int]] = {}
+    for node in backward.graph.nodes:
+        known[node] = frozenset().union(*(known[used] for used in node.all_input_nodes))
+        if node.op == "placeholder" and node.name.startswith("tangents"):
+            known[node] = frozenset([next(places)])
+    return [known.get(gradient, frozenset()) for gradient in outputs(backward)]
 
 
 def _function(whole: Whole) -> Callable[..., Any]:
@@ -155,7 +156,8 @@ def _function(whole: Whole) -> Callable[..., Any]:
             kept = [next(rest) if symbol is None else symbol for symbol in ctx.symbols]
             whole.updates.apply(ctx.arguments, ctx.statistics, again=True)
             tangents = (whole.dense(i, grads[i], ctx.shapes[i]) for i in whole.tangents)
-            return tuple(whole.backward(*(kept[i] for i in whole.order), *tangents))
+            gradients = whole.backward(*(kept[i] for i in whole.order), *tangents)
+            return tuple(map(whole.of_given(grads), gradients, whole.sources))
 
     return Graph.apply
 
@@ -166,7 +168,11 @@ def _differentiable_backward(whole: Whole, ctx, tensors: Sequence[Tensor], grads
     for index, tensor in zip(whole.saved, tensors):
         args[index] = tensor.view_as(tensor) if whole.wanted[index] else tensor
     outputs = whole.plain(*args)
-    pairs = [(output, grad) for output, grad in zip(outputs, grads) if grad is not None]
+    given = [i for i, grad in enumerate(grads) if grad is not None]
     inputs = [arg for arg, wanted in zip(args, whole.wanted) if wanted]
-    got = iter(torch.autograd.grad(*zip(*pairs), create_graph=True, allow_unused=True, inputs=inputs))  # type: ignore
+    got = iter(
+        torch.autograd.grad(
+            [outputs[i] for i in given], inputs, [grads[i] for i in given], create_graph=True, allow_unused=True
+        )
+    )
     return tuple(next(got) if wanted else None for wanted in whole.wanted)

@@ -27,18 +27,21 @@ class Running(NamedTuple):
 class Updates:
     """Built from a graph, whose sites then return their batch statistics behind the graph's own outputs.
 
-    running: one for each pair of batch statistics. counters: the place of each num_batches_tracked -> checkpointed.
+    running: one for each pair of batch statistics. counters: the place of each num_batches_tracked -> how often it is
+    counted, and how often in checkpointed regions.
     Raises ValueError if the graph reads running statistics or counters, which would be old.
     """
 
     def __init__(self, gm: fx.GraphModule):
         self.inputs = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
         self.running: list[Running] = []
-        self.counters: dict[int, bool] = {}
+        self.counters: dict[int, tuple[int, int]] = {}
         output, statistics = next(iter(reversed(gm.graph.nodes))), []
         for node in list(gm.graph.nodes):
             if counts(node):
-                self.counters[self.inputs[node.args[0]]] = bool(dynamo_compat.region_tags(node))
+                place = self.inputs[node.args[0]]
+                total, inside = self.counters.get(place, (0, 0))
+                self.counters[place] = total + 1, inside + bool(dynamo_compat.region_tags(node))
                 gm.graph.erase_node(node)
             elif isinstance(node.target, Call):
                 node.target = node.target.for_joint_graph()
@@ -73,9 +76,9 @@ class Updates:
 
         again: for those of checkpointed regions only, whose second run changes them once more.
         """
-        counters = [args[place] for place, checkpointed in self.counters.items() if checkpointed or not again]
-        if counters:
-            torch._foreach_add_(counters, 1)
+        counted = {place: numbers[again] for place, numbers in self.counters.items() if numbers[again]}
+        if counted:
+            torch._foreach_add_([args[place] for place in counted], list(counted.values()))
         groups: dict[float, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for one, batch in zip(self.running, zip(statistics[::2], statistics[1::2])):
             if one.checkpointed or not again:

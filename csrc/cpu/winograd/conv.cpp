@@ -209,8 +209,6 @@ Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const T
   return output;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
-  m.impl("_winograd_epilogue", &OpAdapter<&winograd_epilogue>::call);
-}
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_winograd_epilogue", &OpAdapter<&winograd_epilogue>::call); }
 
 }  // namespace atrous::cpu
