@@ -101,7 +101,7 @@ class ReadsDtype(Pair):
 
 
 @pytest.mark.parametrize("convert", CONVERSIONS.values(), ids=CONVERSIONS)
-@catches(stale)
+@catches(stale, gates=("frozen", "fused-eval"))
 def test_dtypes(make, training, convert):
     """A dtype and a device that the forward reads from a parameter, then another one of all parameters."""
     fused, plain = make.pair(equal_models(ReadsDtype, training))
