@@ -67,7 +67,7 @@ BRANCHES = [on_values, on_an_item, counted_loop, while_loop, early_return, on_si
 
 
 @pytest.mark.parametrize("forward", BRANCHES, ids=lambda forward: forward.__name__)
-@catches(traced, gates=("frozen", "fused-eval"))
+@catches(traced, gates=("frozen", "fused-train"))
 def test_branches(make, training, forward):
     fused, plain = make.pair(equal_models(written(forward), training))
     for x in (image().abs(), -image().abs(), image(3) * 3, image(2).to(memory_format=torch.channels_last) * 0.1):
