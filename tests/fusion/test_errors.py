@@ -28,13 +28,12 @@ def test_no_module(wrong):
 
 @pytest.mark.filterwarnings("ignore")
 def test_modules_that_have_no_forward_of_their_own(model):
-    """Scripted, traced by jit and by fx, and compiled: as the model and as a child of it."""
+    """Scripted, traced and compiled: as the model and as a child of it."""
     x = image()
     wrong = {
         "ScriptModule|TracedModule|TopLevel": torch.jit.trace(model, x),
         "ScriptModule": torch.jit.script(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())),
         "OptimizedModule": torch.compile(model),
-        "GraphModule": torch.fx.symbolic_trace(model),
     }
     for name, module in wrong.items():
         with pytest.raises(TypeError, match=rf"model: expected .*({name})"):
