@@ -7,7 +7,7 @@ import torch._dynamo and torch._inductor: each import takes a second.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
 from pathlib import Path

@@ -100,7 +100,9 @@ class Fused:
 
     def __call__(self, *args, **kwargs):
         state = self._atrous
-        if traced_or_transformed(args) or has_global_hook():  # in torch.func, a tracer or a compiler: see docs/differences.md
+        if (
+            traced_or_transformed(args) or has_global_hook()
+        ):  # in torch.func, a tracer or a compiler: see docs/differences.md
             return state.model(*args, **kwargs)
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
         return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]
