@@ -37,6 +37,38 @@ def trace(function: Callable[..., Any], fakes: Sequence[Tensor], then_compiled: 
         return make_fx(function)(*fakes)
 
 
+def traced_module(
+    model: torch.nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[fx.GraphModule, list[Any], Callable[[Any], Any]]:
+    """The operators of a module on fake tensors, apart from the compiler that traces its call.
+
+    Returns a graph, its arguments (parameters, buffers and those of the call), and a function
+    that makes the module's result of the graph's.
+    """
+    from torch._subclasses.functional_tensor import FunctionalTensor
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils import _pytree
+
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    leaves, spec = _pytree.tree_flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    found: list[Any] = []
+
+    def run(*tensors: Tensor) -> list[Any]:
+        given = dict(zip(places, tensors[len(state) :]))
+        values = [given.get(i, leaf) for i, leaf in enumerate(leaves)]
+        arguments = _pytree.tree_unflatten(values, spec)
+        results, shape = _pytree.tree_flatten(torch.func.functional_call(model, dict(zip(state, tensors)), *arguments))
+        found[:] = [shape]
+        return results
+
+    tensors = [*state.values(), *(leaves[i] for i in places)]
+    fakes = [t.from_functional() if isinstance(t, FunctionalTensor) else t for t in tensors]
+    with torch.utils._python_dispatch._disable_current_modes():
+        gm = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*fakes)
+    return gm, tensors, lambda results: _pytree.tree_unflatten(results, found[0])
+
+
 def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
     """The mode that the fake tensors among the values belong to, so that new tensors are fake as well."""
     return next((value.fake_mode for value in values if hasattr(value, "fake_mode")), contextlib.nullcontext())
@@ -227,12 +259,18 @@ def failures() -> tuple[type[Exception], ...]:
     return (TorchDynamoException,)
 
 
+def output_graph() -> Any:
+    """The graph that Dynamo is tracing, with its compiler (compiler_fn)."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    return InstructionTranslator.current_tx().output
+
+
 def draws_from_own_random() -> bool:
     """True if the frame that Dynamo compiles draws from a random.Random: Dynamo would make its values constants."""
-    from torch._dynamo.symbolic_convert import InstructionTranslator
     from torch._dynamo.variables.misc import RandomVariable
 
-    effects = InstructionTranslator.current_tx().output.side_effects.id_to_variable
+    effects = output_graph().side_effects.id_to_variable
     return any(isinstance(variable, RandomVariable) for variable in effects.values())
 
 
@@ -241,6 +279,12 @@ def skip_frame(reason: str) -> Exception:
     from torch._dynamo.exc import SkipFrame
 
     return SkipFrame(reason)
+
+
+def copy_source(node: fx.Node, copy: fx.Node) -> None:
+    """Gives a copy of a graph's input the source of the input, which fx does not copy."""
+    if hasattr(node, "_dynamo_source"):
+        copy._dynamo_source = node._dynamo_source  # type: ignore[attr-defined]
 
 
 def source_name(node: fx.Node) -> str:
