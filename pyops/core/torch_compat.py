@@ -154,7 +154,7 @@ def observer(values: Sequence[Any]) -> str:
         return "a dispatch mode"
     if _transforming():
         return "a transform of torch.func, forward-mode AD or torch.jit.trace"
-    return "torch.fx" if any(isinstance(value, torch.fx.Proxy) for value in values) else ""
+    return "a tensor's subclass or torch.fx" if any(map(_is_foreign, values)) else ""
 
 
 def transformed(tensors: tuple) -> bool:

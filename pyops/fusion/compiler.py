@@ -149,20 +149,26 @@ def fuse_graph(
     """Makes each site of an fx graph one operator, for people who write compilers; returns the graph that was given.
 
     Args:
-        gm: a graph of torch's or aten's operators, as Dynamo, torch.export and make_fx give it. It runs without
-            gradients. An exported program's graph is `program.graph_module`. Its placeholders and outputs stay as they
-            are.
-        example_inputs: its inputs, if its nodes have no fake values (meta["val"] or meta["example_value"]).
+        gm: a graph of torch's or aten's operators, as Dynamo, torch.export, make_fx and symbolic_trace give it. It runs
+            without gradients. An exported program's graph is `program.graph_module`. Its inputs and outputs stay as
+            they are.
+        example_inputs: its inputs. They are needed if a node calls a module, or has no fake value (meta["val"] or
+            meta["example_value"]): the graph then becomes one of aten's operators, for inputs of these shapes.
         backend: as for conv_bn_act. freeze: BatchNorms are folded into their convolutions, by operators in the graph on
             which a compiler's constant folding works. report: receives the sites.
 
-    Raises TypeError for what is no graph, ValueError for an unknown backend.
+    Raises TypeError for what is no graph, ValueError for an unknown backend and for example_inputs that are missing.
     """
     if not isinstance(gm, fx.GraphModule):
         raise TypeError(f"gm: expected a torch.fx.GraphModule, got {type(gm).__name__}")
     selection.check_name(backend)
-    if example_inputs is not None:
-        dynamo_compat.propagate(gm, example_inputs)
+    if not dynamo_compat.has_values(gm):
+        if example_inputs is None:
+            raise ValueError(
+                "example_inputs: expected the graph's inputs, since its nodes have no fake values; got None"
+            )
+        with torch.no_grad():
+            dynamo_compat.retrace(gm, example_inputs)
     record = Graph("eval")
     rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), record, {})
     if report is not None:
