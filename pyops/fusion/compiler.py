@@ -117,10 +117,18 @@ OWNED = ("_parameters[", "_buffers[")  # parts of the source of a model's own te
 def dynamo_backend(
     gm: fx.GraphModule, inputs: Sequence[Any], *, options: dict[str, Any] | None = None, mode: str | None = None
 ) -> Callable[..., Any]:
-    """torch.compile(model, backend="atrous", options={...}, mode=...).
+    """Compiles a graph for torch.compile(model, backend="atrous", options={...}, mode=...): sites become operators.
 
-    options: backend, recompute and then of fuse(), and report, a fusion.Report that is filled. mode: that of Inductor,
-    with then="inductor". Raises ValueError for an unknown option.
+    The entry point "atrous" names this function, so that torch.compile finds it without an import of atrous. Give
+    fuse() the model where you can: it has a cache, a report and guards on hooks of its own, and can freeze.
+
+    Args:
+        gm, inputs: the graph and its fake inputs, from Dynamo.
+        options: backend, recompute and then, as for fuse(), and report: a fusion.Report that receives the sites.
+        mode: that of Inductor, with then="inductor".
+
+    Returns a function of the graph's inputs. A graph that cannot be compiled runs as it is, and the report says why.
+    Raises ValueError for an unknown option, backend or `then`.
     """
     given = {"backend": "auto", "recompute": True, "then": None, "report": Report(), **(options or {})}
     if unknown := given.keys() - {"backend", "recompute", "then", "report"}:
