@@ -148,7 +148,7 @@ def add_act(
     Returns and Raises: as conv_bn_act; ValueError for a dropout outside [0, 1].
     Source: Srivastava et al., Dropout (JMLR 2014).
     """
-    if not training or dropout == 0.0:
+    if dropout == 0.0:
         y = direct.add_act(input, other, slope, backend)
         if y is not None:
             return y

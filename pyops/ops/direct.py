@@ -110,11 +110,11 @@ def _train(input, weight, bias, geometry, vectors, momentum, eps, slope, residua
     if input.numel() > _LARGEST_SAVED or (batch_stats and (type(momentum) is not float or input.shape[0] < 2)):
         return None  # torch refuses one value a channel, which two images are not
     for vector in (mean, var):
-        if vector is not None and (vector.requires_grad or vector.shape != (channels,)):
+        if vector is not None and (type(vector) not in _TENSORS or vector.requires_grad or vector.shape != (channels,)):
             return None
-    if (mean is None) != (var is None) or not eps > 0:
-        return None
     try:
+        if (mean is None) != (var is None) or not eps > 0:
+            return None
         kind, value, slope = _slope(slope)
         plan = Plan(geometry, batch_stats, mean, var, momentum, (kind, eps, value, 1.0, bool(after)))
         y = small_layer(plan, input, weight, bias, gamma, beta, slope, residual)
