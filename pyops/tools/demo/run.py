@@ -72,7 +72,6 @@ class Run:
         self.images = batch(self.images, max(*self.plan.batches, len(self.images))).to(self.device)
         self.truth = copy.deepcopy(self.model).to(self.device).double()(self.images.double())
         self.models = {dtype: build(self.model, dtype, self.device, fuse) for dtype in self.plan.dtypes}
-        self.result["fusion"] = self.models[self.plan.dtypes[0]].fused.fusion_report.to_dict()
 
     def agreement(self) -> None:
         """Compares both models with fp64 in each dtype. Raises Disagreement once all of them are in the result."""
