@@ -66,7 +66,7 @@ class Updates:
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
         if tensors.get("mean") is None:
             return []
-        places = (self.inputs[tensors[name]] for name in ("mean", "var"))
+        places = self.inputs[tensors["mean"]], self.inputs[tensors["var"]]
         self.running.append(Running(*places, call.momentum, bool(dynamo_compat.region_tags(node))))
         return [mean, var]
 
