@@ -53,6 +53,9 @@ def propagate(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
 
 # AOTAutograd
 
+# It writes this check of a tensor's dtype and device into its graphs.
+metadata_check = torch.ops.aten._assert_tensor_metadata.default
+
 
 def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
     """The forward and backward of a graph in one graph, whose nodes keep the tags of those that they come from.
@@ -103,7 +106,7 @@ def recompute(node: fx.Node, region: int) -> None:
 
 
 def region_tags(node: fx.Node) -> dict[str, Any]:
-    """What recompute() has written into the meta of a node."""
+    """The tags that recompute() has written into the meta of a node."""
     return {name: node.meta[name] for name in ("recompute", "ac_graph_id") if name in node.meta}
 
 
