@@ -72,7 +72,6 @@ class Run:
         self.images = batch(self.images, max(*self.plan.batches, len(self.images))).to(self.device)
         self.truth = copy.deepcopy(self.model).to(self.device).double()(self.images.double())
         self.models = {dtype: build(self.model, dtype, self.device, fuse) for dtype in self.plan.dtypes}
-        self.result["fusion"] = self.models[self.plan.dtypes[0]].fused.fusion_report.to_dict()
 
     def agreement(self) -> None:
         """Compares both models with fp64 in each dtype. Raises Disagreement once all of them are in the result."""
@@ -93,9 +92,11 @@ class Run:
             raise Disagreement("; ".join(wrong))
 
     def count(self) -> None:
-        """Counts the operators of one forward."""
+        """Counts the operators of one forward, and reports what was fused."""
         models, one = self.models[self.plan.dtypes[0]], self.images[:1]
-        self.result["launches"] = {name: launches(ready(name, models, one)) for name in ("eager", "atrous")}
+        plain, fused = (ready(name, models, one) for name in ("eager", "atrous"))
+        self.result["launches"] = {"eager": launches(plain), "atrous": launches(fused, models.fused)}
+        self.result["fusion"] = models.fused.fusion_report.to_dict()
 
     def prepare(self) -> None:
         """Makes the first call of every variant and checks its error; compiled ones come last, optional ones after."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.torch_compat import TorchDispatchMode
+from ...fusion import observed
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 LABELS = {  # in the order of the table; the keys are those of the JSON
@@ -98,8 +99,17 @@ class _Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def launches(call: Callable[[], object]) -> int:
-    """The number of operators that a call launches."""
-    with _Launches() as counter:
+def launches(call: Callable[[], object], fused: nn.Module | None = None) -> int:
+    """The number of operators that a call launches.
+
+    fused: the fused model that is called, whose graphs are then counted: in a dispatch mode the plain model would run.
+    """
+    counter = _Launches()
+
+    def counted(graph: Callable[..., Any], arguments: tuple) -> Any:
+        with counter:
+            return graph(*arguments)
+
+    with counter if fused is None else observed(fused, counted):
         call()
     return counter.count
