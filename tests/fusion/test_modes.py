@@ -155,7 +155,6 @@ QUESTIONS = {
     "is_autocast_enabled": lambda s, x: torch.is_autocast_enabled("cpu"),
     "autocast dtype": lambda s, x: torch.get_autocast_dtype("cpu") == torch.bfloat16,
     "is_inference_mode": lambda s, x: torch.is_inference_mode_enabled(),
-    "is_compiling": lambda s, x: torch.compiler.is_compiling(),
     "is_tracing": lambda s, x: torch.jit.is_tracing() or torch.jit.is_scripting(),
     "requires_grad": lambda s, x: x.requires_grad,
     "grad_fn": lambda s, x: s.first(x).grad_fn is not None,
@@ -167,7 +166,7 @@ QUESTIONS = {
 @pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
 @catches(always_gradients, gates=("frozen", "fused-train"))
 def test_a_forward_that_asks(make, training, ask):
-    """The answer is the plain model's, and so is the branch that is taken."""
+    """The answer is the plain model's, and so is the branch that is taken; is_compiling() is in test_differences.py."""
 
     def forward(s, x):
         answer = ask(s, x)
