@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from ..backends import selection
 from ..core import dynamo_compat
-from ..core.torch_compat import has_global_hook, traced_or_transformed
+from ..core.torch_compat import has_global_hook, observer
+from . import nested
 from .call import Options
 from .compare import compare
 from .compiler import Compiler, check_then
@@ -32,7 +33,7 @@ class State:
     """
 
     def __init__(self, model: nn.Module, how: dict[str, Any]):
-        self.model, self.how = model, how
+        self.model, self.how, self.number = model, how, nested.register(self)
         options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
         self.compiler = Compiler(options, how["then"], Report(how["freeze"]), names=self._names)
         self.entries: dict[tuple, Callable[..., Any]] = {}
@@ -56,7 +57,7 @@ class State:
 
     def run(self, mode: tuple, args: tuple, kwargs: dict) -> Any:
         if dynamo_compat.disabled():
-            return self._plain("torch.compile is disabled", args, kwargs)
+            return self.plain("torch.compile is disabled", args, kwargs)
         if not all(map(operator.is_, map(type, self.modules), self.classes)):
             self._forget()  # Dynamo does not look at the classes of modules again
         before = self.compiler.calls
@@ -68,8 +69,8 @@ class State:
             self.note_plain("torch.compile ran no graph of it: it was skipped, or is past its recompile limit")
         return result
 
-    def _plain(self, reason: str, args: tuple, kwargs: dict) -> Any:
-        self.note_plain(reason)
+    def plain(self, reason: str, args: tuple, kwargs: dict, warn: bool = True) -> Any:
+        self.note_plain(reason, warn)
         return self.model(*args, **kwargs)
 
     def _after_failure(self, mode: tuple, error: Exception, args: tuple, kwargs: dict) -> Any:
@@ -84,9 +85,9 @@ class State:
         self.modules = list(self.model.modules())
         self.classes = list(map(type, self.modules))
 
-    def note_plain(self, reason: str) -> None:
+    def note_plain(self, reason: str, warn: bool = True) -> None:
         counted = self.compiler.report.plain_calls
-        if reason not in counted:
+        if warn and reason not in counted:
             warnings.warn(f"atrous.fuse: the plain model ran: {reason}", stacklevel=4)
         counted[reason] = counted.get(reason, 0) + 1
 
@@ -100,10 +101,11 @@ class Fused:
 
     def __call__(self, *args, **kwargs):
         state = self._atrous
-        if (
-            traced_or_transformed(args) or has_global_hook()
-        ):  # in torch.func, a tracer or a compiler: see docs/differences.md
-            return state.model(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return nested.run(state, args, kwargs)
+        observed_by = observer(args) or (has_global_hook() and "a hook of all modules")
+        if observed_by:
+            return state.plain(f"in {observed_by}", args, kwargs, warn=False)
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
         return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]
 
