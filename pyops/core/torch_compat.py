@@ -141,7 +141,7 @@ def intercepted() -> bool:
 
 
 def observer(values: Sequence[Any]) -> str:
-    """What shall see torch's own operators in this call, by name, so that Dynamo must not compile it; "" if nothing."""
+    """The name of the tool that shall see torch's own operators in this call, which Dynamo must not compile; or ""."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return "a dispatch mode"
     if _transforming():
