@@ -20,6 +20,7 @@ from .layouts import lower_in_channels_last
 from .lean import lean
 from .report import Graph, Report, path_of, site_of
 from .rewrite import lower, replace_sites
+from .site_script import script_of
 
 
 @dataclass
@@ -95,8 +96,9 @@ def rewritten(
     """Replaces the sites of a graph by calls. part: those whose nodes are all in it; None: all. record: is filled."""
     chains = [chain for chain in Finder(gm.graph).find() if part is None or part.issuperset(chain.nodes)]
     paths = [path_of(chain.nodes[0], names) for chain in chains]
+    scripts = [script_of(chain, path, options) for chain, path in zip(chains, paths)]
     replace_sites(gm, chains, options)
-    record.sites = list(map(site_of, chains, paths))
+    record.sites = list(map(site_of, chains, paths, scripts))
     record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
 
 
@@ -117,10 +119,18 @@ OWNED = ("_parameters[", "_buffers[")  # parts of the source of a model's own te
 def dynamo_backend(
     gm: fx.GraphModule, inputs: Sequence[Any], *, options: dict[str, Any] | None = None, mode: str | None = None
 ) -> Callable[..., Any]:
-    """torch.compile(model, backend="atrous", options={...}, mode=...).
+    """Compiles a graph for torch.compile(model, backend="atrous", options={...}, mode=...): sites become operators.
 
-    options: backend, recompute and then of fuse(), and report, a fusion.Report that is filled. mode: that of Inductor,
-    with then="inductor". Raises ValueError for an unknown option.
+    The entry point "atrous" names this function, so that torch.compile finds it without an import of atrous. Give
+    fuse() the model where you can: it has a cache, a report and guards on hooks of its own, and can freeze.
+
+    Args:
+        gm, inputs: the graph and its fake inputs, from Dynamo.
+        options: backend, recompute and then, as for fuse(), and report: a fusion.Report that receives the sites.
+        mode: that of Inductor, with then="inductor".
+
+    Returns a function of the graph's inputs. A graph that cannot be compiled runs as it is, and the report says why.
+    Raises ValueError for an unknown option, backend or `then`.
     """
     given = {"backend": "auto", "recompute": True, "then": None, "report": Report(), **(options or {})}
     if unknown := given.keys() - {"backend", "recompute", "then", "report"}:

@@ -24,7 +24,7 @@ from .report import Graph
 from .rewrite import lower
 
 if TYPE_CHECKING:
-    from .module import State
+    from .state import State
 
 _states: weakref.WeakValueDictionary[int, State] = weakref.WeakValueDictionary()
 
