@@ -8,25 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from outcomes import equal_models
-from pairs import BOTH, Pair, image, written
+from pairs import BOTH, Pair, image
 from torch import nn
 from variants import layers
 
 import atrous
-
-
-def test_a_forward_is_compiled():
-    """is_compiling() is True, as in every forward that Dynamo traces; the branch on it is the compiled one."""
-
-    def forward(s, x):
-        y = s.second(s.first(x), x)
-        return (y + 1, True) if torch.compiler.is_compiling() else (y, False)
-
-    model = equal_models(written(forward))[0]
-    with torch.no_grad():
-        (y, plain), (ours, compiled) = model(x := image()), atrous.fuse(model)(x)
-    assert not plain and compiled
-    torch.testing.assert_close(ours, y + 1)
 
 
 @pytest.mark.parametrize("training", [False, True])

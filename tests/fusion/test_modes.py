@@ -168,7 +168,7 @@ QUESTIONS = {
 @pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
 @catches(always_gradients, gates=("frozen", "fused-train"))
 def test_a_forward_that_asks(make, training, ask):
-    """The answer is the plain model's, and so is the branch that is taken; is_compiling() is in test_differences.py."""
+    """The answer is the plain model's, and so is the branch that is taken."""
 
     def forward(s, x):
         answer = ask(s, x)
