@@ -117,6 +117,11 @@ def caller(operator: Any) -> Callable[..., Any]:
     return operator._op
 
 
+def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """function.apply for calls outside transforms of torch.func, without the Python code that looks for them."""
+    return super(torch.autograd.Function, function).apply
+
+
 # Compilers and transforms
 
 
