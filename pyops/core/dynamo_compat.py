@@ -52,21 +52,23 @@ def traced_module(
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     leaves, spec = _pytree.tree_flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    found: list[Any] = []
+    structures: list[Any] = []
 
     def run(*tensors: Tensor) -> list[Any]:
         given = dict(zip(places, tensors[len(state) :]))
         values = [given.get(i, leaf) for i, leaf in enumerate(leaves)]
         arguments = _pytree.tree_unflatten(values, spec)
-        results, shape = _pytree.tree_flatten(torch.func.functional_call(model, dict(zip(state, tensors)), *arguments))
-        found[:] = [shape]
+        results, structure = _pytree.tree_flatten(
+            torch.func.functional_call(model, dict(zip(state, tensors)), *arguments)
+        )
+        structures[:] = [structure]
         return results
 
     tensors = [*state.values(), *(leaves[i] for i in places)]
     fakes = [t.from_functional() if isinstance(t, FunctionalTensor) else t for t in tensors]
     with torch.utils._python_dispatch._disable_current_modes():
         gm = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*fakes)
-    return gm, tensors, lambda results: _pytree.tree_unflatten(results, found[0])
+    return gm, tensors, lambda results: _pytree.tree_unflatten(results, structures[0])
 
 
 def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
@@ -112,6 +114,9 @@ def retrace(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
 
 
 # AOTAutograd
+
+# It writes this check of a tensor's dtype and device into its graphs.
+metadata_check = torch.ops.aten._assert_tensor_metadata.default
 
 
 def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
@@ -163,7 +168,7 @@ def recompute(node: fx.Node, region: int) -> None:
 
 
 def region_tags(node: fx.Node) -> dict[str, Any]:
-    """What recompute() has written into the meta of a node."""
+    """The tags that recompute() has written into the meta of a node."""
     return {name: node.meta[name] for name in ("recompute", "ac_graph_id") if name in node.meta}
 
 

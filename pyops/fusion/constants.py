@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core.torch_compat import version
+from ..core.torch_compat import OpOverload, schema, version
 
 
 class Prepared:
@@ -103,9 +103,9 @@ def frozen(
 def _pure(node: fx.Node) -> bool:
     """True for an operator whose result depends on its tensors alone; one without tensors draws or counts."""
     target = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or not node.all_input_nodes:
+    if node.op != "call_function" or not isinstance(target, OpOverload) or not node.all_input_nodes:
         return False
-    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+    return not schema(target).is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def _replace_by_inputs(gm: fx.GraphModule, last: fx.Node, used: list[fx.Node], inside: list[fx.Node]) -> None:

@@ -90,7 +90,7 @@ class Whole:
 
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
-        forward.graph.eliminate_dead_code()  # what the backward alone computes again
+        forward.graph.eliminate_dead_code()  # values that the backward alone computes again
         self.forward, self.backward, self.plain = lean(forward, autocast), lean(backward, autocast), plain.forward
         self.outputs = [value(result) for result in results]
         self.differentiable = list(map(_needs_gradient, self.outputs))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ..core import dynamo_compat
+from ..core.torch_compat import add_to_each, lerp_each
 from .call import Call
 from .effects import value
 
@@ -82,7 +83,7 @@ class Updates:
         """
         counted = {place: numbers[again] for place, numbers in self.counters.items() if numbers[again]}
         if counted:
-            torch._foreach_add_([args[place] for place in counted], list(counted.values()))
+            add_to_each([args[place] for place in counted], list(counted.values()))
         groups: dict[float, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for one, batch in zip(self.running, zip(statistics[::2], statistics[1::2])):
             if one.checkpointed or not again:
@@ -94,7 +95,7 @@ class Updates:
 def _lerp(pairs: list[tuple[Tensor, Tensor]], momentum: float) -> None:
     running, batch = zip(*pairs)
     if all(r.dtype == b.dtype for r, b in pairs) and len(set(map(id, running))) == len(running):
-        torch._foreach_lerp_(running, batch, momentum)
+        lerp_each(running, batch, momentum)
         return
     for r, b in pairs:  # a wider dtype, rounded once; or a BatchNorm that the model calls twice
         r.copy_(torch.lerp(r.to(b.dtype), b, momentum))

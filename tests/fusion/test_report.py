@@ -167,7 +167,7 @@ def test_the_program_of_a_site(tmp_path, freeze, training, capsys):
     for number, site in enumerate(sites):
         text = (tmp_path / f"site_{number:03d}.py").read_text()
         ran: dict = {}
-        exec(text.partition("for name, one in")[0], ran)  # what follows takes seconds: it times
+        exec(text.partition("for name, one in")[0], ran)  # the rest takes seconds: it times
         assert ran["model"].training is training and ran["inputs"][0].shape == image().shape
         assert ran["fused"].fusion_report.sites[0].pattern == site.pattern and ran["fused"].fusion_report.counts == (
             1,
