@@ -58,6 +58,7 @@ class Call:
     def __init__(self, chain: Chain, options: Options, residual: fx.Node | None):
         self.options, self.after, self.deferred = options, chain.after, False
         self.layout: torch.memory_format | None = None
+        self._traced: tuple[Any, fx.GraphModule] | None = None
         tensors: dict[str, Any] = {}
         self.geometry: tuple | None = None
         self.batch_stats, self.momentum, self.eps = False, 0.0, 0.0
@@ -82,9 +83,12 @@ class Call:
         )
 
     def traced(self, tensors: Sequence[Tensor]) -> fx.GraphModule:
-        """The operators of this call, without gradients."""
-        with torch.no_grad():
-            return trace(self, tensors, self.options.compiled)
+        """The operators of this call, without gradients; traced once, since all graphs that ask have these values."""
+        how = self.options, self.layout
+        if self._traced is None or self._traced[0] != how:
+            with torch.no_grad():
+                self._traced = how, trace(self, tensors, self.options.compiled)
+        return self._traced[1]
 
     def for_joint_graph(self) -> Call:
         """The same call with the batch statistics among its results; the graph decides what is kept and recomputed."""
