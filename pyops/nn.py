@@ -55,7 +55,7 @@ def conv_bn_act(
             return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.convolve(
-        input, weight, bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
+        input, weight, bias, geometry, batch_norm_args(bn), post_op, backend=backend, recompute=recompute
     )
 
 
@@ -78,7 +78,7 @@ def bn_act(
         if y is not None:
             return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
-    return functional.normalize(input, _batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
+    return functional.normalize(input, batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
 
 
 def add_act(
@@ -128,7 +128,7 @@ def _running(bn: BatchNorm | None) -> tuple[tuple, float] | None:
     return (mean, var, parameter(bn, "weight"), parameter(bn, "bias")), bn.eps
 
 
-def _batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
+def batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
     """Returns what nn.BatchNorm2d.forward normalizes with; in training it counts the batch, as forward does."""
     if bn is None:
         return NO_BATCH_NORM

@@ -13,7 +13,7 @@ from torch import fx
 from ..core import dynamo_compat
 from ..ops import schemas
 
-KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue")
+KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue", "wait_tensor")
 RESIDUAL = tuple(schemas()["_epilogue"].partition("(")[2].split(", ")).index("Tensor? residual=None")
 
 
