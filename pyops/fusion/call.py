@@ -18,6 +18,7 @@ from ..backends.base import Backend
 from ..core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from ..core.dynamo_compat import trace
 from ..core.spec import Epilogue, Spec
+from ..core.sync_stats import Group
 from ..nn import fold_batch_norm
 from . import spellings
 from .chains import Chain, uses_batch_statistics
@@ -61,7 +62,7 @@ class Call:
         self._traced: tuple[Any, fx.GraphModule] | None = None
         tensors: dict[str, Any] = {}
         self.geometry: tuple | None = None
-        self.batch_stats, self.momentum, self.eps = False, 0.0, 0.0
+        self.batch_stats, self.momentum, self.eps, self.group = False, 0.0, 0.0, None
         self._read_conv(chain.steps.get("conv"), tensors)
         self._read_bn(chain.steps.get("bn"), tensors)
         if "input" not in tensors:
@@ -108,6 +109,7 @@ class Call:
             tensors.setdefault("input", a.input)
             tensors.update(zip(VECTORS, (a.running_mean, a.running_var, a.weight, a.bias)))
             self.batch_stats, self.eps = uses_batch_statistics(bn), number(a.eps)
+            self.group = Group(*a.group) if hasattr(a, "group") else None
             self.momentum = 0.0 if a.momentum is None else number(a.momentum)
 
     def _read_slope(self, act: fx.Node | None, tensors: dict[str, Any]) -> Any:
@@ -130,7 +132,7 @@ class Call:
         slope = t.get("slope", self.slope)
         post_op = PostOpArgs(slope, t.get("residual"), self.after, dropout=self.dropout)
         collected: list | None = [] if self.deferred else None
-        numbers: Any = (self.batch_stats, self.momentum, self.eps)
+        numbers: Any = (self.batch_stats, self.momentum, self.eps, self.group)
         batch_norm = BatchNormArgs(*map(t.get, VECTORS), *numbers, deferred=collected)
         y = self._run(t, batch_norm, post_op)
         if self.layout is not None and not self.folds:
