@@ -187,8 +187,9 @@ class ConvBNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        conv, bn, act = map(children(self).get, ("conv", "bn", "act"))
-        return conv_bn_act(conv, bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
+        named = children(self)
+        parts = named["conv"], named.get("bn"), named.get("act")
+        return conv_bn_act(*parts, input, residual, self.residual_after_act, self.backend, self.recompute)
 
     def extra_repr(self) -> str:
         return f"residual_after_act={self.residual_after_act}, backend={self.backend!r}"
@@ -209,8 +210,9 @@ class BNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        bn, act = map(children(self).get, ("bn", "act"))
-        return bn_act(bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
+        named = children(self)
+        parts = named["bn"], named.get("act")
+        return bn_act(*parts, input, residual, self.residual_after_act, self.backend, self.recompute)
 
 
 class AddAct(nn.Module):

@@ -130,7 +130,7 @@ def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
         return fx.Interpreter(gm).run(*args)
 
     with compiling(False), fx.traceback.preserve_node_meta():
-        return aot_export_joint_simple(run, tuple(fakes), trace_joint=True)
+        return aot_export_joint_simple(run, tuple(fakes), trace_joint=True)  # type: ignore[return-value]
 
 
 def partition(
@@ -156,8 +156,8 @@ def checkpointed(gm: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
     """The region of a node that is activation checkpointing; None for other nodes, and for a policy of the user's."""
     if node.target is not torch.ops.higher_order.tag_activation_checkpoint:
         return None
-    region = gm.get_submodule(str(node.args[0].target))  # type: ignore[union-attr]
-    return None if "_checkpoint_context_fn" in region.meta else region  # type: ignore[return-value]
+    region: Any = gm.get_submodule(str(node.args[0].target))  # type: ignore[union-attr]
+    return None if "_checkpoint_context_fn" in region.meta else region
 
 
 def recompute(node: fx.Node, region: int) -> None:
@@ -178,8 +178,8 @@ def is_backward(node: fx.Node) -> bool:
 
 def with_aot_autograd(gm: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
     """A graph with gradients, compiled by AOTAutograd to the two graphs as they are."""
-    from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
     from torch._functorch.partitioners import min_cut_rematerialization_partition
 
     def as_it_is(graph: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
@@ -197,7 +197,7 @@ def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) ->
     from torch._inductor.compile_fx import compile_fx
 
     with config.patch(list_mode_options(mode) if mode else {}):
-        return compile_fx(gm, list(fakes))
+        return compile_fx(gm, list(fakes))  # type: ignore[return-value]
 
 
 # Dynamo
@@ -238,7 +238,7 @@ def dynamo(
     def guard_failed(failure: Any) -> None:
         failed(failure.reason)
 
-    context = torch._dynamo.optimize(backend=backend, dynamic=dynamic, guard_fail_fn=guard_failed)
+    context: Any = torch._dynamo.optimize(backend=backend, dynamic=dynamic, guard_fail_fn=guard_failed)
     _patch(context.callback, breaks)
     return context(function)
 

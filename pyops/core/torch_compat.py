@@ -29,12 +29,12 @@ NormBase = nn.modules.batchnorm._NormBase  # base class of every BatchNorm and I
 has_global_hook = nn.modules.module._has_any_global_hook  # true if a hook runs with the forward of every module
 
 
-def children(module: nn.Module) -> dict[str, nn.Module | None]:
+def children(module: nn.Module) -> dict[str, Any]:
     """The dict of children, with None and with every name of a child: named_children() leaves these out."""
     return module._modules
 
 
-def parameter(module: nn.Module, name: str) -> Tensor | None:
+def parameter(module: nn.Module, name: str) -> Any:
     """getattr(module, name), ten times as fast for a parameter: nn.Module finds it by a function in Python."""
     registered = module._parameters
     return registered[name] if name in registered else getattr(module, name)

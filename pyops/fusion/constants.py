@@ -89,7 +89,8 @@ def frozen(
     if not used:
         return finish(gm)
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     sources = [node for node in inputs if node in constants and any(user in known for user in node.users)]
     for node in (*sources, *inside):
         copies[node] = graph.node_copy(node, copies.__getitem__)

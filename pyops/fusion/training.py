@@ -141,8 +141,9 @@ def _function(whole: Whole) -> Callable[..., Any]:
         def forward(ctx, *args):
             results = whole.forward(*args)
             outputs, kept = results[: len(whole.outputs)], results[whole.first_kept :]
-            ctx.statistics = results[len(whole.outputs) : whole.first_kept]
-            whole.updates.apply(args, ctx.statistics)  # before anything is saved: there checkpointing may end a run
+            statistics = results[len(whole.outputs) : whole.first_kept]
+            whole.updates.apply(args, statistics)  # before anything is saved: there checkpointing may end a run
+            ctx.statistics = whole.updates.repeated(statistics)
             saved = set(whole.saved)
             ctx.arguments = [None if i in saved else arg for i, arg in enumerate(args)]
             ctx.symbols = [None if isinstance(one, Tensor) else one for one in kept]

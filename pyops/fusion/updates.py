@@ -67,12 +67,16 @@ class Updates:
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
         if tensors.get("mean") is None:
             return []
-        places = (self.inputs[tensors[name]] for name in ("mean", "var"))
+        places = self.inputs[tensors["mean"]], self.inputs[tensors["var"]]
         self.running.append(Running(*places, call.momentum, bool(dynamo_compat.region_tags(node))))
         return [mean, var]
 
+    def repeated(self, statistics: Sequence[Tensor]) -> list[Tensor | None]:
+        """The statistics that apply(again=True) reads, those of checkpointed regions; None for the others."""
+        return [one if self.running[i // 2].checkpointed else None for i, one in enumerate(statistics)]
+
     @torch.no_grad()
-    def apply(self, args: Sequence[Any], statistics: Sequence[Tensor], again: bool = False) -> None:
+    def apply(self, args: Sequence[Any], statistics: Sequence[Any], again: bool = False) -> None:
         """running = (1 - momentum) * running + momentum * batch, and counter += 1.
 
         again: for those of checkpointed regions only, whose second run changes them once more.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.torch_compat import TorchDispatchMode
-from ...fusion import observed
+from ..explain.training_cost import under
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 LABELS = {  # in the order of the table; the keys are those of the JSON
@@ -99,17 +99,9 @@ class _Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def launches(call: Callable[[], object], fused: nn.Module | None = None) -> int:
-    """The number of operators that a call launches.
-
-    fused: the fused model that is called, whose graphs are then counted: in a dispatch mode the plain model would run.
-    """
+def launches(call: Callable[..., Any], *args: Any) -> int:
+    """The number of operators that a call of a function or model launches, once a first call has prepared it."""
+    call(*args)
     counter = _Launches()
-
-    def counted(graph: Callable[..., Any], arguments: tuple) -> Any:
-        with counter:
-            return graph(*arguments)
-
-    with counter if fused is None else observed(fused, counted):
-        call()
+    under(counter, call, *args)
     return counter.count
