@@ -29,6 +29,7 @@ class Plan(NamedTuple):
     """A layer besides its tensors. geometry: that of its convolution, as torch.conv2d takes it, or None.
 
     mean, var: the running statistics: they normalize, or, with batch_stats, are updated with this momentum.
+    numbers: slope_kind, eps, slope_value, slope_upper, residual_after_act.
     """
 
     geometry: tuple | None
@@ -36,7 +37,7 @@ class Plan(NamedTuple):
     mean: Tensor | None
     var: Tensor | None
     momentum: float
-    numbers: tuple[str, float, float, float, bool]  # slope_kind, eps, slope_value, slope_upper, residual_after_act
+    numbers: tuple[str, float, float, float, bool]
 
     def update(self, mean: Tensor, var: Tensor, count: int) -> None:
         """running = (1 - momentum) * running + momentum * batch, with unbiased var."""

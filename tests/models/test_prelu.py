@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import atrous
 from atrous.models import resnet34
-from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, init_prelu_kaiming_
+from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, FrozenConv2d, init_prelu_kaiming_
 
 GAIN = 2 / (1 + 0.25**2)  # equation 15 with a = 0.25
 
@@ -137,7 +137,8 @@ def pruned():
 @pytest.mark.parametrize("make, error, message", [
     (lambda: nn.ReLU, TypeError, "model: expected a torch.nn.Module, got type"),
     (lambda: resnet34(), ValueError, "model: expected a model with nn.PReLU, got ResNet without one"),
-    (lambda: atrous.fuse(resnet34(act="prelu").eval(), freeze=True), ValueError, "got none with requires_grad"),
+    (lambda: atrous.fuse(resnet34(act="prelu").eval(), freeze=True), ValueError, "got none that requires gradients"),
+    (lambda: nn.Sequential(FrozenConv2d(nn.Conv2d(3, 4, 3)), nn.PReLU()), ValueError, "got the buffer 0.weight"),
     (lambda: nn.Sequential(nn.PReLU(), lazy()), ValueError, "weight of known shape, got LazyConv2d"),
     (lambda: nn.Sequential(nn.PReLU(), pruned()), ValueError, "weight to be a parameter, got one that is computed"),
     (lambda: nn.Sequential(nn.PReLU(), parametrizations.weight_norm(nn.Linear(3, 3))), ValueError, "that is computed"),
@@ -150,6 +151,12 @@ def test_mistakes_of_initialisation(make, error, message):
     with pytest.raises(error, match=message):
         init_prelu_kaiming_(model)
     assert error is TypeError or all(torch.equal(value, before[name]) for name, value in values(first).items())
+
+
+def test_class_weights_are_no_frozen_ones():
+    model = nn.Sequential(nn.Linear(3, 3), nn.PReLU(init=0.1))
+    model.loss = nn.CrossEntropyLoss(weight=torch.ones(3))
+    assert init_prelu_kaiming_(model)[1].weight == 0.25
 
 
 # Weight decay

@@ -127,7 +127,9 @@ def with_gradients(call, operands: dict, create_graph: bool = False) -> tuple:
             grads += torch.autograd.grad(square, leaves, allow_unused=True)
     except Exception as error:
         return type(error), str(error)
-    written = [operands[name].flatten().tolist() for name in ("mean", "var") if operands[name] is not None]
+    written = [
+        operands[name].flatten().tolist() for name in ("mean", "var") if isinstance(operands[name], torch.Tensor)
+    ]
     values = [None if g is None else (tuple(g.shape), g.stride(), g.dtype, g.flatten().tolist()) for g in grads]
     return tuple(y.shape), y.stride(), y.detach().flatten().tolist(), values, written
 
