@@ -31,6 +31,10 @@ class Fused:
     _atrous: State
     __jit_unused_properties__ = ["fusion_report"]
 
+    def __new__(cls, *args, **kwargs) -> Any:
+        """What the model's own code makes of its class, such as a slice of nn.Sequential, is a plain module."""
+        return cls.__bases__[-1](*args, **kwargs)
+
     def __call__(self, *args, **kwargs):
         state = self._atrous
         if torch.compiler.is_compiling():

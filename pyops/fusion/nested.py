@@ -6,6 +6,7 @@ tracers other than Dynamo and torch.export get the plain model.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -64,6 +65,16 @@ class _Rewriting:
             if state := _states.get(number):
                 _replace(gm, nodes, state.compiler)
         return self.compiler_fn(gm, inputs)
+
+
+@constant
+def rewrites() -> bool:
+    """True while Dynamo traces a graph whose sites will be replaced."""
+    try:
+        compiler = inspect.unwrap(dynamo_compat.output_graph().compiler_fn)
+    except AttributeError:  # Dynamo traces nothing
+        return False
+    return isinstance(compiler, Compiler) or (isinstance(compiler, _Rewriting) and bool(compiler.entered))
 
 
 @constant  # Dynamo runs it when it comes to the call

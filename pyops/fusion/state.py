@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..core import dynamo_compat
-from . import nested
+from . import nested, sync_norm
 from .call import Options
 from .compiler import Compiler
 from .report import Report
@@ -23,6 +23,7 @@ class State:
     """
 
     def __init__(self, model: nn.Module, how: dict[str, Any]):
+        sync_norm.install(model, nested.rewrites)
         self.model, self.how, self.number = model, how, nested.register(self)
         options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
         self.compiler = Compiler(options, how["then"], Report(how["freeze"]), names=self._names)

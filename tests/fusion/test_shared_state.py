@@ -15,6 +15,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from variants import ALL, SHARED, catches, count, layers
 
+import atrous
+
 
 def through_pickle(model):
     return pickle.loads(pickle.dumps(model))
@@ -205,3 +207,13 @@ def test_a_fused_model_as_a_child(make):
             outer[0].prelu.weight.add_(0.2), outer_plain[0].prelu.weight.add_(0.2)
         assert_alike(outer, outer_plain, image())
     assert layers(outer[0]) == BOTH and count(outer[0]) == (2, 2)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_what_a_model_makes_of_its_class_is_plain(freeze):
+    """A slice of nn.Sequential holds the model's own modules, which run as they are by themselves."""
+    model = nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.ReLU()).double().eval()
+    fused, x = atrous.fuse(model, freeze=freeze), image()
+    head, tail = fused[:1], fused[1:]
+    assert type(head) is type(tail) is nn.Sequential and head[0] is fused[0]
+    torch.testing.assert_close(tail(head(x)), model(x))

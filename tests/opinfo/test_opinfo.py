@@ -56,7 +56,7 @@ FAULTS = {
     "a residual that is not added": ("add", "functional.py",
         "PostOpArgs(slope, other, False, ", "PostOpArgs(slope, 0 * other, False, "),
     "the slope's gradient of the other channel": ("nn.functional.prelu", "autograd/function.py",
-        "gradient = gradient if vector.shape", "gradient = gradient.flip(0) if vector.shape"),
+        "dict(zip(VECTORS, vectors))", "dict(zip(VECTORS, (v if v is None else v.flip(0) for v in vectors)))"),
     "an unbatched convolution": ("nn.Conv2d", "core/checks.py",
         "raise (ValueError if value.dim() == 3 else error)(", "raise error("),
     "dropout that is not scaled": ("nn.functional.dropout", "functional.py",

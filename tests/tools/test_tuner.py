@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from parameters import CPU_BACKENDS
-from tuner_cases import CPU, ODD, SMALL, tuned
+from tuner_cases import CPU, ODD, SMALL, replace_native, tuned
 
 from atrous import models, tuning
 from atrous.backends import selection
@@ -77,17 +77,6 @@ def test_the_forms_that_differ():
 )
 def test_the_fastest_is_chosen_and_the_library_where_it_is_as_fast(times, expected):
     assert tuner.entry(times) == expected
-
-
-def replace_native(monkeypatch, run):
-    """Makes the candidate native compute run(its result)."""
-    right = tuner.call
-
-    def call(candidate, form, kwargs):
-        native = right(candidate, form, kwargs)
-        return (lambda: run(native())) if candidate == "native" else native
-
-    monkeypatch.setattr(tuner, "call", call)
 
 
 @needs_native
