@@ -119,7 +119,7 @@ def caller(operator: Any) -> Callable[..., Any]:
 
 def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """function.apply for calls outside transforms of torch.func, without the Python code that looks for them."""
-    return super(torch.autograd.Function, function).apply
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 # Compilers and transforms

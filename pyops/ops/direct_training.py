@@ -108,8 +108,8 @@ def _differentiable(plan: Plan, mean, var, operands: list, needed: Any, grad: Te
     def layer(x, weight, bias, gamma, beta, *rest) -> Tensor:
         z = x if plan.geometry is None else F.conv2d(x, weight, bias, *plan.geometry)
         if mean is not None:
-            statistics = (None, None) if plan.batch_stats else (mean, var)
-            z = F.batch_norm(z, *statistics, gamma, beta, plan.batch_stats, 0.0, e.eps)
+            running = (None, None) if plan.batch_stats else (mean, var)
+            z = F.batch_norm(z, running[0], running[1], gamma, beta, plan.batch_stats, 0.0, e.eps)
             beta = None
         return reference.epilogue(z, e._replace(beta=beta, slope=rest[0], residual=rest[1]))
 
