@@ -2,10 +2,10 @@
 
     python -m bench.host_time [--json FILE] [--rounds N] [--row NAME]
 
-The tensors are so small that the host limits every call: 4 channels of 4x4 pixels, one thread. A graph is a chain of 36
-layers, convolution -> BatchNorm -> + x -> PReLU, and its times are divided by 36. The peer of a graph is the model
-itself, that of a function or module the composition of torch's functions. Ours and plain torch alternate; the ratio is
-the median of the rounds' ratios.
+The tensors are so small that the host limits the calls: 4 channels of 4x4 pixels, one thread. A graph is a chain of 36
+layers, convolution -> BatchNorm -> + x -> PReLU; ResNet34 has as many, whose convolutions take most of the time of one
+core. Their times are divided by 36. The peer of a graph is the model itself, that of a function or module the
+composition of torch's functions. Ours and plain torch alternate; the ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atrous
+from atrous.models import resnet34
 from atrous.tools import info, timing
 from bench import record
 
@@ -69,17 +70,17 @@ def step(call: Call, leaves: list[Tensor], grad: Tensor) -> Call:
     return lambda: torch.autograd.grad(call(), leaves, grad, allow_unused=True)
 
 
-def graphs() -> Iterator[Row]:
-    """The whole model, compiled by fuse()."""
-    model = nn.Sequential(*[Layer() for _ in range(LAYERS)]).eval()
-    x, plain = image(1), inference(lambda: model(x))
-    for name, options, budget in (("eval", {}, 0.6), ("frozen", {"freeze": True}, 0.5)):
+def graphs(title: str, model: nn.Module, x: Tensor, budgets: tuple[float, float, float]) -> Iterator[Row]:
+    """A whole model of 36 layers, compiled by fuse(): eval, frozen, and a training step of two images."""
+    plain = inference(lambda: model(x))
+    for name, options, budget in (("eval", {}, budgets[0]), ("frozen", {"freeze": True}, budgets[1])):
         fused = atrous.fuse(model, **options)
-        yield Row(f"graph, {name}", inference(lambda fused=fused: fused(x)), plain, budget, LAYERS)
+        yield Row(f"{title}, {name}", inference(lambda fused=fused: fused(x)), plain, budget, LAYERS)
     model = copy.deepcopy(model).train()
-    fused, batch, grad = atrous.fuse(model), image(2), image(2)
+    fused, batch = atrous.fuse(model), torch.cat([x, x + 1])
+    grad = torch.randn_like(model(batch))
     ours, plain = (step(lambda run=run: run(batch), list(run.parameters()), grad) for run in (fused, model))
-    yield Row("graph, training step", ours, plain, 0.9, LAYERS)
+    yield Row(f"{title}, training step", ours, plain, budgets[2], LAYERS)
 
 
 def calls(training: bool) -> Iterator[Row]:
@@ -121,7 +122,9 @@ def calls(training: bool) -> Iterator[Row]:
 
 
 def rows() -> Iterator[Row]:
-    yield from graphs()
+    small = nn.Sequential(*[Layer() for _ in range(LAYERS)]).eval()
+    yield from graphs("graph", small, image(1), (0.6, 0.5, 0.9))
+    yield from graphs("ResNet34 at 64x64", resnet34(act="prelu").eval(), torch.randn(1, 3, 64, 64), (1.0, 1.0, 1.0))
     yield from calls(training=False)
     yield from calls(training=True)
 

@@ -50,11 +50,9 @@ def conv_bn_act(
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
     weight, bias, norm = parameter(conv, "weight"), parameter(conv, "bias"), _direct_norm(bn)
     if norm is not None:
-        vectors, eps, momentum = norm
-        after = residual_after_act
-        y = direct.conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend, momentum)
+        y = direct.conv_bn_act(input, weight, bias, geometry, norm, slope, residual, residual_after_act, backend)
         if y is not None:
-            return _counted(bn, momentum, y)
+            return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.convolve(
         input, weight, bias, geometry, batch_norm_args(bn), post_op, backend=backend, recompute=recompute
@@ -76,10 +74,9 @@ def bn_act(
     _without_hooks("bn", bn)
     slope, norm = _slope(act), _direct_norm(bn)
     if norm is not None:
-        vectors, eps, momentum = norm
-        y = direct.bn_act(input, vectors, eps, slope, residual, residual_after_act, backend, momentum)
+        y = direct.bn_act(input, norm, slope, residual, residual_after_act, backend)
         if y is not None:
-            return _counted(bn, momentum, y)
+            return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.normalize(input, batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
 
@@ -121,26 +118,19 @@ def _slope(act: nn.Module | None) -> SlopeLike:
     return 1.0 if act is None else activation.module_slope(act, act.training)
 
 
-def _direct_norm(bn: BatchNorm | None) -> tuple[tuple, float, float | None] | None:
-    """mean, var, gamma and beta; eps; and momentum, if it is training, of a BatchNorm that the short way takes."""
+def _direct_norm(bn: BatchNorm | None) -> tuple | None:
+    """The argument `norm` of the short way (ops/direct.py); None for a BatchNorm that it does not take."""
     if bn is None:
-        return (None, None, None, None), 1e-5, None
+        return direct.NO_NORM
     mean, var = buffer(bn, "running_mean"), buffer(bn, "running_var")
     if mean is None or var is None:
         return None
     vectors = mean, var, parameter(bn, "weight"), parameter(bn, "bias")
     if not bn.training:
-        return vectors, bn.eps, None
-    if isinstance(bn, nn.SyncBatchNorm) or not bn.track_running_stats or bn.momentum is None:
+        return vectors, bn.eps, False, 0.0, None
+    if isinstance(bn, nn.SyncBatchNorm) or not bn.track_running_stats:
         return None
-    return vectors, bn.eps, bn.momentum
-
-
-def _counted(bn: BatchNorm | None, momentum: float | None, y: Tensor) -> Tensor:
-    """y, after the batch of a training BatchNorm was counted."""
-    if momentum is not None and bn is not None and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-    return y
+    return vectors, bn.eps, True, bn.momentum, bn.num_batches_tracked
 
 
 def batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:

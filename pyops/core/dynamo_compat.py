@@ -71,6 +71,11 @@ def traced_module(
     return gm, tensors, lambda results: _pytree.tree_unflatten(results, structures[0])
 
 
+def hint(number: Any) -> Any:
+    """The number that a symbol stands for in the call that is compiled; the graph is not guarded on it."""
+    return number.node.hint if isinstance(number, (torch.SymInt, torch.SymFloat)) else number
+
+
 def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
     """The mode that the fake tensors among the values belong to, so that new tensors are fake as well."""
     return next((value.fake_mode for value in values if hasattr(value, "fake_mode")), contextlib.nullcontext())

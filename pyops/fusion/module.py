@@ -32,7 +32,7 @@ class Fused:
     __jit_unused_properties__ = ["fusion_report"]
 
     def __new__(cls, *args, **kwargs) -> Any:
-        """What the model's own code makes of its class, such as a slice of nn.Sequential, is a plain module."""
+        """Makes a plain module, where the model's own code calls its class, as a slice of nn.Sequential does."""
         return cls.__bases__[-1](*args, **kwargs)
 
     def __call__(self, *args, **kwargs):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..core import dynamo_compat
 from . import spellings
 from .call import Options
 from .chains import Chain, uses_batch_statistics
@@ -82,12 +83,12 @@ def _layer(role: str, node: fx.Node) -> str:
     a = spellings.arguments(node)
     if role == "conv":
         outputs, inputs, *kernel = value(a.weight).shape
-        channels = f"{int(inputs) * a.groups}, {int(outputs)}"
+        channels = f"{_literal(inputs)} * {a.groups}, {_literal(outputs)}"
         geometry = _literal((tuple(kernel), a.stride, a.padding, a.dilation))[1:-1]
         return f"self.conv = nn.Conv2d({channels}, {geometry}, {a.groups}, {a.bias is not None})"
     if role == "bn":
         numbers, flags = _literal((a.eps, a.momentum))[1:-1], (a.weight is not None, a.running_mean is not None)
-        return f"self.bn = nn.BatchNorm2d({int(value(node).shape[1])}, {numbers}, {flags[0]}, {flags[1]})"
+        return f"self.bn = nn.BatchNorm2d({_literal(value(node).shape[1])}, {numbers}, {flags[0]}, {flags[1]})"
     if role == "dropout":
         return f"self.dropout = nn.Dropout({_literal(a.p)})"
     return "" if role == "add" else f"self.act = {_activation(node, a)}"
@@ -100,7 +101,7 @@ def _activation(node: fx.Node, a: Any) -> str:
         case "leaky_relu":
             return f"nn.LeakyReLU({_literal(a.negative_slope)})"
         case "prelu":
-            return f"nn.PReLU({value(a.weight).numel()})"
+            return f"nn.PReLU({_literal(value(a.weight).numel())})"
     return f"nn.RReLU({_literal(a.lower)}, {_literal(a.upper)})"
 
 
@@ -122,5 +123,4 @@ def _literal(given: Any) -> str:
     """A Python literal; a symbol becomes the number that it stands for in this graph."""
     if isinstance(given, (tuple, list)):
         return f"({', '.join(map(_literal, given))})"
-    given = value(given)
-    return repr(int(given) if isinstance(given, torch.SymInt) else given)
+    return repr(dynamo_compat.hint(value(given)))

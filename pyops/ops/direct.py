@@ -21,25 +21,26 @@ _TENSORS = {Tensor, nn.Parameter}
 _LARGEST = 2**16  # elements of the input: beside more of them the checks of the long way take no time
 _LARGEST_SAVED = 2**12  # with gradients, where the short way saves what the long way recomputes
 _TYPES = {*_TENSORS, type(None), int, float, str}
-_NO_VECTORS = (None, None, None, None)
+NO_NORM: tuple = (None, None, None, None), 1e-5, False, 0.0, None
 
 _epilogue = caller(torch.ops.atrous._epilogue.default)
 
 
-def conv_bn_act(
-    input, weight, bias, geometry, vectors, eps, slope, residual, after, backend, momentum=None
-) -> Tensor | None:
-    """conv_bn_act. geometry: as torch.conv2d takes it. vectors: mean, var, gamma, beta. momentum: None unless the
-    BatchNorm is training."""
-    incomplete = momentum is None and vectors[0] is None and any(vector is not None for vector in vectors)
+def conv_bn_act(input, weight, bias, geometry, norm: tuple, slope, residual, after, backend) -> Tensor | None:
+    """conv_bn_act. geometry: as torch.conv2d takes it.
+
+    norm: (mean, var, gamma, beta), eps, training, momentum, and the number of batches that a training BatchNorm counts.
+    """
+    vectors, eps, training, *_ = norm
+    incomplete = not training and vectors[0] is None and any(vector is not None for vector in vectors)
     if incomplete or type(geometry[1]) is str:  # torch warns of some paddings by name
         return None
     tensors = (weight, bias, *vectors, slope, residual)
     if not _takes(backend, input, tensors) or input.dim() != 4:
         return None
-    if momentum is not None or _needs_gradient(input, tensors):
-        geometry = tuple((one, one) if type(one) is int else one for one in geometry[:3]), geometry[3]
-        return _train(input, weight, bias, (*geometry[0], geometry[1]), vectors, momentum, eps, slope, residual, after)
+    if training or _needs_gradient(input, tensors):
+        pairs = ((one, one) if type(one) is int else one for one in geometry[:3])
+        return _train(input, weight, bias, (*pairs, geometry[3]), norm, slope, residual, after)
     try:
         z = torch.conv2d(input, weight, bias, *geometry)
         if not (input.is_contiguous() and weight.is_contiguous() and z.is_contiguous()):
@@ -49,13 +50,14 @@ def conv_bn_act(
         return None
 
 
-def bn_act(input, vectors, eps, slope, residual, after, backend, momentum=None) -> Tensor | None:
-    """bn_act."""
+def bn_act(input, norm: tuple, slope, residual, after, backend) -> Tensor | None:
+    """bn_act. norm: as for conv_bn_act."""
+    vectors, eps, training, *_ = norm
     tensors = (*vectors, slope, residual)
-    if (momentum is None and vectors[0] is None) or not _takes(backend, input, tensors) or input.dim() != 4:
+    if (not training and vectors[0] is None) or not _takes(backend, input, tensors) or input.dim() != 4:
         return None
-    if momentum is not None or _needs_gradient(input, tensors):
-        return _train(input, None, None, None, vectors, momentum, eps, slope, residual, after)
+    if training or _needs_gradient(input, tensors):
+        return _train(input, None, None, None, norm, slope, residual, after)
     try:
         return _finish(input, vectors, eps, slope, residual, after)
     except (RuntimeError, TypeError):
@@ -69,10 +71,10 @@ def add_act(input, other, slope, backend) -> Tensor | None:
     if _needs_gradient(input, (other, slope)):
         if input.dim() != 4:
             return None
-        return _train(input, None, None, None, _NO_VECTORS, None, 1e-5, slope, other, False)
+        return _train(input, None, None, None, NO_NORM, slope, other, False)
     try:  # the long way copies a 5-D tensor that is channels_last
         usual = input.dim() == 4 or input.is_contiguous()
-        return _finish(input, _NO_VECTORS, 1e-5, slope, other, False) if usual else None
+        return _finish(input, *NO_NORM[:2], slope, other, False) if usual else None
     except (RuntimeError, TypeError):
         return None
 
@@ -103,9 +105,9 @@ def _needs_gradient(input: Tensor, others: tuple) -> bool:
     return False
 
 
-def _train(input, weight, bias, geometry, vectors, momentum, eps, slope, residual, after) -> Tensor | None:
-    """The layer with gradients, or with the statistics of the batch: momentum is then a number."""
-    (mean, var, gamma, beta), batch_stats = vectors, momentum is not None
+def _train(input, weight, bias, geometry, norm: tuple, slope, residual, after) -> Tensor | None:
+    """The layer with gradients, or with the statistics of the batch."""
+    (mean, var, gamma, beta), eps, batch_stats, momentum, tracked = norm
     channels = input.shape[1] if weight is None else weight.shape[0]
     if input.numel() > _LARGEST_SAVED or (batch_stats and (type(momentum) is not float or input.shape[0] < 2)):
         return None  # torch refuses one value a channel, which two images are not
@@ -116,7 +118,7 @@ def _train(input, weight, bias, geometry, vectors, momentum, eps, slope, residua
         if (mean is None) != (var is None) or not eps > 0:
             return None
         kind, value, slope = _slope(slope)
-        plan = Plan(geometry, batch_stats, mean, var, momentum, (kind, eps, value, 1.0, bool(after)))
+        plan = Plan(geometry, batch_stats, mean, var, momentum, tracked, (kind, eps, value, 1.0, bool(after)))
         y = small_layer(plan, input, weight, bias, gamma, beta, slope, residual)
         return y if y.numel() else None
     except (RuntimeError, TypeError):

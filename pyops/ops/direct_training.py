@@ -29,6 +29,7 @@ class Plan(NamedTuple):
     """A layer besides its tensors. geometry: that of its convolution, as torch.conv2d takes it, or None.
 
     mean, var: the running statistics: they normalize, or, with batch_stats, are updated with this momentum.
+    tracked: a number of batches to count this one in.
     numbers: the fields of its Epilogue from slope_kind to residual_after_act.
     """
 
@@ -37,10 +38,14 @@ class Plan(NamedTuple):
     mean: Tensor | None
     var: Tensor | None
     momentum: float
+    tracked: Tensor | None
     numbers: tuple[str, float, float, float, bool]
 
     def update(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """running = (1 - momentum) * running + momentum * batch, with unbiased var."""
+        """running = (1 - momentum) * running + momentum * batch, with unbiased var, before any tensor is saved: there
+        checkpointing may end its second run."""
+        if self.tracked is not None:
+            self.tracked.add_(1)
         if self.mean is not None and self.var is not None:
             self.mean.lerp_(mean, self.momentum)
             self.var.lerp_(var * (count / (count - 1)), self.momentum)
