@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -243,7 +244,13 @@ def dynamo(
     def guard_failed(failure: Any) -> None:
         failed(failure.reason)
 
-    context: Any = torch._dynamo.optimize(backend=backend, dynamic=dynamic, guard_fail_fn=guard_failed)
+    known = weakref.ref(backend)  # Dynamo remembers each backend that it was given until it is reset
+
+    def compile_graph(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return known()(gm, inputs)  # type: ignore[misc]
+
+    compile_graph.rewrites = True  # type: ignore[attr-defined]  # see fusion/nested.py
+    context: Any = torch._dynamo.optimize(backend=compile_graph, dynamic=dynamic, guard_fail_fn=guard_failed)
     _patch(context.callback, breaks)
     return context(function)
 

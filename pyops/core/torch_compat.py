@@ -6,6 +6,7 @@ import torch._dynamo and torch._inductor: each import takes a second.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -60,7 +61,37 @@ def pad_widths(conv: nn.Conv2d) -> list[int]:
 
 # Tensors and autograd
 
-version: Callable[[Tensor], int] = attrgetter("_version")  # the number of in-place changes so far
+
+def version(tensor: Tensor) -> int:
+    """The number of in-place changes so far; 0 for an inference tensor, which does not count them."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def in_autocast_off(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, run outside autocast."""
+
+    def run(*args: Any) -> Any:
+        with without_autocast():
+            return function(*args)
+
+    return run
+
+
+def same_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, run under the autocast state that is active now."""
+    devices = ("cpu", "cuda")
+    state = [(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)) for device in devices]
+
+    def run(*args: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            for device, dtype, enabled in state:
+                if enabled != torch.is_autocast_enabled(device) or dtype != torch.get_autocast_dtype(device):
+                    stack.enter_context(torch.autocast(device, dtype, enabled))
+            return function(*args)
+
+    return run
+
+
 add_to_each, lerp_each = torch._foreach_add_, torch._foreach_lerp_  # in place, one call for a list of tensors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from .checkpoints import inline_checkpoints
 from .effects import autocasts, storage, value, without_gradients, written
 from .layouts import lower_in_channels_last
 from .lean import lean
-from .report import Graph, Report, path_of, site_of
+from .report import Graph, Report, path_of, site_of, summary
 from .rewrite import lower, replace_sites
 from .site_script import script_of
 
@@ -44,18 +45,23 @@ class Compiler:
         self.report.graphs.append(record)
         run = first_that_works(record.fallbacks, lambda: self.compile(gm, inputs, record), lambda: gm.forward)
 
+        known = weakref.ref(self)  # Dynamo keeps the function as long as the model lives, which this object leads to
+
         def counted(*args: Any) -> Any:
-            self.calls += 1
-            return run(*args) if self.observer is None else self.observer(run, args)
+            compiler = known()
+            if compiler is None:
+                return run(*args)
+            compiler.calls += 1
+            return run(*args) if compiler.observer is None else compiler.observer(run, args)
 
         return counted
 
     def compile(self, gm: fx.GraphModule, inputs: Sequence[Any], record: Graph) -> Callable[..., Any]:
         gm = training.copied(gm)  # Dynamo reads its own afterwards
         inline_checkpoints(gm)
-        plain = training.copied(gm)
         names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
         known = {place: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
+        plain = training.copied(gm)
         rewritten(gm, self.options, record, known)
         if not training.has_gradients(gm):
             without_gradients(gm)
@@ -108,8 +114,7 @@ def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any
         try:
             return route()
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            refused.append(f"{type(error).__name__}: {lines[0]}")
+            refused.append(summary(error))
     return routes[-1]()
 
 

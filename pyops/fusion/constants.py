@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from ..core.torch_compat import OpOverload, schema, version
+from .effects import storage, written
+
+PREPARED = "prepared_"  # begins the names of the inputs that stand for prepared values
 
 
 class Prepared:
@@ -25,7 +29,7 @@ class Prepared:
 
     def refresh(self, versions: int) -> None:
         """Computes the values, into the memory of the former ones: a CUDA graph may read it."""
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             values = list(self.compute(*self.sources))
         for old, new in zip(self.values, values):
             if not new.is_mkldnn:
@@ -38,18 +42,20 @@ class Store:
     """The prepared values of one model."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple, Prepared] = {}
+        # A graph keeps its values alive, and they keep their sources: ids stay unique
+        self.known: weakref.WeakValueDictionary[tuple, Prepared] = weakref.WeakValueDictionary()
         self.lock = threading.RLock()
 
     def find(self, code: str, compute: Callable[..., Sequence[Tensor]], sources: tuple[Tensor, ...]) -> Prepared:
         """Graphs that compute the same from the same tensors share the values."""
-        key = (code, *map(id, sources))  # Prepared keeps the sources alive, so that ids stay unique
+        key = (code, *map(id, sources))
         with self.lock:
             return self.known.setdefault(key, Prepared(compute, sources))
 
     def clear(self) -> None:
-        for prepared in self.known.values():
-            prepared.versions = -1
+        with self.lock:
+            for prepared in self.known.values():
+                prepared.versions = -1
 
 
 class FrozenGraph:
@@ -97,7 +103,23 @@ def frozen(
     graph.output(tuple(copies[node] for node in used))
     constant = fx.GraphModule(gm, graph)
     _replace_by_inputs(gm, inputs[-1], used, inside)
+    _copy_what_is_seen(gm)
     return FrozenGraph(finish(gm), constant, [inputs.index(node) for node in sources], store)
+
+
+def _copy_what_is_seen(gm: fx.GraphModule) -> None:
+    """Copies prepared values that the graph returns or writes: the next call needs them as they are."""
+    nodes = list(gm.graph.nodes)
+    seen = {storage(target) for node in nodes for target in written(node)} | {
+        storage(result) for result in nodes[-1].all_input_nodes
+    }
+    for node in nodes:
+        if node.op == "placeholder" and str(node.target).startswith(PREPARED) and storage(node) in seen:
+            with gm.graph.inserting_before(next(n for n in nodes if n.op != "placeholder")):
+                copy = gm.graph.call_function(torch.ops.aten.clone.default, (node,))
+            copy.meta = dict(node.meta)
+            node.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
+    gm.recompile()
 
 
 def _pure(node: fx.Node) -> bool:
@@ -111,7 +133,7 @@ def _pure(node: fx.Node) -> bool:
 def _replace_by_inputs(gm: fx.GraphModule, last: fx.Node, used: list[fx.Node], inside: list[fx.Node]) -> None:
     for node in used:
         with gm.graph.inserting_after(last):
-            last = gm.graph.placeholder(f"prepared_{node.name}")
+            last = gm.graph.placeholder(PREPARED + node.name)
         last.meta = dict(node.meta)
         node.replace_all_uses_with(last)
     for node in reversed(inside):

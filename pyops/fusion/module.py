@@ -35,11 +35,14 @@ class Fused:
         """Makes a plain module, where the model's own code calls its class, as a slice of nn.Sequential does."""
         return cls.__bases__[-1](*args, **kwargs)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Does not run that of the model's class, which may need arguments or register its subclasses."""
+
     def __call__(self, *args, **kwargs):
         state = self._atrous
         if torch.compiler.is_compiling():
             return nested.run(state, args, kwargs)
-        observed_by = observer(args) or (has_global_hook() and "a hook of all modules")
+        observed_by = observer((*args, *kwargs.values())) or (has_global_hook() and "a hook of all modules")
         if observed_by:
             return state.plain(f"in {observed_by}", args, kwargs, warn=False)
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
@@ -51,13 +54,13 @@ class Fused:
         return self._atrous.compiler.report
 
     def __reduce_ex__(self, protocol):
-        return _again, (self._atrous.model, self._atrous.how)
+        return _fused, (self._atrous.model, self._atrous.how)
 
     def __deepcopy__(self, memo):
-        return _again(copy.deepcopy(self._atrous.model, memo), self._atrous.how)
+        return _fused(copy.deepcopy(self._atrous.model, memo), self._atrous.how)
 
     def __copy__(self):
-        return _again(self._atrous.model, self._atrous.how)
+        return _fused(copy.copy(self._atrous.model), self._atrous.how)
 
     def _replicate_for_data_parallel(self):
         return self._atrous.model._replicate_for_data_parallel()
@@ -155,9 +158,10 @@ def fuse(
         raise TypeError(f"dynamic: expected None, True or False, got {dynamic!r}")
     check_then(then)
     if freeze:
-        model = copy.deepcopy(model).eval().requires_grad_(False)
+        with torch.inference_mode(False):
+            model = copy.deepcopy(model).eval().requires_grad_(False)
     how = {"backend": backend, "freeze": freeze, "recompute": recompute, "dynamic": dynamic, "then": then}
-    fused = _again(model, how)
+    fused = _fused(model, how)
     if example_inputs is not None:
         compare(model, fused, example_inputs)
     return fused
@@ -183,7 +187,7 @@ def observed(model: nn.Module, observer: Callable[[Callable[..., Any], tuple], A
         compiler.observer = None
 
 
-def _again(model: nn.Module, how: dict[str, Any]) -> nn.Module:
+def _fused(model: nn.Module, how: dict[str, Any]) -> nn.Module:
     """One state, two classes: the object's attributes are the model's own."""
     fused = object.__new__(_class(type(model), how["freeze"]))
     fused.__dict__ = model.__dict__

@@ -6,7 +6,7 @@ tracers other than Dynamo and torch.export get the plain model.
 
 from __future__ import annotations
 
-import inspect
+import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from .state import State
 
 _states: weakref.WeakValueDictionary[int, State] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
 
 
 def register(state: State) -> int:
     """A number by which traced code names a fused model's state: Dynamo passes numbers to what it does not trace."""
-    number = len(_states) and max(_states) + 1
+    number = next(_numbers)
     _states[number] = state
     return number
 
@@ -61,9 +62,11 @@ class _Rewriting:
         self.parts: list[tuple[int, set[fx.Node]]] = []
 
     def __call__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        current = {node: node for node in gm.graph.nodes}  # traced node -> the same in the graph as it is now
         for number, nodes in self.parts:
             if state := _states.get(number):
-                _replace(gm, nodes, state.compiler)
+                copies = _replace(gm, {current[node] for node in nodes if node in current}, state.compiler)
+                current = {node: copies[now] for node, now in current.items() if now in copies}
         return self.compiler_fn(gm, inputs)
 
 
@@ -71,10 +74,10 @@ class _Rewriting:
 def rewrites() -> bool:
     """True while Dynamo traces a graph whose sites will be replaced."""
     try:
-        compiler = inspect.unwrap(dynamo_compat.output_graph().compiler_fn)
+        compiler = dynamo_compat.output_graph().compiler_fn
     except AttributeError:  # Dynamo traces nothing
         return False
-    return isinstance(compiler, Compiler) or (isinstance(compiler, _Rewriting) and bool(compiler.entered))
+    return getattr(compiler, "rewrites", False) or (isinstance(compiler, _Rewriting) and bool(compiler.entered))
 
 
 @constant  # Dynamo runs it when it comes to the call
@@ -94,8 +97,11 @@ def _leave(number: int) -> bool:
     return True
 
 
-def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> None:
-    """Replaces those sites that consist of the given nodes; leaves the graph as it is if that fails."""
+def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> dict[fx.Node, fx.Node]:
+    """Replaces those sites that consist of the given nodes; leaves the graph as it is if that fails.
+
+    Returns the graph's nodes, and what they are now.
+    """
     options, record = compiler.options._replace(compiled=True), Graph("eval")
     try:
         copies: dict[fx.Node, fx.Node] = {}
@@ -106,11 +112,12 @@ def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> Non
             lower_in_channels_last(copy) if options.freeze else lower(copy)
     except Exception as error:
         warnings.warn(f"atrous.fuse: a fused model inside torch.compile runs unfused: {error}", stacklevel=2)
-        return
+        return {node: node for node in gm.graph.nodes}
     compiler.report.graphs.append(record)
     for node, same in copies.items():
         dynamo_compat.copy_source(node, same)
     gm.graph = copy.graph
+    return copies
 
 
 def _exported(state: State, args: tuple, kwargs: dict) -> Any:

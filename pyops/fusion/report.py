@@ -127,6 +127,12 @@ class Report:
                 yield from _wrapped(reason)
 
 
+def summary(error: Exception) -> str:
+    """The type of an error and the beginning of its first line."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {textwrap.shorten(first, 200, placeholder=' ...')}"
+
+
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="      ", subsequent_indent="      ") if text else []
 

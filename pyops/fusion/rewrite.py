@@ -9,6 +9,7 @@ from ..core.layout import memory_format
 from .call import Call, Options, inline
 from .chains import Chain
 from .effects import Modes, value
+from .report import summary
 
 
 def replace_sites(gm: fx.GraphModule, chains: list[Chain], options: Options) -> None:
@@ -32,7 +33,7 @@ def _refusal(call: Call, chain: Chain, modes: Modes) -> str:
         with modes.at(chain.last):
             got = call.traced([value(tensor) for tensor in call.tensors.values()])
     except Exception as error:  # the functional call refuses its arguments: the model's own operators may take them
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return summary(error)
     y = value(_result(got))
     if y.shape != wanted.shape or y.dtype != wanted.dtype:
         return f"its result would be {tuple(y.shape)} {y.dtype}, the model's is {tuple(wanted.shape)} {wanted.dtype}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from ..core import dynamo_compat
 from . import nested, sync_norm
 from .call import Options
 from .compiler import Compiler
-from .report import Report
+from .report import Report, summary
 
 
 class State:
@@ -38,8 +39,7 @@ class State:
     def entry(self, mode: tuple) -> Callable[..., Any]:
         entry = self.entries.get(mode)
         if entry is None:
-            self.modules = list(self.model.modules())
-            self.classes = list(map(type, self.modules))
+            self._watch()
             report, run = self.compiler.report, dynamo_compat.entry(self.model)
             entry = self.entries[mode] = dynamo_compat.dynamo(
                 run, self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
@@ -50,21 +50,24 @@ class State:
         if dynamo_compat.disabled():
             return self.plain("torch.compile is disabled", args, kwargs)
         if kwargs and self._given_twice(args, kwargs):
-            return self.model(*args, **kwargs)  # raises: Dynamo puts such an argument into **kwargs
+            return self.plain("an argument was given twice, which Dynamo does not see", args, kwargs)
         if not all(map(operator.is_, map(type, self.modules), self.classes)):
-            self._forget()  # Dynamo does not look at the classes of modules again
+            self.entries.clear()  # Dynamo does not look at the classes of modules again
+            self._watch()
         before = self.compiler.calls
         try:
             result = self.entry(mode)(*args, **kwargs)
         except dynamo_compat.failures() as error:
             return self._after_failure(mode, error, args, kwargs)
         if self.compiler.calls == before:
-            self.note_plain("torch.compile ran no graph of it: it was skipped, or is past its recompile limit")
+            self.note_plain("torch.compile ran no graph: nothing to compile, skipped, or past its recompile limit")
         return result
 
     def _given_twice(self, args: tuple, kwargs: dict) -> bool:
-        code = getattr(self.model.forward, "__code__", None)
-        return code is not None and not kwargs.keys().isdisjoint(code.co_varnames[1 : code.co_argcount][: len(args)])
+        forward = self.model.forward
+        code = getattr(forward, "__code__", None)
+        names = () if code is None else code.co_varnames[inspect.ismethod(forward) : code.co_argcount]
+        return not kwargs.keys().isdisjoint(names[: len(args)])
 
     def plain(self, reason: str, args: tuple, kwargs: dict, warn: bool = True) -> Any:
         self.note_plain(reason, warn)
@@ -74,11 +77,10 @@ class State:
         """Runs the model as it is: it raises torch's own error, or handles it."""
         result = self.model(*args, **kwargs)
         self.entries[mode] = self.model
-        self.note_plain(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        self.note_plain(f"torch.compile failed: {summary(error)}")
         return result
 
-    def _forget(self) -> None:
-        self.entries.clear()
+    def _watch(self) -> None:
         self.modules = list(self.model.modules())
         self.classes = list(map(type, self.modules))
 

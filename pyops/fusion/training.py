@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from ..core import dynamo_compat
 from ..core.layout import memory_format
+from ..core.torch_compat import checkpointing, in_autocast_off, same_autocast, version
 from . import effects, spellings
 from .call import Call
 from .effects import storage, value, written
@@ -45,7 +46,16 @@ def copied(gm: fx.GraphModule, copies: dict[fx.Node, fx.Node] | None = None) -> 
 
 
 def has_gradients(gm: fx.GraphModule) -> bool:
-    """True if a result needs a gradient."""
+    """True if a result needs a gradient, or a tensor that exists outside the graph, after it is written."""
+    outside = {storage(node) for node in gm.graph.nodes if node.op in ("placeholder", "get_attr")}
+    for node in gm.graph.nodes:
+        if (
+            spellings.role(node) != "bn"
+            and not isinstance(node.target, Call)
+            and any(storage(target) in outside for target in written(node))
+        ):
+            if any(_needs_gradient(value(used)) for used in node.all_input_nodes):
+                return True
     return any(_needs_gradient(value(result)) for result in outputs(gm))
 
 
@@ -92,14 +102,24 @@ class Whole:
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
         forward.graph.eliminate_dead_code()  # values that the backward alone computes again
-        self.forward, self.backward, self.plain = lean(forward, autocast), lean(backward, autocast), plain.forward
+        self.forward, self.backward, self.plain = (
+            lean(forward, False),
+            lean(backward, False),
+            same_autocast(plain.forward),
+        )
+        if autocast:  # the graphs have cast already
+            self.forward, self.backward = in_autocast_off(self.forward), in_autocast_off(self.backward)
         self.outputs = [value(result) for result in results]
         self.differentiable = list(map(_needs_gradient, self.outputs))
         self.wanted = list(map(_needs_gradient, fakes))
-        # Inputs that are changed behind the graph are not saved: autograd would refuse their new values.
-        self.saved = [i for i, fake in enumerate(fakes) if isinstance(fake, Tensor) and i not in updates.written]
         self.first_kept = len(results) + 2 * len(updates.running)
         kept = [getattr(node, "name", None) for node in outputs(forward)[self.first_kept :]]
+        places = [node.name for node in forward.graph.nodes if node.op == "placeholder"]
+        # input -> its place among the kept values, which the backward reads; the others serve second derivatives alone,
+        # but for those that are changed behind the graph
+        self.kept = {i: kept.index(name) for i, name in enumerate(places) if name in kept}
+        self.others = [i for i, fake in enumerate(fakes) if isinstance(fake, Tensor) and i not in self.kept]
+        self.others = [i for i in self.others if i not in updates.written]
         names = [node.name for node in backward.graph.nodes if node.op == "placeholder"]
         self.order = [kept.index(name) for name in names if not name.startswith("tangents")]  # symbols stand first
         tangents = [name for name in names if name.startswith("tangents")]
@@ -145,10 +165,12 @@ def _function(whole: Whole) -> Callable[..., Any]:
             statistics = results[len(whole.outputs) : whole.first_kept]
             whole.updates.apply(args, statistics)  # before anything is saved: there checkpointing may end a run
             ctx.statistics = whole.updates.repeated(statistics)
-            saved = set(whole.saved)
-            ctx.arguments = [None if i in saved else arg for i, arg in enumerate(args)]
+            # A checkpoint must be able to drop them; elsewhere they may be changed if there is no second derivative.
+            ctx.saved = whole.others if checkpointing() else []
+            ctx.arguments = [None if i in whole.kept or i in ctx.saved else arg for i, arg in enumerate(args)]
+            ctx.versions = [version(args[i]) for i in whole.others]
             ctx.symbols = [None if isinstance(one, Tensor) else one for one in kept]
-            ctx.save_for_backward(*(args[i] for i in whole.saved), *(one for one in kept if isinstance(one, Tensor)))
+            ctx.save_for_backward(*(args[i] for i in ctx.saved), *(one for one in kept if isinstance(one, Tensor)))
             ctx.set_materialize_grads(False)
             ctx.shapes = [getattr(output, "shape", None) for output in outputs]
             constant = (o for o, one in zip(outputs, whole.differentiable) if isinstance(o, Tensor) and not one)
@@ -158,10 +180,10 @@ def _function(whole: Whole) -> Callable[..., Any]:
         @staticmethod
         def backward(ctx, *grads):
             tensors = ctx.saved_tensors
-            if torch.is_grad_enabled():  # create_graph=True: these gradients will be differentiated
-                return _differentiable_backward(whole, ctx, tensors, grads)
-            rest = iter(tensors[len(whole.saved) :])
+            rest = iter(tensors[len(ctx.saved) :])
             kept = [next(rest) if symbol is None else symbol for symbol in ctx.symbols]
+            if torch.is_grad_enabled():  # create_graph=True: these gradients will be differentiated
+                return _differentiable_backward(whole, ctx, tensors, kept, grads)
             whole.updates.apply(ctx.arguments, ctx.statistics, again=True)
             tangents = (whole.dense(i, grads[i], ctx.shapes[i]) for i in whole.tangents)
             gradients = whole.backward(*(kept[i] for i in whole.order), *tangents)
@@ -170,11 +192,17 @@ def _function(whole: Whole) -> Callable[..., Any]:
     return Graph.apply
 
 
-def _differentiable_backward(whole: Whole, ctx, tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple:
+def _differentiable_backward(whole: Whole, ctx, tensors: Sequence[Tensor], kept: list, grads: Sequence) -> tuple:
     """The gradients of the graph without sites: torch's own operators, differentiable again."""
     args = list(ctx.arguments)
-    for index, tensor in zip(whole.saved, tensors):
-        args[index] = tensor.view_as(tensor) if whole.wanted[index] else tensor
+    for index, tensor in (*zip(ctx.saved, tensors), *((i, kept[place]) for i, place in whole.kept.items())):
+        args[index] = tensor
+    if ctx.versions != [version(args[i]) for i in whole.others] and not ctx.saved:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: an input "
+            "of a fused model's graph, which its second derivative needs"
+        )
+    args = [arg.view_as(arg) if wanted else arg for arg, wanted in zip(args, whole.wanted)]
     outputs = whole.plain(*args)
     given = [i for i, grad in enumerate(grads) if grad is not None]
     inputs = [arg for arg, wanted in zip(args, whole.wanted) if wanted]

@@ -65,7 +65,8 @@ class Updates:
         y.meta = dict(node.meta)
         node.meta.pop("example_value", None)  # it was y's; the tags of a checkpointed region stay
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
-        if tensors.get("mean") is None:
+        empty = dynamo_compat.hint(value(y).numel()) == 0  # torch then changes nothing
+        if tensors.get("mean") is None or empty:
             return []
         places = self.inputs[tensors["mean"]], self.inputs[tensors["var"]]
         self.running.append(Running(*places, call.momentum, bool(dynamo_compat.region_tags(node))))
