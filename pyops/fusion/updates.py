@@ -65,7 +65,8 @@ class Updates:
         y.meta = dict(node.meta)
         node.meta.pop("example_value", None)  # it was y's; the tags of a checkpointed region stay
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
-        empty = dynamo_compat.hint(value(y).numel()) == 0  # torch then changes nothing
+        # torch then changes nothing; a group of processes has values elsewhere
+        empty = call.group is None and dynamo_compat.hint(value(y).numel()) == 0
         if tensors.get("mean") is None or empty:
             return []
         places = self.inputs[tensors["mean"]], self.inputs[tensors["var"]]
