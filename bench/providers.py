@@ -76,8 +76,9 @@ def _batch_norm(arguments: dict[str, Any]) -> list[Tensor | None]:
 
 
 def _epilogue(arguments: dict[str, Any]) -> Epilogue:
-    slope, residual = activation.parse_slope(arguments["slope"]), arguments.get("residual")
-    return Epilogue(*_batch_norm(arguments), 1e-5, *slope, None, residual, arguments["residual_after_act"])
+    kind, value, upper, slope = activation.parse_slope(arguments["slope"])
+    numbers = kind, 1e-5, value, upper, arguments["residual_after_act"]
+    return Epilogue(*_batch_norm(arguments), slope, arguments.get("residual"), *numbers)
 
 
 def conv_bn_act(case: testing.Case, dtype: torch.dtype) -> Subject:

@@ -1,8 +1,9 @@
 #include "arguments.h"
 
+#include <torch/csrc/stable/stableivalue_conversions.h>
+
 #include <algorithm>
 #include <iterator>
-#include <numeric>
 
 namespace atrous {
 
@@ -13,6 +14,30 @@ bool is_floating(ScalarType type) {
          type == ScalarType::BFloat16;
 }
 
+Slope slope_of(const std::string& kind) {
+  for (size_t i = 0; i < std::size(SLOPE_KINDS); ++i)
+    if (kind == SLOPE_KINDS[i]) return static_cast<Slope>(i);
+  std::string known;
+  for (const char* name : SLOPE_KINDS) known += std::string(known.empty() ? "" : ", ") + name;
+  STD_TORCH_CHECK(false, "slope_kind: expected one of ", known, ", got '", kind, "'");
+}
+
+// The dimension at this place, counted from the innermost.
+size_t dimension(size_t place, size_t rank, Order order) {
+  if (order == Order::channels_first) return rank - 1 - place;
+  return place == 0 ? 1 : place + 1 == rank ? 0 : rank - place;
+}
+
+Tensor empty_strided(const Tensor& model, SizesRef sizes, SizesRef strides, int32_t dtype) {
+  int32_t device = 0, index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(model.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(model.get(), &index));
+  AtenTensorHandle result = nullptr;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device, index, &result));
+  return Tensor(result);
+}
+
 }  // namespace
 
 torch::headeronly::MemoryFormat memory_format(Order order) {
@@ -20,9 +45,9 @@ torch::headeronly::MemoryFormat memory_format(Order order) {
   return order == Order::channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-Sizes to_vector(torch::headeronly::IntHeaderOnlyArrayRef values) { return {values.begin(), values.end()}; }
+Sizes to_vector(SizesRef values) { return {values.begin(), values.end()}; }
 
-std::string to_string(const Sizes& values) {
+std::string to_string(SizesRef values) {
   std::string text = "[";
   for (size_t i = 0; i < values.size(); ++i) text += (i ? ", " : "") + std::to_string(values[i]);
   return text + "]";
@@ -38,12 +63,12 @@ ScalarType wide_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_like(const char* name, const Tensor& tensor, const char* model, const Sizes& sizes, const Sizes& strides,
+void check_like(const char* name, const Tensor& tensor, const char* model, SizesRef sizes, SizesRef strides,
                 ScalarType dtype) {
   check_floating(name, tensor);
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ", torch::headeronly::toString(dtype),
                   " like ", model, ", got ", torch::headeronly::toString(tensor.scalar_type()));
-  const Sizes shape = to_vector(tensor.sizes()), steps = to_vector(tensor.strides());
+  const SizesRef shape = tensor.sizes(), steps = tensor.strides();
   STD_TORCH_CHECK(shape == sizes, name, ": expected shape ", to_string(sizes), ", got ", to_string(shape));
   STD_TORCH_CHECK(same_strides(sizes, steps, strides), name, ": expected strides ", to_string(strides), " like ", model,
                   ", got ", to_string(steps));
@@ -51,7 +76,7 @@ void check_like(const char* name, const Tensor& tensor, const char* model, const
 
 Order check_dense(const char* name, const Tensor& tensor) {
   check_floating(name, tensor);
-  const Sizes sizes = to_vector(tensor.sizes()), strides = to_vector(tensor.strides());
+  const SizesRef sizes = tensor.sizes(), strides = tensor.strides();
   STD_TORCH_CHECK(sizes.size() >= 2, name, ": expected at least 2-D (N, C, ...), got shape ", to_string(sizes));
   const std::optional<Order> order = order_of(sizes, strides);
   STD_TORCH_CHECK(order, name, ": expected contiguous or channels_last strides, got shape ", to_string(sizes),
@@ -59,7 +84,7 @@ Order check_dense(const char* name, const Tensor& tensor) {
   return *order;
 }
 
-bool same_strides(const Sizes& sizes, const Sizes& a, const Sizes& b) {
+bool same_strides(SizesRef sizes, SizesRef a, SizesRef b) {
   bool same = true;
   for (size_t i = 0; i < sizes.size(); ++i) {
     if (sizes[i] == 0) return true;
@@ -73,28 +98,31 @@ void check_vector(const char* name, const OptionalTensor& vector, int64_t channe
   check_floating(name, *vector);
   const bool fits = vector->dim() == 1 && (vector->size(0) == channels || (or_one && vector->size(0) == 1));
   STD_TORCH_CHECK(fits, name, ": expected shape [", channels, "]", or_one ? " or [1]" : "", ", got ",
-                  to_string(to_vector(vector->sizes())));
+                  to_string(vector->sizes()));
 }
 
-std::array<int64_t, 2> check_pair(const char* name, const Sizes& values, int64_t least) {
+std::array<int64_t, 2> check_pair(const char* name, SizesRef values, int64_t least) {
   bool fits = values.size() == 2;
   for (int64_t value : values) fits = fits && value >= least && value <= INT32_MAX;
   STD_TORCH_CHECK(fits, name, ": expected two ints of at least ", least, ", got ", to_string(values));
   return {values[0], values[1]};
 }
 
+void check_no_statistics(const Epilogue& arguments) {
+  STD_TORCH_CHECK(!arguments.mean && !arguments.var, "mean and var: expected None: they are those of z");
+}
+
 Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_dense("z", z);
-  const Sizes sizes = to_vector(z.sizes()), strides = to_vector(z.strides());
-  check_like("grad", grad, "z", sizes, strides, z.scalar_type());
-  arguments.check(sizes, strides, z.scalar_type());
+  check_like("grad", grad, "z", z.sizes(), z.strides(), z.scalar_type());
+  arguments.check(z.sizes(), z.strides(), z.scalar_type());
   return order;
 }
 
 void check_means(const OptionalTensor& means, const Tensor& z) {
   if (!means) return;
   check_floating("means", *means);
-  const Sizes sizes = to_vector(means->sizes());
+  const SizesRef sizes = means->sizes();
   const bool fits = sizes.size() == 2 && (sizes[0] == 2 || sizes[0] == 3) && sizes[1] == z.size(1);
   STD_TORCH_CHECK(fits, "means: expected shape [2, ", z.size(1), "] or [3, ", z.size(1), "], got ", to_string(sizes));
   STD_TORCH_CHECK(means->scalar_type() == wide_type(z), "means: expected dtype ",
@@ -102,32 +130,61 @@ void check_means(const OptionalTensor& means, const Tensor& z) {
                   torch::headeronly::toString(means->scalar_type()));
 }
 
-Sizes strides_of(const Sizes& sizes, Order order) {
-  const size_t rank = sizes.size();
-  std::vector<size_t> dims(rank);  // outermost first
-  std::iota(dims.begin(), dims.end(), 0);
-  if (order == Order::channels_last) {
-    dims.erase(dims.begin() + 1);
-    dims.push_back(1);
-  }
-  Sizes strides(rank);
+Sizes strides_of(SizesRef sizes, Order order) {
+  Sizes strides(sizes.size());
   int64_t stride = 1;
-  for (size_t i = rank; i-- > 0; stride *= std::max<int64_t>(sizes[dims[i]], 1)) strides[dims[i]] = stride;
+  for (size_t place = 0; place < sizes.size(); ++place) {
+    const size_t axis = dimension(place, sizes.size(), order);
+    strides[axis] = stride;
+    stride *= std::max<int64_t>(sizes[axis], 1);
+  }
   return strides;
 }
 
-std::optional<Order> order_of(const Sizes& sizes, const Sizes& strides) {
+bool is_dense(SizesRef sizes, SizesRef strides, Order order) {
+  bool dense = true;
+  int64_t stride = 1;
+  for (size_t place = 0; place < sizes.size(); ++place) {
+    const size_t axis = dimension(place, sizes.size(), order);
+    dense = dense && (sizes[axis] == 1 || strides[axis] == stride);
+    stride *= sizes[axis];
+  }
+  return dense || stride == 0;  // 0: no elements
+}
+
+std::optional<Order> order_of(SizesRef sizes, SizesRef strides) {
   for (Order order : {Order::channels_first, Order::channels_last})
-    if (same_strides(sizes, strides, strides_of(sizes, order))) return order;
+    if (is_dense(sizes, strides, order)) return order;
   return std::nullopt;
 }
 
-Slope Epilogue::kind() const {
-  for (size_t i = 0; i < std::size(SLOPE_KINDS); ++i)
-    if (slope_kind == SLOPE_KINDS[i]) return static_cast<Slope>(i);
-  std::string known;
-  for (const char* kind : SLOPE_KINDS) known += std::string(known.empty() ? "" : ", ") + kind;
-  STD_TORCH_CHECK(false, "slope_kind: expected one of ", known, ", got '", slope_kind, "'");
+Tensor new_like(const Tensor& model) {
+  int32_t dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(model.get(), &dtype));
+  return empty_strided(model, model.sizes(), model.strides(), dtype);
+}
+
+Tensor new_vector(const Tensor& model, int64_t size, ScalarType dtype) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  const int64_t stride = 1;
+  return empty_strided(model, SizesRef(size), SizesRef(stride), to<int32_t>(from(dtype)));
+}
+
+Epilogue Epilogue::unbox(const StableIValue* stack) {
+  using torch::stable::detail::to;
+  Epilogue arguments;
+  for (OptionalTensor* tensor :
+       {&arguments.mean, &arguments.var, &arguments.gamma, &arguments.beta, &arguments.slope, &arguments.residual})
+    *tensor = to<OptionalTensor>(*stack++);
+  const std::string kind = to<std::string>(*stack++);
+  for (double* number : {&arguments.eps, &arguments.slope_value, &arguments.slope_upper})
+    *number = to<double>(*stack++);
+  arguments.residual_after_act = to<bool>(*stack++);
+  arguments.seed = to<OptionalTensor>(*stack++);
+  arguments.dropout = to<double>(*stack);
+  arguments.slope_kind = slope_of(kind);  // last: if it throws, the arguments own all handles
+  return arguments;
 }
 
 Residual Epilogue::place() const {
@@ -135,7 +192,7 @@ Residual Epilogue::place() const {
   return residual_after_act ? Residual::after : Residual::before;
 }
 
-void Epilogue::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const {
+void Epilogue::check(SizesRef sizes, SizesRef strides, ScalarType dtype) const {
   const int64_t channels = sizes[1];
   STD_TORCH_CHECK(mean.has_value() == var.has_value(), "mean and var: expected both or neither, got only ",
                   mean ? "mean" : "var");
@@ -144,7 +201,7 @@ void Epilogue::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype)
   check_vector("var", var, channels);
   check_vector("gamma", gamma, channels);
   check_vector("beta", beta, channels);
-  if (kind() == Slope::tensor) {
+  if (slope_kind == Slope::tensor) {
     STD_TORCH_CHECK(slope, "slope: expected a tensor with slope_kind 'tensor', got None");
     check_vector("slope", slope, channels, /*or_one=*/true);
   }
@@ -153,7 +210,7 @@ void Epilogue::check(const Sizes& sizes, const Sizes& strides, ScalarType dtype)
     STD_TORCH_CHECK(seed, "seed: expected a tensor with ", dropout > 0 ? "dropout > 0" : "slope_kind 'random'",
                     ", got None");
     STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->dim() == 1 && seed->size(0) == 2,
-                    "seed: expected shape [2], int64, got shape ", to_string(to_vector(seed->sizes())), ", ",
+                    "seed: expected shape [2], int64, got shape ", to_string(seed->sizes()), ", ",
                     torch::headeronly::toString(seed->scalar_type()));
   }
   if (residual) check_like("residual", *residual, "the output", sizes, strides, dtype);

@@ -9,7 +9,6 @@
 #include <array>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "epilogue.h"
@@ -21,43 +20,43 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Sizes = std::vector<int64_t>;
+using SizesRef = torch::headeronly::IntHeaderOnlyArrayRef;  // sizes or strides, of a tensor for example, not owned
 
 // Memory order of a dense (N, C, *spatial) tensor.
 enum class Order { channels_first, channels_last };
 torch::headeronly::MemoryFormat memory_format(Order order);
 
-// The arguments after z, as in pyops/core/spec.py. By default y = z.
+// The arguments after z, in the order of pyops/core/spec.py. By default y = z.
 struct Epilogue {
-  OptionalTensor mean, var, gamma, beta;
-  double eps = 0;
-  std::string slope_kind = "number";
-  double slope_value = 1, slope_upper = 1;
-  OptionalTensor slope, seed, residual;
+  OptionalTensor mean, var, gamma, beta, slope, residual;
+  Slope slope_kind = Slope::number;
+  double eps = 0, slope_value = 1, slope_upper = 1;
   bool residual_after_act = false;
+  OptionalTensor seed;
   double dropout = 0;
-  // The types of these members, in order; TORCH_BOX compares their number with the schema's.
-  using Types = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, double, std::string, double,
-                           double, OptionalTensor, OptionalTensor, OptionalTensor, bool, double>;
 
-  Slope kind() const;  // throws if slope_kind is unknown
+  static constexpr uint64_t SIZE = 13;  // arguments in the schema
+  // Takes them from an operator's stack; throws if the kind of slope is unknown.
+  static Epilogue unbox(const StableIValue* stack);
+
   Residual place() const;
   // True if the epilogue draws random numbers, for its slopes or for dropout.
-  bool draws() const { return kind() == Slope::random || dropout > 0; }
+  bool draws() const { return slope_kind == Slope::random || dropout > 0; }
   // The residual's elements, of storage type S; null without a residual.
   template <class S = void>
   const S* residual_data() const {
     return residual ? static_cast<const S*>(residual->const_data_ptr()) : nullptr;
   }
   // Throws if an argument does not fit an output of these sizes, strides and dtype.
-  void check(const Sizes& sizes, const Sizes& strides, ScalarType dtype) const;
+  void check(SizesRef sizes, SizesRef strides, ScalarType dtype) const;
 };
 
-Sizes to_vector(torch::headeronly::IntHeaderOnlyArrayRef values);
-std::string to_string(const Sizes& values);
+Sizes to_vector(SizesRef values);
+std::string to_string(SizesRef values);
 // Throws unless the dtype is fp32, fp64, fp16 or bf16.
 void check_floating(const char* name, const Tensor& tensor);
 // Throws unless `tensor` has this dtype, shape and strides; `model` names the tensor that they come from.
-void check_like(const char* name, const Tensor& tensor, const char* model, const Sizes& sizes, const Sizes& strides,
+void check_like(const char* name, const Tensor& tensor, const char* model, SizesRef sizes, SizesRef strides,
                 ScalarType dtype);
 // Throws unless the tensor is (N, C, ...) and dense in one of the orders; returns that order.
 Order check_dense(const char* name, const Tensor& tensor);
@@ -65,18 +64,34 @@ Order check_dense(const char* name, const Tensor& tensor);
 ScalarType wide_type(const Tensor& tensor);
 // Throws unless `vector` is None or has one value per channel, at any stride; or_one also allows a single value.
 void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
+// Throws if a primitive that computes mean and var is given them.
+void check_no_statistics(const Epilogue& arguments);
 // Checks the arguments that both backward passes share; returns the order of z and grad.
 Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z);
 // Throws unless `means` is None or has 2 or 3 rows of z's channels, in z's compute dtype.
 void check_means(const OptionalTensor& means, const Tensor& z);
 // Throws unless there are two values, each at least `least`.
-std::array<int64_t, 2> check_pair(const char* name, const Sizes& values, int64_t least);
+std::array<int64_t, 2> check_pair(const char* name, SizesRef values, int64_t least);
 
 // The order in which the strides are dense: nullopt if in neither, channels_first if in both.
-std::optional<Order> order_of(const Sizes& sizes, const Sizes& strides);
+std::optional<Order> order_of(SizesRef sizes, SizesRef strides);
+bool is_dense(SizesRef sizes, SizesRef strides, Order order);
 // True if both strides address the same memory: strides of dimensions of size 1 and of empty tensors do not matter.
-bool same_strides(const Sizes& sizes, const Sizes& a, const Sizes& b);
-Sizes strides_of(const Sizes& sizes, Order order);
+bool same_strides(SizesRef sizes, SizesRef a, SizesRef b);
+Sizes strides_of(SizesRef sizes, Order order);
+
+// Uninitialized tensors on the device of another: like it in every way, or a vector. These call torch directly: an
+// operator that is called through the dispatcher by its name takes three times as long.
+Tensor new_like(const Tensor& model);
+Tensor new_vector(const Tensor& model, int64_t size, ScalarType dtype);
+// A result that may not be needed: then it has no elements, and no data to write.
+inline Tensor new_if(bool needed, const Tensor& model) {
+  return needed ? new_like(model) : new_vector(model, 0, model.scalar_type());
+}
+template <class S>
+S* data_if(bool needed, const Tensor& result) {
+  return needed ? static_cast<S*>(result.mutable_data_ptr()) : nullptr;
+}
 
 // Calls function(pointer) with the tensor's data as const S*, where S is its storage type.
 template <class Function>

@@ -19,8 +19,7 @@ bool suggests_channels_last(const Tensor& tensor) {
 
 }  // namespace
 
-Sizes convolution_sizes(const Sizes& input, const Sizes& weight, const Sizes& stride, const Sizes& padding,
-                        const Sizes& dilation) {
+Sizes convolution_sizes(SizesRef input, SizesRef weight, SizesRef stride, SizesRef padding, SizesRef dilation) {
   Sizes sizes{input[0], weight[0], 0, 0};
   for (int i = 0; i < 2; ++i) {
     const int64_t kernel = dilation[i] * (weight[i + 2] - 1) + 1, padded = input[i + 2] + 2 * padding[i];
@@ -31,8 +30,8 @@ Sizes convolution_sizes(const Sizes& input, const Sizes& weight, const Sizes& st
   return sizes;
 }
 
-void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
-                       const Sizes& padding, const Sizes& dilation, int64_t groups) {
+void check_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, SizesRef stride,
+                       SizesRef padding, SizesRef dilation, int64_t groups) {
   check_floating("input", input);
   check_floating("weight", weight);
   const auto same_dtype = [&](const char* name, const Tensor& tensor) {
@@ -41,7 +40,7 @@ void check_convolution(const Tensor& input, const Tensor& weight, const Optional
                     torch::headeronly::toString(tensor.scalar_type()));
   };
   same_dtype("weight", weight);
-  const Sizes x = to_vector(input.sizes()), w = to_vector(weight.sizes());
+  const SizesRef x = input.sizes(), w = weight.sizes();
   STD_TORCH_CHECK(x.size() == 4, "input: expected 4-D (N, C, H, W), got shape ", to_string(x));
   STD_TORCH_CHECK(groups > 0, "groups: expected at least 1, got ", groups);
   STD_TORCH_CHECK(w.size() == 4 && x[1] > 0 && x[1] == w[1] * groups && w[0] % groups == 0,

@@ -6,17 +6,39 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <tuple>
+#include <utility>
+
 #include "arguments.h"
 
 namespace atrous {
 
-// call(head..., epilogue arguments one by one) calls FUNCTION(epilogue, head...).
-template <auto FUNCTION, class Types = Epilogue::Types>
+// call(stack, ...) is FUNCTION(epilogue, head...) for a schema (head..., EPILOGUE). TORCH_BOX would copy every argument
+// three times on the way.
+template <auto FUNCTION>
 struct OpAdapter;
 
-template <class Result, class... Head, Result (*FUNCTION)(const Epilogue&, Head...), class... Tail>
-struct OpAdapter<FUNCTION, std::tuple<Tail...>> {
-  static Result call(std::decay_t<Head>... head, Tail... tail) { return FUNCTION(Epilogue{tail...}, head...); }
+template <class Result, class... Head, Result (*FUNCTION)(const Epilogue&, Head...)>
+struct OpAdapter<FUNCTION> {
+  static void call(StableIValue* stack, uint64_t inputs, uint64_t outputs) {
+    constexpr uint64_t HEAD = sizeof...(Head);
+    STD_TORCH_CHECK(inputs == HEAD + Epilogue::SIZE, "expected a schema of ", HEAD + Epilogue::SIZE, " arguments, got ",
+                    inputs);
+    unbox(stack, std::index_sequence_for<Head...>());
+  }
+
+ private:
+  template <size_t... INDEX>
+  static void unbox(StableIValue* stack, std::index_sequence<INDEX...>) {
+    const std::tuple<std::decay_t<Head>...> head{torch::stable::detail::to<std::decay_t<Head>>(stack[INDEX])...};
+    const Epilogue epilogue = Epilogue::unbox(stack + sizeof...(Head));
+    box(stack, FUNCTION(epilogue, std::get<INDEX>(head)...));
+  }
+  static void box(StableIValue* stack, const Tensor& result) { *stack = torch::stable::detail::from(result); }
+  template <class... Tensors>
+  static void box(StableIValue* stack, const std::tuple<Tensors...>& results) {
+    std::apply([&](const auto&... result) { ((*stack++ = torch::stable::detail::from(result)), ...); }, results);
+  }
 };
 
 }  // namespace atrous

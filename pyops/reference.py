@@ -166,3 +166,30 @@ def epilogue_backward(
         dz = dz * (factor if e.gamma is None else factor * per_channel(e.gamma, z))
     empty = z.new_empty(0)
     return dz if need_z else empty, du if need_residual else empty
+
+
+def vector_gradients(sums: Tensor, e: Epilogue) -> list[Tensor | None]:
+    """dgamma, dbeta and dslope from the sums of `epilogue_reduce`, each like its vector, None for an absent one.
+
+    A shared slope adds up the channels.
+    """
+    slope = e.slope if e.slope_kind == "tensor" else None
+    pairs = zip((e.gamma, e.beta, slope), (sums[1], sums[0], sums[2]))
+    return [
+        v if v is None else (s if v.shape == s.shape else s.sum().reshape(v.shape)).to(v.dtype, copy=True)
+        for v, s in pairs
+    ]
+
+
+def epilogue_gradients(
+    grad: Tensor, z: Tensor, batch_stats: bool, need_z: bool, need_residual: bool, need_vectors: bool, e: Epilogue
+) -> tuple[Tensor, ...]:
+    """The primitive _epilogue_gradients: dz, du, dgamma, dbeta, dslope.
+
+    batch_stats: mean and var are those of z. A gradient that is not needed, or of an absent vector, is empty.
+    """
+    sums = epilogue_reduce(grad, z, e)
+    means = sums[:2] / (z.numel() // z.shape[1]) if batch_stats else None
+    dz, du = epilogue_backward(grad, z, means, need_z, need_residual, e)
+    vectors = vector_gradients(sums, e) if need_vectors else [None] * 3
+    return dz, du, *(z.new_empty(0) if v is None else v for v in vectors)

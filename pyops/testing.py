@@ -122,8 +122,9 @@ def eager(kwargs: dict[str, Any], seed: Tensor | None = None) -> Tensor:
     names = ("stride", "padding", "dilation", "groups")
     z = torch.conv2d(kwargs["input"], kwargs["weight"], kwargs.get("bias"), *(kwargs[n] for n in names))
     mean, var, gamma, beta = (kwargs.get(n) for n in ("running_mean", "running_var", "bn_weight", "bn_bias"))
-    slope, post_op = activation.parse_slope(kwargs["slope"]), (kwargs.get("residual"), kwargs["residual_after_act"])
-    return reference.epilogue(z, Epilogue(mean, var, gamma, beta, kwargs.get("eps", 1e-5), *slope, seed, *post_op))
+    kind, value, upper, slope = activation.parse_slope(kwargs["slope"])
+    numbers = kind, kwargs.get("eps", 1e-5), value, upper, kwargs["residual_after_act"]
+    return reference.epilogue(z, Epilogue(mean, var, gamma, beta, slope, kwargs.get("residual"), *numbers, seed))
 
 
 def truth(kwargs: dict[str, Any], seed: Tensor | None = None) -> Tensor:

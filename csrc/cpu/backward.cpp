@@ -5,7 +5,7 @@
 #include "../op_adapter.h"
 #include "gradient.h"
 
-namespace atrous::cpu {
+namespace atrous {
 
 namespace {
 
@@ -14,8 +14,8 @@ namespace {
 template <class T>
 struct Constants {
   bool batch;  // mean and var are the batch's; otherwise dz = scale * du
-  const std::vector<T>& scale;
-  std::vector<T> offset, weight;
+  const T *scale, *offset;
+  std::vector<T> weight;
 };
 
 template <bool CHANNELS_LAST, class S, class T>
@@ -62,36 +62,46 @@ ATROUS_WRITE(double)
 ATROUS_WRITE(Half)
 ATROUS_WRITE(BFloat16)
 
-template <class S>
-Constants<Wide<S>> constants_of(const GradientInputs<S>& inputs, const Epilogue& arguments,
-                                const OptionalTensor& means) {
-  using T = Wide<S>;
-  const int64_t channels = inputs.layout.channels;
-  Constants<T> constants{arguments.mean && means, inputs.vectors.scale, std::vector<T>(channels),
-                         std::vector<T>(channels)};
-  if (!constants.batch) return constants;
-  const T* values = means->const_data_ptr<T>();
-  for (int64_t i = 0; i < channels; ++i) {
-    constants.offset[i] = values[i * means->stride(1)];
-    constants.weight[i] = values[means->stride(0) + i * means->stride(1)] * inputs.factor[i];
-  }
-  return constants;
-}
+}  // namespace
 
 template <class S>
-void parallel_backward(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout,
-                       const OptionalTensor& means, S* dz, S* residual) {
-  const GradientInputs<S> inputs(arguments, grad, z, layout);
-  const Constants<Wide<S>> constants = constants_of(inputs, arguments, means);
+void write_gradients(const GradientInputs<S>& inputs, const Wide<S>* means, S* dz, S* du) {
+  using T = Wide<S>;
+  const Layout& layout = inputs.layout;
+  Constants<T> constants{inputs.batch_norm && means, inputs.vectors.scale, means, {}};
+  if (constants.batch) {
+    constants.weight = inputs.factor;
+    for (int64_t i = 0; i < layout.channels; ++i) constants.weight[i] *= means[layout.channels + i];
+  }
   const WorkPartition partition(layout);
   torch::stable::parallel_for(0, partition.size(), partition.grain(), [&](int64_t begin, int64_t end) {
-    TileGradients<Wide<S>> gradients;
+    TileGradients<T> gradients;
     for (int64_t i = begin; i < end; ++i)
-      for_tiles<Wide<S>>(partition[i], layout.channels_last, [&](const Tile& tile) {
+      for_tiles<T>(partition[i], layout.channels_last, [&](const Tile& tile) {
         differentiate(inputs, tile, gradients);
-        write(gradients, tile, constants, layout.channels_last, dz, residual);
+        write(gradients, tile, constants, layout.channels_last, dz, du);
       });
   });
+}
+
+template void write_gradients(const GradientInputs<float>&, const float*, float*, float*);
+template void write_gradients(const GradientInputs<double>&, const double*, double*, double*);
+template void write_gradients(const GradientInputs<Half>&, const float*, Half*, Half*);
+template void write_gradients(const GradientInputs<BFloat16>&, const float*, BFloat16*, BFloat16*);
+
+namespace cpu {
+
+namespace {
+
+// The first two rows, at any strides; empty without means.
+template <class T>
+std::vector<T> rows_of(const OptionalTensor& means, int64_t channels) {
+  if (!means) return {};
+  const T* data = means->const_data_ptr<T>();
+  std::vector<T> rows(2 * channels);
+  for (int64_t i = 0; i < 2 * channels; ++i)
+    rows[i] = data[i / channels * means->stride(0) + i % channels * means->stride(1)];
+  return rows;
 }
 
 }  // namespace
@@ -100,24 +110,20 @@ std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Te
                                              const OptionalTensor& means, bool need_z, bool need_residual) {
   const Order order = check_gradient(arguments, grad, z);
   check_means(means, z);
-  const auto result = [&](bool needed) {
-    return needed ? torch::stable::empty_like(z) : torch::stable::new_empty(z, Sizes{0});
-  };
-  Tensor dz = result(need_z), residual = result(need_residual);
+  Tensor dz = new_if(need_z, z), du = new_if(need_residual, z);
   if (z.numel() && (need_z || need_residual))
     with_storage(z, [&](auto* data) {
       using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
-      const auto place = [](Tensor& tensor, bool needed) {
-        return needed ? static_cast<S*>(tensor.mutable_data_ptr()) : nullptr;
-      };
-      parallel_backward(arguments, grad, data, Layout(z, order), means, place(dz, need_z),
-                        place(residual, need_residual));
+      const Layout layout(z, order);
+      const GradientInputs<S> inputs(arguments, grad, data, layout);
+      const std::vector<Wide<S>> rows = rows_of<Wide<S>>(means, layout.channels);
+      write_gradients(inputs, means ? rows.data() : nullptr, data_if<S>(need_z, dz), data_if<S>(need_residual, du));
     });
-  return {dz, residual};
+  return {dz, du};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
-  m.impl("_epilogue_backward", TORCH_BOX(&OpAdapter<&epilogue_backward>::call));
-}
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_epilogue_backward", &OpAdapter<&epilogue_backward>::call); }
 
-}  // namespace atrous::cpu
+}  // namespace cpu
+
+}  // namespace atrous

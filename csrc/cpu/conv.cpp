@@ -1,8 +1,6 @@
 // _conv_epilogue: torch's own convolution, followed by the epilogue in place.
-#include <torch/csrc/stable/library.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/ops.h>
-
-#include <array>
 
 #include "../convolution.h"
 #include "../op_adapter.h"
@@ -19,22 +17,31 @@ struct NoGrad {
   ~NoGrad() { aoti_torch_grad_mode_set_enabled(before); }
 };
 
+// torch's own convolution in the layout that torch gives its result. The C function is torch's for compiled models: the
+// dispatcher, called by name, would take the arguments in boxes and as long again as a small convolution.
+Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Sizes& stride,
+                   const Sizes& padding, const Sizes& dilation, int64_t groups) {
+  const NoGrad guard;
+  AtenTensorHandle b = bias ? bias->get() : nullptr, z = nullptr;
+  const int64_t output_padding[2] = {0, 0};
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution(input.get(), weight.get(), bias ? &b : nullptr, stride.data(), 2,
+                                                    padding.data(), 2, dilation.data(), 2, /*transposed=*/0,
+                                                    output_padding, 2, groups, &z));
+  return Tensor(z);
+}
+
 }  // namespace
 
 Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
   check_convolution(input, weight, bias, stride, padding, dilation, groups);
-  const NoGrad guard;
-  using torch::stable::detail::from;
-  std::array<StableIValue, 9> stack{from(input),    from(weight), from(bias),        from(stride), from(padding),
-                                    from(dilation), from(false),  from(Sizes{0, 0}), from(groups)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  const Tensor z = torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]),
-                                             memory_format(convolution_order(input, weight)));
+  Tensor z = convolution(input, weight, bias, stride, padding, dilation, groups);
+  const Order order = convolution_order(input, weight);
+  if (!is_dense(z.sizes(), z.strides(), order)) z = torch::stable::contiguous(z, memory_format(order));
   epilogue_into(arguments, z, z);
   return z;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_conv_epilogue", TORCH_BOX(&OpAdapter<&conv_epilogue>::call)); }
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_conv_epilogue", &OpAdapter<&conv_epilogue>::call); }
 
 }  // namespace atrous::cpu

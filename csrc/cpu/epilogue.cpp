@@ -72,7 +72,7 @@ void parallel_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, O
                      arguments.residual_data<S>(),
                      static_cast<S*>(y.mutable_data_ptr()),
                      layout,
-                     arguments.kind(),
+                     arguments.slope_kind,
                      arguments.place(),
                      arguments.dropout > 0,
                      vectors};
@@ -84,20 +84,20 @@ void parallel_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, O
 
 void epilogue_into(const Epilogue& arguments, const Tensor& z, const Tensor& y) {
   const Order order = check_dense("z", z);
-  arguments.check(to_vector(z.sizes()), to_vector(z.strides()), z.scalar_type());
+  arguments.check(z.sizes(), z.strides(), z.scalar_type());
   if (z.numel() == 0) return;
   with_storage(z, [&](auto* data) { parallel_epilogue(arguments, data, y, order); });
 }
 
 Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
-  Tensor y = torch::stable::empty_like(z);
+  Tensor y = new_like(z);
   epilogue_into(arguments, z, y);
   return y;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
-  m.impl("_epilogue", TORCH_BOX(&OpAdapter<&epilogue>::call));
-  m.impl("_epilogue_again", TORCH_BOX(&OpAdapter<&epilogue>::call));
+  m.impl("_epilogue", &OpAdapter<&epilogue>::call);
+  m.impl("_epilogue_again", &OpAdapter<&epilogue>::call);
 }
 
 }  // namespace atrous::cpu

@@ -1,10 +1,11 @@
-// The epilogue into memory that exists.
+// The epilogue, as other operators call it.
 #pragma once
 
 #include "../arguments.h"
 
 namespace atrous::cpu {
 
+Tensor epilogue(const Epilogue& arguments, const Tensor& z);
 // Writes the epilogue of z to y, which may be z itself.
 void epilogue_into(const Epilogue& arguments, const Tensor& z, const Tensor& y);
 

@@ -27,27 +27,39 @@ struct GradientInputs {
   const Layout& layout;
   Slope slope;
   Residual place;  // never after: such a residual does not enter the gradient
-  bool dropout;
+  bool dropout, batch_norm;
   Channels<T> vectors;
-  std::vector<T> mean, factor;  // 1 / sqrt(var + eps); without BatchNorm 0 and 1
+  std::vector<T> mean, factor;  // factor: 1 / sqrt(var + eps); both are 0 without BatchNorm
 
   GradientInputs(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout)
       : grad(static_cast<const S*>(grad.const_data_ptr())),
         z(z),
         residual(arguments.residual_data<S>()),
         layout(layout),
-        slope(arguments.kind()),
+        slope(arguments.slope_kind),
         place(arguments.place() == Residual::before ? Residual::before : Residual::none),
         dropout(arguments.dropout > 0),
+        batch_norm(arguments.mean),
         vectors(arguments, layout.channels),
-        mean(layout.channels, T(0)),
-        factor(layout.channels, T(1)) {
-    if (!arguments.mean) return;
-    read(*arguments.mean, mean.data(), layout.channels);
-    read(*arguments.var, factor.data(), layout.channels);
-    for (T& value : factor) value = 1 / std::sqrt(value + T(arguments.eps));
+        mean(layout.channels),
+        factor(layout.channels) {
+    if (!batch_norm) return;
+    const ChannelVectors channels = vectors_of(arguments);
+    for (int64_t i = 0; i < layout.channels; ++i) {
+      mean[i] = channels.mean.read(i, T(0));
+      factor[i] = channels.factor<T>(i);
+    }
   }
 };
+
+// The sums that _epilogue_reduce returns: [3][channels].
+template <class S>
+std::vector<Wide<S>> gradient_sums(const GradientInputs<S>& inputs);
+
+// Writes dz and du, each if its pointer is not null. means: [2][channels], the first two sums divided by the number of
+// values if mean and var are the batch's; null if they are constants.
+template <class S>
+void write_gradients(const GradientInputs<S>& inputs, const Wide<S>* means, S* dz, S* du);
 
 // Computes the gradients of a tile.
 void differentiate(const GradientInputs<float>& inputs, const Tile& tile, TileGradients<float>& gradients);

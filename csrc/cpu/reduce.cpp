@@ -5,7 +5,7 @@
 #include "gradient.h"
 #include "lanes.h"
 
-namespace atrous::cpu {
+namespace atrous {
 
 namespace {
 
@@ -76,8 +76,10 @@ std::vector<double> combine(const std::vector<T>& sums, int64_t count) {
   return total;
 }
 
+}  // namespace
+
 template <class S>
-std::vector<double> sums_of(const GradientInputs<S>& inputs) {
+std::vector<Wide<S>> gradient_sums(const GradientInputs<S>& inputs) {
   using T = Wide<S>;
   const int64_t channels = inputs.layout.channels;
   const bool channels_last = inputs.layout.channels_last, with_slope = inputs.slope == Slope::tensor;
@@ -92,29 +94,35 @@ std::vector<double> sums_of(const GradientInputs<S>& inputs) {
             channels);
       });
   });
-  return combine(sums, 3 * channels);
+  const std::vector<double> total = combine(sums, 3 * channels);
+  sums.assign(total.begin(), total.end());
+  for (int64_t i = 0; i < channels; ++i)
+    sums[channels + i] = inputs.batch_norm ? total[channels + i] * inputs.factor[i] : 0;
+  return sums;
 }
 
-template <class S>
-void reduce_into(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result) {
-  const GradientInputs<S> inputs(arguments, grad, z, layout);
-  std::vector<double> sums = sums_of(inputs);
-  for (int64_t i = 0; i < layout.channels; ++i) {
-    double& weighted = sums[layout.channels + i];
-    weighted = arguments.mean ? weighted * inputs.factor[i] : 0;
-  }
-  std::copy(sums.begin(), sums.end(), result.mutable_data_ptr<Wide<S>>());
-}
+template std::vector<float> gradient_sums(const GradientInputs<float>&);
+template std::vector<double> gradient_sums(const GradientInputs<double>&);
+template std::vector<float> gradient_sums(const GradientInputs<Half>&);
+template std::vector<float> gradient_sums(const GradientInputs<BFloat16>&);
 
-}  // namespace
+namespace cpu {
 
 Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_gradient(arguments, grad, z);
   Tensor result = torch::stable::new_zeros(z, Sizes{3, z.size(1)}, wide_type(z));
-  if (z.numel()) with_storage(z, [&](auto* data) { reduce_into(arguments, grad, data, Layout(z, order), result); });
+  if (z.numel() == 0) return result;
+  with_storage(z, [&](auto* data) {
+    using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+    const Layout layout(z, order);
+    const std::vector<Wide<S>> sums = gradient_sums(GradientInputs<S>(arguments, grad, data, layout));
+    std::copy(sums.begin(), sums.end(), result.mutable_data_ptr<Wide<S>>());
+  });
   return result;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_epilogue_reduce", TORCH_BOX(&OpAdapter<&epilogue_reduce>::call)); }
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_epilogue_reduce", &OpAdapter<&epilogue_reduce>::call); }
 
-}  // namespace atrous::cpu
+}  // namespace cpu
+
+}  // namespace atrous

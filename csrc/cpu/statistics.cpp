@@ -1,4 +1,4 @@
-// _statistics: mean and biased variance of each channel.
+// _statistics: mean and biased variance of each channel. _statistics_epilogue: the epilogue with these.
 //
 // Each chunk's mean is computed first, then its squared deviations from that mean, both while the chunk is in the L1
 // cache. Chunks are combined by Chan's formula. No mean is ever squared.
@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../op_adapter.h"
-#include "channels.h"
+#include "epilogue_into.h"
 #include "lanes.h"
 #include "work_partition.h"
 
@@ -154,13 +154,27 @@ void statistics_into(const S* z, const Layout& layout, Tensor& mean, Tensor& var
 
 std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   const Order order = check_dense("z", z);
-  const Sizes shape{z.size(1)};
-  const ScalarType type = wide_type(z);
-  Tensor mean = torch::stable::new_zeros(z, shape, type), var = torch::stable::new_zeros(z, shape, type);
-  if (z.numel()) with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
+  Tensor mean = new_vector(z, z.size(1), wide_type(z)), var = new_vector(z, z.size(1), wide_type(z));
+  if (z.numel()) {
+    with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
+  } else {
+    torch::stable::zero_(mean);
+    torch::stable::zero_(var);
+  }
   return {mean, var};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_statistics", TORCH_BOX(&statistics)); }
+std::tuple<Tensor, Tensor, Tensor> statistics_epilogue(const Epilogue& arguments, const Tensor& z) {
+  check_no_statistics(arguments);
+  Epilogue with_statistics = arguments;
+  std::tie(with_statistics.mean, with_statistics.var) = statistics(z);
+  const Tensor y = epilogue(with_statistics, z);
+  return {y, *with_statistics.mean, *with_statistics.var};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
+  m.impl("_statistics", TORCH_BOX(&statistics));
+  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue>::call);
+}
 
 }  // namespace atrous::cpu

@@ -1,10 +1,10 @@
 // _epilogue_backward: the gradients of z and of a residual added before the activation.
 #include <torch/csrc/stable/ops.h>
 
+#include "../kernel_args.h"
 #include "device.h"
 #include "elements.cuh"
 #include "elementwise.cuh"
-#include "kernel_args.h"
 #include "ops.h"
 #include "static_switch.h"
 
@@ -87,11 +87,20 @@ void launch_backward(const Epilogue& arguments, const Tensor& grad, const S* z, 
     launch("_epilogue_backward", backward_kernel<S, kind.slope, place.value, kind.dropout>, tiling.blocks(SIZE),
            THREADS, device, dy, z, residual, dz, du, tiling, vectors_of(arguments), constants);
   };
-  with_kind(arguments.kind(), arguments.dropout > 0,
+  with_kind(arguments.slope_kind, arguments.dropout > 0,
             [&](auto kind) { with_place_before(before, [&](auto place) { launch_kernel(kind, place); }); });
 }
 
 }  // namespace
+
+void backward_pass(const Epilogue& arguments, const Tensor& grad, const Tensor& z, Order order,
+                   const OptionalTensor& means, const Tensor& dz, const Tensor& du, const Device& device) {
+  with_storage(z, [&](auto* data) {
+    using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+    launch_backward(arguments, grad, data, Layout(z, order), means, data_if<S>(dz.numel() > 0, dz),
+                    data_if<S>(du.numel() > 0, du), device);
+  });
+}
 
 std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Tensor& grad, const Tensor& z,
                                              const OptionalTensor& means, bool need_z, bool need_residual) {
@@ -101,24 +110,13 @@ std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Te
   device.check("grad", grad);
   device.check("means", means);
   device.check(arguments);
-  const auto result = [&](bool needed) {
-    return needed ? torch::stable::empty_like(z) : torch::stable::new_empty(z, Sizes{0});
-  };
-  Tensor dz = result(need_z), du = result(need_residual);
-  if (z.numel() && (need_z || need_residual))
-    with_storage(z, [&](auto* data) {
-      using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
-      const auto place = [](Tensor& tensor, bool needed) {
-        return needed ? static_cast<S*>(tensor.mutable_data_ptr()) : nullptr;
-      };
-      launch_backward(arguments, grad, data, Layout(z, order), means, place(dz, need_z), place(du, need_residual),
-                      device);
-    });
+  const Tensor dz = new_if(need_z, z), du = new_if(need_residual, z);
+  if (z.numel() && (need_z || need_residual)) backward_pass(arguments, grad, z, order, means, dz, du, device);
   return {dz, du};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
-  m.impl("_epilogue_backward", TORCH_BOX(&OpAdapter<&epilogue_backward>::call));
+  m.impl("_epilogue_backward", &OpAdapter<&epilogue_backward>::call);
 }
 
 }  // namespace atrous::cuda

@@ -1,7 +1,7 @@
 // Per-element device functions: random draws, and the gradient of the epilogue.
 #pragma once
 
-#include "channels.cuh"
+#include "../channel_vectors.h"
 
 namespace atrous::cuda {
 

@@ -1,10 +1,10 @@
 // _epilogue: y = (act(z * scale + shift (+ residual)) (+ residual)) (* keep) over dense tensors.
 #include <torch/csrc/stable/ops.h>
 
+#include "../kernel_args.h"
 #include "device.h"
 #include "elements.cuh"
 #include "elementwise.cuh"
-#include "kernel_args.h"
 #include "ops.h"
 #include "static_switch.h"
 
@@ -52,7 +52,7 @@ void launch_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, con
     launch("_epilogue", epilogue_kernel<S, kind.slope, place.value, kind.dropout>, tiling.blocks(SIZE), THREADS, device,
            z, residual, result, tiling, vectors_of(arguments));
   };
-  with_kind(arguments.kind(), arguments.dropout > 0,
+  with_kind(arguments.slope_kind, arguments.dropout > 0,
             [&](auto kind) { with_place(arguments.place(), [&](auto place) { launch_kernel(kind, place); }); });
 }
 
@@ -60,17 +60,17 @@ void launch_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, con
 
 Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
   const Order order = check_dense("z", z);
-  arguments.check(to_vector(z.sizes()), to_vector(z.strides()), z.scalar_type());
+  arguments.check(z.sizes(), z.strides(), z.scalar_type());
   const Device device("z", z);
   device.check(arguments);
-  Tensor y = torch::stable::empty_like(z);
+  Tensor y = new_like(z);
   if (z.numel()) with_storage(z, [&](auto* data) { launch_epilogue(arguments, data, y, Layout(z, order), device); });
   return y;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
-  m.impl("_epilogue", TORCH_BOX(&OpAdapter<&epilogue>::call));
-  m.impl("_epilogue_again", TORCH_BOX(&OpAdapter<&epilogue>::call));
+  m.impl("_epilogue", &OpAdapter<&epilogue>::call);
+  m.impl("_epilogue_again", &OpAdapter<&epilogue>::call);
 }
 
 }  // namespace atrous::cuda

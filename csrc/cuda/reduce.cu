@@ -1,9 +1,9 @@
 // _epilogue_reduce: per-channel sums for dbeta, dgamma and dslope.
 #include <torch/csrc/stable/ops.h>
 
+#include "../kernel_args.h"
 #include "device.h"
 #include "elements.cuh"
-#include "kernel_args.h"
 #include "ops.h"
 #include "reduction.cuh"
 #include "static_switch.h"
@@ -76,60 +76,74 @@ __global__ void __launch_bounds__(THREADS, DROPOUT ? 1 : 2)
   store_partial(reduction, own, table, partial);
 }
 
-// Writes (3, channels): the second row is zero without BatchNorm, the third unless the slope is a tensor.
+// Writes (3, channels): the first two rows are divided by `count`, the second is zero without BatchNorm, the third
+// unless the slope is a tensor. Writes the sums to those of the gradients that exist.
 template <class T>
 struct Finish {
-  T* sums;
+  T* rows;
   int64_t channels;
   ChannelVectors vectors;
   bool with_slope;
+  T count;
+  VectorGradients gradients;
 
   __device__ void operator()(int64_t channel, const Sums<T>& total) const {
-    sums[channel] = total.du;
-    sums[channels + channel] = vectors.mean.data ? multiply(total.weighted, vectors.factor<T>(channel)) : T(0);
-    sums[2 * channels + channel] = with_slope ? total.slope : T(0);
+    const T weighted = vectors.mean.data ? multiply(total.weighted, vectors.factor<T>(channel)) : T(0);
+    const T slope = with_slope ? total.slope : T(0);
+    rows[channel] = total.du / count;
+    rows[channels + channel] = weighted / count;
+    rows[2 * channels + channel] = slope;
+    gradients.beta.write(channel, total.du);
+    gradients.gamma.write(channel, weighted);
+    gradients.slope.write(channel, slope);
   }
 };
 
 template <class S>
 void launch_reduce(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout, Tensor& result,
-                   const Device& device) {
+                   int64_t count, const VectorGradients& gradients, const Device& device) {
   using T = Wide<S>;
   constexpr int SIZE = AlignedVector<S>::SIZE;
   const bool before = arguments.place() == Residual::before;
   const S* residual = before ? arguments.residual_data<S>() : nullptr;
   const S* dy = static_cast<const S*>(grad.const_data_ptr());
   const Reduction reduction(layout, SIZE, aligned(z, residual, dy));
-  const Tensor workspace = torch::stable::new_empty(result, Sizes{3 * reduction.parts * layout.channels});
+  const Tensor workspace = new_vector(result, 3 * reduction.parts * layout.channels, wide_type(result));
   auto* partial = reinterpret_cast<Sums<T>*>(workspace.mutable_data_ptr());
   const ChannelVectors vectors = vectors_of(arguments);
   const auto launch_kernel = [&](auto kind, auto place) {
     launch("_epilogue_reduce", reduce_kernel<S, kind.slope, place.value, kind.dropout>, reduction.blocks(SIZE), THREADS,
            device, dy, z, residual, partial, reduction, vectors);
   };
-  with_kind(arguments.kind(), arguments.dropout > 0,
+  with_kind(arguments.slope_kind, arguments.dropout > 0,
             [&](auto kind) { with_place_before(before, [&](auto place) { launch_kernel(kind, place); }); });
-  const Finish<T> finish{result.mutable_data_ptr<T>(), layout.channels, vectors, arguments.kind() == Slope::tensor};
+  const Finish<T> finish{result.mutable_data_ptr<T>(),          layout.channels, vectors,
+                         arguments.slope_kind == Slope::tensor, T(count),        gradients};
   launch("_epilogue_reduce", finish_kernel<Sums<T>, Finish<T>>, dim3(unsigned(layout.channels)), FINISH_THREADS, device,
          partial, reduction.parts, finish);
 }
 
 }  // namespace
 
+Tensor reduce_pass(const Epilogue& arguments, const Tensor& grad, const Tensor& z, Order order, int64_t count,
+                   const VectorGradients& gradients, const Device& device) {
+  Tensor result = torch::stable::new_empty(z, Sizes{3, z.size(1)}, wide_type(z));
+  with_storage(
+      z, [&](auto* data) { launch_reduce(arguments, grad, data, Layout(z, order), result, count, gradients, device); });
+  return result;
+}
+
 Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_gradient(arguments, grad, z);
   const Device device("z", z);
   device.check("grad", grad);
   device.check(arguments);
-  const Sizes shape{3, z.size(1)};
-  if (z.numel() == 0) return torch::stable::new_zeros(z, shape, wide_type(z));
-  Tensor result = torch::stable::new_empty(z, shape, wide_type(z));
-  with_storage(z, [&](auto* data) { launch_reduce(arguments, grad, data, Layout(z, order), result, device); });
-  return result;
+  if (z.numel() == 0) return torch::stable::new_zeros(z, Sizes{3, z.size(1)}, wide_type(z));
+  return reduce_pass(arguments, grad, z, order, 1, {}, device);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
-  m.impl("_epilogue_reduce", TORCH_BOX(&OpAdapter<&epilogue_reduce>::call));
+  m.impl("_epilogue_reduce", &OpAdapter<&epilogue_reduce>::call);
 }
 
 }  // namespace atrous::cuda

@@ -1,4 +1,4 @@
-// _statistics: mean and biased variance of each channel.
+// _statistics: mean and biased variance of each channel. _statistics_epilogue: the epilogue with these.
 //
 // A thread sums the deviations from its first value and their squares, so that no mean is ever squared. Means are
 // stored relative to the first value of their channel, so that a large mean costs no digits. Threads are combined by
@@ -106,8 +106,7 @@ void launch_statistics(const S* z, const Tensor& model, const Layout& layout, Te
   using T = Wide<S>;
   constexpr int SIZE = AlignedVector<S>::SIZE;
   const Reduction reduction(layout, SIZE, aligned(z));
-  const int64_t size = 3 * reduction.parts * layout.channels;
-  const Tensor workspace = torch::stable::new_empty(model, Sizes{size}, wide_type(model));
+  const Tensor workspace = new_vector(model, 3 * reduction.parts * layout.channels, wide_type(model));
   auto* partial = reinterpret_cast<Moments<T>*>(workspace.mutable_data_ptr());
   launch("_statistics", statistics_kernel<S>, reduction.blocks(SIZE), THREADS, device, z, partial, reduction);
   const Finish<S> finish{z, layout, mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
@@ -120,14 +119,26 @@ void launch_statistics(const S* z, const Tensor& model, const Layout& layout, Te
 std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   const Order order = check_dense("z", z);
   const Device device("z", z);
-  const Sizes shape{z.size(1)};
-  const ScalarType type = wide_type(z);
-  if (z.numel() == 0) return {torch::stable::new_zeros(z, shape, type), torch::stable::new_zeros(z, shape, type)};
-  Tensor mean = torch::stable::new_empty(z, shape, type), var = torch::stable::new_empty(z, shape, type);
-  with_storage(z, [&](auto* data) { launch_statistics(data, z, Layout(z, order), mean, var, device); });
+  Tensor mean = new_vector(z, z.size(1), wide_type(z)), var = new_vector(z, z.size(1), wide_type(z));
+  if (z.numel()) {
+    with_storage(z, [&](auto* data) { launch_statistics(data, z, Layout(z, order), mean, var, device); });
+  } else {
+    torch::stable::zero_(mean);
+    torch::stable::zero_(var);
+  }
   return {mean, var};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) { m.impl("_statistics", TORCH_BOX(&statistics)); }
+std::tuple<Tensor, Tensor, Tensor> statistics_epilogue(const Epilogue& arguments, const Tensor& z) {
+  check_no_statistics(arguments);
+  Epilogue with_statistics = arguments;
+  std::tie(with_statistics.mean, with_statistics.var) = statistics(z);
+  return {epilogue(with_statistics, z), *with_statistics.mean, *with_statistics.var};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
+  m.impl("_statistics", TORCH_BOX(&statistics));
+  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue>::call);
+}
 
 }  // namespace atrous::cuda

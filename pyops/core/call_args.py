@@ -95,5 +95,6 @@ class PostOpArgs:
             if tuple(residual.shape) != tuple(size):
                 residual = residual.expand(size)
             residual = laid_out(residual, self.dtype(like), memory_format)
-        seed = self.seed(like.device)
-        return Epilogue(*batch_norm[:4], batch_norm.eps, *self.slope, seed, residual, self.after, self.dropout)
+        kind, value, upper, slope = self.slope
+        numbers = (batch_norm.eps, value, upper, self.after)
+        return Epilogue(*batch_norm[:4], slope, residual, kind, *numbers, self.seed(like.device), self.dropout)

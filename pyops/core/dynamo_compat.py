@@ -45,15 +45,18 @@ def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
 # AOTAutograd
 
 
-def joint_graph(function: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
-    """The forward and backward of a function in one graph.
+def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
+    """The forward and backward of a graph in one graph, whose nodes keep the tags of those that they come from.
 
-    Raises RuntimeError if the function changes an input, or returns a view of an input or of another output.
+    Raises RuntimeError if the graph changes an input, or returns a view of an input or of another output.
     """
     from torch._functorch.aot_autograd import aot_export_joint_simple
 
-    with compiling(False):
-        return aot_export_joint_simple(function, tuple(fakes), trace_joint=True)
+    def run(*args: Any) -> Any:
+        return fx.Interpreter(gm).run(*args)
+
+    with compiling(False), fx.traceback.preserve_node_meta():
+        return aot_export_joint_simple(run, tuple(fakes), trace_joint=True)
 
 
 def partition(
@@ -73,6 +76,26 @@ def keep(node: fx.Node, kept: bool) -> None:
     if "recompute" not in node.meta:  # otherwise the user's activation checkpointing has said it
         node.meta["recompute"] = CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
         node.meta["ac_graph_id"] = 0
+
+
+def checkpointed(gm: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
+    """The region of a node that is activation checkpointing; None for other nodes, and for a policy of the user's."""
+    if node.target is not torch.ops.higher_order.tag_activation_checkpoint:
+        return None
+    region = gm.get_submodule(str(node.args[0].target))  # type: ignore[union-attr]
+    return None if "_checkpoint_context_fn" in region.meta else region  # type: ignore[return-value]
+
+
+def recompute(node: fx.Node, region: int) -> None:
+    """Tags a node of a checkpointed region."""
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    node.meta["recompute"], node.meta["ac_graph_id"] = CheckpointPolicy.PREFER_RECOMPUTE, region + 1
+
+
+def region_tags(node: fx.Node) -> dict[str, Any]:
+    """What recompute() has written into the meta of a node."""
+    return {name: node.meta[name] for name in ("recompute", "ac_graph_id") if name in node.meta}
 
 
 def is_backward(node: fx.Node) -> bool:

@@ -54,14 +54,14 @@ class Epilogue(NamedTuple):
     var: Tensor | None = None
     gamma: Tensor | None = None
     beta: Tensor | None = None
-    eps: float = 1e-5
+    slope: Tensor | None = None
+    residual: Tensor | None = None
     slope_kind: str = "number"
+    eps: float = 1e-5
     slope_value: float = 1.0
     slope_upper: float = 1.0
-    slope: Tensor | None = None
-    seed: Tensor | None = None
-    residual: Tensor | None = None
     residual_after_act: bool = False
+    seed: Tensor | None = None
     dropout: float = 0.0
 
     @property

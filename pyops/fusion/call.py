@@ -86,10 +86,10 @@ class Call:
         with torch.no_grad():
             return trace(self, tensors, self.options.compiled)
 
-    def deferring(self) -> Call:
-        """The same call, with the batch statistics among its results."""
+    def for_joint_graph(self) -> Call:
+        """The same call with the batch statistics among its results; the graph decides what is kept and recomputed."""
         call = copy.copy(self)
-        call.deferred = True
+        call.deferred, call.options = self.batch_stats, self.options._replace(recompute=False)
         return call
 
     def _read_conv(self, conv: fx.Node | None, tensors: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from ..backends import selection
 from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
+from .checkpoints import inline_checkpoints
 from .effects import value
 from .layouts import lower_in_channels_last
 from .lean import lean
@@ -46,7 +47,9 @@ class Compiler:
         return counted
 
     def compile(self, gm: fx.GraphModule, inputs: Sequence[Any], record: Graph) -> Callable[..., Any]:
-        plain, gm = gm, training.copied(gm)  # Dynamo reads its graph afterwards
+        gm = training.copied(gm)  # Dynamo reads its own afterwards
+        inline_checkpoints(gm)
+        plain = training.copied(gm)
         chains = replace_sites(gm, self.options)
         record.sites = list(map(site_of, chains))
         record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"

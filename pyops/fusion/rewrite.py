@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from ..core import dynamo_compat
 from ..core.layout import memory_format
 from .call import Call, Options, inline
 from .chains import Chain, Finder
@@ -50,7 +51,7 @@ def _result(traced: fx.GraphModule) -> fx.Node:
 def _replace(graph: fx.Graph, chain: Chain, call: Call) -> fx.Node:
     with graph.inserting_before(chain.last):
         node = graph.call_function(call, tuple(call.tensors.values()))
-    node.meta = dict(chain.last.meta)
+    node.meta = {**chain.last.meta, **dynamo_compat.region_tags(chain.nodes[0])}
     chain.last.replace_all_uses_with(node)
     for old in reversed(chain.nodes):
         graph.erase_node(old)

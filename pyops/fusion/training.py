@@ -31,7 +31,7 @@ def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], re
     """
     gm = copied(gm)
     updates = Updates.take_from(gm)
-    joint = dynamo_compat.joint_graph(lambda *args: gm.forward(*args), fakes)
+    joint = dynamo_compat.joint_graph(gm, fakes)
     results = outputs(gm)
     _choose_kept(joint)
     forward, backward = dynamo_compat.partition(joint, fakes, len(results), recompute)

@@ -49,22 +49,20 @@ class Updates:
             if cls.counts(node):
                 updates.counters.append(inputs[node.args[0]])
                 gm.graph.erase_node(node)
-            elif isinstance(node.target, Call) and node.target.batch_stats:
-                statistics += updates._defer(gm.graph, node, inputs)
+            elif isinstance(node.target, Call):
+                node.target = node.target.for_joint_graph()
+                statistics += updates._defer(gm.graph, node, inputs) if node.target.deferred else []
         output.args = ((*output.args[0], *statistics),)
         gm.recompile()
         return updates
 
     def _defer(self, graph: fx.Graph, node: fx.Node, inputs: dict[fx.Node, int]) -> list[fx.Node]:
-        call = node.target.deferring()
-        tensors = dict(zip(call.names, node.args))
+        call, tensors = node.target, dict(zip(node.target.names, node.args))
         with graph.inserting_after(node):
-            both = graph.call_function(call, node.args)
-        with graph.inserting_after(both):
-            y, mean, var = (graph.call_function(operator.getitem, (both, i)) for i in range(3))
-        y.meta, both.meta = dict(node.meta), {}
-        node.replace_all_uses_with(y)
-        graph.erase_node(node)
+            y, mean, var = (graph.call_function(operator.getitem, (node, i)) for i in range(3))
+        y.meta = dict(node.meta)
+        node.meta.pop("example_value", None)  # it was y's; the tags of a checkpointed region stay
+        node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
         if tensors.get("mean") is None:
             return []
         self.means.append(inputs[tensors["mean"]])

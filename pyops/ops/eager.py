@@ -39,11 +39,26 @@ def _epilogue_backward(grad: Tensor, z: Tensor, means, need_z: bool, need_residu
     return dz.copy_(wide[0]), du.copy_(wide[1])
 
 
+def _epilogue_gradients(grad: Tensor, z: Tensor, batch_stats, need_z, need_residual, need_vectors, *arguments):
+    results = fake._epilogue_gradients(grad, z, batch_stats, need_z, need_residual, need_vectors, *arguments)
+    if not z.numel():
+        return *results[:2], *(result.zero_() for result in results[2:])
+    grad, z, *epilogue = _widened(grad, z, *arguments)
+    needs = batch_stats, need_z, need_residual, need_vectors
+    wide = reference.epilogue_gradients(grad, z, *needs, Epilogue(*epilogue))
+    return tuple(result.copy_(value) for result, value in zip(results, wide))
+
+
 def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     if z.numel():
         return reference.statistics(*_widened(z))
     mean, var = fake._statistics(z)
     return mean.zero_(), var.zero_()
+
+
+def _statistics_epilogue(z: Tensor, *arguments) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = _statistics(z)
+    return _epilogue(z, *Epilogue(*arguments)._replace(mean=mean, var=var)), mean, var
 
 
 def _conv_statistics(*arguments) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.spec import Spec, accumulate_type
+from ..core.spec import Epilogue, Spec, accumulate_type
 
 
 def _epilogue(z: Tensor, *arguments) -> Tensor:
@@ -23,9 +23,22 @@ def _epilogue_backward(grad: Tensor, z: Tensor, means, need_z: bool, need_residu
     return tuple(torch.empty_like(z) if needed else z.new_empty(0) for needed in (need_z, need_residual))
 
 
+def _epilogue_gradients(
+    grad: Tensor, z: Tensor, batch_stats: bool, need_z: bool, need_residual: bool, need_vectors: bool, *arguments
+) -> tuple[Tensor, ...]:
+    e = Epilogue(*arguments)
+    vectors = e.gamma, e.beta, e.slope if e.slope_kind == "tensor" else None
+    dz, du = _epilogue_backward(grad, z, None, need_z, need_residual)
+    return dz, du, *(v.new_empty(v.shape) if need_vectors and v is not None else z.new_empty(0) for v in vectors)
+
+
 def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     mean, var = (z.new_empty(z.shape[1], dtype=accumulate_type(z.dtype)) for _ in range(2))
     return mean, var
+
+
+def _statistics_epilogue(z: Tensor, *arguments) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(z), *_statistics(z)
 
 
 def _conv(input, weight, bias, stride, padding, dilation, groups) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import tuning
+from .. import reference, tuning
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec, flat
 from ..core.torch_compat import constant, operators_observed
@@ -68,9 +68,24 @@ def launchers() -> dict[str, Callable[..., Any]]:
     def conv_statistics_in_layout(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec):
         return conv_statistics(input, weight, bias, spec, memory_format=memory_format(input, weight))
 
+    def statistics_epilogue(z: Tensor, e: Epilogue) -> tuple[Tensor, Tensor, Tensor]:
+        mean, var = statistics(z)
+        return epilogue(z, e._replace(mean=mean, var=var)), mean, var
+
+    def epilogue_gradients(grad: Tensor, z: Tensor, batch_stats, need_z, need_residual, need_vectors, e: Epilogue):
+        vectors: list[Tensor | None] = [None] * 3
+        means, batch_stats = None, batch_stats and need_z
+        if batch_stats or need_vectors:
+            sums = epilogue_reduce(grad, z, e)
+            means = sums[:2] / max(z[:, 0].numel(), 1) if batch_stats else None
+            vectors = reference.vector_gradients(sums, e) if need_vectors else vectors
+        both = epilogue_backward(grad, z, means, need_z, need_residual, e)
+        return *both, *(z.new_empty(0) if v is None else v for v in vectors)
+
     return {
         "_epilogue": epilogue, "_epilogue_again": epilogue, "_epilogue_reduce": epilogue_reduce,
-        "_epilogue_backward": epilogue_backward, "_statistics": statistics,
+        "_epilogue_backward": epilogue_backward, "_epilogue_gradients": epilogue_gradients, "_statistics": statistics,
+        "_statistics_epilogue": statistics_epilogue,
         "_conv_epilogue": measured_conv_epilogue, "_conv_statistics": conv_statistics_in_layout,
     }  # fmt: skip
 
@@ -130,6 +145,15 @@ def _epilogue_reduce(grad: Tensor, z: Tensor, *epilogue) -> Tensor:
 
 def _epilogue_backward(grad: Tensor, z: Tensor, means, need_z, need_residual, *epilogue) -> tuple[Tensor, Tensor]:
     return run_pass("_epilogue_backward", grad, z, means, need_z, need_residual, Epilogue(*epilogue))
+
+
+def _epilogue_gradients(grad: Tensor, z: Tensor, batch_stats, need_z, need_residual, need_vectors, *epilogue):
+    needs = batch_stats, need_z, need_residual, need_vectors
+    return run_pass("_epilogue_gradients", grad, z, *needs, Epilogue(*epilogue))
+
+
+def _statistics_epilogue(z: Tensor, *epilogue) -> tuple[Tensor, Tensor, Tensor]:
+    return run_pass("_statistics_epilogue", z, Epilogue(*epilogue))
 
 
 def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:

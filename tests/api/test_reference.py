@@ -18,8 +18,8 @@ def test_it_is_conv_bn_add_activation():
     nn.init.normal_(bn.weight)
     nn.init.normal_(bn.running_mean)
     x, r = torch.randn(2, 5, 9, 9).double(), torch.randn(2, 7, 5, 5).double()
-    vectors = (bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps)
-    e = Epilogue(*vectors, "tensor", slope=act.weight, residual=r)
+    vectors = (bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    e = Epilogue(*vectors, act.weight, r, "tensor", bn.eps)
     convolution = x, conv.weight, conv.bias, Spec((2, 2), (1, 1))
     assert torch.equal(reference.conv_epilogue(*convolution, e), act(bn(conv(x)) + r))
     after = e._replace(residual_after_act=True)
@@ -70,7 +70,7 @@ def a_call(kind, after, dropout, bn=True):
     gamma, beta, slope = (torch.randn(4, dtype=torch.float64) for _ in range(3))
     seed = torch.tensor([-(2**40) - 7, 2**35 + 3])
     vectors = (gamma, beta) if bn else (None, None)
-    return z, Epilogue(None, None, *vectors, 1e-3, kind, 0.25, 0.5, slope, seed, residual, after, dropout)
+    return z, Epilogue(None, None, *vectors, slope, residual, kind, 1e-3, 0.25, 0.5, after, seed, dropout)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -18,6 +18,7 @@ def test_epilogue_travels_in_the_order_of_the_schemas():
 
     schema = torch._C.parse_schema(ops.schemas()["_epilogue"])
     assert tuple(argument.name for argument in schema.arguments[1:]) == Epilogue._fields
+    assert tuple(argument.default_value for argument in schema.arguments[1:]) == Epilogue()
 
 
 def test_flat_has_the_fields_in_the_place_of_the_whole():

@@ -72,11 +72,34 @@ def check_backward(z: Tensor, grad: Tensor, means: Tensor | None, e: Epilogue) -
         assert three[0].stride() == z.stride()
 
 
+def check_gradients(z: Tensor, grad: Tensor, batch: bool, e: Epilogue) -> None:
+    """One call gives the bits of both passes, and the vectors' gradients in the vectors' dtypes and shapes."""
+    sums = ops._epilogue_reduce(grad, z, *e)
+    means = sums[:2] / (z.numel() // z.shape[1]) if batch else None
+    both = ops._epilogue_backward(grad, z, means, True, True, *e)
+    dz, du, dgamma, dbeta, dslope = ops._epilogue_gradients(grad, z, batch, True, True, True, *e)
+    assert torch.equal(dz, both[0]) and torch.equal(du, both[1]) and dz.stride() == du.stride() == z.stride()
+    assert torch.equal(dbeta, sums[0].to(e.beta.dtype))
+    assert dgamma.numel() == 0 if e.gamma is None else torch.equal(dgamma, sums[1].to(e.gamma.dtype))
+    if e.slope_kind != "tensor":
+        assert dslope.numel() == 0
+    elif e.slope.numel() == z.shape[1]:
+        assert torch.equal(dslope, sums[2].to(e.slope.dtype))
+    else:
+        torch.testing.assert_close(dslope.double(), sums[2].double().sum()[None].to(e.slope.dtype).double())
+
+
 def check(z: Tensor, grad: Tensor, means: Tensor | None, e: Epilogue) -> None:
     check_backward(z, grad, means, e)
+    check_gradients(z, grad, means is not None, e)
     y = ops._epilogue(z, *e)
     assert_tensor(y, eager._epilogue(z, *e), reference.epilogue(wide(z), wide(e)), "y")
     assert torch.equal(y, ops._epilogue_again(z, *e))
+    if means is not None:
+        mean, var = ops._statistics(z)
+        expected = ops._epilogue(z, *e._replace(mean=mean, var=var)), mean, var
+        results = ops._statistics_epilogue(z, *e._replace(mean=None, var=None))
+        assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
 
 
 @pytest.mark.parametrize("dropout", (0.0, 0.3))
@@ -197,6 +220,11 @@ def test_what_is_not_needed_is_empty_and_means_may_have_two_rows():
     grad, means, e = case(z, "relu", "before", "batch", 0.0)
     dz, du = ops._epilogue_backward(grad, z, means, True, True, *e)
     strided = torch.stack([means[:2], means[:2]], 2)[..., 0]
+    whole = ops._epilogue_gradients(grad, z, True, True, True, True, *e)
+    for needed in itertools.product((True, False), repeat=3):
+        wanted = *needed[:2], needed[2], needed[2], False  # ReLU has no slope
+        for result, full, want in zip(ops._epilogue_gradients(grad, z, True, *needed, *e), whole, wanted):
+            assert torch.equal(result, full) if want else result.shape == (0,)
     for needed in itertools.product((True, False), repeat=2):
         for result, full, wanted in zip(ops._epilogue_backward(grad, z, strided, *needed, *e), (dz, du), needed):
             assert torch.equal(result, full) if wanted else result.shape == (0,) and result.dtype == z.dtype
@@ -213,6 +241,11 @@ def test_of_nothing(dtype, shape):
     assert torch.equal(ops._epilogue_reduce(z, z, *e), zeros.expand(3, channels))
     means = torch.zeros(2, channels, dtype=wide_type)
     assert all(part.shape == shape for part in ops._epilogue_backward(z, z, means, True, True, *e))
+    *both, dgamma, dbeta, dslope = ops._epilogue_gradients(z, z, True, True, True, True, *e._replace(gamma=zeros + 1))
+    assert all(part.shape == shape for part in both) and torch.equal(dgamma, zeros) and dbeta.shape == (0,)
+    assert torch.equal(dslope, torch.zeros(1))
+    y, *statistics = ops._statistics_epilogue(z, *e._replace(mean=None, var=None))
+    assert y.shape == shape and all(torch.equal(part, zeros) for part in statistics)
 
 
 Z = torch.randn(2, 4, 5, 6)
@@ -237,6 +270,13 @@ def test_errors(message, grad, e):
         ops._epilogue_reduce(grad, Z, *Epilogue(**e))
     with pytest.raises(RuntimeError, match=message):
         ops._epilogue_backward(grad, Z, None, True, True, *Epilogue(**e))
+    with pytest.raises(RuntimeError, match=message):
+        ops._epilogue_gradients(grad, Z, False, True, True, True, *Epilogue(**e))
+
+
+def test_statistics_are_computed_not_given():
+    with pytest.raises(RuntimeError, match="mean and var: expected None"):
+        ops._statistics_epilogue(Z, torch.zeros(4), torch.ones(4))
 
 
 @pytest.mark.parametrize(

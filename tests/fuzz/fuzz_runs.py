@@ -74,7 +74,8 @@ def epilogue_of(case: Case, t: dict[str, Tensor]) -> Epilogue:
     slope = activation.parse_slope(slope_of(case, t))
     vectors = [t.get(name) for name in ("running_mean", "running_var", "bn_weight", "bn_bias")]
     seed = t["seed"] if slope.kind == "random" or case.dropout else None
-    return Epilogue(*vectors, case.eps, *slope, seed, t.get("residual"), case.residual == "after", case.dropout)
+    numbers = slope.kind, case.eps, slope.value, slope.upper, case.residual == "after"
+    return Epilogue(*vectors, slope.tensor, t.get("residual"), *numbers, seed, case.dropout)
 
 
 def steps_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:

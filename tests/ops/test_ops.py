@@ -13,7 +13,10 @@ from atrous.core.spec import Epilogue
 from atrous.ops import triton_impl
 from atrous.triton_kernels.conv import configs
 
-POINTWISE = ("_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_statistics")
+POINTWISE = (
+    "_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_epilogue_gradients", "_statistics",
+    "_statistics_epilogue",
+)  # fmt: skip
 CONVOLUTIONS = ("_conv_epilogue", "_conv_statistics", "_winograd_weight", "_winograd_epilogue")
 
 
@@ -61,7 +64,9 @@ def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
         "_epilogue_again": lambda: (z, *tail),
         "_epilogue_reduce": lambda: (torch.randn_like(z), z, *tail),
         "_epilogue_backward": lambda: (torch.randn_like(z), z, torch.randn(2, 32), True, False, *tail),
+        "_epilogue_gradients": lambda: (torch.randn_like(z), z, True, True, True, True, *tail),
         "_statistics": lambda: (z,),
+        "_statistics_epilogue": lambda: (z, *tail._replace(mean=None, var=None)),
         "_conv_statistics": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1),
         "_conv_epilogue": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1, *tail),
         "_winograd_weight": lambda: (w,),

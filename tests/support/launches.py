@@ -63,7 +63,7 @@ def convolutions():
 def epilogue(channels: int, size: torch.Size, layout: torch.memory_format, kind: str) -> Epilogue:
     vectors = [torch.rand(channels, device=DEVICE) + 0.5 for _ in range(4)]
     slope, seed = torch.rand(channels, device=DEVICE), torch.tensor([1, 2], device=DEVICE)
-    return Epilogue(*vectors, 1e-5, kind, 0.1, 0.3, slope, seed, draw(*size, memory_format=layout))
+    return Epilogue(*vectors, slope, draw(*size, memory_format=layout), kind, 1e-5, 0.1, 0.3, seed=seed)
 
 
 # For each layout a batch reduced by one program per tile, and one by several (reduction_plan.grid).

@@ -53,7 +53,7 @@ def arguments(
     bn = (mean, var.abs() + 0.1, gamma, beta) if norm else (None,) * 4
     seed = torch.tensor([0x1234_5678_9ABC_DEF0, (1 << 40) + 4], device=DEVICE)
     added = None if residual == "none" else torch.randn_like(z)
-    return z, Epilogue(*bn, 1e-3, slope_kind, -0.125, 0.5, slope, seed, added, residual == "after", dropout)
+    return z, Epilogue(*bn, slope, added, slope_kind, 1e-3, -0.125, 0.5, residual == "after", seed, dropout)
 
 
 def changed(change, arguments):

@@ -53,7 +53,7 @@ def epilogue_variant(
     recorder = gate.Recorder(pointwise.epilogue_kernel)
     configured = mock.patch.object(operands, "pointwise_config", lambda key: config)
     with mock.patch.object(pointwise, "epilogue_kernel", recorder), configured:
-        e = Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, vector, seed, added, residual == "after", dropout)
+        e = Epilogue(*bn, vector, added, slope_kind, 1e-5, 0.1, 0.3, residual == "after", seed, dropout)
         pointwise.epilogue(z, e)
     assert recorder.arguments["LAYOUT"] == layout
     per_thread = config.block_rows * config.block_cols // (32 * config.num_warps)

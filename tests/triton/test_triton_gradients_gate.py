@@ -40,7 +40,7 @@ def call(name, z, slope_kind, residual, norm, batch, dropout, vectors):
     vector = torch.ones(z.shape[1], dtype=vectors)
     seed, added = torch.zeros(2, dtype=torch.int64), torch.zeros_like(z) if residual else None
     bn = [vector if norm else None] * 4
-    e = Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, vector, seed, added, dropout=dropout)
+    e = Epilogue(*bn, vector, added, slope_kind, 1e-5, 0.1, 0.3, seed=seed, dropout=dropout)
     if name == "reduce":
         return gradients.epilogue_reduce(torch.zeros_like(z), z, e)
     means = torch.zeros(3, z.shape[1], dtype=operands.accumulator(z)) if batch else None

@@ -203,14 +203,14 @@ Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const T
     using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (!std::is_same_v<S, double>)
       convolve(Task<S>{shape, data, arguments.residual_data<S>(), transformed.const_data_ptr<float>(),
-                       static_cast<S*>(output.mutable_data_ptr()), arguments.kind(), arguments.place(),
+                       static_cast<S*>(output.mutable_data_ptr()), arguments.slope_kind, arguments.place(),
                        arguments.dropout > 0, vectors});
   });
   return output;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
-  m.impl("_winograd_epilogue", TORCH_BOX(&OpAdapter<&winograd_epilogue>::call));
+  m.impl("_winograd_epilogue", &OpAdapter<&winograd_epilogue>::call);
 }
 
 }  // namespace atrous::cpu

@@ -5,8 +5,8 @@
 #include <atomic>
 
 #include "../../convolution.h"
+#include "../../kernel_args.h"
 #include "../device.h"
-#include "../kernel_args.h"
 #include "../ops.h"
 #include "problem.h"
 
@@ -96,7 +96,7 @@ ConvProblem describe(ConvProblem problem, const ConvTensors& tensors, const Epil
   problem.residual = tensors.residual ? tensors.residual->const_data_ptr() : nullptr;
   problem.y = tensors.y.mutable_data_ptr();
   problem.vectors = vectors_of(arguments, bias);
-  problem.slope = arguments.kind();
+  problem.slope = arguments.slope_kind;
   problem.place = arguments.place();
   return problem;
 }
@@ -168,7 +168,7 @@ Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tenso
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
-  m.impl("_conv_epilogue", TORCH_BOX(&OpAdapter<&conv_epilogue>::call));
+  m.impl("_conv_epilogue", &OpAdapter<&conv_epilogue>::call);
 }
 
 // These take no tensor and so have no device. Only CUDA builds define them.

@@ -5,7 +5,7 @@
 #include <cutlass/epilogue/threadblock/default_thread_map_tensor_op.h>
 #include <cutlass/numeric_conversion.h>
 
-#include "../channels.cuh"
+#include "../../channel_vectors.h"
 
 namespace atrous::cuda {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "../channels.cuh"
+#include "../../channel_vectors.h"
 
 namespace atrous::cuda {
 

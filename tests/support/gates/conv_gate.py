@@ -71,7 +71,7 @@ def variant(
     vector, seed = torch.ones(layer.out_channels, device="meta"), torch.zeros(2, dtype=torch.int64)
     addend = None if residual == "none" else torch.empty(size, dtype=dtype, device="meta", memory_format=x[1])
     bias, bn = (None, [vector] * 4) if norm else (vector, [None] * 4)
-    e = Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, vector, seed, addend, residual == "after")
+    e = Epilogue(*bn, vector, addend, slope_kind, 1e-5, 0.1, 0.3, residual == "after", seed)
     run = lambda: conv.conv_epilogue(x[0], w, bias, spec, e, memory_format=x[1], config=config)  # noqa: E731
     label = f"conv {name} {config.describe()} {dtype} {slope_kind} {residual}"
     return _capture(conv, "conv_epilogue_kernel", run, label, config, chip, layer, precision)

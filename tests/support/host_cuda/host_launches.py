@@ -16,17 +16,20 @@ def epilogue_of(z: torch.Tensor, kind: str, dropout: float) -> list:
     channels = z.shape[1]
     mean, gamma, beta, slope = torch.randn(4, channels)
     seed = torch.tensor([1, 2])
-    return [mean, mean.abs() + 0.5, gamma, beta, 1e-5, kind, 0.1, 0.3, slope, seed, torch.randn_like(z), False, dropout]
+    return [mean, mean.abs() + 0.5, gamma, beta, slope, torch.randn_like(z), kind, 1e-5, 0.1, 0.3, False, seed, dropout]
 
 
 def calls(z: torch.Tensor, kind: str, dropout: float) -> dict:
     grad, e = torch.randn_like(z), epilogue_of(z, kind, dropout)
+    needs = True, True, True, True
     means = torch.randn(2, z.shape[1], dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
     return {
         "_epilogue": lambda: ops._epilogue(z, *e),
         "_statistics": lambda: ops._statistics(z),
+        "_statistics_epilogue": lambda: ops._statistics_epilogue(z, None, None, *e[2:]),
         "_epilogue_reduce": lambda: ops._epilogue_reduce(grad, z, *e),
         "_epilogue_backward": lambda: ops._epilogue_backward(grad, z, means, True, True, *e),
+        "_epilogue_gradients": lambda: ops._epilogue_gradients(grad, z, *needs, *e),
     }
 
 

@@ -37,7 +37,7 @@ def epilogue(slope_kind: str, residual: str, like: torch.Tensor, dropout: float 
     addend = None if residual == "none" else torch.empty_like(like)
     seed = torch.empty(2, dtype=torch.int64, device="cuda")
     *bn, slope = (torch.empty(like.shape[1], device="cuda") for _ in range(5))
-    return Epilogue(*bn, 1e-5, slope_kind, 0.1, 0.3, slope, seed, addend, residual == "after", dropout)
+    return Epilogue(*bn, slope, addend, slope_kind, 1e-5, 0.1, 0.3, residual == "after", seed, dropout)
 
 
 def tensors(layer: Layer, batch: int, dtype: torch.dtype):

@@ -1,10 +1,10 @@
 // Converts tensor arguments to the structs that kernels read.
 #pragma once
 
-#include "../arguments.h"
-#include "channels.cuh"
+#include "arguments.h"
+#include "channel_vectors.h"
 
-namespace atrous::cuda {
+namespace atrous {
 
 inline ChannelVector vector_of(const OptionalTensor& tensor) {
   if (!tensor) return {};
@@ -12,7 +12,7 @@ inline ChannelVector vector_of(const OptionalTensor& tensor) {
 }
 
 inline ChannelVectors vectors_of(const Epilogue& arguments, const OptionalTensor& bias = {}) {
-  const Slope kind = arguments.kind();
+  const Slope kind = arguments.slope_kind;
   ChannelVectors vectors{vector_of(arguments.mean),
                          vector_of(arguments.var),
                          vector_of(arguments.gamma),
@@ -33,4 +33,4 @@ inline ChannelVectors vectors_of(const Epilogue& arguments, const OptionalTensor
   return vectors;
 }
 
-}  // namespace atrous::cuda
+}  // namespace atrous

@@ -1,13 +1,13 @@
 // Per-channel epilogue parameters, which kernels read directly from the BatchNorm's vectors, so that no other kernel
-// has to be launched first. Independent of torch tensors; kernel_args.h fills these structs.
+// has to be launched first. Independent of torch tensors, for CPU and GPU; kernel_args.h fills these structs.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
 
-#include "../epilogue.h"
-#include "../half_types.h"
+#include "epilogue.h"
+#include "half_types.h"
 
-namespace atrous::cuda {
+namespace atrous {
 
 using torch::headeronly::ScalarType;
 
@@ -74,4 +74,4 @@ struct ChannelVectors {
   }
 };
 
-}  // namespace atrous::cuda
+}  // namespace atrous
