@@ -116,11 +116,11 @@ def transformed(values: Sequence[Any]) -> bool:
     They see torch's own operators; Dynamo does not compile under a dispatch mode.
     """
     return (
-        torch._C._len_torch_dispatch_stack() > 0
+        torch.compiler.is_compiling()  # first: Dynamo knows it, and does not trace the others
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
         or torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
         or any(isinstance(value, torch.fx.Proxy) for value in values)
     )
 

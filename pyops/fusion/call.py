@@ -102,7 +102,7 @@ class Call:
         if bn is not None:
             a = spellings.arguments(bn)
             tensors.setdefault("input", a.input)
-            tensors.update(zip(VECTORS, (a.mean, a.var, a.weight, a.bias)))
+            tensors.update(zip(VECTORS, (a.running_mean, a.running_var, a.weight, a.bias)))
             self.batch_stats, self.eps = uses_batch_statistics(bn), number(a.eps)
             self.momentum = 0.0 if a.momentum is None else number(a.momentum)
 
@@ -131,6 +131,8 @@ class Call:
         y = self._run(t, batch_norm, post_op)
         if self.layout is not None and not self.folds:
             y = y.contiguous(memory_format=self.layout)
+        if self.eps and y.shape[2:] == (1, 1):  # torch's BatchNorm reads one pixel as NCHW, which later layers see
+            y = y.as_strided(y.shape, (y.shape[1], 1, 1, 1))
         if not collected:
             return y
         mean, var, count = collected[0]

@@ -40,7 +40,7 @@ class Chain:
     @property
     def fusible(self) -> bool:
         """True if one call does the work of two operations, or updates the running statistics of a BatchNorm."""
-        bn = self.steps.get("bn")
+        bn = None if self.refusal else self.steps.get("bn")
         return len(self.steps) > 1 or (bn is not None and uses_batch_statistics(bn))
 
     @property
@@ -51,7 +51,7 @@ class Chain:
 
 def uses_batch_statistics(bn: fx.Node) -> bool:
     a = spellings.arguments(bn)
-    return bool(a.training) or a.mean is None
+    return bool(a.training) or a.running_mean is None
 
 
 class Finder:
@@ -78,7 +78,7 @@ class Finder:
 
     def _chain(self, head: str, node: fx.Node) -> Chain:
         chain = Chain({head: node}, [node])
-        chain.reason = self._head_reason(chain, head, node)
+        chain.reason = chain.refusal = self._head_reason(chain, head, node)
         if head == "add" and not chain.reason:
             chain.residual = self._split(chain, node)[1]
         while not chain.reason:
@@ -122,7 +122,7 @@ class Finder:
         a = spellings.arguments(user) if role else None
         if a is None or not is_tensor(user) or (role != "add" and a.input is not first):
             return ""
-        if role == "dropout" and (not a.training or a.p == 0.0):
+        if role in ("dropout", "feature_dropout") and (not a.training or a.p == 0.0):
             return "identity"
         if role == "dropout" and isinstance(a.p, fx.Node):
             return ""

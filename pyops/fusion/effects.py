@@ -58,7 +58,7 @@ def _targets(node: fx.Node) -> list[Any]:
     target, first = node.target, [*node.args[:1], node.kwargs.get("input")]
     if spellings.role(node) == "bn":
         a = spellings.arguments(node)
-        return [a.mean, a.var] if a.training else []
+        return [a.running_mean, a.running_var] if a.training else []
     if spellings.role(node):
         out = node.kwargs.get("out")
         return [spellings.arguments(node).input, out] if spellings.in_place(node) else [out]

@@ -126,7 +126,7 @@ def path_of(node: fx.Node) -> str:
     """The path of the module whose weight or statistics the node uses, else of the module that contains the node."""
     name = spellings.role(node)
     a = spellings.arguments(node) if name else None
-    owned = getattr(a, "weight", None) or getattr(a, "mean", None) if name in ("conv", "bn") else None
+    owned = getattr(a, "weight", None) or getattr(a, "running_mean", None) if name in ("conv", "bn") else None
     if isinstance(owned, fx.Node):
         parts = re.findall(r"\['(\w+)'\]", source_name(owned).partition("_modules")[2] or source_name(owned))
         if parts:

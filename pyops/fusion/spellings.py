@@ -37,17 +37,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "prelu": {},
     "rrelu": {"lower": 1 / 8, "upper": 1 / 3, "training": False},
     "dropout": {"p": 0.5, "training": True},
+    "feature_dropout": {"training": False},
 }
+_SAME = {"train": "training", "self": "input"}  # torch's other names of an argument
 ACTIVATIONS = ("relu", "leaky_relu", "prelu", "rrelu")
 
 _CONV = _named("input weight bias stride padding dilation groups")
 _ATEN_CONV = _named("input weight bias stride padding dilation transposed output_padding groups")
-_BN = _named("input mean var weight bias training momentum eps")  # torch.nn.functional's order
-_TORCH_BN = _named("input weight bias mean var training momentum eps cudnn_enabled")
+_BN = _named("input running_mean running_var weight bias training momentum eps")  # torch.nn.functional's order
+_TORCH_BN = _named("input weight bias running_mean running_var training momentum eps cudnn_enabled")
 _ADD = _named("input other")
 _RELU, _LEAKY = _named("input inplace"), _named("input negative_slope inplace")
 _PRELU, _RRELU = _named("input weight"), _named("input lower upper training inplace")
 _DROPOUT = _named("input p training inplace")
+_FEATURE_DROPOUTS = (F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 
 SPELLINGS: dict[Any, Spelling] = {
     **dict.fromkeys((torch.conv2d, F.conv2d, aten.conv2d.default, aten.conv2d.padding), Spelling("conv", _CONV)),
@@ -66,12 +69,13 @@ SPELLINGS: dict[Any, Spelling] = {
     **dict.fromkeys((F.rrelu, torch.rrelu, aten.rrelu.default), Spelling("rrelu", _RRELU)),
     **dict.fromkeys((F.rrelu_, torch.rrelu_, aten.rrelu_.default), Spelling("rrelu", _RRELU, True)),
     **dict.fromkeys((F.dropout, torch.dropout, aten.dropout.default), Spelling("dropout", _DROPOUT)),
+    **dict.fromkeys(_FEATURE_DROPOUTS, Spelling("feature_dropout", _DROPOUT)),
     **dict.fromkeys((torch.dropout_, aten.dropout_.default), Spelling("dropout", _DROPOUT, True)),
 }
 
 
 def role(node: fx.Node) -> str:
-    """conv | bn | add | an activation | dropout, or "" for any other node."""
+    """conv | bn | add | an activation | dropout | feature_dropout, or "" for any other node."""
     spelling = _spelling(node)
     return "" if spelling is None else spelling.role
 
@@ -81,6 +85,7 @@ def arguments(node: fx.Node) -> SimpleNamespace:
     spelling = _spelling(node)
     assert spelling is not None
     given = {**dict(zip(spelling.names, node.args)), **node.kwargs}
+    given = {_SAME.get(name, name): argument for name, argument in given.items()}
     return SimpleNamespace(**{**dict.fromkeys(spelling.names), **DEFAULTS[spelling.role], **given})
 
 

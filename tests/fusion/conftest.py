@@ -1,0 +1,43 @@
+"""The fixtures `make` and `training`: each test runs with fused, frozen and plain copies and with its planted fault."""
+
+import pytest
+import torch
+from variants import INDUCTOR
+
+
+def pytest_generate_tests(metafunc):
+    """`make` alone: in eval mode by the test's own choice; with `training`: each mode that the copy has."""
+    if "make" not in metafunc.fixturenames:
+        return
+    variants, fault = metafunc.function.variants, metafunc.function.fault  # a test without a fault is an error
+    if "training" not in metafunc.fixturenames:
+        metafunc.parametrize("make", [variant_param(variant) for variant in (*variants, fault[0])])
+        return
+    modes = [(variant, mode) for variant in variants for mode in (False, True) if not (variant.frozen and mode)]
+    cases = [variant_param(*case) for case in (*modes, fault)]
+    metafunc.parametrize("make, training", cases)
+
+
+def variant_param(variant, *mode):
+    names = (variant.name, *("train" if training else "eval" for training in mode))
+    marks = [pytest.mark.gate] if variant is INDUCTOR else []
+    return pytest.param(variant, *mode, id="-".join(names), marks=marks)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test with a planted fault passes if it fails."""
+    make = pyfuncitem.funcargs.get("make")
+    if make is None or not make.wrong:
+        return (yield)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        yield
+    return True
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Forgets what earlier tests compiled: Dynamo counts its limit of graphs for each function, and tests have them."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

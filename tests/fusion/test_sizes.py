@@ -1,0 +1,153 @@
+"""Sizes, layouts and modes: how often a fused model compiles, and that every call of them is fused and right."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import pytest
+import torch
+from faults import compiles_each_size
+from outcomes import assert_alike, equal_models
+from pairs import BOTH, Pair, image
+from torch._dynamo.utils import counters
+from variants import SHARED, catches, epilogues, layers
+
+SIZES = [(2, 6, 6), (3, 6, 6), (5, 6, 6), (4, 8, 6), (4, 8, 9), (3, 9, 8), (7, 10, 12), (1, 8, 8), (1, 6, 6),
+         (1, 9, 10), (2, 5, 7), (6, 12, 11)]  # fmt: skip
+# Graphs that each of SIZES may cost at most: the first, a batch, a height, a width that begins to vary, and batch 1.
+COMPILES = [1, 1, 0, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+
+
+def graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+def sized(batch, height, width, layout=torch.contiguous_format):
+    return torch.randn(batch, 4, height, width, dtype=torch.float64).contiguous(memory_format=layout)
+
+
+@contextlib.contextmanager
+def mode(name, *models):
+    """Sets the models' training flag, and gradients and autocast, for a call."""
+    for model in models:
+        if model.training != (name == "train"):
+            model.train(name == "train")
+    contexts = {"eval": torch.no_grad, "inference": torch.inference_mode,
+                "autocast": lambda: torch.autocast("cpu", torch.bfloat16)}  # fmt: skip
+    with contexts.get(name, torch.enable_grad)():
+        yield
+
+
+def call(name, fused, plain, x):
+    """Compares one call in this mode."""
+    with mode(name, fused, plain):
+        assert_alike(fused, plain, x, gradients=name in ("train", "gradients"))
+
+
+@catches(compiles_each_size)
+def test_each_axis_costs_one_compile(make, training):
+    fused, plain = make.pair(equal_models(Pair, training))
+    name = "train" if training else "eval"
+    for size, limit in zip(SIZES, COMPILES):
+        for bound in (limit, 0):
+            before = graphs()
+            call(name, fused, plain, sized(*size))
+            assert graphs() - before <= bound, size
+    before = graphs()
+    for size in random.Random(0).sample(SIZES, len(SIZES)):
+        call(name, fused, plain, sized(*size))
+    assert graphs() == before and layers(fused) == BOTH
+    if not training:
+        with torch.no_grad():
+            assert all(epilogues(fused, sized(*size)) == 2 for size in SIZES)
+
+
+MODES = ["eval", "inference", "autocast", "gradients", "train"]
+
+
+@catches(compiles_each_size)
+def test_modes_and_sizes_in_any_order(make):
+    """Twelve sizes in each of five modes, shuffled: each mode costs what it would alone, and nothing once seen."""
+    names = MODES[:1] if make.wrong else MODES[:-1] if make.frozen else MODES
+    fused, plain = make.pair(tuple(model.float() for model in equal_models(Pair)))
+    calls = [(name, size) for name in names for size in SIZES]
+    random.Random(1).shuffle(calls)
+    spent = dict.fromkeys(names, 0)
+    for name, size in calls:
+        before = graphs()
+        call(name, fused, plain, sized(*size).float())
+        spent[name] += graphs() - before
+    assert max(spent.values()) <= 6, spent  # batch, height, width, and batch 1 before and after these vary
+    before = graphs()
+    for name, size in calls[::3]:
+        call(name, fused, plain, sized(*size).float())
+    assert graphs() == before
+    report = getattr(fused, "fusion_report", None)
+    assert report is None or not report.plain_calls, report.plain_calls
+
+
+@catches(compiles_each_size)
+def test_layouts(make, training):
+    """NCHW and channels_last in turn, then strides of neither kind: right, and each layout compiled once."""
+    fused, plain = make.pair(equal_models(Pair, training))
+    name, x = "train" if training else "eval", sized(3, 7, 6)
+    layouts = [x, x.contiguous(memory_format=torch.channels_last), sized(3, 6, 7).transpose(2, 3),
+               sized(3, 7, 12)[..., ::2], sized(6, 7, 6)[::2], x[:, :1].expand(3, 4, 7, 6)]  # fmt: skip
+    for y in layouts:
+        call(name, fused, plain, y)
+    before = graphs()
+    for y in layouts[::-1]:
+        call(name, fused, plain, y)
+    assert graphs() == before and layers(fused) == BOTH
+    if make.wrong:
+        raise AssertionError("this fault is one of sizes")
+
+
+@catches(compiles_each_size)
+def test_batches(make):
+    """Large and small batches: torch's convolution may guard on some of them, on few."""
+    fused, plain = make.pair(equal_models(Pair))
+    before = graphs()
+    for batch in (8, 16, 4, 32, 5, 64, 17, 3, 2, 128, 1, 7, 31):
+        call("eval", fused, plain, sized(batch, 5, 5))
+    assert graphs() - before <= 4 and layers(fused) == BOTH
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@catches(compiles_each_size)
+def test_dynamic(make, dynamic):
+    """dynamic=True compiles once for all sizes but batch 1; dynamic=False once a size."""
+    model, plain = equal_models(Pair)
+    fused, plain = make.pair((model, plain), dynamic=dynamic)
+    before, sizes = graphs(), SIZES[:5] if not dynamic else SIZES
+    for size in sizes:
+        call("eval", fused, plain, sized(*size))
+    assert graphs() - before <= (3 if dynamic else len(sizes)) - bool(make.wrong)
+    assert layers(fused) == BOTH
+
+
+@catches(compiles_each_size)
+@torch.no_grad()
+def test_empty_and_tiny_inputs(make):
+    """A batch of 0, an image of one pixel, in eval; and the error of one that is too small is torch's."""
+    fused, plain = make.pair(equal_models(Pair))
+    for shape in ((0, 6, 6), (2, 6, 6), (0, 5, 5), (1, 1, 1), (2, 1, 1), (1, 6, 1)):
+        call("eval", fused, plain, sized(*shape))
+    if make.wrong:
+        raise AssertionError("this fault is one of many sizes")
+
+
+@catches(compiles_each_size, variants=SHARED)
+def test_beyond_the_limit(make):
+    """Under more sizes than Dynamo compiles, calls run plain: the report says so, with a reason, and one warning."""
+    if make.wrong:
+        pytest.fail("there is no report to lack this")
+    model, plain = equal_models(Pair)
+    fused = make.pair((model, plain), dynamic=False)[0]
+    with torch._dynamo.config.patch(recompile_limit=3), pytest.warns() if not make.plain else contextlib.nullcontext():
+        for size in range(3, 12):
+            call("eval", fused, plain, image(size=size))
+    if not make.plain:
+        report = fused.fusion_report
+        assert report.plain_calls and "plain" in str(report).lower() and layers(fused) == BOTH

@@ -1,0 +1,147 @@
+"""DataParallel, DistributedDataParallel in two processes, and FSDP-like wrappers around and inside a fused model."""
+
+from __future__ import annotations
+
+import copy
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from faults import scales
+from outcomes import agree, assert_same, equal_models, outcome
+from pairs import BOTH, Pair, image
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from variants import SHARED, catches, layers
+
+import atrous
+
+GLOO = dist.is_available() and dist.is_gloo_available()
+
+
+@catches(scales)
+def test_data_parallel(make, training):
+    """Without a GPU it calls its module; its replicas on GPUs are the plain model's."""
+    model, plain = equal_models(Pair, training)
+    fused, plain = make.pair((model, plain))
+    around, around_plain = DataParallel(fused), DataParallel(plain)
+    agree(around, around_plain, image())
+    assert layers(fused) == BOTH
+    replica = fused._replicate_for_data_parallel()
+    assert isinstance(replica, Pair) and replica is not fused
+
+
+@catches(scales, variants=SHARED)
+def test_data_parallel_inside(make, training):
+    model, plain = equal_models(lambda: nn.Sequential(DataParallel(Pair()), nn.Conv2d(4, 2, 1)), training)
+    fused = make(model)
+    agree(fused, plain, image())
+    assert layers(fused)
+
+
+class Split(nn.Module):
+    """A part that is wrapped by itself, as users wrap what trains."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.stem, self.part = nn.Conv2d(4, 4, 1).double(), part
+
+    def forward(self, x):
+        return self.part(torch.relu(self.stem(x)))
+
+
+def big():
+    """More parameters than the first of DDP's buckets holds at the size that is set below."""
+    return nn.Sequential(Pair(16), Pair(12), Pair(8))
+
+
+def pairs_of_models():
+    """name: (a fused model in DDP, the plain one in DDP)."""
+
+    def ddp(module, **options):
+        return DistributedDataParallel(module, **options)
+
+    model, plain = equal_models(big, training=True)
+    yield "around", ddp(atrous.fuse(model)), ddp(plain)
+    model, plain = equal_models(big, training=True)
+    yield "inside", atrous.fuse(ddp(model)), ddp(plain)
+    model, plain = equal_models(Pair, training=True)
+    torch.manual_seed(3)
+    plain = Split(ddp(plain))
+    model = Split(ddp(model))
+    model.stem.load_state_dict(plain.stem.state_dict())
+    yield "a part", atrous.fuse(model), plain
+    model, plain = equal_models(big, training=True)
+    small = {"bucket_cap_mb": 0.01, "gradient_as_bucket_view": True}
+    yield "buckets", ddp(atrous.fuse(model), **small), ddp(plain, **small)
+    model, plain = equal_models(big, training=True)
+    model[1].requires_grad_(False), plain[1].requires_grad_(False)
+    yield "unused", ddp(atrous.fuse(model), find_unused_parameters=True), ddp(plain, find_unused_parameters=True)
+
+
+def steps(rank, fused, plain):
+    """Two steps on each process's own images, then gradients without synchronisation, then eval."""
+    for number in range(2):
+        torch.manual_seed(10 * number + rank)
+        x = image(3)
+        expected = outcome(plain, x)
+        assert_same(outcome(fused, x), expected)
+        for model in (fused, plain):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.grad is not None:
+                        parameter -= 0.1 * parameter.grad
+    fused.eval(), plain.eval()
+    agree(fused, plain, x)
+
+
+def run_checks(rank, port, outcomes):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for name, fused, plain in pairs_of_models():
+        failed, error = torch.zeros(1), ""
+        try:
+            steps(rank, fused, plain)
+            inner = fused.module if hasattr(fused, "module") and not hasattr(fused, "fusion_report") else fused
+            assert layers(inner), "nothing is fused"
+        except Exception as caught:
+            failed, error = torch.ones(1), f"{type(caught).__name__}: {caught}"
+        outcomes.put((name, rank, error))
+        dist.all_reduce(failed)
+        if failed:  # the processes may be at different collectives now
+            break
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """(check, rank) -> error, "" if it passed. One pair of processes runs all checks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(run_checks, (port, queue), nprocs=2)
+    errors = {}
+    while not queue.empty():
+        name, rank, error = queue.get()
+        errors[name, rank] = error
+    return errors
+
+
+@pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
+@pytest.mark.parametrize("name", ["around", "inside", "a part", "buckets", "unused"])
+def test_two_processes(outcomes, name):
+    assert all(outcomes.get((name, rank)) == "" for rank in range(2)), outcomes
+
+
+@catches(scales, variants=SHARED)
+def test_a_copied_wrapper(make):
+    """deepcopy of a wrapper, and a fused model in several of them."""
+    model, plain = equal_models(Pair)
+    fused = make(model)
+    for wrapper in (copy.deepcopy(DataParallel(fused)), nn.Sequential(nn.Identity(), fused), nn.ModuleList([fused])[0]):
+        y = image()
+        with torch.no_grad():
+            torch.testing.assert_close(wrapper(y), plain(y), rtol=1e-9, atol=1e-9)
