@@ -27,8 +27,8 @@ TRITON ?= 3.6.0
 BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
 	$(if $(STEPS),--steps "$(STEPS)")
 
-.PHONY: help setup demo cpp-example test gates standin-all fuzz gpu-bundle gpu-bundle-download gpu-bundle-check bench bench-report \
-	docs kernel-table lint format clean
+.PHONY: help setup demo cpp-example test gates standin-all fuzz opinfo-all gpu-bundle gpu-bundle-download \
+	gpu-bundle-check bench bench-host bench-report docs kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -90,6 +90,11 @@ fuzz: setup  ## run COUNT=20000 random convolutions on every backend that a CPU 
 	TRITON_INTERPRET=1 $(BIN)/python tests/fuzz/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
 	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
 
+opinfo-all: setup  ## compare with torch on every sample of its op_db and module_db, SEED for fuse(); counts in out/opinfo.json
+	@mkdir -p out
+	$(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --fused 40 --json out/opinfo.json
+	TRITON_INTERPRET=1 $(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --backend triton --json out/opinfo-triton.json
+
 gpu-bundle:  ## build wheel and kernels for a GPU machine: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
 	$(PYTHON) -m bench.gpu.bundle.command build $(BUNDLE)
 
@@ -102,6 +107,10 @@ gpu-bundle-check:  ## check that the bundle installs, loads, and has every kerne
 bench: setup  ## run pytest-benchmark over bench/, correctness first; JSON in out/bench.json
 	@mkdir -p out
 	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
+
+bench-host: setup  ## measure host time against plain torch, interleaved; fails above a budget; JSON in out/host-time.json
+	@mkdir -p out
+	$(BIN)/python -m bench.host_time --json out/host-time.json
 
 bench-report:  ## write README's tables and docs/resnet34-cpu.png from bench/results
 	$(BIN)/python -m bench.report.report

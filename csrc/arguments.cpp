@@ -14,14 +14,6 @@ bool is_floating(ScalarType type) {
          type == ScalarType::BFloat16;
 }
 
-Slope slope_of(const std::string& kind) {
-  for (size_t i = 0; i < std::size(SLOPE_KINDS); ++i)
-    if (kind == SLOPE_KINDS[i]) return static_cast<Slope>(i);
-  std::string known;
-  for (const char* name : SLOPE_KINDS) known += std::string(known.empty() ? "" : ", ") + name;
-  STD_TORCH_CHECK(false, "slope_kind: expected one of ", known, ", got '", kind, "'");
-}
-
 // The dimension at this place, counted from the innermost.
 size_t dimension(size_t place, size_t rank, Order order) {
   if (order == Order::channels_first) return rank - 1 - place;
@@ -108,10 +100,6 @@ std::array<int64_t, 2> check_pair(const char* name, SizesRef values, int64_t lea
   return {values[0], values[1]};
 }
 
-void check_no_statistics(const Epilogue& arguments) {
-  STD_TORCH_CHECK(!arguments.mean && !arguments.var, "mean and var: expected None: they are those of z");
-}
-
 Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
   const Order order = check_dense("z", z);
   check_like("grad", grad, "z", z.sizes(), z.strides(), z.scalar_type());
@@ -171,20 +159,12 @@ Tensor new_vector(const Tensor& model, int64_t size, ScalarType dtype) {
   return empty_strided(model, SizesRef(size), SizesRef(stride), to<int32_t>(from(dtype)));
 }
 
-Epilogue Epilogue::unbox(const StableIValue* stack) {
-  using torch::stable::detail::to;
-  Epilogue arguments;
-  for (OptionalTensor* tensor :
-       {&arguments.mean, &arguments.var, &arguments.gamma, &arguments.beta, &arguments.slope, &arguments.residual})
-    *tensor = to<OptionalTensor>(*stack++);
-  const std::string kind = to<std::string>(*stack++);
-  for (double* number : {&arguments.eps, &arguments.slope_value, &arguments.slope_upper})
-    *number = to<double>(*stack++);
-  arguments.residual_after_act = to<bool>(*stack++);
-  arguments.seed = to<OptionalTensor>(*stack++);
-  arguments.dropout = to<double>(*stack);
-  arguments.slope_kind = slope_of(kind);  // last: if it throws, the arguments own all handles
-  return arguments;
+Slope slope_of(const std::string& kind) {
+  for (size_t i = 0; i < std::size(SLOPE_KINDS); ++i)
+    if (kind == SLOPE_KINDS[i]) return static_cast<Slope>(i);
+  std::string known;
+  for (const char* name : SLOPE_KINDS) known += std::string(known.empty() ? "" : ", ") + name;
+  STD_TORCH_CHECK(false, "slope_kind: expected one of ", known, ", got '", kind, "'");
 }
 
 Residual Epilogue::place() const {

@@ -9,6 +9,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "epilogue.h"
@@ -21,6 +22,9 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Sizes = std::vector<int64_t>;
 using SizesRef = torch::headeronly::IntHeaderOnlyArrayRef;  // sizes or strides, of a tensor for example, not owned
+
+// The kind of slope of this name; throws if there is none.
+Slope slope_of(const std::string& kind);
 
 // Memory order of a dense (N, C, *spatial) tensor.
 enum class Order { channels_first, channels_last };
@@ -35,9 +39,9 @@ struct Epilogue {
   OptionalTensor seed;
   double dropout = 0;
 
-  static constexpr uint64_t SIZE = 13;  // arguments in the schema
-  // Takes them from an operator's stack; throws if the kind of slope is unknown.
-  static Epilogue unbox(const StableIValue* stack);
+  // The types of these members, in order; OpAdapter compares their number with the schema's.
+  using Types = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor,
+                           OptionalTensor, Slope, double, double, double, bool, OptionalTensor, double>;
 
   Residual place() const;
   // True if the epilogue draws random numbers, for its slopes or for dropout.
@@ -64,8 +68,6 @@ Order check_dense(const char* name, const Tensor& tensor);
 ScalarType wide_type(const Tensor& tensor);
 // Throws unless `vector` is None or has one value per channel, at any stride; or_one also allows a single value.
 void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
-// Throws if a primitive that computes mean and var is given them.
-void check_no_statistics(const Epilogue& arguments);
 // Checks the arguments that both backward passes share; returns the order of z and grad.
 Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z);
 // Throws unless `means` is None or has 2 or 3 rows of z's channels, in z's compute dtype.

@@ -46,8 +46,8 @@ void check_convolution(const Tensor& input, const Tensor& weight, const Optional
   STD_TORCH_CHECK(w.size() == 4 && x[1] > 0 && x[1] == w[1] * groups && w[0] % groups == 0,
                   "weight: expected shape [K, C / groups, kH, kW] with C = ", x[1], ", not 0, and groups = ", groups,
                   ", got ", to_string(w));
-  check_vector("bias", bias, w[0]);
   if (bias) same_dtype("bias", *bias);
+  check_vector("bias", bias, w[0]);
   check_pair("stride", stride, 1);
   check_pair("padding", padding, 0);
   check_pair("dilation", dilation, 1);

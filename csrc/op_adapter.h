@@ -13,26 +13,34 @@
 
 namespace atrous {
 
+template <class T>
+T unbox(StableIValue value) {
+  using torch::stable::detail::to;
+  if constexpr (std::is_same_v<T, Slope>)
+    return slope_of(to<std::string>(value));
+  else
+    return to<T>(value);
+}
+
 // call(stack, ...) is FUNCTION(epilogue, head...) for a schema (head..., EPILOGUE). TORCH_BOX would copy every argument
 // three times on the way.
-template <auto FUNCTION>
+template <auto FUNCTION, class Types = Epilogue::Types>
 struct OpAdapter;
 
-template <class Result, class... Head, Result (*FUNCTION)(const Epilogue&, Head...)>
-struct OpAdapter<FUNCTION> {
+template <class Result, class... Head, Result (*FUNCTION)(const Epilogue&, Head...), class... Tail>
+struct OpAdapter<FUNCTION, std::tuple<Tail...>> {
   static void call(StableIValue* stack, uint64_t inputs, uint64_t outputs) {
-    constexpr uint64_t HEAD = sizeof...(Head);
-    STD_TORCH_CHECK(inputs == HEAD + Epilogue::SIZE, "expected a schema of ", HEAD + Epilogue::SIZE, " arguments, got ",
-                    inputs);
-    unbox(stack, std::index_sequence_for<Head...>());
+    constexpr uint64_t size = sizeof...(Head) + sizeof...(Tail);
+    STD_TORCH_CHECK(inputs == size, "expected a schema of ", size, " arguments, got ", inputs);
+    run(stack, std::index_sequence_for<Head...>(), std::index_sequence_for<Tail...>());
   }
 
  private:
-  template <size_t... INDEX>
-  static void unbox(StableIValue* stack, std::index_sequence<INDEX...>) {
-    const std::tuple<std::decay_t<Head>...> head{torch::stable::detail::to<std::decay_t<Head>>(stack[INDEX])...};
-    const Epilogue epilogue = Epilogue::unbox(stack + sizeof...(Head));
-    box(stack, FUNCTION(epilogue, std::get<INDEX>(head)...));
+  template <size_t... HEAD, size_t... TAIL>
+  static void run(StableIValue* stack, std::index_sequence<HEAD...>, std::index_sequence<TAIL...>) {
+    const std::tuple<std::decay_t<Head>...> head{unbox<std::decay_t<Head>>(stack[HEAD])...};
+    const Epilogue epilogue{unbox<Tail>(stack[sizeof...(Head) + TAIL])...};
+    box(stack, FUNCTION(epilogue, std::get<HEAD>(head)...));
   }
   static void box(StableIValue* stack, const Tensor& result) { *stack = torch::stable::detail::from(result); }
   template <class... Tensors>

@@ -6,16 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import autograd
+from . import autograd, reference
 from .autograd.function import LayerConfig
 from .backends import selection
 from .backends.base import Backend
-from .core import checks
+from .core import checks, sync_stats
 from .core.activation import SlopeLike
 from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from .core.layout import laid_out, memory_format
 from .core.spec import Epilogue, Spec
-from .ops import triton_impl
+from .core.torch_compat import transformed
+from .ops import direct, triton_impl
 
 
 def conv_bn_act(
@@ -68,11 +69,21 @@ def conv_bn_act(
         TypeError, ValueError, RuntimeError: as nn.Conv2d, nn.BatchNorm2d and the activation raise for the same mistake;
         RuntimeError: the named backend cannot run this call, with its reasons.
 
+    In a transform of torch.func, forward-mode AD, torch.jit's and torch.fx's tracers, and for tensor subclasses, the
+    layer is its composition of torch's own operators (F.rrelu then draws the slopes). Under create_graph=True the
+    backward differentiates that composition, with the slopes that were drawn.
+
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py.
     """
+    geometry = (stride, padding, dilation, groups)
+    if not training:
+        vectors = running_mean, running_var, bn_weight, bn_bias
+        after = residual_after_act
+        y = direct.conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend)
+        if y is not None:
+            return y
     batch_norm = BatchNormArgs(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
     post_op = PostOpArgs(slope, residual, residual_after_act)
-    geometry = (stride, padding, dilation, groups)
     return convolve(input, weight, bias, geometry, batch_norm, post_op, backend=backend, recompute=recompute)
 
 
@@ -96,6 +107,11 @@ def bn_act(
 
     input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64. The other arguments, Returns and Raises are those of conv_bn_act.
     """
+    if not training:
+        vectors = running_mean, running_var, weight, bias
+        y = direct.bn_act(input, vectors, eps, slope, residual, residual_after_act, backend)
+        if y is not None:
+            return y
     batch_norm = BatchNormArgs(running_mean, running_var, weight, bias, training, momentum, eps, None, "")
     return normalize(input, batch_norm, PostOpArgs(slope, residual, residual_after_act), backend, recompute)
 
@@ -104,9 +120,11 @@ def normalize(
     input: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, backend: str = "auto", recompute: bool = True
 ) -> Tensor:
     """bn_act on grouped arguments."""
+    batch_norm = batch_norm._replace(required=True)
+    if transformed((input, *batch_norm[:4], *post_op.tensors())):
+        return _composition(input, batch_norm, post_op)
     checks.tensor("input", input)
     checks.feature_map("input", input, ValueError)
-    batch_norm = batch_norm._replace(required=True)
     batch_norm.check(input, tuple(input.shape))
     post_op.check(input, tuple(input.shape), _autocasts(input))
     return _pointwise(input, batch_norm, post_op, backend, recompute)
@@ -132,6 +150,10 @@ def add_act(
     Returns and Raises: as conv_bn_act; ValueError for a dropout outside [0, 1].
     Source: Srivastava et al., Dropout (JMLR 2014).
     """
+    if dropout == 0.0:
+        y = direct.add_act(input, other, slope, backend)
+        if y is not None:
+            return y
     checks.probability("dropout", dropout)
     post_op = PostOpArgs(slope, other, False, name="other", required=True, dropout=dropout if training else 0.0)
     return post_process(input, post_op, backend, recompute)
@@ -139,6 +161,8 @@ def add_act(
 
 def post_process(input: Tensor, post_op: PostOpArgs, backend: str = "auto", recompute: bool = True) -> Tensor:
     """add_act on grouped arguments."""
+    if transformed((input, *post_op.tensors())):
+        return _composition(input, NO_BATCH_NORM, post_op)
     checks.tensor("input", input)
     post_op.check(input, tuple(input.shape), _autocasts(input))
     return _pointwise(input, NO_BATCH_NORM, post_op, backend, recompute)
@@ -148,6 +172,8 @@ def _pointwise(z: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, backen
     if _autocasts(z):  # autocast casts none of these arguments
         with torch.autocast(z.device.type, enabled=False):
             return _pointwise(z, batch_norm, post_op, backend, recompute)
+    if z.numel() == 0 and batch_norm.group is None:  # torch gives an empty result strides by rules of its own
+        return _composition(z, batch_norm, post_op)
     training = batch_norm.training or _needs_gradient((z, *batch_norm[:4], *post_op.tensors()))
     run = _train_epilogue if training else _epilogue
     chosen = selection.choose(backend, z)
@@ -189,6 +215,9 @@ def convolve(
     prepacked=None, backend="auto", recompute=True, autocast=False,
 ) -> Tensor:  # fmt: skip
     """conv_bn_act on grouped arguments. prepacked: the prepacked weights of a frozen convolution, filled here."""
+    tensors = (input, weight, bias, *batch_norm[:4], *post_op.tensors())
+    if transformed(tensors):
+        return _composition(input, batch_norm, post_op, (weight, bias, *geometry))
     checks.tensor("input", input)
     checks.tensor("weight", weight, like=input)
     if bias is not None:
@@ -207,7 +236,7 @@ def convolve(
     batch_norm.check(input, size)
     post_op.check(input, size, autocast)
     layout = memory_format(input, weight)
-    if batch_norm.training or _needs_gradient((input, weight, bias, *batch_norm[:4], *post_op.tensors())):
+    if batch_norm.training or _needs_gradient(tensors):
         chosen = selection.choose(backend, input, weight, spec, training=True)
         if post_op.dtype(input) == input.dtype:
             epilogue = post_op.epilogue(batch_norm, input, size, layout)
@@ -222,6 +251,21 @@ def convolve(
     if post_op.dtype(input) != input.dtype:
         return _epilogue(chosen, run(input, weight, bias, spec, Epilogue()), batch_norm, post_op, recompute)
     return run(input, weight, bias, spec, post_op.epilogue(batch_norm, input, size, layout))
+
+
+def _composition(input: Tensor, batch_norm: BatchNormArgs, post_op: PostOpArgs, conv: tuple = ()) -> Tensor:
+    """The layer in torch's own operators, which transforms, tensor subclasses and tracers see through."""
+    sync_stats.check_single_process(batch_norm.group)
+    if (conv or batch_norm.present) and isinstance(input, Tensor):
+        checks.feature_map("input", input, RuntimeError if conv else ValueError)
+    z = F.conv2d(input, *conv) if conv else input
+    if batch_norm.present:
+        z = F.batch_norm(z, *batch_norm[:7])
+    kind, value, upper, slope = post_op.slope
+    return reference.epilogue(z, Epilogue(
+        slope=slope, residual=post_op.residual, slope_kind=kind, slope_value=value, slope_upper=upper,
+        residual_after_act=post_op.after, dropout=post_op.dropout,
+    ))  # fmt: skip
 
 
 def _needs_gradient(tensors) -> bool:

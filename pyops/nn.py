@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from . import functional
 from .backends.prepack import PrepackedWeights
@@ -14,8 +15,9 @@ from .core import activation
 from .core.activation import SlopeLike
 from .core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from .core.sync_stats import Group
-from .core.torch_compat import has_hooks, pad_widths
+from .core.torch_compat import buffer, children, has_hooks, pad_widths, parameter
 from .models.prelu_training import init_prelu_kaiming_
+from .ops import direct
 
 __all__ = [
     "AddAct", "BNAct2d", "ConvBNAct2d", "FrozenConv2d", "add_act", "bn_act", "conv_bn_act", "init_prelu_kaiming_",
@@ -34,8 +36,11 @@ def conv_bn_act(
     recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r: plain modules in one call. See atrous.conv_bn_act."""
-    _without_hooks(conv=conv, bn=bn, act=act)
-    slope = activation.module_slope(act, act is not None and act.training)
+    if isinstance(input, Proxy):
+        return _traced(bn, act, conv(input), residual, residual_after_act)
+    _without_hooks("conv", conv)
+    _without_hooks("bn", bn)
+    slope = _slope(act)
     if isinstance(conv, FrozenConv2d):
         return conv(input, residual, slope, residual_after_act)
     padding: Any = conv.padding
@@ -43,9 +48,14 @@ def conv_bn_act(
         input = F.pad(input, pad_widths(conv), mode=conv.padding_mode)
         padding = 0
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
+    weight, bias, running = parameter(conv, "weight"), parameter(conv, "bias"), _running(bn)
+    if running is not None:
+        y = direct.conv_bn_act(input, weight, bias, geometry, *running, slope, residual, residual_after_act, backend)
+        if y is not None:
+            return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.convolve(
-        input, conv.weight, conv.bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
+        input, weight, bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
     )
 
 
@@ -59,28 +69,63 @@ def bn_act(
     recompute: bool = True,
 ) -> Tensor:
     """y = act(bn(x) + r), or act(bn(x)) + r. See atrous.bn_act."""
-    _without_hooks(bn=bn, act=act)
-    slope = activation.module_slope(act, act is not None and act.training)
+    if isinstance(input, Proxy):
+        return _traced(bn, act, input, residual, residual_after_act)
+    _without_hooks("bn", bn)
+    slope, running = _slope(act), _running(bn)
+    if running is not None:
+        y = direct.bn_act(input, *running, slope, residual, residual_after_act, backend)
+        if y is not None:
+            return y
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.normalize(input, _batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
 
 
 def add_act(
-    act: nn.Module | None, input: Tensor, other: Tensor, backend: str = "auto", recompute: bool = True
+    act: nn.Module | None,
+    input: Tensor,
+    other: Tensor,
+    backend: str = "auto",
+    recompute: bool = True,
+    dropout: float = 0.0,
+    training: bool = False,
 ) -> Tensor:
-    """y = act(x + o). See atrous.add_act."""
-    _without_hooks(act=act)
-    slope = activation.module_slope(act, act is not None and act.training)
-    return functional.add_act(input, other, slope=slope, backend=backend, recompute=recompute)
+    """y = dropout(act(x + o)). See atrous.add_act."""
+    if isinstance(input, Proxy):
+        return F.dropout(_traced(None, act, input, other, False), dropout, training)
+    return functional.add_act(
+        input, other, slope=_slope(act), dropout=dropout, training=training, backend=backend, recompute=recompute
+    )
 
 
-def _without_hooks(**children: nn.Module | None) -> None:
+def _traced(bn, act, u, residual, residual_after_act: bool):
+    """The children themselves, which torch.fx traces as calls of modules: a BatchNorm then counts its batches."""
+    u = u if bn is None else bn(u)
+    u = u if residual is None or residual_after_act else u + residual
+    y = u if act is None else act(u)
+    return y + residual if residual is not None and residual_after_act else y
+
+
+def _without_hooks(name: str, child: nn.Module | None) -> None:
     """Raises if a child has hooks (as of weight_norm or pruning): a fused call would not run them."""
-    for name, child in children.items():
-        if child is not None and has_hooks(child):
-            raise RuntimeError(
-                f"{name}: expected a module without hooks, which a fused call would not run; got {child}"
-            )
+    if child is not None and has_hooks(child):
+        raise RuntimeError(f"{name}: expected a module without hooks, which a fused call would not run; got {child}")
+
+
+def _slope(act: nn.Module | None) -> SlopeLike:
+    """The slope argument of an activation, which must have no hooks."""
+    _without_hooks("act", act)
+    return 1.0 if act is None else activation.module_slope(act, act.training)
+
+
+def _running(bn: BatchNorm | None) -> tuple[tuple, float] | None:
+    """mean, var, gamma and beta, and eps, of a BatchNorm that normalizes with running statistics; else None."""
+    if bn is None:
+        return (None, None, None, None), 0.0
+    mean, var = buffer(bn, "running_mean"), buffer(bn, "running_var")
+    if bn.training or mean is None or var is None:
+        return None
+    return (mean, var, parameter(bn, "weight"), parameter(bn, "bias")), bn.eps
 
 
 def _batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
@@ -127,9 +172,8 @@ class ConvBNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return conv_bn_act(
-            self.conv, self.bn, self.act, input, residual, self.residual_after_act, self.backend, self.recompute
-        )
+        conv, bn, act = map(children(self).get, ("conv", "bn", "act"))
+        return conv_bn_act(conv, bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
 
     def extra_repr(self) -> str:
         return f"residual_after_act={self.residual_after_act}, backend={self.backend!r}"
@@ -150,7 +194,8 @@ class BNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return bn_act(self.bn, self.act, input, residual, self.residual_after_act, self.backend, self.recompute)
+        bn, act = map(children(self).get, ("bn", "act"))
+        return bn_act(bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
 
 
 class AddAct(nn.Module):
@@ -165,12 +210,8 @@ class AddAct(nn.Module):
         self.act, self.dropout, self.backend, self.recompute = act, dropout, backend, recompute
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
-        _without_hooks(act=self.act)
-        slope = activation.module_slope(self.act, self.act is not None and self.act.training)
-        return functional.add_act(
-            input, other, slope=slope, dropout=self.dropout, training=self.training,
-            backend=self.backend, recompute=self.recompute,
-        )  # fmt: skip
+        act = children(self).get("act")
+        return add_act(act, input, other, self.backend, self.recompute, self.dropout, self.training)
 
 
 class FrozenConv2d(nn.Module):

@@ -60,6 +60,8 @@ def activate(u: Tensor, e: Epilogue) -> Tensor:
         return u if e.slope_value == 1.0 else F.leaky_relu(u, e.slope_value)
     if e.slope is not None and e.slope_kind == "tensor":
         return F.prelu(u, e.slope.to(u.dtype))
+    if e.seed is None:  # torch's generator draws
+        return F.rrelu(u, e.slope_value, e.slope_upper, training=True)
     return torch.where(u > 0, u, draw(u, e) * u)
 
 
@@ -85,8 +87,10 @@ def finish(u: Tensor, e: Epilogue) -> Tensor:
 
 
 def epilogue(z: Tensor, e: Epilogue) -> Tensor:
-    """The primitive _epilogue."""
+    """The primitive _epilogue. Without a seed, random slopes and dropout are torch's own."""
     y = finish(normalize(z, e), e)
+    if e.dropout and e.seed is None:
+        return F.dropout(y, e.dropout)
     return y * keep(y, e.dropout, e.seed) if e.dropout else y
 
 
@@ -103,7 +107,8 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     """The primitive _statistics: mean and biased variance of each channel of z, (N, C, ...)."""
     values = z.transpose(0, 1).flatten(1)
     mean = values.mean(1)
-    mean = mean + (values - mean[:, None]).mean(1)  # exact if all values are equal
+    correction = (values - mean[:, None]).mean(1)  # the mean of equal values is then exact
+    mean = torch.where(mean.isfinite(), mean + correction, mean)
     return mean, (values - mean[:, None]).square().mean(1)
 
 

@@ -1,5 +1,8 @@
-// _conv_epilogue: torch's own convolution, followed by the epilogue in place.
+// _conv_epilogue.
+#include "conv.h"
+
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "../convolution.h"

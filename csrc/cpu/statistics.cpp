@@ -5,7 +5,10 @@
 // Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
 #include <torch/csrc/stable/ops.h>
 
+#include <cmath>
+
 #include "../op_adapter.h"
+#include "../statistics_epilogue.h"
 #include "epilogue_into.h"
 #include "lanes.h"
 #include "work_partition.h"
@@ -49,9 +52,9 @@ void deviations(const Strip<S>& strip, const Lanes<Wide<S>>& pivot, Lanes<Wide<S
   });
 }
 
-// The pivot is the rounded mean; `sum` corrects the rounding.
+// The pivot is the rounded mean; `sum` corrects the rounding, but not that of an infinite mean.
 void write(double pivot, double sum, double squares, int64_t count, double* mean, double* m2) {
-  *mean = pivot + sum / count;
+  *mean = std::isfinite(pivot) ? pivot + sum / count : pivot;
   const double rest = squares - sum * sum / count;
   *m2 = rest < 0 ? 0 : rest;
 }
@@ -124,7 +127,7 @@ ATROUS_CLONES void combine(const WorkPartition& partition, int64_t channels, dou
     ATROUS_INDEPENDENT
     for (int64_t i = 0; i < channels; ++i) {
       const double difference = other_mean[i] - mean[i];
-      mean[i] += difference * fraction;
+      mean[i] += std::isfinite(difference) ? difference * fraction : other_mean[i];
       m2[i] += other_m2[i] + difference * difference * (count * fraction);
     }
     count += more;
@@ -155,26 +158,18 @@ void statistics_into(const S* z, const Layout& layout, Tensor& mean, Tensor& var
 std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   const Order order = check_dense("z", z);
   Tensor mean = new_vector(z, z.size(1), wide_type(z)), var = new_vector(z, z.size(1), wide_type(z));
-  if (z.numel()) {
-    with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
-  } else {
+  if (z.numel() == 0) {
     torch::stable::zero_(mean);
     torch::stable::zero_(var);
+    return {mean, var};
   }
+  with_storage(z, [&](auto* data) { statistics_into(data, Layout(z, order), mean, var); });
   return {mean, var};
-}
-
-std::tuple<Tensor, Tensor, Tensor> statistics_epilogue(const Epilogue& arguments, const Tensor& z) {
-  check_no_statistics(arguments);
-  Epilogue with_statistics = arguments;
-  std::tie(with_statistics.mean, with_statistics.var) = statistics(z);
-  const Tensor y = epilogue(with_statistics, z);
-  return {y, *with_statistics.mean, *with_statistics.var};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
   m.impl("_statistics", TORCH_BOX(&statistics));
-  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue>::call);
+  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue<&statistics, &epilogue>>::call);
 }
 
 }  // namespace atrous::cpu

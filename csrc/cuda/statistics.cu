@@ -6,6 +6,7 @@
 // 37, 1983).
 #include <torch/csrc/stable/ops.h>
 
+#include "../statistics_epilogue.h"
 #include "device.h"
 #include "ops.h"
 #include "reduction.cuh"
@@ -129,16 +130,9 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& z) {
   return {mean, var};
 }
 
-std::tuple<Tensor, Tensor, Tensor> statistics_epilogue(const Epilogue& arguments, const Tensor& z) {
-  check_no_statistics(arguments);
-  Epilogue with_statistics = arguments;
-  std::tie(with_statistics.mean, with_statistics.var) = statistics(z);
-  return {epilogue(with_statistics, z), *with_statistics.mean, *with_statistics.var};
-}
-
 STABLE_TORCH_LIBRARY_IMPL(ATROUS_LIBRARY, ATROUS_CUDA_KEY, m) {
   m.impl("_statistics", TORCH_BOX(&statistics));
-  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue>::call);
+  m.impl("_statistics_epilogue", &OpAdapter<&statistics_epilogue<&statistics, &epilogue>>::call);
 }
 
 }  // namespace atrous::cuda

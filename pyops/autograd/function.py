@@ -4,7 +4,7 @@
 
 Backward: one pass over the data for the sums (dbeta, dgamma, dslope), one for dz and the residual's gradient, then the
 gradients of the convolution. z and the vectors are saved; x and the residual are recomputed where they can be, else
-saved.
+saved. A backward that is itself differentiated or transformed is that of torch's own operators (composition.py).
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import reference
 from ..core import sync_stats
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec
+from ..core.torch_compat import batched_gradients, transformed
+from . import composition
 from .recompute import Saved, attach, restore, to_save
-from .save import no_double_backward, save, saved, shape_and_layout, stand_in
+from .save import save, saved, shape_and_layout, stand_in
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
@@ -99,95 +102,104 @@ class FusedLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, config: LayerConfig, saved_input: Saved, saved_residual: Saved, input, weight, bias, *arguments):
-        epilogue, mean, var, count, z = Epilogue(*arguments), None, None, None, input
-        if config.batch_stats:
-            z, mean, var = _with_statistics(config, input, weight, bias)
-            if config.group is not None:
-                mean, var, count = sync_stats.statistics(mean, var, _count(z), config.group)
+        epilogue = Epilogue(*arguments)
+        y, z, mean, var, count = _forward(config, input, weight, bias, epilogue)
+        if mean is not None:
             if not torch.compiler.is_compiling():
                 # here, as in eager: checkpointing may stop its second run once this function has saved its tensors
                 config.update(mean, var, _count(z) if count is None else count)
             epilogue = epilogue._replace(mean=mean, var=var)
-        elif config.spec is not None:
-            z = config.backend.convolution(input, weight, bias, config.spec)
-        y = config.backend.primitive("_epilogue", z)(z, epilogue)
         conv_output = None if config.spec is None else z
         ctx.set_materialize_grads(False)  # otherwise autograd fills zeros for the gradients of z, mean and var
         ctx.mark_non_differentiable(*(t for t in (conv_output, mean, var, count) if t is not None))
-        saved_z = saved_input if conv_output is None else (z,)
-        if _linear(epilogue, config.batch_stats):
-            saved_z = saved_residual = ()
-        elif _sign_suffices(epilogue, config.batch_stats):
-            saved_z, saved_residual = (y,), ()
-        elif epilogue.residual_place == "after":
-            saved_residual = ()
-        saved_x = saved_input if ctx.needs_input_grad[4] else ()  # only the gradient of the weight needs x
-        ctx.config, ctx.input_like = config, shape_and_layout(input)
+        saved_z, needs_x = saved_input if conv_output is None else (z,), ctx.needs_input_grad[4]
+        linear = _linear(epilogue, config.batch_stats)
+        ctx.saves_y = not linear and _sign_suffices(epilogue, config.batch_stats)
+        if linear or ctx.saves_y:
+            saved_z, saved_residual, bias = (y,) if ctx.saves_y else (), (), None
+        else:  # the gradient of the weight needs x, and that of another gradient if it depends on x
+            needs_x = needs_x or (config.spec is not None and ctx.needs_input_grad[3])
+            saved_residual = () if epilogue.residual_place == "after" else saved_residual
+        ctx.config, ctx.input_like, ctx.layout = config, shape_and_layout(input), memory_format(y)
         ctx.residual_place = epilogue.residual_place
-        save(ctx, saved_x, saved_z, saved_residual, (weight, count, *epilogue._replace(residual=None)))
+        vectors = (weight, bias, count, *epilogue._replace(residual=None))
+        save(ctx, saved_input if needs_x else (), saved_z, saved_residual, vectors)
         return y, conv_output, mean, var, count
 
     @staticmethod
-    @no_double_backward
     def backward(ctx, grad: Tensor | None, *_):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
+        if _differentiated(grad):
+            return None, None, None, *composition.gradients(ctx, grad)
+        grad = grad.contiguous(memory_format=ctx.layout)
         need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
         need = dict(zip(Epilogue._fields, ctx.needs_input_grad[6:])) | {"z": need_x or need_weight or need_bias}
         need["du"] = need["residual"] and ctx.residual_place == "before"
-        saved_x, saved_z, saved_residual, (weight, count, *arguments) = saved(ctx)
+        saved_x, saved_z, saved_residual, (weight, _, count, *arguments) = saved(ctx)
         epilogue, gradients = Epilogue(*arguments), dict.fromkeys(Epilogue._fields)
         dz, du = grad, grad
         if saved_z:
             epilogue = epilogue._replace(residual=restore(saved_residual) if saved_residual else None)
-            dz, du, sums = _epilogue_backward(ctx.config, grad, restore(saved_z), epilogue, need, count)
-            if sums is not None:
-                gradients |= _vector_gradients(sums, epilogue, need)
+            dz, du, vectors = _epilogue_backward(ctx.config, grad, restore(saved_z), epilogue, need, count)
+            gradients |= {name: vector for name, vector in vectors.items() if need[name]}
         if need["residual"]:
             gradients["residual"] = grad if ctx.residual_place == "after" else du
         dx, dw, db = (dz if need_x else None), None, None
         if ctx.config.spec is not None and need["z"]:
-            x = restore(saved_x) if saved_x else stand_in(grad, *ctx.input_like)
+            x = restore(saved_x) if need_weight else stand_in(grad, *ctx.input_like)
             needed = [need_x, need_weight, need_bias]
             dx, dw, db = _convolution_backward(ctx.config, dz, x, weight, ctx.input_like[1], needed)
         return (None, None, None, dx, dw, db, *gradients.values())
 
 
-def _with_statistics(config: LayerConfig, input: Tensor, weight, bias) -> tuple[Tensor, Tensor, Tensor]:
-    if config.spec is not None:
-        return config.backend.convolution_statistics(input, weight, bias, config.spec)
-    return input, *config.backend.primitive("_statistics", input)(input)
+def _differentiated(grad: Tensor) -> bool:
+    """True if a backward is differentiated, as by create_graph=True, or transformed: kernels cannot compute it."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch.is_grad_enabled() or transformed((grad,)) or batched_gradients(grad)
+
+
+def _forward(
+    config: LayerConfig, input: Tensor, weight, bias, epilogue: Epilogue
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """y and z; with batch statistics mean and var; with those of a group its number of values."""
+    backend, spec, count = config.backend, config.spec, None
+    fused = config.group is None and not (spec is not None and backend.one_launch_statistics)
+    # Dynamo attaches nothing (see recompute.py) to one of several results of an operator.
+    if config.batch_stats and (not fused or torch.compiler.is_compiling()):
+        if spec is None:
+            z, mean, var = input, *backend.primitive("_statistics", input)(input)
+        else:
+            z, mean, var = backend.convolution_statistics(input, weight, bias, spec)
+        if config.group is not None:
+            mean, var, count = sync_stats.statistics(mean, var, _count(z), config.group)
+        return backend.primitive("_epilogue", z)(z, epilogue._replace(mean=mean, var=var)), z, mean, var, count
+    z = input if spec is None else backend.convolution(input, weight, bias, spec)
+    if config.batch_stats:
+        y, mean, var = backend.primitive("_statistics_epilogue", z)(z, epilogue)
+        return y, z, mean, var, None
+    return backend.primitive("_epilogue", z)(z, epilogue), z, None, None, None
+
+
+VECTORS = ("gamma", "beta", "slope")  # in the order of _epilogue_gradients
 
 
 def _epilogue_backward(
     config: LayerConfig, grad: Tensor, z: Tensor, epilogue: Epilogue, need: dict[str, bool], count: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """dz, du and the sums (dbeta, dgamma, dslope), as far as they are needed."""
-    grad = grad.contiguous(memory_format=memory_format(z))
-    means = sums = None
-    if need["gamma"] or need["beta"] or need["slope"] or (config.batch_stats and need["z"]):
-        sums = config.backend.primitive("_epilogue_reduce", z)(grad, z, epilogue)
-    if config.batch_stats and need["z"] and sums is not None:
-        global_sums = sums[:2] if config.group is None else sync_stats.all_reduce_sum(sums[:2], config.group)
-        means = global_sums / (_count(z) if count is None else count)
-    if not (need["z"] or need["du"]):
-        return grad, grad, sums
-    dz_is_du = epilogue.mean is None
-    dz, du = config.backend.primitive("_epilogue_backward", z)(
-        grad, z, means, need["z"] or dz_is_du, need["du"] and not dz_is_du, epilogue
-    )
-    return dz, dz if dz_is_du else du, sums
-
-
-def _vector_gradients(sums: Tensor, epilogue: Epilogue, need: dict[str, bool]) -> dict[str, Tensor]:
-    """The gradients of beta, gamma and slope from the three sums per channel; a shared slope adds up the channels."""
-    gradients = {}
-    for name, gradient in zip(("beta", "gamma", "slope"), sums.unbind()):
-        if need[name]:
-            vector = getattr(epilogue, name)
-            gradient = gradient if vector.shape == gradient.shape else gradient.sum().reshape(vector.shape)
-            gradients[name] = gradient.to(vector.dtype)
-    return gradients
+) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+    """dz, du and the gradients of the vectors, as far as they are needed."""
+    primitive, dz_is_du, need_vectors = config.backend.primitive, epilogue.mean is None, any(map(need.get, VECTORS))
+    needed = need["z"] or (dz_is_du and need["du"]), need["du"] and not dz_is_du
+    if config.group is None:
+        run = primitive("_epilogue_gradients", z)
+        dz, du, *vectors = run(grad, z, config.batch_stats, *needed, need_vectors, epilogue)
+    else:
+        sums = primitive("_epilogue_reduce", z)(grad, z, epilogue)
+        means = sync_stats.all_reduce_sum(sums[:2], config.group) / count if need["z"] else None
+        dz, du = primitive("_epilogue_backward", z)(grad, z, means, *needed, epilogue)
+        vectors = reference.vector_gradients(sums, epilogue)
+    return dz, dz if dz_is_du else du, dict(zip(VECTORS, vectors))
 
 
 def _convolution_backward(config: LayerConfig, dz: Tensor, x: Tensor, weight: Tensor, layout, needed: list[bool]):
@@ -196,4 +208,4 @@ def _convolution_backward(config: LayerConfig, dz: Tensor, x: Tensor, weight: Te
     cancelled = needed[2] and config.batch_stats and config.group is None
     computed = [*needed[:2], needed[2] and not cancelled]
     dx, dw, db = config.backend.convolution_backward(dz, x, weight, config.spec, layout, computed)
-    return dx, dw, weight.new_zeros(weight.shape[0]) if cancelled else db
+    return dx, dw, dz.new_zeros(weight.shape[0]) if cancelled else db

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .save import no_double_backward, shape_and_layout, stand_in
+from ..core.torch_compat import transformed
+from .save import shape_and_layout, stand_in
+
+
+def max_pool2d(input: Tensor, *geometry) -> Tensor:
+    """F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode); torch's own in a transform."""
+    run = F.max_pool2d if transformed((input,)) else MaxPool.apply
+    return run(input, *geometry)
 
 
 class MaxPool(torch.autograd.Function):
@@ -24,7 +32,6 @@ class MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @no_double_backward
     def backward(ctx, grad: Tensor):
         (indices,) = ctx.saved_tensors
         geometry = (*(_pair(value) for value in ctx.geometry[:4]), ctx.geometry[4])

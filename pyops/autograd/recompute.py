@@ -20,7 +20,8 @@ from torch import Tensor
 from ..core.spec import Epilogue
 from ..core.torch_compat import checkpointing, version
 
-Saved = tuple[Any, ...]  # (y,), or (backend, z, *epilogue) with which its `_epilogue_again` recomputes y
+# (y,), or (edge, backend, z, *epilogue): its `_epilogue_again` recomputes y, whose gradient is that of edge
+Saved = tuple[Any, ...]
 TENSOR = object()  # placeholder of a tensor to which there is a weak reference
 
 
@@ -58,7 +59,7 @@ def to_save(y: Tensor) -> Saved:
     if torch.compiler.is_compiling():
         arguments, versions = getattr(y, "_atrous_traced", None) or ((), None)
         tensors = [value for value in arguments if isinstance(value, Tensor)]
-        return arguments if tensors and _dynamo_versions().sum_versions(y, *tensors) == versions else (y,)
+        return (None, *arguments) if tensors and _dynamo_versions().sum_versions(y, *tensors) == versions else (y,)
     if checkpointing():
         return (y,)
     recompute = getattr(y, "_atrous_recompute", None)
@@ -68,15 +69,46 @@ def to_save(y: Tensor) -> Saved:
     if len(tensors) < len(recompute.tensors) or _versions(y, tensors) != recompute.versions:
         return (y,)
     alive = iter(tensors)
-    return tuple(next(alive) if value is TENSOR else value for value in recompute.arguments)
+    return _edge(y), *(next(alive) if value is TENSOR else value for value in recompute.arguments)
+
+
+def _edge(y: Tensor) -> Tensor:
+    """A tensor without memory that has y's place in the autograd graph."""
+    (edge,) = torch.unsafe_chunk(y, 1)  # not a view, which would keep y alive
+    edge.data = y.new_empty(0)
+    return edge
 
 
 def restore(saved: Saved) -> Tensor:
     """The tensor for which to_save() returned this: as it was saved, or recomputed."""
     if len(saved) == 1:
         return saved[0]
-    backend, z, *epilogue = saved
+    _, backend, z, *epilogue = saved
     return backend.primitive("_epilogue_again", z)(z, Epilogue(*epilogue))
+
+
+def connected(saved: Saved) -> Tensor:
+    """restore(saved) with its place in the autograd graph."""
+    y = restore(saved)
+    return y if len(saved) == 1 else WithValue.apply(saved[0], y)
+
+
+class WithValue(torch.autograd.Function):
+    """`value` in the place that `like` has in the autograd graph."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(like: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ...
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        # a value that can be differentiated stays in the graph, as a tensor that a function saves does
+        return grad, torch.zeros_like(grad) if ctx.needs_input_grad[1] else None
 
 
 def _versions(y: Tensor, tensors: list[Tensor]) -> int:

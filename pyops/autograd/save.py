@@ -1,40 +1,11 @@
-"""Helpers of the autograd functions: saving mixed values for the backward, and refusing double backward."""
+"""Helpers of the autograd functions: saving mixed values for the backward."""
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..core.layout import memory_format
-from ..core.torch_compat import raise_in_backward
-
-NO_DOUBLE_BACKWARD = (
-    "atrous: double backward is not supported: the backward of a fused layer is not differentiable "
-    "(use the original, unfused model)"
-)
-
-
-def no_double_backward(backward: Callable) -> Callable:
-    """Makes the gradients of a backward raise an error when they are differentiated.
-
-    torch's once_differentiable treats them as constants if the incoming gradient does not require grad; a gradient
-    penalty would then be lost silently.
-    """
-
-    @functools.wraps(backward)
-    def run(ctx, *grads):
-        with torch.no_grad():
-            gradients = backward(ctx, *grads)
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # it is enabled under create_graph=True
-            return gradients
-        tensors = [gradient.detach().requires_grad_() for gradient in gradients if gradient is not None]
-        marked = iter(raise_in_backward(NO_DOUBLE_BACKWARD, tensors))
-        return tuple(gradient if gradient is None else next(marked) for gradient in gradients)
-
-    return run
 
 
 def save(ctx, *groups: tuple) -> None:

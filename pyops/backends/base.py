@@ -24,6 +24,7 @@ class Backend(Protocol):
     """
 
     name: str
+    one_launch_statistics: bool  # convolution_statistics computes z and its statistics in one launch
 
     def available(self) -> list[str]:
         """Reasons why the backend cannot run on this machine; empty if it can."""

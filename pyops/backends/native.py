@@ -25,6 +25,7 @@ from . import aten
 from .aten import compute_dtype, in_compute_dtype
 
 name = "native"
+one_launch_statistics = False
 
 
 def available() -> list[str]:
@@ -129,8 +130,9 @@ TRAINING_PIXELS = 512  # over all images; with fewer, transforming the weight in
 
 def _winograd(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> bool:
     """True if a convolution whose weight changes between calls runs as Winograd; its output is then channels_last."""
-    enough = input.shape[0] * input.shape[2] * input.shape[3] >= TRAINING_PIXELS
-    return enough and layout == torch.channels_last and not pack_reasons(input, weight, spec)
+    if layout != torch.channels_last or pack_reasons(input, weight, spec):
+        return False
+    return input.shape[0] * input.shape[2] * input.shape[3] >= TRAINING_PIXELS  # last: a symbolic size gets a guard
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
@@ -140,7 +142,8 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
         return aten.convolution(input, weight, bias, spec)
     transformed = torch.ops.atrous._winograd_weight(weight)
     geometry = weight.shape[0], bias, spec.padding, spec.dilation
-    return torch.ops.atrous._winograd_epilogue(input, transformed, *geometry, *Epilogue())
+    dense = input.contiguous(memory_format=torch.channels_last)  # a slice is not
+    return torch.ops.atrous._winograd_epilogue(dense, transformed, *geometry, *Epilogue())
 
 
 convolution_statistics = aten.with_statistics(convolution, primitive)

@@ -19,6 +19,7 @@ from ..triton_kernels.conv.configs import DTYPES
 from .aten import convolution_backward  # noqa: F401
 
 name = "triton"
+one_launch_statistics = True
 
 
 def _interpreting() -> bool:

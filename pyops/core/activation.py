@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
+
+from .torch_compat import parameter
 
 SlopeLike = str | float | Tensor | tuple[float, float]
 
@@ -55,7 +58,7 @@ ACTIVATIONS = {
         nn.LeakyReLU, lambda channels: nn.LeakyReLU(0.01, inplace=True), lambda module, training: module.negative_slope
     ),
     "prelu": Activation(
-        nn.PReLU, lambda channels: nn.PReLU(channels, init=0.25), lambda module, training: module.weight
+        nn.PReLU, lambda channels: nn.PReLU(channels, init=0.25), lambda module, training: parameter(module, "weight")
     ),
     "rrelu": Activation(nn.RReLU, lambda channels: nn.RReLU(inplace=True), _rrelu),
 }
@@ -91,7 +94,9 @@ def draw_seed(device: torch.device | str) -> Tensor:
 
 def parse_slope(slope: SlopeLike) -> Slope:
     """Converts the `slope` argument of the functional operators to the form that kernels take."""
-    if isinstance(slope, Tensor):
+    if isinstance(slope, Tensor) and slope.dim() == 0:
+        slope = slope.reshape(1)
+    if isinstance(slope, (Tensor, Proxy)):
         return Slope("tensor", tensor=slope)
     if isinstance(slope, str):
         if slope != "relu":

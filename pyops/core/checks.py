@@ -142,8 +142,9 @@ def batch_norm(vectors: dict[str, Tensor | None], channels: int, z: Tensor, eps:
         if value.dtype not in allowed:
             raise RuntimeError(f"{name}: expected {' or '.join(map(str, allowed))}, got {value.dtype}")
         allowed = [value.dtype]
-    if eps < 0:
-        raise ValueError(f"eps: expected a number that is not negative, got {eps}")
+    if eps < 0 or (training and eps == 0):
+        expected = "a positive number in training" if training else "a number that is not negative"
+        raise ValueError(f"eps: expected {expected}, got {eps}")
 
 
 def more_than_one_value(size: Sequence[int]) -> None:
@@ -154,7 +155,7 @@ def more_than_one_value(size: Sequence[int]) -> None:
 
 
 def slope(value: Tensor, size: Sequence[int]) -> None:
-    """Checks a slope tensor: one value, or one per channel (dimension 1)."""
+    """Checks a slope tensor of one dimension: one value, or one per channel (dimension 1)."""
     channels = size[1] if len(size) > 1 else 1
     if value.dim() > 1 or (value.numel() != 1 and value.numel() != channels):
         raise RuntimeError(f"slope: expected shape (1,) or ({channels},), got {tuple(value.shape)}")

@@ -1,4 +1,4 @@
-"""Private names of torch's compilers (Dynamo, AOTAutograd, fx tracing), each behind a public one, as in torch_compat.py.
+"""Private names of torch's compilers (Dynamo, AOTAutograd, fx), each behind a public one, as in torch_compat.py.
 
 Tried with torch 2.13.0. Only functions import torch._dynamo and torch._functorch: each import takes a second.
 """
@@ -40,6 +40,15 @@ def trace(function: Callable[..., Any], fakes: Sequence[Tensor], then_compiled: 
 def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
     """The mode that the fake tensors among the values belong to, so that new tensors are fake as well."""
     return next((value.fake_mode for value in values if hasattr(value, "fake_mode")), contextlib.nullcontext())
+
+
+def propagate(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
+    """Gives each node of a graph that has none a fake value, in meta["val"]."""
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    values = [node for node in gm.graph.nodes if node.op != "output"]
+    if any("val" not in node.meta and "example_value" not in node.meta for node in values):
+        FakeTensorProp(gm).propagate(*inputs)
 
 
 # AOTAutograd
@@ -128,8 +137,13 @@ def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) ->
 
 # Dynamo
 
-# Dynamo by default ignores hooks that are added after the first call, and checks each attribute of each module.
-_SETTINGS = {"skip_nnmodule_hook_guards": False, "use_recursive_dict_tags_for_guards": True}
+# Dynamo by default ignores hooks that are added after the first call, checks each attribute of each module, and counts
+# its limit for all instances of a class together where a graph breaks inside their forward. name -> default, ours
+_SETTINGS: dict[str, tuple[Any, Any]] = {
+    "skip_nnmodule_hook_guards": (True, False),
+    "use_recursive_dict_tags_for_guards": (False, True),
+    "recompile_limit": (8, 256),
+}
 _names = itertools.count()
 
 
@@ -169,14 +183,13 @@ def _patch(callback: Any, breaks: dict[str, int]) -> None:
     from torch._dynamo.utils import counters
 
     frames = getattr(callback, "_torchdynamo_orig_backend", None)
-    known = {name: setting for name, setting in _SETTINGS.items() if hasattr(torch._dynamo.config, name)}
     kind = type(frames)
 
     class UnderSettings(kind):  # type: ignore[misc, valid-type]
         def __call__(self, *args, **kwargs):
             before = dict(counters["graph_break"])
             try:
-                with torch._dynamo.config.patch(known):
+                with torch._dynamo.config.patch(_settings()):
                     return kind.__call__(self, *args, **kwargs)
             finally:
                 for reason, count in counters["graph_break"].items():
@@ -186,12 +199,32 @@ def _patch(callback: Any, breaks: dict[str, int]) -> None:
     try:
         frames.__class__ = UnderSettings  # the object stays: the C code behind it follows a chain of attributes
     except TypeError:
-        for name, setting in known.items():
+        for name, setting in _settings().items():
             setattr(torch._dynamo.config, name, setting)
+
+
+def _settings() -> dict[str, Any]:
+    """Those of our settings that this torch knows and that the user has not set."""
+    config = torch._dynamo.config
+    return {name: ours for name, (default, ours) in _SETTINGS.items() if getattr(config, name, None) == default}
 
 
 def autocasts() -> bool:
     return torch._C._is_any_autocast_enabled()
+
+
+def disabled() -> bool:
+    """True if torch.compile is switched off: a call would mark its code as never to be compiled."""
+    import torch._dynamo
+
+    return torch._dynamo.config.disable
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """The errors by which Dynamo reports that it could not trace a call."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return (TorchDynamoException,)
 
 
 def draws_from_own_random() -> bool:
@@ -211,7 +244,7 @@ def skip_frame(reason: str) -> Exception:
 
 
 def source_name(node: fx.Node) -> str:
-    """The expression by which Dynamo finds a graph's input, such as L['model']._modules['conv']._parameters['weight']."""
+    """How Dynamo finds a graph's input: L['model']._modules['conv']._parameters['weight'], for example."""
     source = getattr(node, "_dynamo_source", None) or getattr(node.meta.get("grapharg"), "source", None)
     name = getattr(source, "name", "")
     return name() if callable(name) else name

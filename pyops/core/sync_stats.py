@@ -29,6 +29,15 @@ class Group(NamedTuple):
         return Group(group.group_name, size) if size > 1 else None
 
 
+def check_single_process(group: Group | None) -> None:
+    """Raises for a layer that has to run in torch's own operators, which normalize with one process's statistics."""
+    if group is not None:
+        raise RuntimeError(
+            "bn: expected statistics of one process in a transform, under create_graph=True, and for tensor subclasses "
+            f"and tracers, got nn.SyncBatchNorm over {group.size} processes"
+        )
+
+
 def statistics(mean: Tensor, var: Tensor, count: int, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     """Returns mean, biased variance and count over all processes, by Chan's formula in rank order.
 

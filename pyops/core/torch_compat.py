@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # sees every call of an operator
 from torch.utils._pytree import tree_leaves as tree_leaves  # the values in nested lists, tuples and dicts
 from torch.utils._pytree import tree_map as tree_map
@@ -30,6 +32,18 @@ has_global_hook = nn.modules.module._has_any_global_hook  # true if a hook runs 
 def children(module: nn.Module) -> dict[str, nn.Module | None]:
     """The dict of children, with None and with every name of a child: named_children() leaves these out."""
     return module._modules
+
+
+def parameter(module: nn.Module, name: str) -> Tensor | None:
+    """getattr(module, name), ten times as fast for a parameter: nn.Module finds it by a function in Python."""
+    registered = module._parameters
+    return registered[name] if name in registered else getattr(module, name)
+
+
+def buffer(module: nn.Module, name: str) -> Tensor | None:
+    """getattr(module, name), likewise for a buffer."""
+    registered = module._buffers
+    return registered[name] if name in registered else getattr(module, name)
 
 
 def set_children(module: nn.Module, named: dict[str, nn.Module | None]) -> None:
@@ -65,11 +79,6 @@ def storage_id(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def raise_in_backward(message: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The tensors as outputs of a function whose backward raises RuntimeError(message)."""
-    return torch._C._functions.DelayedError(message, len(tensors))(*tensors)
-
-
 def checkpointing() -> bool:
     """True inside torch.utils.checkpoint: its hooks are then the innermost ones for saved tensors."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
@@ -78,6 +87,7 @@ def checkpointing() -> bool:
 
 # Operators and the dispatcher
 
+without_autocast = torch._C._DisableAutocast  # a context in which no operator casts its arguments
 outside_modes = torch.utils._python_dispatch._disable_current_modes  # a context in which no tracer sees a call
 collectives = torch.ops._c10d_functional  # torch.distributed's collectives as operators, which torch.compile traces
 # oneDNN's convolution of a packed weight, and the operator that packs it; None in a torch without oneDNN
@@ -110,7 +120,35 @@ def operators_observed() -> bool:
     return bool(_included_keys().raw_repr() & _OBSERVING_KEYS) or _profiler_enabled()
 
 
-def transformed(values: Sequence[Any]) -> bool:
+def caller(operator: Any) -> Callable[..., Any]:
+    """An operator's overload without the Python function around it, which takes 0.3 us."""
+    return operator._op
+
+
+# Compilers and transforms
+
+
+def constant(function: T) -> T:
+    """torch.compiler.assume_constant_result without its import of torch._dynamo."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+_autocasts, _jit_traces = torch._C._is_any_autocast_enabled, torch._C._is_tracing
+_innermost_transform = torch._C._functorch.peek_interpreter_stack
+
+
+@constant  # Dynamo asks while it traces; it would take what the first of these returns for an object
+def _transforming() -> bool:
+    return _innermost_transform() is not None or forward_ad._current_level >= 0 or _jit_traces()
+
+
+def intercepted() -> bool:
+    """True under autocast, in a transform of torch.func, at a level of forward-mode AD and while torch.jit traces."""
+    return _autocasts() or _transforming()
+
+
+def traced_or_transformed(values: Sequence[Any]) -> bool:
     """True under torch.func, forward-mode AD, torch.jit.trace, torch.fx, a compiler or a dispatch mode.
 
     They see torch's own operators; Dynamo does not compile under a dispatch mode.
@@ -118,20 +156,31 @@ def transformed(values: Sequence[Any]) -> bool:
     return (
         torch.compiler.is_compiling()  # first: Dynamo knows it, and does not trace the others
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
+        or _transforming()
         or any(isinstance(value, torch.fx.Proxy) for value in values)
     )
 
 
-# Compilers
+def transformed(tensors: tuple) -> bool:
+    """True if a call asks for more than values and gradients, and so needs torch's own operators.
+
+    Such are a transform of torch.func, a level of forward-mode AD, torch.jit's tracer, torch.fx's stand-in of a tensor
+    and a tensor of a class with operators of its own. Of a class that overrides no function there are no mixed calls:
+    the first tensor, the layer's input, shows it.
+    """
+    foreign = has_torch_function(tensors) or type(tensors[0]) is not Tensor
+    return _transforming() or (foreign and any(map(_is_foreign, tensors)))
 
 
-def constant(function: T) -> T:
-    """torch.compiler.assume_constant_result without its import of torch._dynamo."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
+def _is_foreign(value: object) -> bool:
+    if isinstance(value, Tensor):  # a compiler's fake tensors trace our operators
+        return type(value) not in (Tensor, nn.Parameter) and not type(value).__module__.startswith("torch._subclasses")
+    return isinstance(value, torch.fx.Proxy)
+
+
+def batched_gradients(grad: Tensor) -> bool:
+    """True in a backward that torch.autograd.grad runs for several gradients at once (is_grads_batched)."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def nonstrict_trace(function: Callable[..., T]) -> Callable[..., T]:

@@ -89,7 +89,7 @@ class Call:
     def for_joint_graph(self) -> Call:
         """The same call with the batch statistics among its results; the graph decides what is kept and recomputed."""
         call = copy.copy(self)
-        call.deferred, call.options = self.batch_stats, self.options._replace(recompute=False)
+        call.deferred, call.options = self.batch_stats, self.options._replace(recompute=False, freeze=False)
         return call
 
     def _read_conv(self, conv: fx.Node | None, tensors: dict[str, Any]) -> None:

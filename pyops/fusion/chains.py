@@ -135,11 +135,14 @@ class Finder:
         """Why this node cannot be the chain's next one; "" if it can."""
         between = self.nodes[self.order[chain.last] + 1 : self.order[user]]
         read = {storage(node) for node in self._reads(chain)} - {None}
+        changed = {storage(target) for node in chain.nodes for target in effects.written(node)} - {None}
         for node in between:
             if effects.is_barrier(node):
                 return f"{describe(node)} stands before its {describe(user)}"
             if any(storage(target) in read for target in effects.written(node)):
                 return f"{describe(node)} writes what it reads"
+            if any(storage(used) in changed for used in node.all_input_nodes):
+                return f"{describe(node)} reads what it writes"
         if value(user).dtype != value(chain.last).dtype and step != "add":
             return f"its {describe(user)} has another dtype"
         return self._add_reason(chain, user) if step == "add" else ""

@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ..backends import selection
 from ..core import dynamo_compat
 from . import constants, training
 from .call import Options
+from .chains import Finder
 from .checkpoints import inline_checkpoints
-from .effects import value
+from .effects import autocasts, storage, value, without_gradients, written
 from .layouts import lower_in_channels_last
 from .lean import lean
-from .report import Graph, Report, site_of
+from .report import Graph, Report, Site, path_of, site_of
 from .rewrite import lower, replace_sites
 
 
@@ -30,6 +32,7 @@ class Compiler:
     store: constants.Store = field(default_factory=constants.Store)
     observer: Callable[[Callable[..., Any], tuple], Any] | None = None  # called in place of a graph, with its arguments
     mode: str | None = None  # Inductor's
+    names: Callable[[], dict[int, str]] = dict  # id of a tensor of the model -> its name
     calls: int = 0  # of compiled graphs
 
     def __call__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -50,13 +53,18 @@ class Compiler:
         gm = training.copied(gm)  # Dynamo reads its own afterwards
         inline_checkpoints(gm)
         plain = training.copied(gm)
-        chains = replace_sites(gm, self.options)
-        record.sites = list(map(site_of, chains))
+        names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
+        known = {place: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
+        record.sites = rewritten(gm, self.options, known)
         record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
         if not any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm)):
-            return self._without_gradients(gm)
+            without_gradients(gm)
+            run = self._without_gradients(gm)
+            return torch.no_grad()(run) if torch.is_grad_enabled() else run
         if self.then == "inductor":
             return self._finish(gm)
+        if training.writes_into_a_leaf(plain):  # torch refuses it, in its own words
+            return gm.forward
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute),
@@ -70,14 +78,24 @@ class Compiler:
             return self._finish(gm)
         lower_in_channels_last(gm)
         places = [node for node in gm.graph.nodes if node.op == "placeholder"]
+        changed = {storage(target) for node in gm.graph.nodes for target in written(node)}
         owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
+        owned -= {node for node in owned if storage(node) in changed}
         return constants.frozen(gm, owned, self.store, self._finish)
 
     def _finish(self, gm: fx.GraphModule) -> Callable[..., Any]:
         if self.then != "inductor":
-            return lean(gm)
+            return lean(gm, autocasts(gm.graph))
         inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
         return dynamo_compat.with_inductor(gm, inputs, self.mode)
+
+
+def rewritten(gm: fx.GraphModule, options: Options, names: dict[fx.Node, str]) -> list[Site]:
+    """Replaces the sites of a graph by calls; returns all sites for the report."""
+    chains = Finder(gm.graph).find()
+    paths = [path_of(chain.nodes[0], names) for chain in chains]
+    replace_sites(gm, chains, options)
+    return list(map(site_of, chains, paths))
 
 
 def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -119,20 +137,32 @@ def check_then(then: object) -> None:
 
 
 def fuse_graph(
-    gm: fx.GraphModule, *, backend: str = "auto", freeze: bool = False, report: Report | None = None
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any] | None = None,
+    *,
+    backend: str = "auto",
+    freeze: bool = False,
+    report: Report | None = None,
 ) -> fx.GraphModule:
     """Makes each site of an fx graph one operator, for people who write compilers; returns the graph that was given.
 
     Args:
-        gm: a graph of torch.export or Dynamo, whose nodes have fake values (meta["val"] or meta["example_value"]). It
-            runs without gradients. An exported program's graph is `program.graph_module`. Its placeholders and outputs
-            stay as they are.
+        gm: a graph of torch's or aten's operators, as Dynamo, torch.export and make_fx give it. It runs without
+            gradients. An exported program's graph is `program.graph_module`. Its placeholders and outputs stay as they
+            are.
+        example_inputs: its inputs, if its nodes have no fake values (meta["val"] or meta["example_value"]).
         backend: as for conv_bn_act. freeze: BatchNorms are folded into their convolutions, by operators in the graph on
             which a compiler's constant folding works. report: receives the sites.
+
+    Raises TypeError for what is no graph, ValueError for an unknown backend.
     """
+    if not isinstance(gm, fx.GraphModule):
+        raise TypeError(f"gm: expected a torch.fx.GraphModule, got {type(gm).__name__}")
     selection.check_name(backend)
+    if example_inputs is not None:
+        dynamo_compat.propagate(gm, example_inputs)
     record = Graph("eval")
-    record.sites = list(map(site_of, replace_sites(gm, Options(backend, freeze=bool(freeze), compiled=True))))
+    record.sites = rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), {})
     if report is not None:
         report.graphs.append(record)
     lower_in_channels_last(gm) if freeze else lower(gm)

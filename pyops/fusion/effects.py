@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..core import dynamo_compat
 from ..core.torch_compat import storage_id
 from . import spellings
 
@@ -89,6 +90,22 @@ def _inplace_flag(node: fx.Node) -> bool:
     return bound.arguments.get("inplace") is True
 
 
+def autocasts(graph: fx.Graph) -> bool:
+    """True if a part of the graph may run under autocast."""
+    return dynamo_compat.autocasts() or any(_is_named(node, "_enter_autocast") for node in graph.nodes)
+
+
+def without_gradients(gm: fx.GraphModule) -> None:
+    """Removes what turns gradients on and off from a graph whose results have none."""
+    for node in list(gm.graph.nodes):
+        if _is_named(node, "_set_grad_enabled"):
+            gm.graph.erase_node(node)
+
+
+def _is_named(node: fx.Node, name: str) -> bool:
+    return getattr(node.target, "__name__", "") == name
+
+
 class Modes:
     """The autocast regions of a graph, as their enter nodes, at each node."""
 
@@ -96,10 +113,9 @@ class Modes:
         self.entered: dict[fx.Node, tuple[fx.Node, ...]] = {}
         current: tuple[fx.Node, ...] = ()
         for node in graph.nodes:
-            name = getattr(node.target, "__name__", "")
-            if name == "_enter_autocast":
+            if _is_named(node, "_enter_autocast"):
                 current = (*current, node)
-            elif name == "_exit_autocast":
+            elif _is_named(node, "_exit_autocast"):
                 current = tuple(entered for entered in current if entered is not node.args[0])
             self.entered[node] = current
 

@@ -16,16 +16,17 @@ from torch import Tensor, fx
 
 from ..core.dynamo_compat import fake_mode
 from ..core.layout import memory_format
+from . import spellings
 from .call import Call, inline
 from .effects import Modes, storage, value, written
 
-# Operators that take any layout, and whose values do not depend on it.
+# Operators that take any layout, whose values do not depend on it, and which return no view.
 FOLLOWING = {
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.getitem, torch.add, torch.sub,
-    torch.mul, torch.cat, torch.chunk, torch.split, torch.sigmoid, torch.tanh, torch.relu, torch.prelu, F.relu, F.prelu,
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, torch.add, torch.sub,
+    torch.mul, torch.cat, torch.sigmoid, torch.tanh, torch.relu, torch.prelu, F.relu, F.prelu,
     F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.softplus, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.dropout,
     F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate,
-    F.batch_norm, torch.conv2d, torch.conv_transpose2d, "add", "sub", "mul", "div", "chunk", "split", "sigmoid", "relu",
+    F.batch_norm, torch.conv2d, torch.conv_transpose2d, "add", "sub", "mul", "div", "sigmoid", "relu",
     "mean", "size", "dim",
 }  # fmt: skip
 
@@ -48,7 +49,7 @@ def lower_in_channels_last(gm: fx.GraphModule) -> None:
             meta, result = node.meta, inline(gm.graph, node, traced)
             got, result.meta = value(result), dict(meta)
         elif any(used in actual for used in node.all_input_nodes):
-            if node.target not in FOLLOWING:
+            if node.target not in FOLLOWING or draws(node):
                 _restore_inputs(gm.graph, node, actual, restored)
                 continue
             with modes.at(node):
@@ -62,6 +63,11 @@ def lower_in_channels_last(gm: fx.GraphModule) -> None:
         else:
             actual[result] = got
     gm.recompile()
+
+
+def draws(node: fx.Node) -> bool:
+    """True for dropout in training, which draws in the order of memory."""
+    return spellings.role(node) == "dropout" and bool(spellings.arguments(node).training)
 
 
 def _run(node: fx.Node, values: Callable[[Any], Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,14 +16,13 @@ from torch.nn.parameter import is_lazy
 
 from ..backends import selection
 from ..core import dynamo_compat
-from ..core.torch_compat import has_global_hook, transformed
+from ..core.torch_compat import has_global_hook, traced_or_transformed
 from .call import Options
 from .compare import compare
 from .compiler import Compiler, check_then
 from .report import Report
 
-WRAPPERS = ("GraphModule", "ScriptModule", "OptimizedModule", "DataParallel", "DistributedDataParallel",
-            "FullyShardedDataParallel")  # fmt: skip
+COMPILED = ("ScriptModule", "OptimizedModule")
 
 
 class State:
@@ -34,29 +34,55 @@ class State:
     def __init__(self, model: nn.Module, how: dict[str, Any]):
         self.model, self.how = model, how
         options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
-        self.compiler = Compiler(options, how["then"], Report(how["freeze"]))
+        self.compiler = Compiler(options, how["then"], Report(how["freeze"]), names=self._names)
         self.entries: dict[tuple, Callable[..., Any]] = {}
+        self.modules: list[nn.Module] = []
+        self.classes: list[type] = []
 
-    def entry(self, training: bool) -> Callable[..., Any]:
-        mode = (training, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts())
+    def _names(self) -> dict[int, str]:
+        named = (*self.model.named_parameters(), *self.model.named_buffers())
+        return {id(tensor): name for name, tensor in named}
+
+    def entry(self, mode: tuple) -> Callable[..., Any]:
         found = self.entries.get(mode)
         if found is None:
-            report = self.compiler.report
+            self.modules = list(self.model.modules())
+            self.classes = list(map(type, self.modules))
+            report, run = self.compiler.report, dynamo_compat.entry(self.model)
             found = self.entries[mode] = dynamo_compat.dynamo(
-                dynamo_compat.entry(self.model),
-                self.compiler,
-                self.how["dynamic"],
-                report.recompiled.append,
-                report.breaks,
+                run, self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
             )
         return found
 
-    def run(self, training: bool, args: tuple, kwargs: dict) -> Any:
+    def run(self, mode: tuple, args: tuple, kwargs: dict) -> Any:
+        if dynamo_compat.disabled():
+            return self._plain("torch.compile is disabled", args, kwargs)
+        if not all(map(operator.is_, map(type, self.modules), self.classes)):
+            self._forget()  # Dynamo does not look at the classes of modules again
         before = self.compiler.calls
-        result = self.entry(training)(*args, **kwargs)
+        try:
+            result = self.entry(mode)(*args, **kwargs)
+        except dynamo_compat.failures() as error:
+            return self._after_failure(mode, error, args, kwargs)
         if self.compiler.calls == before:
-            self.note_plain("torch.compile ran no graph of it: disabled, skipped, or past its recompile limit")
+            self.note_plain("torch.compile ran no graph of it: it was skipped, or is past its recompile limit")
         return result
+
+    def _plain(self, reason: str, args: tuple, kwargs: dict) -> Any:
+        self.note_plain(reason)
+        return self.model(*args, **kwargs)
+
+    def _after_failure(self, mode: tuple, error: Exception, args: tuple, kwargs: dict) -> Any:
+        """What Dynamo cannot trace runs as it is: it raises torch's own error, or handles it."""
+        result = self.model(*args, **kwargs)
+        self.entries[mode] = self.model
+        self.note_plain(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        return result
+
+    def _forget(self) -> None:
+        self.entries.clear()
+        self.modules = list(self.model.modules())
+        self.classes = list(map(type, self.modules))
 
     def note_plain(self, reason: str) -> None:
         counted = self.compiler.report.plain_calls
@@ -74,9 +100,12 @@ class Fused:
 
     def __call__(self, *args, **kwargs):
         state = self._atrous
-        if transformed(args) or has_global_hook():
+        if (
+            traced_or_transformed(args) or has_global_hook()
+        ):  # in torch.func, a tracer or a compiler: see docs/differences.md
             return state.model(*args, **kwargs)
-        return state.run(self.training, args, kwargs)  # type: ignore[attr-defined]
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
+        return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]
 
     @property
     def fusion_report(self) -> Report:
@@ -131,10 +160,15 @@ def fuse(
     """Returns the model as a module whose every act(bn(conv(x)) + r) is one call."""
     model = _check(model)
     selection.check_name(backend)
+    for name, flag in (("freeze", freeze), ("recompute", recompute)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name}: expected True or False, got {flag!r}")
+    if dynamic not in (None, True, False):
+        raise TypeError(f"dynamic: expected None, True or False, got {dynamic!r}")
     check_then(then)
     if freeze:
         model = copy.deepcopy(model).eval().requires_grad_(False)
-    how = {"backend": backend, "freeze": bool(freeze), "recompute": bool(recompute), "dynamic": dynamic, "then": then}
+    how = {"backend": backend, "freeze": freeze, "recompute": recompute, "dynamic": dynamic, "then": then}
     fused = _again(model, how)
     if example_inputs is not None:
         compare(model, fused, example_inputs)
@@ -186,9 +220,9 @@ def _check(model: object) -> nn.Module:
         return model._atrous.model
     for path, module in model.named_modules():
         name = f"model.{path}" if path else "model"
-        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
+        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in COMPILED]
         if kinds:
-            raise TypeError(f"{name}: expected a module as it was written, got a {kinds[-1]}: fuse first, then wrap")
+            raise TypeError(f"{name}: expected a module as it was written, got a {kinds[-1]}: fuse first, then compile")
         if any(map(is_lazy, module.parameters(recurse=False))):
             raise ValueError(
                 f"{name}: expected initialized parameters, got a lazy {type(module).__name__}: run it once"

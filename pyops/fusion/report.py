@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from torch import fx
 
@@ -88,6 +90,13 @@ class Report:
             "breaks": self.breaks, "recompiled": self.recompiled, "plain_calls": self.plain_calls,
         }  # fmt: skip
 
+    def save(self, folder: str | Path) -> None:
+        """Writes report.txt and report.json."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "report.txt").write_text(f"{self}\n")
+        (target / "report.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
     def __str__(self) -> str:
         if not self.graphs and not self.plain_calls:
             return "sites: unknown until the first call"
@@ -117,23 +126,31 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="      ", subsequent_indent="      ") if text else []
 
 
-def site_of(chain: Chain) -> Site:
+def site_of(chain: Chain, path: str) -> Site:
     reason = "" if chain.fusible and "act" in chain.steps and not chain.refusal else chain.refusal or chain.reason
-    return Site(path_of(chain.nodes[0]), chain.pattern, chain.fusible and not chain.refusal, reason)
+    return Site(path, chain.pattern, chain.fusible and not chain.refusal, reason)
 
 
-def path_of(node: fx.Node) -> str:
-    """The path of the module whose weight or statistics the node uses, else of the module that contains the node."""
-    name = spellings.role(node)
-    a = spellings.arguments(node) if name else None
-    owned = getattr(a, "weight", None) or getattr(a, "running_mean", None) if name in ("conv", "bn") else None
-    if isinstance(owned, fx.Node):
-        parts = re.findall(r"\['(\w+)'\]", source_name(owned).partition("_modules")[2] or source_name(owned))
-        if parts:
-            return ".".join(parts[:-1] if parts[-1] in ("weight", "running_mean") else parts)
+def path_of(node: fx.Node, names: dict[fx.Node, str]) -> str:
+    """The path of the module whose weight or statistics the node uses, else of the module that contains the node.
+
+    names: those of the model's tensors among the inputs of the graph.
+    """
+    role = spellings.role(node)
+    a = spellings.arguments(node)
+    for owned in (a.weight, getattr(a, "running_mean", None)) if role in ("conv", "bn") else ():
+        name = names.get(owned) or _name_in_source(owned)
+        if name:
+            return name.removesuffix("weight").removesuffix("running_mean").removesuffix(".") or name
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    inside = re.sub(r"^L\[[^\]]*\]\.?|^L__self___?", "", stack[-1][0]) if stack else ""
-    inside = inside.replace("_modules.", "")
-    if name == "conv" and inside:
+    inside = re.sub(r"^L\[[^\]]*\]\.?|^L__self___?", "", stack[-1][0]).replace("_modules.", "") if stack else ""
+    if role == "conv" and inside:
         return inside
     return f"{inside}.{node.name}" if inside else node.name
+
+
+def _name_in_source(node: object) -> str:
+    """layer1.0.conv1.weight for L['model']._modules['layer1']._modules['0']._modules['conv1']._parameters['weight']."""
+    if not isinstance(node, fx.Node):
+        return ""
+    return ".".join(re.findall(r"(?:_modules|_parameters|_buffers)\['(\w+)'\]", source_name(node)))

@@ -7,14 +7,13 @@ from torch import fx
 from ..core import dynamo_compat
 from ..core.layout import memory_format
 from .call import Call, Options, inline
-from .chains import Chain, Finder
+from .chains import Chain
 from .effects import Modes, value
 
 
-def replace_sites(gm: fx.GraphModule, options: Options) -> list[Chain]:
-    """Replaces each site by a node that calls a Call. Returns all sites; those that were not replaced have a reason."""
+def replace_sites(gm: fx.GraphModule, chains: list[Chain], options: Options) -> None:
+    """Replaces each site by a node that calls a Call. Those that cannot be replaced get a refusal."""
     modes, became = Modes(gm.graph), {}
-    chains = Finder(gm.graph).find()
     for chain in chains:
         if chain.fusible:
             call = Call(chain, options._replace(freeze=False), became.get(chain.residual, chain.residual))
@@ -23,7 +22,6 @@ def replace_sites(gm: fx.GraphModule, options: Options) -> list[Chain]:
                 call.options = options
                 became[chain.last] = _replace(gm.graph, chain, call)
     gm.recompile()
-    return chains
 
 
 def _refusal(call: Call, chain: Chain, modes: Modes) -> str:

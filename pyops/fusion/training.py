@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, fx
 
 from ..core import dynamo_compat
-from ..core.layout import channels_last
-from . import spellings
+from ..core.layout import memory_format
+from . import effects, spellings
 from .call import Call
-from .effects import value
+from .effects import storage, value, written
+from .keeping import choose_kept
 from .lean import lean
-from .updates import Updates
-
-CONVOLUTIONS = ("aten.convolution", "atrous._conv_statistics", "atrous_triton._conv_statistics", "atrous._statistics",
-                "atrous_triton._statistics", "atrous._winograd_epilogue", "aten.randint")  # fmt: skip
+from .updates import Updates, counts
 
 
 def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], recompute: bool) -> Callable[..., Any]:
@@ -30,13 +28,13 @@ def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], re
     Raises what AOTAutograd raises for a graph that it does not export.
     """
     gm = copied(gm)
-    updates = Updates.take_from(gm)
+    updates = Updates(gm)
     joint = dynamo_compat.joint_graph(gm, fakes)
     results = outputs(gm)
-    _choose_kept(joint)
+    if recompute:
+        choose_kept(joint)
     forward, backward = dynamo_compat.partition(joint, fakes, len(results), recompute)
-    whole = Whole(forward, backward, _without_updates(plain), results, fakes, updates.written)
-    return updates.behind(whole)
+    return Whole(forward, backward, _without_updates(plain), results[: len(outputs(plain))], fakes, updates)
 
 
 def copied(gm: fx.GraphModule) -> fx.GraphModule:
@@ -57,6 +55,16 @@ def trains(node: fx.Node) -> bool:
     return spellings.role(node) == "bn" and bool(spellings.arguments(node).training)
 
 
+def writes_into_a_leaf(gm: fx.GraphModule) -> bool:
+    """True if the graph changes an input that needs a gradient."""
+    leaves = {storage(node) for node in gm.graph.nodes if node.op == "placeholder" and _needs_gradient(value(node))}
+    return any(storage(target) in leaves for node in gm.graph.nodes for target in written(node))
+
+
+def _needs_gradient(fake: Any) -> bool:
+    return isinstance(fake, Tensor) and fake.requires_grad
+
+
 def _without_updates(plain: fx.GraphModule) -> fx.GraphModule:
     """The graph as torch has it, but for the running statistics, which the first run has updated."""
     gm = copied(plain)
@@ -65,57 +73,60 @@ def _without_updates(plain: fx.GraphModule) -> fx.GraphModule:
             a = spellings.arguments(node)
             node.target, node.kwargs = torch.nn.functional.batch_norm, {}
             node.args = (a.input, None, None, a.weight, a.bias, True, 0.0, a.eps)
-        elif Updates.counts(node):
+        elif counts(node):
             gm.graph.erase_node(node)
     gm.recompile()
     return gm
 
 
-def _choose_kept(joint: fx.GraphModule) -> None:
-    """The outputs of convolutions are kept, and epilogues recomputed from them: kept is what one of them needs.
-
-    An epilogue whose residual would have to be recomputed first is kept.
-    """
-    again: set[Any] = set()
-    for node in joint.graph.nodes:
-        if node.op != "call_function" or dynamo_compat.is_backward(node):
-            continue
-        name = str(node.target)
-        if "atrous._epilogue." in name or "atrous_triton._epilogue." in name:
-            recomputed = not any(used in again for used in node.all_input_nodes)
-            dynamo_compat.keep(node, not recomputed)
-            again |= {node} if recomputed else set()
-        elif name.startswith(CONVOLUTIONS):
-            dynamo_compat.keep(node, True)
-
-
 class Whole:
     """The forward graph as one differentiable function, whose backward is the backward graph."""
 
-    def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], written: set[int]):
-        self.forward, self.backward, self.plain = lean(forward), lean(backward), plain.forward
+    def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
+        self.updates, autocast = updates, effects.autocasts(plain.graph)
+        forward.graph.eliminate_dead_code()  # what the backward alone computes again
+        self.forward, self.backward, self.plain = lean(forward, autocast), lean(backward, autocast), plain.forward
         self.outputs = [value(result) for result in results]
-        self.differentiable = [isinstance(v, Tensor) and v.requires_grad for v in self.outputs]
-        self.wanted = [isinstance(fake, Tensor) and fake.requires_grad for fake in fakes]
+        self.differentiable = list(map(_needs_gradient, self.outputs))
+        self.wanted = list(map(_needs_gradient, fakes))
         # Inputs that are changed behind the graph are not saved: autograd would refuse their new values.
-        self.saved = [i for i, fake in enumerate(fakes) if isinstance(fake, Tensor) and i not in written]
-        kept = [getattr(node, "name", None) for node in outputs(forward)[len(results) :]]
+        self.saved = [i for i, fake in enumerate(fakes) if isinstance(fake, Tensor) and i not in updates.written]
+        self.first_kept = len(results) + 2 * len(updates.running)
+        kept = [getattr(node, "name", None) for node in outputs(forward)[self.first_kept :]]
         names = [node.name for node in backward.graph.nodes if node.op == "placeholder"]
         self.order = [kept.index(name) for name in names if not name.startswith("tangents")]  # symbols stand first
         tangents = [name for name in names if name.startswith("tangents")]
-        every = len(tangents) == len(results)
-        self.tangents = [i for i, one in enumerate(self.differentiable) if one or every]
+        self.tangents = [i for i, one in enumerate(self.differentiable) if one or len(tangents) == self.first_kept]
+        self.sources = _sources(backward, self.tangents)
         self.apply = _function(self)
 
     def __call__(self, *args: Any) -> Any:
         return self.apply(*args)
 
-    def dense(self, index: int, grad: Tensor | None, like: Tensor) -> Tensor:
+    def of_given(self, grads: Sequence[Tensor | None]) -> Callable[[Any, frozenset[int]], Any]:
+        """Makes a gradient None where only outputs without a gradient depend on its input, as autograd does."""
+        given = {i for i, grad in enumerate(grads) if grad is not None}
+        if given.issuperset(self.tangents):
+            return lambda gradient, sources: gradient
+        return lambda gradient, sources: gradient if sources & given else None
+
+    def dense(self, index: int, grad: Tensor | None, shape: torch.Size) -> Tensor:
         """The gradient of an output, dense in the layout that the graph was made for."""
+        like = self.outputs[index]
         if grad is None:
-            return torch.zeros_like(like)
-        layout = torch.channels_last if channels_last(self.outputs[index]) else torch.contiguous_format
-        return grad.contiguous(memory_format=layout)
+            grad = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return grad.contiguous(memory_format=memory_format(like))
+
+
+def _sources(backward: fx.GraphModule, tangents: list[int]) -> list[frozenset[int]]:
+    """For each gradient of a backward graph, the outputs of the forward whose gradients it depends on."""
+    places = iter(tangents)
+    known: dict[fx.Node, frozenset[int]] = {}
+    for node in backward.graph.nodes:
+        known[node] = frozenset().union(*(known[used] for used in node.all_input_nodes))
+        if node.op == "placeholder" and node.name.startswith("tangents"):
+            known[node] = frozenset([next(places)])
+    return [known.get(gradient, frozenset()) for gradient in outputs(backward)]
 
 
 def _function(whole: Whole) -> Callable[..., Any]:
@@ -123,13 +134,15 @@ def _function(whole: Whole) -> Callable[..., Any]:
         @staticmethod
         def forward(ctx, *args):
             results = whole.forward(*args)
-            outputs, kept = results[: len(whole.outputs)], results[len(whole.outputs) :]
+            outputs, kept = results[: len(whole.outputs)], results[whole.first_kept :]
+            ctx.statistics = results[len(whole.outputs) : whole.first_kept]
+            whole.updates.apply(args, ctx.statistics)  # before anything is saved: there checkpointing may end a run
             saved = set(whole.saved)
             ctx.arguments = [None if i in saved else arg for i, arg in enumerate(args)]
             ctx.symbols = [None if isinstance(one, Tensor) else one for one in kept]
             ctx.save_for_backward(*(args[i] for i in whole.saved), *(one for one in kept if isinstance(one, Tensor)))
             ctx.set_materialize_grads(False)
-            ctx.like = [torch.empty_like(o, device="meta") if isinstance(o, Tensor) else None for o in outputs]
+            ctx.shapes = [getattr(output, "shape", None) for output in outputs]
             constant = (o for o, one in zip(outputs, whole.differentiable) if isinstance(o, Tensor) and not one)
             ctx.mark_non_differentiable(*constant)
             return tuple(outputs)
@@ -141,8 +154,10 @@ def _function(whole: Whole) -> Callable[..., Any]:
                 return _differentiable_backward(whole, ctx, tensors, grads)
             rest = iter(tensors[len(whole.saved) :])
             kept = [next(rest) if symbol is None else symbol for symbol in ctx.symbols]
-            tangents = (whole.dense(i, grads[i], ctx.like[i]) for i in whole.tangents)
-            return tuple(whole.backward(*(kept[i] for i in whole.order), *tangents))
+            whole.updates.apply(ctx.arguments, ctx.statistics, again=True)
+            tangents = (whole.dense(i, grads[i], ctx.shapes[i]) for i in whole.tangents)
+            gradients = whole.backward(*(kept[i] for i in whole.order), *tangents)
+            return tuple(map(whole.of_given(grads), gradients, whole.sources))
 
     return Graph.apply
 
@@ -153,7 +168,11 @@ def _differentiable_backward(whole: Whole, ctx, tensors: Sequence[Tensor], grads
     for index, tensor in zip(whole.saved, tensors):
         args[index] = tensor.view_as(tensor) if whole.wanted[index] else tensor
     outputs = whole.plain(*args)
-    pairs = [(output, grad) for output, grad in zip(outputs, grads) if grad is not None]
+    given = [i for i, grad in enumerate(grads) if grad is not None]
     inputs = [arg for arg, wanted in zip(args, whole.wanted) if wanted]
-    got = iter(torch.autograd.grad(*zip(*pairs), create_graph=True, allow_unused=True, inputs=inputs))  # type: ignore
+    got = iter(
+        torch.autograd.grad(
+            [outputs[i] for i in given], inputs, [grads[i] for i in given], create_graph=True, allow_unused=True
+        )
+    )
     return tuple(next(got) if wanted else None for wanted in whole.wanted)

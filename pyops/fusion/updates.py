@@ -1,62 +1,63 @@
-"""Changes of inputs, moved behind a graph: running statistics and batch counters of all its BatchNorms at once."""
+"""Changes of inputs, taken out of a graph: running statistics and batch counters of all its BatchNorms at once."""
 
 from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
+from ..core import dynamo_compat
 from .call import Call
 from .effects import value
 
 
-@dataclass
+class Running(NamedTuple):
+    """The running statistics of one BatchNorm: their places among the graph's inputs."""
+
+    mean: int
+    var: int
+    momentum: float
+    checkpointed: bool
+
+
 class Updates:
-    """means, vars: the places of the running statistics among the inputs. momenta: one for each pair. counters: the
-    places of num_batches_tracked. outputs: the number of the graph's own outputs; batch statistics follow them.
+    """Built from a graph, whose sites then return their batch statistics behind the graph's own outputs.
+
+    running: one for each pair of batch statistics. counters: the place of each num_batches_tracked -> how often it is
+    counted, and how often in checkpointed regions.
+    Raises ValueError if the graph reads running statistics or counters, which would be old.
     """
 
-    means: list[int] = field(default_factory=list)
-    vars: list[int] = field(default_factory=list)
-    momenta: list[float] = field(default_factory=list)
-    counters: list[int] = field(default_factory=list)
-    outputs: int = 0
-
-    @property
-    def written(self) -> set[int]:
-        return {*self.means, *self.vars, *self.counters}
-
-    @staticmethod
-    def counts(node: fx.Node) -> bool:
-        """True for BatchNorm's num_batches_tracked.add_(1)."""
-        if node.op != "call_method" or node.target != "add_" or node.args[1:] != (1,) or node.users:
-            return False
-        counter = node.args[0]
-        return isinstance(counter, fx.Node) and counter.op == "placeholder" and not value(counter).requires_grad
-
-    @classmethod
-    def take_from(cls, gm: fx.GraphModule) -> Updates:
-        """Makes the graph's sites return their batch statistics as outputs, and removes its counters."""
-        inputs = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
-        output = next(iter(reversed(gm.graph.nodes)))
-        updates, statistics = cls(outputs=len(output.args[0])), []
+    def __init__(self, gm: fx.GraphModule):
+        self.inputs = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
+        self.running: list[Running] = []
+        self.counters: dict[int, tuple[int, int]] = {}
+        output, statistics = next(iter(reversed(gm.graph.nodes))), []
         for node in list(gm.graph.nodes):
-            if cls.counts(node):
-                updates.counters.append(inputs[node.args[0]])
+            if counts(node):
+                place = self.inputs[node.args[0]]
+                total, inside = self.counters.get(place, (0, 0))
+                self.counters[place] = total + 1, inside + bool(dynamo_compat.region_tags(node))
                 gm.graph.erase_node(node)
             elif isinstance(node.target, Call):
                 node.target = node.target.for_joint_graph()
-                statistics += updates._defer(gm.graph, node, inputs) if node.target.deferred else []
+                statistics += self._defer(gm.graph, node) if node.target.deferred else []
+        for node, place in self.inputs.items():
+            if place in self.written and not all(map(_defers, node.users)):
+                raise ValueError(f"{node.name}: the graph reads it besides updating it")
         output.args = ((*output.args[0], *statistics),)
         gm.recompile()
-        return updates
 
-    def _defer(self, graph: fx.Graph, node: fx.Node, inputs: dict[fx.Node, int]) -> list[fx.Node]:
+    @property
+    def written(self) -> set[int]:
+        """The places of the inputs that apply() changes."""
+        return {place for one in self.running for place in one[:2]} | self.counters.keys()
+
+    def _defer(self, graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
         call, tensors = node.target, dict(zip(node.target.names, node.args))
         with graph.inserting_after(node):
             y, mean, var = (graph.call_function(operator.getitem, (node, i)) for i in range(3))
@@ -65,35 +66,43 @@ class Updates:
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
         if tensors.get("mean") is None:
             return []
-        self.means.append(inputs[tensors["mean"]])
-        self.vars.append(inputs[tensors["var"]])
-        self.momenta.append(call.momentum)
+        places = (self.inputs[tensors[name]] for name in ("mean", "var"))
+        self.running.append(Running(*places, call.momentum, bool(dynamo_compat.region_tags(node))))
         return [mean, var]
 
-    def behind(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, followed by the updates."""
-        groups: dict[float, list[int]] = defaultdict(list)
-        for index, momentum in enumerate(self.momenta):
-            groups[momentum].append(index)
-        if not (groups or self.counters):
-            return function
-
-        def run(*args: Any) -> Any:
-            results = function(*args)
-            if self.counters:
-                torch._foreach_add_([args[i] for i in self.counters], 1)
-            for momentum, indices in groups.items():
-                self._lerp(args, results[self.outputs :], momentum, indices)
-            return results[: self.outputs]
-
-        return run
-
     @torch.no_grad()
-    def _lerp(self, args: tuple, statistics: tuple[Tensor, ...], momentum: float, indices: list[int]) -> None:
-        running = [args[places[i]] for places in (self.means, self.vars) for i in indices]
-        batch = [statistics[2 * i + k] for k in range(2) for i in indices]
-        if all(r.dtype == b.dtype for r, b in zip(running, batch)) and len(set(map(id, running))) == len(running):
-            torch._foreach_lerp_(running, batch, momentum)
-            return
-        for r, b in zip(running, batch):  # a wider dtype, rounded once; or a BatchNorm that the model calls twice
-            r.copy_(torch.lerp(r.to(b.dtype), b, momentum))
+    def apply(self, args: Sequence[Any], statistics: Sequence[Tensor], again: bool = False) -> None:
+        """running = (1 - momentum) * running + momentum * batch, and counter += 1.
+
+        again: for those of checkpointed regions only, whose second run changes them once more.
+        """
+        counted = {place: numbers[again] for place, numbers in self.counters.items() if numbers[again]}
+        if counted:
+            torch._foreach_add_([args[place] for place in counted], list(counted.values()))
+        groups: dict[float, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for one, batch in zip(self.running, zip(statistics[::2], statistics[1::2])):
+            if one.checkpointed or not again:
+                groups[one.momentum] += zip((args[one.mean], args[one.var]), batch)
+        for momentum, pairs in groups.items():
+            _lerp(pairs, momentum)
+
+
+def _lerp(pairs: list[tuple[Tensor, Tensor]], momentum: float) -> None:
+    running, batch = zip(*pairs)
+    if all(r.dtype == b.dtype for r, b in pairs) and len(set(map(id, running))) == len(running):
+        torch._foreach_lerp_(running, batch, momentum)
+        return
+    for r, b in pairs:  # a wider dtype, rounded once; or a BatchNorm that the model calls twice
+        r.copy_(torch.lerp(r.to(b.dtype), b, momentum))
+
+
+def counts(node: fx.Node) -> bool:
+    """True for BatchNorm's num_batches_tracked.add_(1)."""
+    if node.op != "call_method" or node.target != "add_" or node.args[1:] != (1,) or node.users:
+        return False
+    counter = node.args[0]
+    return isinstance(counter, fx.Node) and counter.op == "placeholder" and not value(counter).requires_grad
+
+
+def _defers(node: fx.Node) -> bool:
+    return isinstance(node.target, Call) and node.target.deferred

@@ -2,4 +2,7 @@
 
 from .registration import library_error, library_loaded, schemas
 
+# isort: split
+from . import flops as flops  # needs the registered operators
+
 __all__ = ["library_error", "library_loaded", "schemas"]

@@ -92,6 +92,24 @@ def test_shared_slope_sums_its_gradient(backend, count):
     assert torch.equal(*gradients) and gradients[0].shape == (count,) and gradients[0].abs().min() > 0
 
 
+def test_a_slope_without_dimensions(backend):
+    """F.prelu takes it as a shared one."""
+    gradients = []
+    for module in (atrous, oracle):
+        options = dict(backend=backend) if module is atrous else {}
+        slope = torch.tensor(0.25, requires_grad=True)
+        x = torch.arange(-8.0, 8.0).reshape(2, 2, 2, 2)
+        y = (
+            module.add_act(x, x, slope=slope, **options),
+            module.conv_bn_act(x, torch.ones(3, 2, 1, 1), slope=slope, **options),
+        )
+        (y[0].sum() + y[1].sum()).backward()
+        gradients.append((*y, slope.grad))
+    torch.testing.assert_close(*gradients)
+    arguments = conv_arguments(slope=torch.rand(1, 1))
+    refuse(lambda: atrous.conv_bn_act(**arguments, backend=backend), lambda: oracle.conv_bn_act(**arguments), "slope")
+
+
 RANDOM = (0.125, 0.375)
 
 

@@ -53,6 +53,13 @@ def test_variance_zero_and_eps(backend):
     agree("bn_act", backend, dict(input=torch.randn(2, 6, 3, 3)) | norm)
 
 
+def test_eps_of_zero_is_refused_in_training(backend):
+    arguments = conv_arguments(training=True, eps=0.0)
+    refuse(lambda: atrous.conv_bn_act(**arguments, backend=backend), lambda: oracle.conv_bn_act(**arguments), "eps")
+    norm = dict(input=torch.randn(2, 6, 3, 3), running_mean=None, running_var=None, training=True, eps=0.0)
+    refuse(lambda: atrous.bn_act(**norm, backend=backend), lambda: oracle.bn_act(**norm), "eps")
+
+
 def test_constant_input_and_conv_bias(backend):
     for bias in (None, torch.randn(6)):
         agree("conv_bn_act", backend, conv_arguments(slope=0.1) | dict(input=torch.full((2, 4, 9, 8), 3.0), bias=bias))
@@ -98,6 +105,22 @@ def test_norm_options_in_eval(backend, options):
     plain = make_plain(nn.LeakyReLU(), bn=nn.BatchNorm2d(6, **options)).eval()
     x = torch.randn(2, 4, 9, 8)
     assert_tensor(ours_of(plain, backend)(x), plain(x), oracle.wide(plain)(x.double()))
+
+
+@pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="GPUs: docs/differences.md")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("size", [(2, 4, 5, 3), (3, 4, 61, 67)], ids=str)
+def test_infinities_in_training(layout, size):
+    """The mean of such a channel is the infinity, or NaN for both of them; its variance is NaN."""
+    x = torch.randn(size)
+    x[-1, 1, 2, 2] = x[0, 3, 1, 1] = torch.inf
+    x[0, 2, 4, 0] = x[-1, 3, 2, 2] = -torch.inf
+    plain = nn.BatchNorm2d(4)
+    ours = atrous.nn.BNAct2d(copy.deepcopy(plain))
+    x = x.contiguous(memory_format=layout)
+    torch.testing.assert_close(ours(x), plain(x), equal_nan=True)
+    torch.testing.assert_close(ours.bn.state_dict(), plain.state_dict(), equal_nan=True)
+    assert ours.bn.running_mean[1] == torch.inf == -ours.bn.running_mean[2]
 
 
 @pytest.mark.parametrize("constant", [False, True])

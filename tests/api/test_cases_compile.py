@@ -6,6 +6,7 @@ import oracle
 import pytest
 import torch
 from oracle import module_and_input
+from torch import nn
 
 import atrous
 from atrous.core.spec import Epilogue
@@ -81,6 +82,24 @@ def test_compile(backend, training):
             torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-3, msg=message)
         torch.testing.assert_close(ours.bn.running_var, plain.bn.running_var)
         assert ours.bn.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_layers_call_our_operators(training):
+    """Plain composition would give the same values."""
+    graphs, x, r = [], torch.randn(2, 4, 9, 8), torch.randn(2, 4, 9, 8)
+
+    def compiler(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=compiler)
+    layers = module_and_input("auto")[0], atrous.nn.BNAct2d(nn.BatchNorm2d(4), nn.ReLU()), atrous.nn.AddAct(nn.ReLU())
+    for layer in layers:
+        compiled = torch.compile(layer.train(training), fullgraph=True, backend=backend)
+        with torch.set_grad_enabled(training):
+            compiled(x) if layer is layers[0] else compiled(x, r)
+        assert any("atrous._" in str(node.target) for node in graphs.pop().graph.nodes)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import oracle
 import pytest
@@ -71,6 +73,22 @@ def test_empty_batch_in_bn_act_and_add_act(backend):
     empty = torch.zeros(0, 4, 5, 5)
     agree("bn_act", backend, dict(input=empty, running_mean=torch.zeros(4), running_var=torch.ones(4), slope="relu"))
     agree("add_act", backend, dict(input=empty, other=empty, slope=torch.zeros(4)))
+
+
+EMPTY = [(0, 4, 5, 5), (2, 4, 5, 0), (2, 0, 5, 5), (0, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("size", EMPTY, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_empty_results_have_torchs_strides(backend, layout, size):
+    x, vector = torch.empty(size).contiguous(memory_format=layout).requires_grad_(), torch.ones(size[1])
+    for options in ({}, {"slope": "relu"}, {"residual": torch.empty(size)}):
+        calls = [partial(m.bn_act, x, vector, vector, **options) for m in (atrous, oracle)]
+        calls += [partial(m.add_act, x, x, slope=options.get("slope", 1.0)) for m in (atrous, oracle)]
+        ours, plain = [call(backend=backend) for call in calls[::2]], [call() for call in calls[1::2]]
+        assert [(y.shape, y.stride()) for y in ours] == [(y.shape, y.stride()) for y in plain]
+        sum(y.sum() for y in ours).backward()
+        assert x.grad.shape == x.shape
 
 
 def test_empty_batch_in_training(backend):

@@ -153,8 +153,12 @@ def winograd(input: Tensor, weight: Tensor, bias: Tensor | None, padding, dilati
     return ops._winograd_epilogue(input, ops._winograd_weight(weight), len(weight), bias, padding, dilation, *e)
 
 
-def check_winograd(shape, channels, padding, dilation, kind="number", place=None, dtype=torch.float32, norm=False):
+def check_winograd(
+    shape, channels, padding, dilation, kind="number", place=None, dtype=torch.float32, norm=False, special=None
+):
     input = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    if special is not None:
+        input[-1, -1, 2:5, 3] = special
     weight = (torch.randn(channels, shape[1], 3, 3) / (9 * shape[1]) ** 0.5).to(dtype)
     bias = torch.randn(channels).to(dtype)
     z = F.conv2d(input, weight, bias, 1, padding, dilation).contiguous(memory_format=torch.channels_last)
@@ -165,7 +169,8 @@ def check_winograd(shape, channels, padding, dilation, kind="number", place=None
     truth = reference.conv_epilogue(input.double(), weight.double(), bias.double(), spec, wide(e))
     eager = reference.conv_epilogue(input, weight, bias, spec, e)
     assert_near(y, truth, eager)
-    assert torch.equal(y, winograd(input, weight, bias, padding, dilation, e))
+    again = winograd(input, weight, bias, padding, dilation, e)
+    torch.testing.assert_close(again, y, rtol=0, atol=0, equal_nan=True)
 
 
 @on_cpu
@@ -202,6 +207,15 @@ def test_winograd_of_any_padding_and_dilation(padding, dilation):
 def test_winograd_epilogue(kind, place, dtype):
     for shape, channels in (((2, 19, 7, 9), 21), ((1, 32, 10, 6), 16)):
         check_winograd(shape, channels, (2, 1), (2, 1), kind, place, dtype, norm=True)
+
+
+@on_cpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("special", [torch.inf, -torch.inf, torch.nan])
+def test_winograd_of_infinities(special, kind):
+    """Outputs that do not depend on them stay finite; transformed inputs mix all inputs of a tile."""
+    for dtype, dilation in itertools.product(STORED, ((1, 1), (2, 3))):
+        check_winograd((2, 19, 13, 11), 21, (1, 1), dilation, kind, "before", dtype, special=special)
 
 
 @on_cpu

@@ -67,7 +67,7 @@ BRANCHES = [on_values, on_an_item, counted_loop, while_loop, early_return, on_si
 
 
 @pytest.mark.parametrize("forward", BRANCHES, ids=lambda forward: forward.__name__)
-@catches(traced)
+@catches(traced, gates=("frozen", "fused-train"))
 def test_branches(make, training, forward):
     fused, plain = make.pair(equal_models(written(forward), training))
     for x in (image().abs(), -image().abs(), image(3) * 3, image(2).to(memory_format=torch.channels_last) * 0.1):
@@ -76,8 +76,10 @@ def test_branches(make, training, forward):
     assert layers(fused)
 
 
-@catches(scales)
+@catches(scales, gates=("frozen", "fused-train"))
 def test_an_error_that_the_forward_catches(make, training):
+    """Dynamo refuses such a forward: it runs plain, and the report says so."""
+
     def forward(s, x):
         y = s.first(x)
         try:
@@ -88,7 +90,7 @@ def test_an_error_that_the_forward_catches(make, training):
 
     fused, plain = make.pair(equal_models(written(forward), training))
     agree(fused, plain, image())
-    assert layers(fused)
+    assert layers(fused) or fused.fusion_report.plain_calls
 
 
 class Base(Pair):
@@ -130,7 +132,7 @@ def test_inheritance(make):
     assert layers(fused)
 
 
-@catches(swallows_errors)
+@catches(swallows_errors, gates=("frozen",))
 def test_errors_of_a_forward(make):
     """An error that a forward raises comes out as it is; the next call computes as if nothing had been."""
 

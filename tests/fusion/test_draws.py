@@ -71,7 +71,7 @@ def states():
 
 
 @pytest.mark.parametrize("forward", DRAWS, ids=lambda forward: forward.__name__)
-@catches(draws_alike)
+@catches(draws_alike, gates=("frozen", "fused-train"))
 def test_draws(make, training, forward):
     prepare = (lambda model: setattr(model, "draws", OWN[forward]())) if forward in OWN else None
     fused, plain = make.pair(equal_models(written(forward, prepare), training))

@@ -19,7 +19,7 @@ def instances(widths, training=False):
     return lists
 
 
-@pytest.mark.parametrize("widths", [[4, 4], [4, 6], [4] * 12], ids=["2", "2 widths", "12"])
+@pytest.mark.parametrize("widths", [[4, 4], [4, 6, 4], [4] * 12], ids=["2", "2 widths", "12"])
 @catches(first_instance())
 def test_instances(make, widths):
     """All are fused, and each computes with its own weights, in whatever order they are called."""
@@ -37,7 +37,7 @@ def test_instances(make, widths):
         agree(fused, plain, x)
 
 
-@catches(first_instance(), training=True)
+@catches(first_instance(), training=True, gates=("frozen",))
 def test_instances_train(make, training):
     models, plains = instances([4, 4, 6], training)
     pairs = [make.pair(pair) for pair in zip(models, plains)]
@@ -63,7 +63,7 @@ def test_two_copies_of_one_model(make):
         assert torch.equal(first(image() * 0 + 1), second(image() * 0 + 1)) != make.frozen
 
 
-@catches(first_instance())
+@catches(first_instance(), gates=("frozen",))
 def test_instances_behind_a_break_in_the_graph(make):
     """The frames behind a break are those of the class: none computes with another instance's weights."""
 

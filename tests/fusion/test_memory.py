@@ -67,7 +67,7 @@ class Sequential(Checkpointed):
         return self.second(x, x)
 
 
-@pytest.mark.parametrize("model", [Checkpointed, Reentrant, Sequential], ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", [Checkpointed, Reentrant, pytest.param(Sequential, marks=pytest.mark.gate)])
 @catches(ignores_checkpoints, variants=SHARED)
 def test_activation_checkpointing(make, model):
     """Values and statistics (which the second forward changes again) are the plain model's, and so is the memory."""

@@ -56,7 +56,7 @@ def ordinary(s, x):
     return s.second(s.first(x), x)
 
 
-@catches(ignores_autocast, training=True)
+@catches(ignores_autocast, training=True, gates=("fused-eval",))
 def test_around_a_call(make, training):
     """A residual of fp32 under autocast promotes the sum, so that the layer's dtype is not the convolution's."""
     fused = modes_agree(make, ordinary, ORDERS, training)
@@ -68,7 +68,7 @@ def layers_alone(s, x):
     return s.relu(s.bn2(s.conv2(s.first(x))))
 
 
-@catches(ignores_autocast, training=True)
+@catches(ignores_autocast, training=True, gates=("frozen", "fused-eval"))
 def test_autocast_around_layers_of_one_dtype(make, training):
     fused = modes_agree(make, layers_alone, [("autocast",), ("autocast", "no_grad")], training)
     assert layers(fused) == {"conv+bn+relu": 2}
@@ -144,7 +144,7 @@ INSIDE = [autocast_inside, autocast_off_inside, autocast_in_a_layer, no_grad_ins
 
 
 @pytest.mark.parametrize("forward", INSIDE, ids=lambda forward: forward.__name__)
-@catches(stale, training=True)
+@catches(stale, training=True, gates=("frozen", "fused-eval"))
 def test_inside_a_forward(make, training, forward):
     orders = [("enable_grad",), ("autocast",)]
     assert layers(modes_agree(make, forward, orders, training))
@@ -165,7 +165,7 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
-@catches(always_gradients)
+@catches(always_gradients, gates=("frozen", "fused-train"))
 def test_a_forward_that_asks(make, training, ask):
     """The answer is the plain model's, and so is the branch that is taken."""
 

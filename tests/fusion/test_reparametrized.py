@@ -83,7 +83,7 @@ def step(*models):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-@catches(stale)
+@catches(stale, gates=("fused",))
 def test_after_the_first_call(make, kind):
     apply, undo = kind
     fused, plain = make.pair(equal_models(Pair))

@@ -126,7 +126,7 @@ def test_breaks():
 
     report = fused_after_a_call(forward).fusion_report
     assert report.counts == (2, 2) and len(report.breaks) >= 1
-    assert all("data" in str(reason).lower() or "branch" in str(reason).lower() for reason in report.breaks[:1])
+    assert all("data" in str(reason).lower() or "branch" in str(reason).lower() for reason in list(report.breaks)[:1])
     assert not fused_after_a_call(lambda s, x: s.second(s.first(x), x)).fusion_report.breaks
 
 

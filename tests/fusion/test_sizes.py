@@ -42,7 +42,8 @@ def mode(name, *models):
 def call(name, fused, plain, x):
     """Compares one call in this mode."""
     with mode(name, fused, plain):
-        assert_alike(fused, plain, x, gradients=name in ("train", "gradients"))
+        low = 0.1 if name == "autocast" else None
+        assert_alike(fused, plain, x, gradients=name in ("train", "gradients"), tolerance=low)
 
 
 @catches(compiles_each_size)
@@ -66,7 +67,7 @@ def test_each_axis_costs_one_compile(make, training):
 MODES = ["eval", "inference", "autocast", "gradients", "train"]
 
 
-@catches(compiles_each_size)
+@catches(compiles_each_size, gates=("frozen",))
 def test_modes_and_sizes_in_any_order(make):
     """Twelve sizes in each of five modes, shuffled: each mode costs what it would alone, and nothing once seen."""
     names = MODES[:1] if make.wrong else MODES[:-1] if make.frozen else MODES
@@ -87,7 +88,7 @@ def test_modes_and_sizes_in_any_order(make):
     assert report is None or not report.plain_calls, report.plain_calls
 
 
-@catches(compiles_each_size)
+@catches(compiles_each_size, gates=("frozen", "fused-eval"))
 def test_layouts(make, training):
     """NCHW and channels_last in turn, then strides of neither kind: right, and each layout compiled once."""
     fused, plain = make.pair(equal_models(Pair, training))
@@ -104,7 +105,7 @@ def test_layouts(make, training):
         raise AssertionError("this fault is one of sizes")
 
 
-@catches(compiles_each_size)
+@catches(compiles_each_size, gates=("frozen",))
 def test_batches(make):
     """Large and small batches: torch's convolution may guard on some of them, on few."""
     fused, plain = make.pair(equal_models(Pair))
@@ -115,7 +116,7 @@ def test_batches(make):
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-@catches(compiles_each_size)
+@catches(compiles_each_size, gates=("frozen",))
 def test_dynamic(make, dynamic):
     """dynamic=True compiles once for all sizes but batch 1; dynamic=False once a size."""
     model, plain = equal_models(Pair)

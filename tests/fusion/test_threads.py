@@ -53,7 +53,7 @@ def test_first_calls_of_six_threads(make):
     assert layers(fused) == BOTH
 
 
-@catches(replaces)
+@catches(replaces, gates=("frozen",))
 def test_threads_of_several_models_modes_and_sizes(make):
     """Each thread has a gradient mode of its own; two threads fuse for themselves."""
     pairs = [make.pair(equal_models(Pair)) for _ in range(2)]

@@ -29,7 +29,7 @@ def no_batch_norm(graph):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@catches(scales, variants=ALL)
+@catches(scales, variants=ALL, gates=("frozen",))
 def test_compile_of_a_fused_model(make, training, backend):
     """One graph, in which the layers are still fused; and a change is seen through it."""
     fused, plain = make.pair(equal_models(Pair, training))
@@ -58,7 +58,7 @@ def test_a_change_under_compile(make):
             torch.testing.assert_close(compiled(x), plain(x), rtol=1e-9, atol=1e-9)
 
 
-@catches(scales, training=True)
+@catches(scales, training=True, gates=("frozen", "fused-eval"))
 def test_a_fused_model_in_a_compiled_function(make, training):
     """A compiled loss around it, and a graph that breaks before and behind it."""
     fused, plain = make.pair(equal_models(Pair, training))
@@ -126,7 +126,7 @@ def test_onnx(make):
 
 
 @pytest.mark.filterwarnings("ignore")
-@catches(scales)
+@catches(scales, gates=("frozen",))
 def test_jit_trace(make):
     """A trace has the plain operators, before and after a call; the copy is as it was."""
     fused, plain = make.pair(equal_models(Pair))
@@ -141,7 +141,7 @@ def test_jit_trace(make):
 
 
 @pytest.mark.filterwarnings("ignore")
-@catches(scales)
+@catches(scales, gates=("frozen",))
 def test_fx(make):
     """symbolic_trace and make_fx see the plain operators, or ours of equal values."""
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -153,10 +153,13 @@ def test_fx(make):
             torch.testing.assert_close(program(x * 2), plain(x * 2), rtol=1e-9, atol=1e-9)
     agree(fused, plain, x)
     assert layers(fused) == BOTH
+    fused = make(torch.fx.symbolic_trace(equal_models(Pair)[0]))  # a graph's module is one to fuse
+    agree(fused, plain, x)
+    assert layers(fused) == BOTH
 
 
 @pytest.mark.filterwarnings("ignore")
-@catches(doubles_forward)
+@catches(doubles_forward, gates=("frozen",))
 def test_quantization(make):
     """prepare_fx observes the plain layers; a quantized child in a fused model computes as in the plain one."""
     from torch.ao.quantization import get_default_qconfig_mapping
@@ -171,7 +174,7 @@ def test_quantization(make):
     torch.testing.assert_close(*results, rtol=0.05, atol=0.1)
 
 
-@catches(doubles, variants=SHARED)
+@catches(doubles, variants=SHARED, gates=("fused-eval",))
 def test_flops(make, training):
     """FlopCounterMode counts a fused model's operations as the plain model's, forward and backward."""
     fused, plain = make.pair(equal_models(Pair, training))
@@ -187,7 +190,7 @@ def test_flops(make, training):
         agree(fused, plain, image())
 
 
-@catches(scales)
+@catches(scales, gates=("frozen",))
 def test_under_modes_and_subclasses(make):
     """A dispatch mode and a function mode see the operators; a tensor subclass stays one."""
     from torch.overrides import TorchFunctionMode
@@ -224,7 +227,7 @@ def test_under_modes_and_subclasses(make):
     agree(fused, plain, x)
 
 
-@catches(scales)
+@catches(scales, gates=("frozen",))
 def test_meta_and_fake_tensors(make):
     """Shapes alone, as summaries of models compute them."""
     from torch._subclasses.fake_tensor import FakeTensorMode

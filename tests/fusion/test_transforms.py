@@ -77,7 +77,7 @@ BACKWARDS = [double_backward, gradient_penalty, hessian_vector, third_order]
 
 
 @pytest.mark.parametrize("derive", BACKWARDS, ids=lambda derive: derive.__name__)
-@catches(first_order_only, training=True)
+@catches(first_order_only, training=True, gates=("frozen", "fused-eval"))
 def test_backwards(make, training, derive):
     fused, plain = make.pair(equal_models(Pair, training))
     x = image()
@@ -86,7 +86,7 @@ def test_backwards(make, training, derive):
     assert layers(fused) == BOTH
 
 
-@catches(scales, training=True, variants=SHARED)
+@catches(scales, training=True, variants=SHARED, gates=("fused-eval",))
 def test_a_part_of_the_graph(make, training):
     fused, plain = make.pair(equal_models(Pair, training))
     x = image()
@@ -101,7 +101,7 @@ def test_a_part_of_the_graph(make, training):
     agree(fused, plain, x)
 
 
-@catches(first_order_only)
+@catches(first_order_only, gates=("frozen",))
 def test_gradgradcheck(make):
     fused, _ = make.pair(equal_models(Pair))
     x = image(1, size=3).requires_grad_()
@@ -112,7 +112,7 @@ def test_gradgradcheck(make):
         raise AssertionError(str(error)) from error
 
 
-@catches(forgets_tangents, training=True)
+@catches(forgets_tangents, training=True, gates=("frozen", "fused-eval"))
 def test_forward_mode(make, training):
     """Dual numbers as input and, where there are gradients, as a parameter."""
     fused, plain = make.pair(equal_models(Pair, training))
@@ -140,7 +140,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-@catches(scales)
+@catches(scales, gates=("frozen",))
 def test_functions(make, function):
     """torch.func over a fused model in eval."""
     fused, plain = make.pair(equal_models(Pair))
@@ -169,7 +169,7 @@ def test_functional_call(make):
     agree(fused, plain, x)
 
 
-@catches(scales, training=True, variants=SHARED)
+@catches(scales, training=True, variants=SHARED, gates=("fused-eval",))
 def test_per_sample_gradients(make, training):
     """A loop over samples of one graph, and gradients accumulated over two batches."""
     fused, plain = make.pair(equal_models(Pair, training))
@@ -185,7 +185,7 @@ def test_per_sample_gradients(make, training):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-8)
 
 
-@catches(scales, training=True, variants=SHARED)
+@catches(scales, training=True, variants=SHARED, gates=("fused-eval",))
 def test_gradients_of_other_layouts_and_zeros(make, training):
     """A loss whose gradient is expanded, of other strides, or None for one of two results."""
 

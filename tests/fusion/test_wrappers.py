@@ -21,7 +21,7 @@ import atrous
 GLOO = dist.is_available() and dist.is_gloo_available()
 
 
-@catches(scales)
+@catches(scales, gates=("frozen",))
 def test_data_parallel(make, training):
     """Without a GPU it calls its module; its replicas on GPUs are the plain model's."""
     model, plain = equal_models(Pair, training)
@@ -33,7 +33,7 @@ def test_data_parallel(make, training):
     assert isinstance(replica, Pair) and replica is not fused
 
 
-@catches(scales, variants=SHARED)
+@catches(scales, variants=SHARED, gates=("fused-eval",))
 def test_data_parallel_inside(make, training):
     model, plain = equal_models(lambda: nn.Sequential(DataParallel(Pair()), nn.Conv2d(4, 2, 1)), training)
     fused = make(model)
@@ -73,12 +73,14 @@ def pairs_of_models():
     model = Split(ddp(model))
     model.stem.load_state_dict(plain.stem.state_dict())
     yield "a part", atrous.fuse(model), plain
-    model, plain = equal_models(big, training=True)
-    small = {"bucket_cap_mb": 0.01, "gradient_as_bucket_view": True}
-    yield "buckets", ddp(atrous.fuse(model), **small), ddp(plain, **small)
+    model, plain = equal_models(lambda: nn.Sequential(Pair(3000), Pair(3000)), training=True)
+    yield "large", ddp(atrous.fuse(model), bucket_cap_mb=1), ddp(plain, bucket_cap_mb=1)
     model, plain = equal_models(big, training=True)
     model[1].requires_grad_(False), plain[1].requires_grad_(False)
     yield "unused", ddp(atrous.fuse(model), find_unused_parameters=True), ddp(plain, find_unused_parameters=True)
+    model, plain = equal_models(big, training=True)
+    small = {"bucket_cap_mb": 0.01, "gradient_as_bucket_view": True}
+    yield "buckets", ddp(atrous.fuse(model), **small), ddp(plain, **small)
 
 
 def steps(rank, fused, plain):
@@ -115,9 +117,9 @@ def run_checks(rank, port, outcomes):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def outcomes():
-    """(check, rank) -> error, "" if it passed. One pair of processes runs all checks."""
+@pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
+def test_two_processes():
+    """One pair of processes runs every check: importing torch takes seconds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -127,13 +129,8 @@ def outcomes():
     while not queue.empty():
         name, rank, error = queue.get()
         errors[name, rank] = error
-    return errors
-
-
-@pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
-@pytest.mark.parametrize("name", ["around", "inside", "a part", "buckets", "unused"])
-def test_two_processes(outcomes, name):
-    assert all(outcomes.get((name, rank)) == "" for rank in range(2)), outcomes
+    assert not {check: error for check, error in errors.items() if error}
+    assert {name for name, _ in errors} == {"around", "inside", "a part", "large", "unused", "buckets"}
 
 
 @catches(scales, variants=SHARED)

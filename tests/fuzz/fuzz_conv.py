@@ -57,6 +57,7 @@ def emulation(library: Path | None) -> types.SimpleNamespace:
 
     return types.SimpleNamespace(
         name="emulation",
+        one_launch_statistics=False,
         available=lambda: [],
         reasons=lambda input, weight, spec: [],
         primitive=primitive,

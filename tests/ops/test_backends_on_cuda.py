@@ -49,12 +49,12 @@ def called(backend, dtype=torch.float16, training=False):
 @pytest.mark.parametrize(
     "backend, inference, training",
     [
-        ("native", ["atrous::_conv_epilogue"], ["atrous::_conv_epilogue", "atrous::_statistics", "atrous::_epilogue"]),
+        ("native", ["atrous::_conv_epilogue"], ["atrous::_conv_epilogue", "atrous::_statistics_epilogue"]),
         ("triton", ["atrous_triton::_conv_epilogue"], ["atrous_triton::_conv_statistics", "atrous_triton::_epilogue"]),
         (
             "library",
             ["aten::convolution", "atrous_triton::_epilogue"],
-            ["aten::convolution", "atrous_triton::_statistics", "atrous_triton::_epilogue"],
+            ["aten::convolution", "atrous_triton::_statistics_epilogue"],
         ),
     ],
 )
@@ -66,7 +66,7 @@ def test_operators_of_a_backend(gpu, backend, inference, training):
 
 def test_library_without_triton(gpu):
     gpu(triton=False)
-    assert called("library", training=True) == ["aten::convolution", "atrous::_statistics", "atrous::_epilogue"]
+    assert called("library", training=True) == ["aten::convolution", "atrous::_statistics_epilogue"]
     gpu(triton=False, image=False)  # this operator then runs in plain torch
     assert called("library") == ["aten::convolution", "atrous_triton::_epilogue"]
 

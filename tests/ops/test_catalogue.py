@@ -1,10 +1,16 @@
 """The catalogue of convolutions: it is complete, and it reads weight, geometry and epilogue of a call."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from atrous import ops
 from atrous.core.spec import Epilogue, Spec
+from atrous.nn import ConvBNAct2d, FrozenConv2d
 from atrous.ops.catalogue import CONVOLUTIONS, ConvCall
 
 X, W = torch.empty(1, 8, 9, 9), torch.empty(16, 4, 3, 5)
@@ -35,3 +41,36 @@ def test_a_transposed_convolution_is_none():
     read = CONVOLUTIONS[torch.ops.aten.convolution.default]
     assert read(X, W, None, *SPEC[:3], True, (0, 0), 2) is None
     assert read(X[0], W[0], None, (1,), (0,), (1,), False, (0,), 1) is None
+
+
+def flops(layer, x, training):
+    """The operations of a call, or of a training step."""
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        y = layer(x.clone().requires_grad_(training))
+        if training:
+            y.sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("channels, size", [(4, 9), (16, 24)], ids=["direct", "Winograd"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_torchs_counter_counts_the_operators(backend, layout, channels, size):
+    children = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
+    x = torch.randn(2, channels, size, size).contiguous(memory_format=layout)
+    for training in (True, False):
+        fused = ConvBNAct2d(*children, backend=backend).train(training)
+        expected = flops(nn.Sequential(*children), x, training)
+        assert flops(fused, x, training) == expected
+    assert flops(FrozenConv2d(*children[:2], backend=backend), x, False) == expected
+
+
+@pytest.mark.parametrize("first", ["atrous", "torch.utils.flop_counter"])
+def test_the_counter_may_be_imported_before_or_after(first):
+    code = f"""
+import {first}, sys
+import atrous.ops, torch
+assert {first == "atrous"} == ("torch.utils.flop_counter" not in sys.modules)
+from torch.utils.flop_counter import flop_registry
+assert torch.ops.atrous._conv_epilogue in flop_registry
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -156,6 +156,7 @@ def kernel_reasons(dtype, channels_last, input, weight, stride, padding, dilatio
 def install() -> None:
     """Installs the device for the whole process."""
     from atrous.backends import native
+    from atrous.core import torch_compat
     from atrous.ops import device_support, triton_impl
 
     answers = {
@@ -178,6 +179,8 @@ def install() -> None:
     triton_impl.triton_installed = False
     device_support.native_reasons = lambda device: ()
     native._ask_library = kernel_reasons
+    foreign = torch_compat._is_foreign  # our operators run on these tensors, as on the fake tensors of a compiler
+    torch_compat._is_foreign = lambda value: type(value) is not CudaTensor and foreign(value)
     Dispatch().__enter__()
 
 

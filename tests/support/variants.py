@@ -80,16 +80,17 @@ OWNED = (FROZEN, PLAIN_FROZEN)
 
 
 def catches(
-    fault: Callable[..., nn.Module], *, training: bool = False, variants: tuple[Variant, ...] = ALL
+    fault: Callable, *, training: bool = False, variants: tuple[Variant, ...] = ALL, gates: tuple[str, ...] = ()
 ) -> Callable:
     """Marks a test by a fault, which is planted in place of fuse() in one more run of the test: that run must fail.
 
-    training: the mode of that run. variants: the copies that the other runs use.
+    training: the mode of that run. variants: the copies that the other runs use. gates: those of them that are gates,
+    as "frozen" or, in one mode, as "fused-train".
     """
 
     def mark(test: Callable) -> Callable:
         wrong = Variant(f"wrong: {fault.__name__}", fault, variants is OWNED, wrong=True, plain=True)
-        test.variants, test.fault = variants, (wrong, training)  # type: ignore[attr-defined]
+        test.variants, test.fault, test.gates = variants, (wrong, training), gates  # type: ignore[attr-defined]
         return test
 
     return mark

@@ -16,7 +16,7 @@ import atrous
 from atrous.models.resnet import BasicBlock
 
 SPLITS = {"unequal": (5, 2), "one empty": (7, 0)}
-CHECKS = [*SPLITS, "unequal, compiled", "DDP"]
+CHECKS = [*SPLITS, "unequal, compiled", "create_graph", "DDP"]
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo"
 )
@@ -70,6 +70,13 @@ def split_step(rank, sizes, compiled=False):
         assert_same(split_buffers[name], expected, name)
 
 
+def second_derivatives():
+    """torch's operators, which a differentiable backward runs, normalize with one process's statistics."""
+    x = data()[0].requires_grad_()
+    with pytest.raises(RuntimeError, match="bn: expected statistics of one process"):
+        torch.autograd.grad(atrous.fuse(synchronized(network()))(x).sum(), x, create_graph=True)
+
+
 def parallel_step(rank):
     """Checks DistributedDataParallel with per-process BatchNorms: the fused model agrees with the plain one."""
     x, weights = data()
@@ -88,6 +95,7 @@ def run_checks(rank, port, outcomes):
         "unequal": lambda: split_step(rank, SPLITS["unequal"]),
         "one empty": lambda: split_step(rank, SPLITS["one empty"]),
         "unequal, compiled": lambda: split_step(rank, SPLITS["unequal"], compiled=True),
+        "create_graph": second_derivatives,
         "DDP": lambda: parallel_step(rank),
     }
     for name, check in checks.items():

@@ -8,9 +8,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <atomic>
+
 #include "../../convolution.h"
 #include "../../op_adapter.h"
 #include "../channels.h"
+#include "../conv.h"
 #include "../epilogue_loop.h"
 #include "multiply.h"
 #include "plan.h"
@@ -32,6 +35,7 @@ struct Task {
   Residual place;
   bool dropout;
   const Channels<float>& vectors;
+  std::atomic<bool>& nan;  // set if a z is NaN
 };
 
 // A thread's buffers, reused from call to call.
@@ -94,6 +98,7 @@ void finish_tile(const Task<S>& task, const Tile& tile, const float* m, int64_t 
                  Dropout) {
   float z[4 * PANEL];
   for (int64_t half = 0; half < PANEL; half += LANES) transform_output(m + half, step, z + half);
+  if (has_nan(z, 4 * PANEL / LANES)) task.nan.store(true, std::memory_order_relaxed);
   const int64_t channels = task.shape.out_channels, count = std::min(PANEL, channels - channel);
   const int64_t area = task.shape.out_height * task.shape.out_width;
   for (int i = 0; i < 4; ++i) {
@@ -186,6 +191,26 @@ void convolve(const Task<S>& task) {
   });
 }
 
+// The weight that `transformed` was computed from, in the dtype of the input and channels_last.
+Tensor recover(const Tensor& transformed, const Tensor& input, const Geometry& shape) {
+  const int64_t channels = shape.in_channels, step = channels * PANEL;
+  Tensor weight = empty_tensor(input, {shape.out_channels, channels, 3, 3}, Order::channels_last);
+  with_storage(input, [&](auto* data) {
+    using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+    const float* all = transformed.const_data_ptr<float>();
+    S* taps = static_cast<S*>(weight.mutable_data_ptr());
+    for (int64_t k = 0; k < shape.out_channels; ++k)
+      for (int64_t c = 0; c < channels; ++c) {
+        float u[POSITIONS], g[9];
+        for (int64_t i = 0; i < POSITIONS; ++i)
+          u[i] = all[k / PANEL * POSITIONS * step + i * step + c * PANEL + k % PANEL];
+        recover_weight(u, g);
+        for (int64_t i = 0; i < 9; ++i) taps[(k * 9 + i) * channels + c] = narrow<S>(g[i]);
+      }
+  });
+  return weight;
+}
+
 }  // namespace
 
 Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& transformed,
@@ -199,18 +224,20 @@ Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const T
   Tensor output = empty_tensor(input, sizes, Order::channels_last);
   if (output.numel() == 0) return output;
   const Channels<float> vectors(arguments, out_channels, bias, shape.panels() * PANEL);
+  std::atomic<bool> nan = false;
   with_storage(input, [&](auto* data) {
     using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (!std::is_same_v<S, double>)
       convolve(Task<S>{shape, data, arguments.residual_data<S>(), transformed.const_data_ptr<float>(),
                        static_cast<S*>(output.mutable_data_ptr()), arguments.slope_kind, arguments.place(),
-                       arguments.dropout > 0, vectors});
+                       arguments.dropout > 0, vectors, nan});
   });
+  // B' d B spreads an infinity to outputs that do not depend on it, as NaN
+  if (nan)
+    return conv_epilogue(arguments, input, recover(transformed, input, shape), bias, {1, 1}, padding, dilation, 1);
   return output;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) {
-  m.impl("_winograd_epilogue", &OpAdapter<&winograd_epilogue>::call);
-}
+STABLE_TORCH_LIBRARY_IMPL(atrous, CPU, m) { m.impl("_winograd_epilogue", &OpAdapter<&winograd_epilogue>::call); }
 
 }  // namespace atrous::cpu

@@ -90,4 +90,27 @@ void transform_weight(const T g[9], T u[POSITIONS]) {
   }
 }
 
+// g from u = G g G'.
+inline void recover_weight(const float u[POSITIONS], float g[9]) {
+  for (int i = 0; i < 3; ++i) {
+    float row[4];
+    for (int j = 0; j < 4; ++j) row[j] = i == 1 ? u[4 + j] - u[8 + j] : u[6 * i + j];
+    g[3 * i] = row[0];
+    g[3 * i + 1] = row[1] - row[2];
+    g[3 * i + 2] = row[3];
+  }
+}
+
+// True if one of `count` vectors has a NaN.
+inline bool has_nan(const float* values, int64_t count) {
+  auto nan = Vector{} != Vector{};
+  for (int64_t i = 0; i < count; ++i) {
+    const Vector v = load(values + i * LANES);
+    nan |= v != v;
+  }
+  for (int i = 0; i < LANES; ++i)
+    if (nan[i]) return true;
+  return false;
+}
+
 }  // namespace atrous::winograd

@@ -2,7 +2,7 @@
 
 A copy of the model runs on the meta device, which stores no values, so that a summary costs neither memory nor
 arithmetic. A layer is an innermost module that ran. MACs are the multiply-adds of convolutions and matrix
-multiplications, half of what torch's FlopCounterMode counts; FLOPS extends it to the operators of fused models.
+multiplications, half of what torch's FlopCounterMode counts; ops/flops.py extends it to our operators.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -18,27 +17,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...nn import AddAct, BNAct2d, ConvBNAct2d
-from ...ops.catalogue import CONVOLUTIONS, ConvCall, Sizes
+from ...ops.catalogue import Sizes
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
 FUSED_MODULES = (ConvBNAct2d, BNAct2d, AddAct)
 Result = TypeVar("Result")
-
-
-def _flops(parse: Callable[..., ConvCall | None]) -> Callable[..., int]:
-    def flops(input: Sizes, *arguments, out_shape, **named) -> int:
-        call = parse(input, *arguments, **named)
-        assert call is not None
-        return 2 * input[0] * prod(call.weight) * prod(call.spec.output_size(input[2:], call.weight[2:]))
-
-    return flops
-
-
-FLOPS = {
-    operator.overloadpacket: _flops(parse)
-    for operator, parse in CONVOLUTIONS.items()
-    if operator.namespace != "aten"  # torch counts its own convolutions, transposed ones and gradients too
-}
 
 
 @dataclass
@@ -121,7 +104,7 @@ def _summarize(model: nn.Module, input: Tensor) -> LayerSummary:
     layers: list[Layer] = []
     started: list[tuple[int, int]] = []  # for each module that is running: layers and FLOP when it began
     counted: set[int] = set()  # ids of the parameters that are counted in a layer
-    flops = FlopCounterMode(display=False, custom_mapping=FLOPS)
+    flops = FlopCounterMode(display=False)
 
     def enter(module, arguments):
         started.append((len(layers), flops.get_total_flops()))

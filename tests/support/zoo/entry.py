@@ -17,6 +17,7 @@ class Entry(NamedTuple):
     convs: how often it convolves, if some of that is not fused.
     once: a module runs more than once in a call, so that patterns are compared without their numbers.
     random: the training draws of the fused copy are not torch's, so that values are compared in eval alone.
+    nchw: torch itself gives NCHW whatever layout it gets.
     """
 
     build: Callable[[], nn.Module]
@@ -26,9 +27,11 @@ class Entry(NamedTuple):
     shape: tuple[int, ...] = (2, 4, 8, 8)
     once: bool = False
     random: bool = False
+    nchw: bool = False
 
     def inputs(self, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
-        return torch.randn(self.shape, dtype=torch.float64).contiguous(memory_format=layout)
+        x = torch.randn(self.shape, dtype=torch.float64)
+        return x if self.nchw else x.contiguous(memory_format=layout)
 
     def patterns(self, training: bool) -> list[Counter]:
         return parse(self.train if training else self.eval)

@@ -24,7 +24,7 @@ def activations():
     return nn.Sequential(*(cbr(act=act) for act in acts))
 
 
-@entry("conv+bn+rrelu, conv+bn+add+rrelu", random=True)
+@entry("conv+bn+rrelu, conv+bn+add+rrelu", random=True, nchw=True)
 class RandomSlopes(nn.Module):
     """RReLU: the mean of its bounds in eval, drawn slopes in training."""
 
@@ -141,9 +141,12 @@ class NonBottleneck1d(nn.Module):
         return F.relu(output + input)
 
 
-@entry("conv+bn+relu, 2 conv+bn+relu+add", once=True)
+@entry("conv+bn+relu, 2 conv+bn+relu+add", "conv+bn+relu", once=True)
 class SharedLayers(nn.Module):
-    """One layer applied to its own output, as the heads of detectors are applied to each level."""
+    """One layer applied to its own output, as the heads of detectors are applied to each level.
+
+    In training its BatchNorm runs again before the sum, and its running statistics are updated in that order.
+    """
 
     def __init__(self):
         super().__init__()

@@ -18,8 +18,9 @@ def batch_norms():
     return nn.Sequential(*(layer(nn.BatchNorm2d(4, **norm), bias=i == 2) for i, norm in enumerate(norms)))
 
 
-@entry("2 conv+bn+relu")
+@entry("2 conv+bn+relu", "")
 def batch_norm_of_cumulative_average():
+    """In training the momentum is read from a tensor, where Dynamo breaks the graph in each layer."""
     return nn.Sequential(layer(nn.BatchNorm2d(4, momentum=None)), layer(nn.BatchNorm2d(4, momentum=None)))
 
 

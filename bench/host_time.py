@@ -1,0 +1,168 @@
+"""Host time of what fuse() makes and of single calls, against plain torch. Exits 1 if a ratio is above its budget.
+
+    python -m bench.host_time [--json FILE] [--rounds N] [--row NAME]
+
+The tensors are so small that the host limits every call: 4 channels of 4x4 pixels, one thread. A graph is a chain of 36
+layers, convolution -> BatchNorm -> + x -> PReLU, and its times are divided by 36. The peer of a graph is the model
+itself, that of a function or module the composition of torch's functions. Ours and plain torch alternate; the ratio is
+the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import atrous
+from atrous.tools import info, timing
+from bench import record
+
+LAYERS, CHANNELS, SIZE = 36, 4, 4
+CPU = torch.device("cpu")
+Call = Callable[[], Any]
+
+
+class Row(NamedTuple):
+    """One comparison. layers: what one call's time is divided by. budget: the largest ratio allowed."""
+
+    name: str
+    ours: Call
+    plain: Call
+    budget: float
+    layers: int = 1
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
+        self.bn, self.act = nn.BatchNorm2d(CHANNELS), nn.PReLU(CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)) + x)
+
+
+def image(batch: int) -> Tensor:
+    return torch.randn(batch, CHANNELS, SIZE, SIZE)
+
+
+def inference(call: Call) -> Call:
+    def run():
+        with torch.no_grad():
+            return call()
+
+    return run
+
+
+def step(call: Call, leaves: list[Tensor], grad: Tensor) -> Call:
+    """A forward and a backward: the gradients of the leaves that the call uses."""
+    return lambda: torch.autograd.grad(call(), leaves, grad, allow_unused=True)
+
+
+def graphs() -> Iterator[Row]:
+    """The whole model, compiled by fuse()."""
+    model = nn.Sequential(*[Layer() for _ in range(LAYERS)]).eval()
+    x, plain = image(1), inference(lambda: model(x))
+    for name, options, budget in (("eval", {}, 0.6), ("frozen", {"freeze": True}, 0.5)):
+        fused = atrous.fuse(model, **options)
+        yield Row(f"graph, {name}", inference(lambda fused=fused: fused(x)), plain, budget, LAYERS)
+    model = copy.deepcopy(model).train()
+    fused, batch, grad = atrous.fuse(model), image(2), image(2)
+    ours, plain = (step(lambda run=run: run(batch), list(run.parameters()), grad) for run in (fused, model))
+    yield Row("graph, training step", ours, plain, 0.9, LAYERS)
+
+
+def calls(training: bool) -> Iterator[Row]:
+    """Each function, and each module: its peer is the same composition of functions."""
+    block, batch = Layer().train(training), 2 if training else 1
+    x, residual, weight, slope = image(batch), image(batch), block.conv.weight, block.act.weight
+    norm = block.bn.running_mean, block.bn.running_var, block.bn.weight, block.bn.bias
+    options: dict[str, Any] = {"slope": slope, "residual": residual, "training": training}
+    layer, bn_act = atrous.nn.ConvBNAct2d(block.conv, block.bn, block.act), atrous.nn.BNAct2d(block.bn, block.act)
+    add_act = atrous.nn.AddAct(block.act)
+
+    def finish(z: Tensor) -> Tensor:
+        return F.prelu(F.batch_norm(z, *norm, training) + residual, slope)
+
+    def convolve() -> Tensor:
+        return finish(F.conv2d(x, weight, None, 1, 1))
+
+    def normalize() -> Tensor:
+        return finish(x)
+
+    def add() -> Tensor:
+        return F.prelu(x + residual, slope)
+
+    most = 1.7 if training else 1.5
+    pairs = (
+        ("conv_bn_act", lambda: atrous.conv_bn_act(x, weight, None, *norm, padding=1, **options), convolve, most),
+        ("bn_act", lambda: atrous.bn_act(x, *norm, **options), normalize, most),
+        ("add_act", lambda: atrous.add_act(x, residual, slope=slope), add, 2.0),
+        ("ConvBNAct2d", lambda: layer(x, residual), convolve, most),
+        ("BNAct2d", lambda: bn_act(x, residual), normalize, most),
+        ("AddAct", lambda: add_act(x, residual), add, 2.0),
+    )
+    leaves, grad = [x.requires_grad_(training), residual.requires_grad_(training), *block.parameters()], image(batch)
+    for name, ours, plain, budget in pairs:
+        if training:
+            yield Row(f"{name}, forward and backward", step(ours, leaves, grad), step(plain, leaves, grad), budget)
+        else:
+            yield Row(f"{name}, no gradients", inference(ours), inference(plain), budget)
+
+
+def rows() -> Iterator[Row]:
+    yield from graphs()
+    yield from calls(training=False)
+    yield from calls(training=True)
+
+
+def measured(row: Row, rounds: int) -> dict[str, Any]:
+    """Microseconds of ours and of plain torch, their ratio and its budget."""
+    torch.testing.assert_close(row.ours(), row.plain(), rtol=1e-3, atol=1e-4)
+    pair = {"ours": row.ours, "plain": row.plain}
+    times = timing.interleaved(pair, CPU, 0.0, least=rounds, most=rounds, warmup=3, calls=max(1, 72 // row.layers))
+    ratio = statistics.median(ours / plain for ours, plain in zip(times["ours"], times["plain"]))
+    us = {f"{name}_us": ms * 1e3 / row.layers for name, ms in timing.medians(times).items()}
+    return {"row": row.name, **us, "ratio": ratio, "budget": row.budget}
+
+
+def show(results: list[dict[str, Any]]) -> str:
+    lines = [f"{'us of one layer or call':<36}{'plain':>9}{'atrous':>9}{'ratio':>8}{'budget':>8}"]
+    for r in results:
+        numbers = f"{r['plain_us']:>9.1f}{r['ours_us']:>9.1f}{r['ratio']:>7.2f}x{r['budget']:>7.1f}x"
+        lines.append(f"{r['row']:<36}{numbers}" + (" over budget" if r["ratio"] > r["budget"] else ""))
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=60, help="times that each pair is measured")
+    parser.add_argument("--row", default="", metavar="NAME", help="measure the rows alone whose names begin so")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    results = [measured(row, args.rounds) for row in rows() if row.name.startswith(args.row)]
+    print(show(results))
+    if args.json:
+        args.json.write_text(
+            json.dumps({**record.about(info.processor(), info.versions()), "rows": results}, indent=1) + "\n"
+        )
+    over = [r["row"] for r in results if r["ratio"] > r["budget"]]
+    if over:
+        print(f"over budget: {', '.join(over)}", file=sys.stderr)
+    return int(bool(over))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The gradients of a layer by torch's own operators, for a backward that is itself differentiated or transformed.
+
+Our kernels compute first derivatives alone. torch differentiates the composition conv2d, batch_norm, add, activation at
+the tensors that the layer saved. Where the layer saved none, the gradients do not depend on its values.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import reference
+from ..core import sync_stats
+from ..core.spec import Epilogue
+from .recompute import WithValue, connected
+from .save import saved, stand_in
+
+
+def gradients(ctx, grad: Tensor) -> list[Tensor | None]:
+    """The gradients of input, weight, bias and the fields of the Epilogue, those that are needed."""
+    sync_stats.check_single_process(ctx.config.group)
+    needed = ctx.needs_input_grad[3:]
+    with torch.autocast(grad.device.type, enabled=False):
+        operands, value = _operands(ctx, grad)
+
+        def layer(*wanted: Tensor) -> Tensor:
+            given = iter(wanted)
+            return _layer(ctx, *(next(given) if need else t for t, need in zip(operands, needed)), value=value)
+
+        pull = torch.func.vjp(layer, *(t for t, need in zip(operands, needed) if need))[1]
+        computed = iter(pull(grad))
+    return [next(computed) if need else None for need in needed]
+
+
+def _operands(ctx, grad: Tensor) -> tuple[list, Tensor | None]:
+    """input, weight, bias, the fields of the Epilogue, and the saved z or y."""
+    saved_x, saved_z, saved_residual, (weight, bias, _, *arguments) = saved(ctx)
+    e, value = Epilogue(*arguments), None
+    if ctx.config.spec is None and saved_z and not ctx.saves_y:
+        x = connected(saved_z)
+    else:
+        x = connected(saved_x) if saved_x else stand_in(grad, *ctx.input_like)
+        value = saved_z[0] if saved_z else None
+    if ctx.needs_input_grad[5] and bias is None:
+        bias = weight.new_zeros(weight.shape[0])
+    if ctx.residual_place != "none":
+        e = e._replace(residual=connected(saved_residual) if saved_residual else stand_in(grad, grad.shape, ctx.layout))
+    return [x, weight, bias, *e], value
+
+
+def _layer(ctx, x: Tensor, weight, bias, *arguments, value: Tensor | None) -> Tensor:
+    """y, at the saved value of z, or of y where that shows the sign of the activation's input."""
+    (_, spec, batch_stats, *_), e = ctx.config, Epilogue(*arguments)
+    z = x if spec is None else F.conv2d(x, weight, bias, *spec)
+    if ctx.saves_y:
+        return reference.activate(WithValue.apply(z if e.residual is None else z + e.residual, value), e)
+    if value is not None:
+        z = WithValue.apply(z, value)
+    if batch_stats or e.mean is not None:
+        statistics = (None, None) if batch_stats else (e.mean, e.var)
+        z = F.batch_norm(z, *statistics, e.gamma, e.beta, batch_stats, 0.0, e.eps)
+    return reference.epilogue(z, e._replace(mean=None, var=None, gamma=None, beta=None))

@@ -1,0 +1,50 @@
+"""What a joint graph keeps for its backward: outputs of convolutions, from which the backward computes epilogues again.
+
+An epilogue whose residual would have to be computed again first is kept.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from ..core import dynamo_compat
+from ..ops import schemas
+
+KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue")
+RESIDUAL = tuple(schemas()["_epilogue"].partition("(")[2].split(", ")).index("Tensor? residual=None")
+
+
+def choose_kept(joint: fx.GraphModule) -> None:
+    recomputed: set[fx.Node] = set()
+    for node in list(joint.graph.nodes):
+        if not isinstance(node.target, torch._ops.OpOverload) or dynamo_compat.is_backward(node):
+            continue
+        name = node.target.name()
+        residual = node.args[RESIDUAL] if len(node.args) > RESIDUAL else None
+        if name.endswith("::_epilogue"):
+            dynamo_compat.keep(node, residual in recomputed)
+            recomputed |= set() if residual in recomputed else {node}
+        elif name.endswith("::_statistics_epilogue"):
+            dynamo_compat.keep(node, True)
+            recomputed |= set() if residual in recomputed else _recompute_output(joint.graph, node)
+        elif name in KEPT or name.partition("::")[2] in KEPT:
+            dynamo_compat.keep(node, True)
+
+
+def _recompute_output(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
+    """Makes the backward use another y, computed from z, mean and var alone, without the pass for the statistics."""
+    results = {user.args[1]: user for user in node.users if user.target is operator.getitem}
+    if set(results) != {0, 1, 2}:
+        return set()
+    y = results[0]
+    namespace = getattr(torch.ops, node.target.namespace)  # type: ignore[union-attr]
+    with graph.inserting_after(max(results.values(), key=list(graph.nodes).index)):
+        arguments = (node.args[0], results[1], results[2], *node.args[3:])
+        again = graph.call_function(namespace._epilogue_again.default, arguments)
+    again.meta = {"val": y.meta["val"], **dynamo_compat.region_tags(y)}
+    dynamo_compat.keep(again, False)
+    y.replace_all_uses_with(again, delete_user_cb=dynamo_compat.is_backward)
+    return {y}

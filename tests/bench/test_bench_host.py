@@ -1,0 +1,39 @@
+"""The host-time benchmark: its rows compute what plain torch does, and a row over its budget is named."""
+
+import json
+
+import pytest
+import torch
+
+from bench import host_time
+from bench.host_time import Row
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_every_row_agrees_with_its_peer():
+    names = []
+    for row in host_time.rows():
+        result = host_time.measured(row._replace(layers=72), rounds=1)
+        assert result["ratio"] > 0 and result["budget"] == row.budget
+        names.append(row.name)
+    assert len(names) == len(set(names)) == 15
+
+
+def test_a_row_over_its_budget(monkeypatch, tmp_path, capsys):
+    calls = torch.zeros(1).add, torch.zeros(1).add
+    slow, fast = (
+        Row(name, lambda: calls[0](1), lambda: calls[1](1), budget) for name, budget in (("slow", 0.0), ("fast", 1e9))
+    )
+    monkeypatch.setattr(host_time, "rows", lambda: iter((slow, fast)))
+    file = tmp_path / "rows.json"
+    assert host_time.main(["--json", str(file), "--rounds", "1"]) == 1
+    output = capsys.readouterr()
+    assert output.err == "over budget: slow\n" and "fast" in output.out
+    assert [row["row"] for row in json.loads(file.read_text())["rows"]] == ["slow", "fast"]
+    assert host_time.main(["--rounds", "1", "--row", "fast"]) == 0

@@ -1,0 +1,155 @@
+"""The short way of a call gives what the long way gives: the same bits and strides, or the same error."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+import atrous
+from atrous import ops
+from atrous.ops import direct
+
+pytestmark = pytest.mark.skipif(not ops.library_loaded, reason="libatrous.so is not loaded")
+NHWC = torch.channels_last
+
+
+def operands() -> dict:
+    x, residual = torch.randn(2, 2, 6, 5, 7).unbind()
+    mean, gamma, beta, slope = torch.randn(4, 6)
+    return dict(
+        x=x, r=residual, w=torch.randn(6, 6, 3, 3), mean=mean, var=mean.abs() + 0.5, gamma=gamma, beta=beta, slope=slope
+    )
+
+
+def calls(o: dict) -> dict:
+    """Three calls of these operands: with a convolution, of a BatchNorm, of an addition."""
+    norm = o["mean"], o["var"], o["gamma"], o["beta"]
+    options = dict(slope=o["slope"], residual=o["r"], residual_after_act=o.get("after", False), eps=o.get("eps", 1e-5))
+    geometry = dict(stride=o.get("stride", 1), padding=o.get("padding", 1), groups=o.get("groups", 1))
+    backend = dict(backend=o.get("backend", "auto"))
+    return {
+        "conv_bn_act": lambda: atrous.conv_bn_act(
+            o["x"], o["w"], o.get("bias"), *norm, **options, **geometry, **backend
+        ),
+        "bn_act": lambda: atrous.bn_act(o["x"], *norm, **options, **backend),
+        "add_act": lambda: atrous.add_act(o["x"], o["r"], slope=o["slope"], dropout=o.get("dropout", 0.0), **backend),
+    }
+
+
+def outcome(call) -> tuple:
+    try:
+        y = call()
+        return tuple(y.shape), y.stride(), y.dtype, y.device, y.requires_grad, y.detach().flatten().tolist()
+    except Exception as error:
+        return type(error), str(error)
+
+
+GOOD = {
+    "as it is": {},
+    "relu": dict(slope="relu"),
+    "a number": dict(slope=0.25),
+    "an int": dict(slope=1),
+    "a shared slope": dict(slope=torch.rand(1)),
+    "after": dict(after=True),
+    "eps": dict(eps=1e-3),
+    "no affine": dict(gamma=None, beta=None),
+    "no batch norm": dict(mean=None, var=None, gamma=None, beta=None),
+    "channels_last": dict(
+        x=torch.randn(2, 6, 5, 7).to(memory_format=NHWC), r=torch.randn(2, 6, 5, 7).to(memory_format=NHWC)
+    ),
+    "weight alone channels_last": dict(w=torch.randn(6, 6, 3, 3).to(memory_format=NHWC)),
+    "geometry": dict(stride=(2, 1), padding=(0, 2), groups=2, w=torch.randn(6, 3, 3, 3), r=None),
+    "same": dict(padding="same", w=torch.randn(6, 6, 2, 4)),
+    "library": dict(backend="library"),
+    "native": dict(backend="native"),
+    "parameters": dict(w=nn.Parameter(torch.randn(6, 6, 3, 3)), gamma=nn.Parameter(torch.randn(6))),
+    "one pixel": dict(x=torch.randn(2, 6, 1, 1), r=torch.randn(2, 6, 1, 1)),
+    "a slice": dict(x=torch.randn(2, 6, 5, 14)[..., ::2]),
+    "a residual that broadcasts": dict(r=torch.randn(1, 6, 1, 1)),
+    "a residual in another layout": dict(r=torch.randn(2, 6, 5, 7).to(memory_format=NHWC)),
+}
+BAD = {
+    "another name": dict(slope="number"),
+    "a bool": dict(slope=True),
+    "slopes": dict(slope=torch.rand(5)),
+    "slopes in 2-D": dict(slope=torch.rand(6, 1)),
+    "negative eps": dict(eps=-1.0),
+    "eps as text": dict(eps="1"),
+    "half vectors": dict(gamma=torch.randn(6).half()),
+    "wide slope": dict(slope=torch.rand(6).double()),
+    "meta": dict(beta=torch.empty(6, device="meta")),
+    "a meta slope": dict(slope=torch.empty(6, device="meta")),
+    "var is missing": dict(var=None),
+    "mean is missing": dict(mean=None),
+    "only gamma": dict(mean=None, var=None, beta=None),
+    "short vector": dict(mean=torch.randn(5)),
+    "residual": dict(r=torch.randn(2, 6, 5, 6)),
+    "3-D": dict(x=torch.randn(6, 5, 7), r=torch.randn(6, 5, 7)),
+    "ints": dict(x=torch.ones(2, 6, 5, 7, dtype=torch.int64)),
+    "sparse": dict(x=torch.ones(2, 6, 5, 7).to_sparse()),
+    "a number for a tensor": dict(mean=0.5),
+    "stride": dict(stride=0),
+    "padding": dict(padding=-1),
+    "groups": dict(groups=4),
+    "a float for groups": dict(groups=1.0),
+    "no pixels": dict(x=torch.randn(2, 6, 0, 0), r=None),
+    "no backend": dict(backend="none"),
+    "triton": dict(backend="triton"),
+    "dropout": dict(dropout=1.5),
+}
+
+
+@pytest.mark.parametrize("changes", [*GOOD.values(), *BAD.values()], ids=[*GOOD, *BAD])
+def test_both_ways_agree(changes):
+    with torch.no_grad():
+        for name, call in calls(operands() | changes).items():
+            short = outcome(call)
+            with mock.patch.object(direct, "_takes", lambda *arguments: False):
+                assert short == outcome(call), name
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in GOOD if not name.startswith(("a slice", "a residual", "same", "weight alone"))]
+)
+def test_the_short_way_is_taken(name):
+    """No check of the long way runs."""
+    forbidden = mock.Mock(side_effect=AssertionError("the long way"))
+    with (
+        torch.no_grad(),
+        mock.patch("atrous.functional.checks", forbidden),
+        mock.patch("atrous.functional.selection", forbidden),
+    ):
+        o = operands() | GOOD[name]
+        taken = calls(o)
+        (taken["conv_bn_act"] if o["r"] is not None or "geometry" in name else taken["add_act"])()
+
+
+def test_other_calls_take_the_long_way():
+    o, called = operands(), []
+    with mock.patch.object(direct, "_epilogue", lambda *arguments: called.append(arguments)):
+        o["gamma"].requires_grad_()
+        calls(o)["bn_act"]()
+        with torch.no_grad(), torch.autocast("cpu"):
+            calls(o)["bn_act"]()
+        with torch.no_grad(), contextlib.suppress(RuntimeError):
+            torch.func.vmap(lambda x: atrous.add_act(x, o["r"], slope=0.5))(o["x"][None])
+    assert not called
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_modules(training):
+    conv, bn, act = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.PReLU(6)
+    x, r = torch.randn(2, 2, 6, 5, 7).unbind()
+    for module in (atrous.nn.ConvBNAct2d(conv, bn, act), atrous.nn.BNAct2d(bn, act), atrous.nn.AddAct(act)):
+        module.train(training)
+        state = {name: value.clone() for name, value in module.state_dict().items()}
+        with torch.no_grad():
+            short = outcome(partial(module, x, r))
+            module.load_state_dict(state)
+            with mock.patch.object(direct, "_takes", lambda *arguments: False):
+                assert short == outcome(partial(module, x, r))
