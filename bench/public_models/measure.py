@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
+import statistics
 import time
 import traceback
 from collections import Counter
@@ -15,84 +17,98 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 import atrous
+from atrous.tools import timing
+from bench.public_models import chains
+from bench.public_models.zoo import Model
 
-from . import chains
-
+CPU = torch.device("cpu")
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 SEED = 7
-SECONDS = 1.0  # of timing a model
-FLOOR = 1e-3  # of the largest gradient: smaller gradients are compared on this scale, zero has no digits
+ROUNDS, MILLISECONDS = (7, 60), 1500.0  # of timing a model
+SMALLEST = 1e-3  # of the largest gradient: smaller gradients are compared on this scale, zero has no digits
+Row = dict[str, Any]
 
 
-def measure(factory: Callable[[], nn.Module], args: tuple) -> Iterator[dict[str, Any]]:
-    """Yields the results of each step as they come; what raises is a result too."""
+def measure(model: Model) -> Iterator[Row]:
+    """Yields the results of each step as they come; what raises is a result too.
+
+    The model has run once in eval before it is fused: some libraries keep constants of their first call.
+    """
     torch.manual_seed(SEED)
-    model = randomized(factory()).double()
-    args = tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, args)
-    yield attempt("count", lambda: chains.count(copy.deepcopy(model).eval(), args))
-    for step in (in_eval, in_frozen, in_training, timed):
-        begin = time.perf_counter()
-        yield attempt(step.__name__, lambda: step(copy.deepcopy(model), args))
-        yield {step.__name__ + " s": round(time.perf_counter() - begin, 1)}
+    net = randomized(model.make()).double()
+    args = tuple(a.double() for a in model.args)
+    yield {"dropouts": without_dropout(net)}
+    found = attempt(lambda: chains.count(net.eval(), args))
+    groups = found.pop("activated", [])
+    yield {"counted": {**found, "activated": len(groups)}}
+    for name, step in (("eval", in_eval), ("frozen", in_frozen), ("training", in_training)):
+        result = attempt(functools.partial(step, copy.deepcopy(net), args))
+        yield {name: compared(groups, result) if "both" in result else result}
+    yield {"time": attempt(lambda: timed(net.float().eval(), model.args))}
 
 
-def attempt(name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def attempt(step: Callable[[], Row]) -> Row:
+    begin = time.perf_counter()
     try:
-        return {name: step()}
+        result = step()
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        where = traceback.format_exc().strip().splitlines()[-12:]
-        return {name: {"error": f"{type(error).__name__}: {lines[0]}", "where": where}}
+        result = {"error": f"{type(error).__name__}: {lines[0]}", "where": traceback.format_exc().splitlines()[-12:]}
+    return {**result, "seconds": round(time.perf_counter() - begin, 1)}
 
 
-def randomized(model: nn.Module) -> nn.Module:
+def randomized(net: nn.Module) -> nn.Module:
     """Parameters and running statistics that are constant (1, 0, a layer scale) get values of their own."""
-    tensors = dict(model.named_parameters())
-    tensors |= {name: b for name, b in model.named_buffers() if "running_" in name}
+    tensors = dict(net.named_parameters())
+    tensors |= {name: b for name, b in net.named_buffers() if "running_" in name}
     with torch.no_grad():
         for tensor in tensors.values():
             if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
                 tensor.add_(torch.empty_like(tensor).uniform_(-0.5, 0.5))
-    return model
+    return net
 
 
-def in_eval(model: nn.Module, args: tuple) -> dict[str, Any]:
-    model.eval()
-    fused = atrous.fuse(model)
+def without_dropout(net: nn.Module) -> int:
+    """Sets the p of dropout to 0: behind a site it draws other numbers than torch's. Returns how many it was set in."""
+    dropouts = [m for m in net.modules() if isinstance(m, DROPOUTS) and m.p > 0.0]
+    for module in dropouts:
+        module.p = 0.0
+    return len(dropouts)
+
+
+def in_eval(net: nn.Module, args: tuple) -> Row:
+    fused = atrous.fuse(net.eval())
     with torch.no_grad():
-        expected, got = run(copy.deepcopy(model), args), run(fused, args)
+        expected, got = run(copy.deepcopy(net), args), run(fused, args)
     return {"output": error(got, expected), **described(fused.fusion_report)}
 
 
-def in_frozen(model: nn.Module, args: tuple) -> dict[str, Any]:
-    model.eval()
-    fused = atrous.fuse(model, freeze=True)
+def in_frozen(net: nn.Module, args: tuple) -> Row:
+    fused = atrous.fuse(net.eval(), freeze=True)
     with torch.no_grad():
-        expected, got = run(model, args), run(fused, args)
+        expected, got = run(net, args), run(fused, args)
     return {"output": error(got, expected), **described(fused.fusion_report)}
 
 
-def in_training(model: nn.Module, args: tuple) -> dict[str, Any]:
-    model.train()
-    plain = copy.deepcopy(model)
-    fused = atrous.fuse(model)
+def in_training(net: nn.Module, args: tuple) -> Row:
+    """draws: the outputs of the plain model depend on the seed."""
+    plain = copy.deepcopy(net.train())
+    fused = atrous.fuse(net)
+    draws = error(run(copy.deepcopy(plain), args, SEED + 1), run(copy.deepcopy(plain), args)) != 0.0
     expected, got = run(plain, args), run(fused, args)
-    again = run(copy.deepcopy(plain), args, SEED + 1)
     for outputs in (expected, got):
         loss(outputs).backward()
-    gradients = [[p.grad for p in m.parameters()] for m in (model, plain)]
-    buffers = [list(m.buffers()) for m in (model, plain)]
+    gradients = [[p.grad for p in m.parameters()] for m in (net, plain)]
+    buffers = [list(m.buffers()) for m in (net, plain)]
     return {
-        "output": error(got, expected),
-        "gradient": error(*gradients, common=True),
-        "buffer": error(*buffers),
-        "draws": error(again, run(copy.deepcopy(plain), args)) != 0.0,
-        **described(fused.fusion_report),
-    }
+        "output": error(got, expected), "gradient": error(*gradients, common=True), "buffer": error(*buffers),
+        "draws": draws, **described(fused.fusion_report),
+    }  # fmt: skip
 
 
-def run(model: nn.Module, args: tuple, seed: int = SEED) -> list[Any]:
+def run(net: nn.Module, args: tuple, seed: int = SEED) -> list[Any]:
     torch.manual_seed(seed)
-    return tree_leaves(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, args)))
+    return tree_leaves(net(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, args)))
 
 
 def loss(outputs: list[Any]) -> Tensor:
@@ -102,13 +118,13 @@ def loss(outputs: list[Any]) -> Tensor:
 
 
 def error(got: list[Any], expected: list[Any], common: bool = False) -> float:
-    """The largest |got - expected| of a tensor, divided by the tensor's largest value. common: or by FLOOR times the
+    """The largest |got - expected| of a tensor, divided by the tensor's largest value. common: or by SMALLEST times the
     largest value of all tensors.
     """
     if len(got) != len(expected):
         raise RuntimeError(f"{len(got)} values, the model has {len(expected)}")
     scales = [e.abs().max().item() if numbers(e) else 0.0 for e in expected]
-    floor = FLOOR * max(scales, default=0.0) if common else 0.0
+    smallest = SMALLEST * max(scales, default=0.0) if common else 0.0
     worst = 0.0
     for g, e, scale in zip(got, expected, scales):
         if not isinstance(e, Tensor):
@@ -119,7 +135,7 @@ def error(got: list[Any], expected: list[Any], common: bool = False) -> float:
             raise RuntimeError(f"a tensor is {like(g)}, the model's is {like(e)}")
         if numbers(e):
             off = (g - e).abs().max().item()
-            worst = max(worst, off and off / max(scale, floor), key=lambda v: (v != v, v))
+            worst = max(worst, off and off / max(scale, smallest), key=lambda v: (v != v, v))
         elif not torch.equal(g, e):
             raise RuntimeError(f"a tensor of {e.dtype} differs")
     return worst
@@ -133,21 +149,32 @@ def like(value: Any) -> str:
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
 
 
-def described(report: Any) -> dict[str, Any]:
-    """What the report says, by the paths of the convolutions."""
+def described(report: Any) -> Row:
+    """What the report says. both: the paths of the convolutions whose call has the activation; ends: the reasons of the
+    others, by path.
+    """
     sites = [site for graph in report.graphs for site in graph.sites]
     convs = [site for site in sites if site.pattern.startswith("conv")]
-    inner = [s.path for s in convs if s.fused and acted(s.pattern)]
+    both = {s.path for s in convs if s.fused and acted(s.pattern)}
     return {
         "sites": len({s.path for s in sites if s.fused}),
-        "activated": sorted(set(inner)),
-        "reasons": dict(Counter(normalized(s.reason) for s in convs if not (s.fused and acted(s.pattern)))),
-        "ends": {s.path: f"{s.pattern}: {s.reason}" for s in convs if not (s.fused and acted(s.pattern))},
+        "listed": len({s.path for s in convs}),
+        "both": both,
+        "ends": {s.path: f"{s.pattern}: {s.reason}" for s in convs if s.path not in both},
+        "reasons": dict(Counter(normalized(s.reason) for s in convs if s.path not in both)),
         "graphs": len(report.graphs),
         "breaks": report.breaks,
         "plain": report.plain_calls,
         "fallbacks": sorted({reason for graph in report.graphs for reason in graph.fallbacks}),
     }
+
+
+def compared(groups: list[tuple[str, ...]], result: Row) -> Row:
+    """The results with the number of groups that are fused with both in place of the paths; missed: the others."""
+    both, ends = result.pop("both"), result.pop("ends")
+    missed = [group for group in groups if not both & set(group)]
+    reasons = {" or ".join(g): "; ".join(ends.get(path, "not in the report") for path in g) for g in missed}
+    return {**result, "activated": len(groups) - len(missed), "missed": reasons}
 
 
 def acted(pattern: str) -> bool:
@@ -156,24 +183,17 @@ def acted(pattern: str) -> bool:
 
 def normalized(reason: str) -> str:
     """A reason without the numbers of one site."""
-    return re.sub(r"\(?\d[\d, ]*\)?", "N", reason) or "nothing"
+    return re.sub(r"\(?\d[\d, ]*\)?", "N", reason) or "none given"
 
 
-def timed(model: nn.Module, args: tuple) -> dict[str, Any]:
-    """Milliseconds in fp32 eval, the smallest of calls that alternate."""
-    model = model.float().eval()
-    args = tree_map(lambda v: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v, args)
-    plain, fused = copy.deepcopy(model), atrous.fuse(model)
-    best = {"plain": float("inf"), "fused": float("inf")}
+def timed(net: nn.Module, args: tuple) -> Row:
+    """Milliseconds of an eval call in fp32, and the quartiles of the ratios of calls that alternate."""
+    fused = atrous.fuse(copy.deepcopy(net))
+    calls = {"plain": lambda: net(*args), "fused": lambda: fused(*args)}
     with torch.no_grad():
-        begin = time.perf_counter()
-        fused(*args)
-        first = time.perf_counter() - begin
-        plain(*args)
-        begin = time.perf_counter()
-        while time.perf_counter() - begin < SECONDS:
-            for name, one in (("plain", plain), ("fused", fused)):
-                start = time.perf_counter()
-                one(*args)
-                best[name] = min(best[name], (time.perf_counter() - start) * 1e3)
-    return {**best, "first call s": first}
+        first = timing.milliseconds(calls["fused"], CPU)
+        each = sum(timing.milliseconds(call, CPU) for call in calls.values())
+        rounds = int(min(max(MILLISECONDS / each, ROUNDS[0]), ROUNDS[1]))
+        times = timing.interleaved(calls, CPU, 0.0, least=rounds, most=rounds)
+    ratios = [f / p for f, p in zip(times["fused"], times["plain"])]
+    return {**timing.medians(times), "ratios": statistics.quantiles(ratios, n=4), "compiled": first / 1e3}

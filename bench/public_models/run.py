@@ -1,0 +1,95 @@
+"""Measures the models of zoo.py, each in a process of its own, and writes bench/results/public-models-<date>.json.
+
+    python -m bench.public_models.run [--json FILE] [--only TEXT] [--limit SECONDS]
+
+A model that crashes, or takes longer than the limit, is a row that says so. The file is replaced atomically after every
+model; a second run goes on with the models that it lacks, and measures those of --only again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import logging
+import multiprocessing
+import sys
+import time
+import warnings
+from importlib import metadata
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import atrous
+from atrous.tools import info
+from bench import record
+from bench.public_models import measure, page, zoo
+
+IMPORTED = ("torchvision", "timm", "segmentation_models_pytorch", "monai.networks.nets", "ultralytics.nn.tasks",
+            "transformers")  # fmt: skip
+FORK = multiprocessing.get_context("fork")  # a process of its own for a model, with everything imported
+
+
+def prepare() -> None:
+    """What all models share is done once, before the first fork: imports, and those of the first compilation."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    for library in IMPORTED:
+        importlib.import_module(library)
+    with torch.no_grad():
+        atrous.fuse(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU()).eval())(torch.zeros(1, 1, 2, 2))
+
+
+def work(name: str, results: Connection) -> None:
+    for result in measure.measure(zoo.MODELS[name]):
+        results.send(result)
+
+
+def measured(name: str, limit: float) -> measure.Row:
+    """The row of a model: what it sent until it ended, crashed, or was killed."""
+    results, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=work, args=(name, sender))
+    begin = time.monotonic()
+    process.start()
+    sender.close()
+    row: dict[str, Any] = {"library": zoo.MODELS[name].library, "commit": record.commit()}
+    try:
+        while results.poll(max(0.0, begin + limit - time.monotonic())):
+            row |= results.recv()
+        row["died"] = f"killed after {limit:.0f} s"
+    except EOFError:
+        process.join(limit)
+        if process.exitcode:
+            row["died"] = f"exit status {process.exitcode}"
+    process.kill()
+    process.join()
+    return {**row, "seconds": round(time.monotonic() - begin, 1)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    default = page.RESULTS / f"public-models-{datetime.date.today().isoformat()}.json"
+    parser.add_argument("--json", type=Path, default=default, metavar="FILE")
+    parser.add_argument("--only", metavar="TEXT", help="the models alone whose names contain it")
+    parser.add_argument("--limit", type=float, default=240.0, metavar="SECONDS", help="for one model, 240 by default")
+    args = parser.parse_args(argv)
+    known = record.read(args.json).get("models", {})
+    names = [n for n in zoo.MODELS if (args.only in n if args.only is not None else n not in known)]
+    if not names:
+        print(f"--only: expected a part of a model's name, got {args.only!r}" if args.only else "every model is there")
+        return int(bool(args.only))
+    prepare()
+    versions = info.versions() | {name: metadata.version(name) for name in {m.library for m in zoo.MODELS.values()}}
+    for name in names:
+        known[name] = measured(name, args.limit)
+        record.write(args.json, {**record.about(info.processor(), versions), "models": known})
+        print(page.line(name, known[name]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
