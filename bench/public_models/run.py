@@ -49,14 +49,14 @@ def work(name: str, results: Connection) -> None:
         results.send(result)
 
 
-def measured(name: str, limit: float) -> measure.Row:
+def measured(name: str, limit: float, commit: str) -> measure.Row:
     """The row of a model: what it sent until it ended, crashed, or was killed."""
     results, sender = FORK.Pipe(duplex=False)
     process = FORK.Process(target=work, args=(name, sender))
     begin = time.monotonic()
     process.start()
     sender.close()
-    row: dict[str, Any] = {"library": zoo.MODELS[name].library, "commit": record.commit()}
+    row: dict[str, Any] = {"library": zoo.MODELS[name].library, "commit": commit}
     try:
         while results.poll(max(0.0, begin + limit - time.monotonic())):
             row |= results.recv()
@@ -84,9 +84,10 @@ def main(argv: list[str] | None = None) -> int:
         return int(bool(args.only))
     prepare()
     versions = info.versions() | {name: metadata.version(name) for name in {m.library for m in zoo.MODELS.values()}}
+    about = record.about(info.processor(), versions)
     for name in names:
-        known[name] = measured(name, args.limit)
-        record.write(args.json, {**record.about(info.processor(), versions), "models": known})
+        known[name] = measured(name, args.limit, about["commit"])
+        record.write(args.json, {**about, "models": known})
         print(page.line(name, known[name]), flush=True)
     return 0
 
