@@ -2,14 +2,13 @@
 
     python -m bench.public_models.run [--json FILE] [--only TEXT] [--limit SECONDS]
 
-A model that crashes, or takes more processor time than the limit, is a row that says so. The file is replaced atomically after every
-model; a second run goes on with the models that it lacks, and measures those of --only again.
+A model that crashes, or takes more processor time than the limit, is a row that says so. The file is replaced
+atomically after every model; a second run goes on with the models that it lacks, and measures those of --only again.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import importlib
 import logging
@@ -48,7 +47,7 @@ def prepare() -> None:
 
 
 def work(name: str, results: Connection, limit: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
     for result in measure.measure(zoo.MODELS[name]):
         results.send(result)
 
@@ -60,13 +59,14 @@ def measured(name: str, limit: int, commit: str) -> measure.Row:
     process.start()
     sender.close()
     row: dict[str, Any] = {"library": zoo.MODELS[name].library, "commit": commit}
-    with contextlib.suppress(EOFError):
+    try:
         while results.poll(PATIENCE * limit):
             row |= results.recv()
-    process.join(1.0)
-    process.kill()
+        process.kill()
+    except EOFError:
+        pass
     process.join()
-    ends = {0: {}, -signal.SIGKILL: {"died": f"killed after {limit} s of processor time"}}
+    ends = {0: {}, -signal.SIGXCPU: {"died": f"more than {limit} s of processor time"}}
     return {**row, **ends.get(process.exitcode, {"died": f"exit status {process.exitcode}"})}
 
 
