@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import atrous
 from bench.public_models import chains
+from bench.public_models.errors import error
 from bench.public_models.zoo import Model
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 SEED = 7
-ROUNDS, MILLISECONDS = (7, 60), 1500.0  # of timing a model
-SMALLEST = 1e-3  # of the largest gradient: smaller gradients are compared on this scale, zero has no digits
+ROUNDS, MILLISECONDS = (7, 60), 1500.0  # for timing a model
 Row = dict[str, Any]
 
 
@@ -36,9 +36,9 @@ def measure(model: Model) -> Iterator[Row]:
     net = randomized(model.make()).double()
     args = tuple(a.double() for a in model.args)
     yield {"dropouts": without_dropout(net)}
-    found = attempt(lambda: chains.count(net.eval(), args))
-    groups = found.pop("activated", [])
-    yield {"counted": {**found, "activated": len(groups)}}
+    counted = attempt(lambda: chains.count(net.eval(), args))
+    groups = counted.pop("activated", [])
+    yield {"counted": {**counted, "activated": len(groups)}}
     for name, step in (("eval", in_eval), ("frozen", in_frozen), ("training", in_training)):
         result = attempt(functools.partial(step, copy.deepcopy(net), args))
         yield {name: compared(groups, result) if "both" in result else result}
@@ -115,47 +115,15 @@ def loss(outputs: list[Any]) -> Tensor:
     return sum((o * torch.linspace(-1.0, 1.0, o.numel(), dtype=o.dtype).cos().reshape(o.shape)).mean() for o in used)
 
 
-def error(got: list[Any], expected: list[Any], common: bool = False) -> float:
-    """The largest |got - expected| of a tensor, divided by the tensor's largest value. common: or by SMALLEST times the
-    largest value of all tensors.
-    """
-    if len(got) != len(expected):
-        raise RuntimeError(f"{len(got)} values, the model has {len(expected)}")
-    scales = [e.abs().max().item() if numbers(e) else 0.0 for e in expected]
-    smallest = SMALLEST * max(scales, default=0.0) if common else 0.0
-    worst = 0.0
-    for g, e, scale in zip(got, expected, scales):
-        if not isinstance(e, Tensor):
-            if type(g) is not type(e) or (isinstance(e, int | float | str | bool) and g != e):
-                raise RuntimeError(f"a value is {g!r}, the model's is {e!r}")
-            continue
-        if g is None or (g.shape, g.dtype) != (e.shape, e.dtype):
-            raise RuntimeError(f"a tensor is {like(g)}, the model's is {like(e)}")
-        if numbers(e):
-            off = (g - e).abs().max().item()
-            worst = max(worst, off and off / max(scale, smallest), key=lambda v: (v != v, v))
-        elif not torch.equal(g, e):
-            raise RuntimeError(f"a tensor of {e.dtype} differs")
-    return worst
-
-
-def numbers(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
-
-
-def like(value: Any) -> str:
-    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
-
-
 def described(report: Any) -> Row:
-    """What the report says. both: the paths of the convolutions whose call has the activation; ends: the reasons of the
+    """Sums up the report. both: the paths of the convolutions whose call has the activation; ends: the reasons of the
     others, by path.
     """
-    sites = [site for graph in report.graphs for site in graph.sites]
-    convs = [site for site in sites if site.pattern.startswith("conv")]
+    every = [s for graph in report.graphs for s in graph.sites]
+    convs = [s for s in every if s.pattern.startswith("conv")]
     both = {s.path for s in convs if s.fused and acted(s.pattern)}
     return {
-        "sites": len({s.path for s in sites if s.fused}),
+        "sites": len({s.path for s in every if s.fused}),
         "listed": len({s.path for s in convs}),
         "both": both,
         "ends": {s.path: f"{s.pattern}: {s.reason}" for s in convs if s.path not in both},
@@ -181,7 +149,7 @@ def acted(pattern: str) -> bool:
 
 def normalized(reason: str) -> str:
     """A reason without the numbers of one site."""
-    return re.sub(r"\(?\d[\d, ]*\)?", "N", reason) or "none given"
+    return re.sub(r"\(?\d+(, ?\d+)*\)?", "N", reason) or "none given"
 
 
 def timed(net: nn.Module, args: tuple) -> Row:

@@ -37,7 +37,7 @@ Row = dict[str, Any]
 Models = dict[str, Row]
 
 
-def broken(row: Row) -> list[str]:
+def unfinished(row: Row) -> list[str]:
     """The steps that raised, or the way in which the process ended."""
     steps = [f"{name}: {step['error']}" for name, step in row.items() if isinstance(step, dict) and "error" in step]
     return [*steps, *([row["died"]] if "died" in row else [])]
@@ -56,8 +56,8 @@ def slower(row: Row) -> list[str]:
 def missed(row: Row) -> list[str]:
     """The convolutions that are not fused with both, in the first step that misses them, with the reason."""
     steps = {name: row.get(name, {}).get("missed", {}) for name in ("eval", "frozen", "training")}
-    told = {f"{path} is not fused with both ({reason})": None for found in steps.values() for path, reason in found.items()}
-    return list(told)
+    every = [(path, reason) for step in steps.values() for path, reason in step.items()]
+    return [f"{path} is not fused with both ({reason})" for path, reason in dict.fromkeys(every)]
 
 
 def count(row: Row, step: str, name: str) -> int:
@@ -79,7 +79,8 @@ def ratio(row: Row) -> str:
 
 def both(row: Row) -> str:
     """The number in eval, of all; that of another step, if it differs."""
-    steps = {name: count(row, name, "activated") for name in ("eval", "frozen", "training") if "sites" in row.get(name, {})}
+    done = [name for name in ("eval", "frozen", "training") if "sites" in row.get(name, {})]
+    steps = {name: count(row, name, "activated") for name in done}
     others = [f"{name} {number}" for name, number in steps.items() if number != steps.get("eval")]
     more = f" ({', '.join(others)})" if others else ""
     return f"{steps.get('eval', '-')} of {count(row, 'counted', 'activated')}{more}"
@@ -95,7 +96,7 @@ def line(name: str, row: Row) -> str:
     parts = [
         f"{seconds(row):.0f} s", f"{count(row, 'counted', 'convolutions')} convolutions",
         f"{count(row, 'eval', 'sites')} sites", f"with both {both(row)}", f"errors {errors}",
-        f"{breaks(row)} breaks", ratio(row), *broken(row), *wrong(row), *slower(row), *missed(row)[:3],
+        f"{breaks(row)} breaks", ratio(row), *unfinished(row), *wrong(row), *slower(row), *missed(row)[:3],
     ]  # fmt: skip
     return f"{name}: {', '.join(parts)}"
 
@@ -109,7 +110,7 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Iterator[str]:
 
 def totals(models: Models) -> Iterator[str]:
     """One line a library, and their sum."""
-    head = ("library", "models", "convolutions", "sites", "with both", "", "wrong", "raised or ended", "slower", "breaks")
+    head = ("library", "models", "convolutions", "sites", "with both", "", "wrong", "unfinished", "slower", "breaks")
     rows = []
     for library in [*dict.fromkeys(row["library"] for row in models.values()), "all"]:
         own = [row for row in models.values() if library in (row["library"], "all")]
@@ -121,7 +122,7 @@ def totals(models: Models) -> Iterator[str]:
         rows.append((
             library, len(own), total(lambda r: count(r, "counted", "convolutions")),
             total(lambda r: count(r, "eval", "sites")), f"{fused} of {every}", f"{fused / max(every, 1):.1%}",
-            total(lambda r: bool(wrong(r))), total(lambda r: bool(broken(r))), total(lambda r: bool(slower(r))),
+            total(lambda r: bool(wrong(r))), total(lambda r: bool(unfinished(r))), total(lambda r: bool(slower(r))),
             total(breaks),
         ))  # fmt: skip
     return table(head, rows)
@@ -129,7 +130,8 @@ def totals(models: Models) -> Iterator[str]:
 
 def library(models: Models) -> Iterator[str]:
     """One line a model."""
-    head = ("model", "convolutions", "sites", "with both", *(f"{step}, {value}" for step, value in ERRORS), "breaks", "time")
+    errors = (f"{step}, {value}" for step, value in ERRORS)
+    head = ("model", "convolutions", "sites", "with both", *errors, "breaks", "time")
     return table(head, [
         (name.partition(" ")[2], count(row, "counted", "convolutions"), count(row, "eval", "sites"), both(row),
          *(digits(row, *pair) for pair in ERRORS), breaks(row) or "", ratio(row))
@@ -140,7 +142,7 @@ def library(models: Models) -> Iterator[str]:
 def findings(models: Models) -> Iterator[str]:
     """Every model that does not do as it should."""
     for name, row in models.items():
-        for sentence in (*broken(row), *wrong(row), *slower(row), *missed(row)):
+        for sentence in (*unfinished(row), *wrong(row), *slower(row), *missed(row)):
             yield f"- {name}: {sentence}"
 
 
@@ -163,7 +165,8 @@ def text(result: Row, name: str) -> str:
         INTRODUCTION.format(limit=LARGEST_ERROR, noise=NOISE),
         f"{result['device']}; {shown}; {result['date']}; [{name}](../bench/results/{name}).",
         "", "## Totals", "", *totals(models),
-        "", "## Why chains end", "", "In eval, of the convolutions that are not fused with an activation:", "", *ends(models),
+        "", "## Why chains end", "", "In eval, the convolutions that are not fused with an activation:", "",
+        *ends(models),
         "", "## Models that do not do as they should", "", *(list(findings(models)) or ["None."]),
     ]  # fmt: skip
     for title in dict.fromkeys(row["library"] for row in models.values()):

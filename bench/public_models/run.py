@@ -36,7 +36,7 @@ PATIENCE = 20  # the time that a step may take on a loaded machine, in limits
 
 
 def prepare() -> None:
-    """What all models share is done once, before the first fork: imports, and those of the first compilation."""
+    """Does what all models share once, before the first fork: imports, and those of the first compilation."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
