@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 # Tracing
 
@@ -37,18 +37,78 @@ def trace(function: Callable[..., Any], fakes: Sequence[Tensor], then_compiled: 
         return make_fx(function)(*fakes)
 
 
+def traced_module(
+    model: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[fx.GraphModule, list[Any], Callable[[Any], Any]]:
+    """The operators of a module on fake tensors, apart from the compiler that traces its call.
+
+    Returns a graph, its arguments (parameters, buffers and those of the call), and a function
+    that makes the module's result of the graph's.
+    """
+    from torch._subclasses.functional_tensor import FunctionalTensor
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils import _pytree
+
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    leaves, spec = _pytree.tree_flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    found: list[Any] = []
+
+    def run(*tensors: Tensor) -> list[Any]:
+        given = dict(zip(places, tensors[len(state) :]))
+        values = [given.get(i, leaf) for i, leaf in enumerate(leaves)]
+        arguments = _pytree.tree_unflatten(values, spec)
+        results, shape = _pytree.tree_flatten(torch.func.functional_call(model, dict(zip(state, tensors)), *arguments))
+        found[:] = [shape]
+        return results
+
+    tensors = [*state.values(), *(leaves[i] for i in places)]
+    fakes = [t.from_functional() if isinstance(t, FunctionalTensor) else t for t in tensors]
+    with torch.utils._python_dispatch._disable_current_modes():
+        gm = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*fakes)
+    return gm, tensors, lambda results: _pytree.tree_unflatten(results, found[0])
+
+
 def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
     """The mode that the fake tensors among the values belong to, so that new tensors are fake as well."""
     return next((value.fake_mode for value in values if hasattr(value, "fake_mode")), contextlib.nullcontext())
 
 
-def propagate(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
-    """Gives each node of a graph that has none a fake value, in meta["val"]."""
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+def has_values(gm: fx.GraphModule) -> bool:
+    """True if each node of a graph has a fake value, and none is a call of a module."""
+    nodes = [node for node in gm.graph.nodes if node.op != "output"]
+    return all(node.op != "call_module" and node.meta.keys() & {"val", "example_value"} for node in nodes)
 
-    values = [node for node in gm.graph.nodes if node.op != "output"]
-    if any("val" not in node.meta and "example_value" not in node.meta for node in values):
-        FakeTensorProp(gm).propagate(*inputs)
+
+def retrace(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
+    """Replaces a graph by that of the operators it runs, with fake values. Inputs, outputs and attributes stay."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.nn.utils.stateless import _reparametrize_module
+
+    state = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+    old = [node for node in gm.graph.nodes if node.op == "placeholder"]
+
+    def run(*values: Any) -> Any:
+        with _reparametrize_module(gm, dict(zip(state, values))):
+            return fx.Interpreter(gm).run(*values[len(state) :], enable_io_processing=False)
+
+    mode = FakeTensorMode()
+    values = [*state.values(), *gm.graph.process_inputs(*inputs)]
+    graph = make_fx(run, pre_dispatch=True)(
+        *(mode.from_tensor(one) if isinstance(one, Tensor) else one for one in values)
+    ).graph
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    for place, name in zip(places, state):
+        with graph.inserting_before(place):
+            attribute = graph.create_node("get_attr", name)
+        attribute.meta = place.meta
+        place.replace_all_uses_with(attribute)
+        graph.erase_node(place)
+    for place, before in zip(places[len(state) :], old):
+        place.target = place.name = before.name
+    graph.set_codegen(gm.graph._codegen)
+    gm.graph = graph
 
 
 # AOTAutograd
@@ -182,8 +242,7 @@ def _patch(callback: Any, breaks: dict[str, int]) -> None:
     """Holds the settings while Dynamo compiles a frame for us; where that cannot be done, they hold for everybody."""
     from torch._dynamo.utils import counters
 
-    frames = getattr(callback, "_torchdynamo_orig_backend", None)
-    kind = type(frames)
+    kind = type(callback)
 
     class UnderSettings(kind):  # type: ignore[misc, valid-type]
         def __call__(self, *args, **kwargs):
@@ -197,7 +256,7 @@ def _patch(callback: Any, breaks: dict[str, int]) -> None:
                         breaks[reason] = breaks.get(reason, 0) + count - before.get(reason, 0)
 
     try:
-        frames.__class__ = UnderSettings  # the object stays: the C code behind it follows a chain of attributes
+        callback.__class__ = UnderSettings  # the object stays: the C code behind it follows a chain of attributes
     except TypeError:
         for name, setting in _settings().items():
             setattr(torch._dynamo.config, name, setting)
@@ -205,8 +264,13 @@ def _patch(callback: Any, breaks: dict[str, int]) -> None:
 
 def _settings() -> dict[str, Any]:
     """Those of our settings that this torch knows and that the user has not set."""
-    config = torch._dynamo.config
-    return {name: ours for name, (default, ours) in _SETTINGS.items() if getattr(config, name, None) == default}
+    config, settings = torch._dynamo.config, {}
+    ddp = torch.distributed.is_available() and nn.parallel.DistributedDataParallel._get_active_ddp_module()
+    if ddp and ddp.bucket_bytes_cap < torch.distributed._DEFAULT_FIRST_BUCKET_BYTES:
+        settings["optimize_ddp"] = False  # Dynamo splits the graph at buckets, and asserts that none is so small
+    return settings | {
+        name: ours for name, (default, ours) in _SETTINGS.items() if getattr(config, name, None) == default
+    }
 
 
 def autocasts() -> bool:
@@ -227,12 +291,18 @@ def failures() -> tuple[type[Exception], ...]:
     return (TorchDynamoException,)
 
 
+def output_graph() -> Any:
+    """The graph that Dynamo is tracing, with its compiler (compiler_fn)."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    return InstructionTranslator.current_tx().output
+
+
 def draws_from_own_random() -> bool:
     """True if the frame that Dynamo compiles draws from a random.Random: Dynamo would make its values constants."""
-    from torch._dynamo.symbolic_convert import InstructionTranslator
     from torch._dynamo.variables.misc import RandomVariable
 
-    effects = InstructionTranslator.current_tx().output.side_effects.id_to_variable
+    effects = output_graph().side_effects.id_to_variable
     return any(isinstance(variable, RandomVariable) for variable in effects.values())
 
 
@@ -241,6 +311,12 @@ def skip_frame(reason: str) -> Exception:
     from torch._dynamo.exc import SkipFrame
 
     return SkipFrame(reason)
+
+
+def copy_source(node: fx.Node, copy: fx.Node) -> None:
+    """Gives a copy of a graph's input the source of the input, which fx does not copy."""
+    if hasattr(node, "_dynamo_source"):
+        copy._dynamo_source = node._dynamo_source  # type: ignore[attr-defined]
 
 
 def source_name(node: fx.Node) -> str:

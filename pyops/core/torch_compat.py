@@ -148,17 +148,13 @@ def intercepted() -> bool:
     return _autocasts() or _transforming()
 
 
-def traced_or_transformed(values: Sequence[Any]) -> bool:
-    """True under torch.func, forward-mode AD, torch.jit.trace, torch.fx, a compiler or a dispatch mode.
-
-    They see torch's own operators; Dynamo does not compile under a dispatch mode.
-    """
-    return (
-        torch.compiler.is_compiling()  # first: Dynamo knows it, and does not trace the others
-        or torch._C._len_torch_dispatch_stack() > 0
-        or _transforming()
-        or any(isinstance(value, torch.fx.Proxy) for value in values)
-    )
+def observer(values: Sequence[Any]) -> str:
+    """What shall see torch's own operators in this call, by name, so that Dynamo must not compile it; "" if nothing."""
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a dispatch mode"
+    if _transforming():
+        return "a transform of torch.func, forward-mode AD or torch.jit.trace"
+    return "a tensor's subclass or torch.fx" if any(map(_is_foreign, values)) else ""
 
 
 def transformed(tensors: tuple) -> bool:

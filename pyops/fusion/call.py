@@ -76,7 +76,7 @@ class Call:
 
     @property
     def folds(self) -> bool:
-        """True if the call folds its BatchNorm into its weight, and gives a result in channels_last."""
+        """True if the call prepares its weight, into which it folds its BatchNorm, and its result is channels_last."""
         return (
             self.options.freeze and self.geometry is not None and not self.batch_stats and not torch.is_grad_enabled()
         )
@@ -147,8 +147,10 @@ class Call:
         weight, bias, packed = t["weight"], t.get("bias"), None
         if self.folds:
             weight = weight.contiguous(memory_format=torch.channels_last)
-            weight, bias = fold_batch_norm(weight, bias, *batch_norm[:4], self.eps)
-            batch_norm, packed = NO_BATCH_NORM, PackInGraph()
+            packed = PackInGraph()
+            if weight.dtype in (torch.float32, torch.float64):  # a weight of low precision would be rounded again
+                weight, bias = fold_batch_norm(weight, bias, *batch_norm[:4], self.eps)
+                batch_norm = NO_BATCH_NORM
         return functional.convolve(
             t["input"], weight, bias, self.geometry, batch_norm, post_op,
             prepacked=packed, backend=backend, recompute=recompute,

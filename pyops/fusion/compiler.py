@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ..backends import selection
 from ..core import dynamo_compat
@@ -18,7 +18,7 @@ from .checkpoints import inline_checkpoints
 from .effects import autocasts, storage, value, without_gradients, written
 from .layouts import lower_in_channels_last
 from .lean import lean
-from .report import Graph, Report, Site, path_of, site_of
+from .report import Graph, Report, path_of, site_of
 from .rewrite import lower, replace_sites
 
 
@@ -55,9 +55,8 @@ class Compiler:
         plain = training.copied(gm)
         names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
         known = {place: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
-        record.sites = rewritten(gm, self.options, known)
-        record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
-        if not any(isinstance(v := value(o), Tensor) and v.requires_grad for o in training.outputs(gm)):
+        rewritten(gm, self.options, record, known)
+        if not training.has_gradients(gm):
             without_gradients(gm)
             run = self._without_gradients(gm)
             return torch.no_grad()(run) if torch.is_grad_enabled() else run
@@ -90,12 +89,15 @@ class Compiler:
         return dynamo_compat.with_inductor(gm, inputs, self.mode)
 
 
-def rewritten(gm: fx.GraphModule, options: Options, names: dict[fx.Node, str]) -> list[Site]:
-    """Replaces the sites of a graph by calls; returns all sites for the report."""
-    chains = Finder(gm.graph).find()
+def rewritten(
+    gm: fx.GraphModule, options: Options, record: Graph, names: dict[fx.Node, str], part: set[fx.Node] | None = None
+) -> None:
+    """Replaces the sites of a graph by calls. part: those whose nodes are all in it; None: all. record: is filled."""
+    chains = [chain for chain in Finder(gm.graph).find() if part is None or part.issuperset(chain.nodes)]
     paths = [path_of(chain.nodes[0], names) for chain in chains]
     replace_sites(gm, chains, options)
-    return list(map(site_of, chains, paths))
+    record.sites = list(map(site_of, chains, paths))
+    record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
 
 
 def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -115,10 +117,18 @@ OWNED = ("_parameters[", "_buffers[")  # parts of the source of a model's own te
 def dynamo_backend(
     gm: fx.GraphModule, inputs: Sequence[Any], *, options: dict[str, Any] | None = None, mode: str | None = None
 ) -> Callable[..., Any]:
-    """torch.compile(model, backend="atrous", options={...}, mode=...).
+    """Compiles a graph for torch.compile(model, backend="atrous", options={...}, mode=...): sites become operators.
 
-    options: backend, recompute and then of fuse(), and report, a fusion.Report that is filled. mode: that of Inductor,
-    with then="inductor". Raises ValueError for an unknown option.
+    The entry point "atrous" names this function, so that torch.compile finds it without an import of atrous. Give
+    fuse() the model where you can: it has a cache, a report and guards on hooks of its own, and can freeze.
+
+    Args:
+        gm, inputs: the graph and its fake inputs, from Dynamo.
+        options: backend, recompute and then, as for fuse(), and report: a fusion.Report that receives the sites.
+        mode: that of Inductor, with then="inductor".
+
+    Returns a function of the graph's inputs. A graph that cannot be compiled runs as it is, and the report says why.
+    Raises ValueError for an unknown option, backend or `then`.
     """
     given = {"backend": "auto", "recompute": True, "then": None, "report": Report(), **(options or {})}
     if unknown := given.keys() - {"backend", "recompute", "then", "report"}:
@@ -147,22 +157,28 @@ def fuse_graph(
     """Makes each site of an fx graph one operator, for people who write compilers; returns the graph that was given.
 
     Args:
-        gm: a graph of torch's or aten's operators, as Dynamo, torch.export and make_fx give it. It runs without
-            gradients. An exported program's graph is `program.graph_module`. Its placeholders and outputs stay as they
-            are.
-        example_inputs: its inputs, if its nodes have no fake values (meta["val"] or meta["example_value"]).
+        gm: a graph of torch's or aten's operators, as Dynamo, torch.export, make_fx and symbolic_trace give it. It runs
+            without gradients. An exported program's graph is `program.graph_module`. Its inputs and outputs stay as
+            they are.
+        example_inputs: its inputs. They are needed if a node calls a module, or has no fake value (meta["val"] or
+            meta["example_value"]): the graph then becomes one of aten's operators, for inputs of these shapes.
         backend: as for conv_bn_act. freeze: BatchNorms are folded into their convolutions, by operators in the graph on
             which a compiler's constant folding works. report: receives the sites.
 
-    Raises TypeError for what is no graph, ValueError for an unknown backend.
+    Raises TypeError for what is no graph, ValueError for an unknown backend and for example_inputs that are missing.
     """
     if not isinstance(gm, fx.GraphModule):
         raise TypeError(f"gm: expected a torch.fx.GraphModule, got {type(gm).__name__}")
     selection.check_name(backend)
-    if example_inputs is not None:
-        dynamo_compat.propagate(gm, example_inputs)
+    if not dynamo_compat.has_values(gm):
+        if example_inputs is None:
+            raise ValueError(
+                "example_inputs: expected the graph's inputs, since its nodes have no fake values; got None"
+            )
+        with torch.no_grad():
+            dynamo_compat.retrace(gm, example_inputs)
     record = Graph("eval")
-    record.sites = rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), {})
+    rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), record, {})
     if report is not None:
         report.graphs.append(record)
     lower_in_channels_last(gm) if freeze else lower(gm)

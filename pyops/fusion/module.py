@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import operator
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,79 +14,14 @@ from torch.nn.parameter import is_lazy
 
 from ..backends import selection
 from ..core import dynamo_compat
-from ..core.torch_compat import has_global_hook, traced_or_transformed
-from .call import Options
+from ..core.torch_compat import has_global_hook, observer
+from . import nested
 from .compare import compare
-from .compiler import Compiler, check_then
+from .compiler import check_then
 from .report import Report
+from .state import State
 
 COMPILED = ("ScriptModule", "OptimizedModule")
-
-
-class State:
-    """What a fused module has besides the model's own attributes: the model, the options and the compiled entries.
-
-    One entry a mode: Dynamo's caches and limits belong to a code object, and no mode shall use up another's.
-    """
-
-    def __init__(self, model: nn.Module, how: dict[str, Any]):
-        self.model, self.how = model, how
-        options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
-        self.compiler = Compiler(options, how["then"], Report(how["freeze"]), names=self._names)
-        self.entries: dict[tuple, Callable[..., Any]] = {}
-        self.modules: list[nn.Module] = []
-        self.classes: list[type] = []
-
-    def _names(self) -> dict[int, str]:
-        named = (*self.model.named_parameters(), *self.model.named_buffers())
-        return {id(tensor): name for name, tensor in named}
-
-    def entry(self, mode: tuple) -> Callable[..., Any]:
-        found = self.entries.get(mode)
-        if found is None:
-            self.modules = list(self.model.modules())
-            self.classes = list(map(type, self.modules))
-            report, run = self.compiler.report, dynamo_compat.entry(self.model)
-            found = self.entries[mode] = dynamo_compat.dynamo(
-                run, self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
-            )
-        return found
-
-    def run(self, mode: tuple, args: tuple, kwargs: dict) -> Any:
-        if dynamo_compat.disabled():
-            return self._plain("torch.compile is disabled", args, kwargs)
-        if not all(map(operator.is_, map(type, self.modules), self.classes)):
-            self._forget()  # Dynamo does not look at the classes of modules again
-        before = self.compiler.calls
-        try:
-            result = self.entry(mode)(*args, **kwargs)
-        except dynamo_compat.failures() as error:
-            return self._after_failure(mode, error, args, kwargs)
-        if self.compiler.calls == before:
-            self.note_plain("torch.compile ran no graph of it: it was skipped, or is past its recompile limit")
-        return result
-
-    def _plain(self, reason: str, args: tuple, kwargs: dict) -> Any:
-        self.note_plain(reason)
-        return self.model(*args, **kwargs)
-
-    def _after_failure(self, mode: tuple, error: Exception, args: tuple, kwargs: dict) -> Any:
-        """What Dynamo cannot trace runs as it is: it raises torch's own error, or handles it."""
-        result = self.model(*args, **kwargs)
-        self.entries[mode] = self.model
-        self.note_plain(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
-        return result
-
-    def _forget(self) -> None:
-        self.entries.clear()
-        self.modules = list(self.model.modules())
-        self.classes = list(map(type, self.modules))
-
-    def note_plain(self, reason: str) -> None:
-        counted = self.compiler.report.plain_calls
-        if reason not in counted:
-            warnings.warn(f"atrous.fuse: the plain model ran: {reason}", stacklevel=4)
-        counted[reason] = counted.get(reason, 0) + 1
 
 
 class Fused:
@@ -100,10 +33,11 @@ class Fused:
 
     def __call__(self, *args, **kwargs):
         state = self._atrous
-        if (
-            traced_or_transformed(args) or has_global_hook()
-        ):  # in torch.func, a tracer or a compiler: see docs/differences.md
-            return state.model(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return nested.run(state, args, kwargs)
+        observed_by = observer(args) or (has_global_hook() and "a hook of all modules")
+        if observed_by:
+            return state.plain(f"in {observed_by}", args, kwargs, warn=False)
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
         return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]
 
@@ -157,7 +91,57 @@ def fuse(
     dynamic: bool | None = None,
     then: str | None = None,
 ) -> nn.Module:
-    """Returns the model as a module whose every act(bn(conv(x)) + r) is one call."""
+    """Returns the model as a module whose every act(bn(conv(x)) + r) is one call.
+
+        y = dropout(act(bn(conv(x)) + r))        or        y = dropout(act(bn(conv(x))) + r)
+
+    Such a call, a site, has two parts at least, or is a BatchNorm that takes the statistics of the batch. act: ReLU,
+    LeakyReLU, PReLU or RReLU, as a module or as a function.
+
+    The fused module is an instance of the model's class and has the model's attributes: one state, two classes.
+    Parameters, buffers, children, hooks and training flags are the same objects, so that what is done to one of the two
+    is done to both: train(), to(), load_state_dict(), pruning, a hook, a replaced child. The model itself, when called,
+    runs as before, and so do its methods beside forward. deepcopy and pickle give a fused module again.
+
+    The front end of torch.compile, Dynamo, traces the forward at the first call, and again for another mode, dtype,
+    layout or attribute, and once for each axis whose size begins to vary. Such a call takes seconds: make it before the
+    capture of a CUDA graph. Sites become operators of this package, all else runs as it is. A site ends where Dynamo
+    breaks the graph.
+
+    The plain model runs where Dynamo fails (a forward that it refuses, its limit of recompilations,
+    TORCH_COMPILE_DISABLE), with one warning for each reason; and, without a warning, in a transform of torch.func, in
+    forward-mode AD, for a tracer or a mode that sees operators, and under global hooks of modules. In code that
+    torch.compile or torch.export traces, the sites become operators of that graph.
+
+    Args:
+        model: any nn.Module; a fused one is fused with other options.
+        example_inputs: the model's input, or a tuple of its arguments, on which the two are compared in eval. It fills
+            the report.
+        backend: as for conv_bn_act.
+        freeze: for deployment. The fused module has a deep copy of the model, in eval mode and without gradients, and
+            its train() raises. BatchNorms are folded into convolutions of fp32 and fp64, weights are packed for the
+            backend, values inside may be in channels_last; results have the model's strides, and its state_dict is that
+            of the model. After a change of a tensor it folds again; its method refold() asks for that after a write
+            through `.data`, which torch does not count.
+        recompute: in training, an activation that can be recomputed from what its site saves is not saved. False: it is
+            saved, which avoids the recomputing passes.
+        dynamic: as for torch.compile. None: a size that changes becomes a symbol; True: every size is one at once;
+            False: each size is compiled for itself.
+        then: None, or "inductor": Inductor compiles the graph, with the sites as operators, and chooses what is saved
+            for the backward.
+
+    Returns the fused module. Its fusion_report, a fusion.Report, is filled as it is called: every convolution, fused or
+    the reason why not; graph breaks; calls that ran the plain model.
+
+    Raises:
+        TypeError: model is no nn.Module, or has a scripted, traced or compiled part; freeze, recompute or dynamic is of
+            another type.
+        ValueError: example_inputs do not fit the model; the backend or `then` is unknown; the model is frozen, or has
+            lazy parameters.
+        RuntimeError: the two differ on example_inputs.
+
+    Source: Ansel et al. 2024 (doi:10.1145/3620665.3640366), for Dynamo and AOTAutograd.
+    """
     model = _check(model)
     selection.check_name(backend)
     for name, flag in (("freeze", freeze), ("recompute", recompute)):

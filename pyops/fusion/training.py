@@ -37,10 +37,16 @@ def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], re
     return Whole(forward, backward, _without_updates(plain), results[: len(outputs(plain))], fakes, updates)
 
 
-def copied(gm: fx.GraphModule) -> fx.GraphModule:
+def copied(gm: fx.GraphModule, copies: dict[fx.Node, fx.Node] | None = None) -> fx.GraphModule:
+    """copies: receives node -> its copy."""
     graph = fx.Graph()
-    graph.output(graph.graph_copy(gm.graph, {}))
+    graph.output(graph.graph_copy(gm.graph, {} if copies is None else copies))
     return fx.GraphModule(gm, graph)
+
+
+def has_gradients(gm: fx.GraphModule) -> bool:
+    """True if a result needs a gradient."""
+    return any(_needs_gradient(value(result)) for result in outputs(gm))
 
 
 def outputs(gm: fx.GraphModule) -> list[Any]:

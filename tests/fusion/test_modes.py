@@ -11,6 +11,8 @@ from outcomes import assert_alike, equal_models
 from pairs import image, written
 from variants import SHARED, catches, layers
 
+import atrous
+
 
 def autocast(dtype=torch.bfloat16, enabled=True):
     return torch.autocast("cpu", dtype, enabled=enabled)
@@ -155,7 +157,6 @@ QUESTIONS = {
     "is_autocast_enabled": lambda s, x: torch.is_autocast_enabled("cpu"),
     "autocast dtype": lambda s, x: torch.get_autocast_dtype("cpu") == torch.bfloat16,
     "is_inference_mode": lambda s, x: torch.is_inference_mode_enabled(),
-    "is_compiling": lambda s, x: torch.compiler.is_compiling(),
     "is_tracing": lambda s, x: torch.jit.is_tracing() or torch.jit.is_scripting(),
     "requires_grad": lambda s, x: x.requires_grad,
     "grad_fn": lambda s, x: s.first(x).grad_fn is not None,
@@ -176,6 +177,17 @@ def test_a_forward_that_asks(make, training, ask):
 
     orders = [("enable_grad",), ("no_grad",), ("autocast",), ("inference_mode",)]
     modes_agree(make, forward, orders, training)
+
+
+def test_is_compiling_is_true_in_a_fused_forward():
+    """A difference from the plain model: see docs/differences.md."""
+
+    def forward(s, x):
+        return s.first(x), torch.compiler.is_compiling()
+
+    model = written(forward)()
+    assert atrous.fuse(model)(image(dtype=torch.float32))[1] is True
+    assert model(image(dtype=torch.float32))[1] is False
 
 
 @catches(never_gradients, variants=SHARED)

@@ -1,0 +1,88 @@
+"""What a fused module has besides its model: the options, the compiled entries and the report."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..core import dynamo_compat
+from . import nested
+from .call import Options
+from .compiler import Compiler
+from .report import Report
+
+
+class State:
+    """The state of one fused module.
+
+    entries: one a mode: Dynamo's caches and limits belong to a code object, and no mode shall use up another's.
+    """
+
+    def __init__(self, model: nn.Module, how: dict[str, Any]):
+        self.model, self.how, self.number = model, how, nested.register(self)
+        options = Options(how["backend"], how["recompute"], how["freeze"], how["then"] is not None)
+        self.compiler = Compiler(options, how["then"], Report(how["freeze"]), names=self._names)
+        self.entries: dict[tuple, Callable[..., Any]] = {}
+        self.modules: list[nn.Module] = []
+        self.classes: list[type] = []
+
+    def _names(self) -> dict[int, str]:
+        named = (*self.model.named_parameters(), *self.model.named_buffers())
+        return {id(tensor): name for name, tensor in named}
+
+    def entry(self, mode: tuple) -> Callable[..., Any]:
+        found = self.entries.get(mode)
+        if found is None:
+            self.modules = list(self.model.modules())
+            self.classes = list(map(type, self.modules))
+            report, run = self.compiler.report, dynamo_compat.entry(self.model)
+            found = self.entries[mode] = dynamo_compat.dynamo(
+                run, self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
+            )
+        return found
+
+    def run(self, mode: tuple, args: tuple, kwargs: dict) -> Any:
+        if dynamo_compat.disabled():
+            return self.plain("torch.compile is disabled", args, kwargs)
+        if kwargs and self._given_twice(args, kwargs):
+            return self.model(*args, **kwargs)  # raises: Dynamo puts such an argument into **kwargs
+        if not all(map(operator.is_, map(type, self.modules), self.classes)):
+            self._forget()  # Dynamo does not look at the classes of modules again
+        before = self.compiler.calls
+        try:
+            result = self.entry(mode)(*args, **kwargs)
+        except dynamo_compat.failures() as error:
+            return self._after_failure(mode, error, args, kwargs)
+        if self.compiler.calls == before:
+            self.note_plain("torch.compile ran no graph of it: it was skipped, or is past its recompile limit")
+        return result
+
+    def _given_twice(self, args: tuple, kwargs: dict) -> bool:
+        code = getattr(self.model.forward, "__code__", None)
+        return code is not None and not kwargs.keys().isdisjoint(code.co_varnames[1 : code.co_argcount][: len(args)])
+
+    def plain(self, reason: str, args: tuple, kwargs: dict, warn: bool = True) -> Any:
+        self.note_plain(reason, warn)
+        return self.model(*args, **kwargs)
+
+    def _after_failure(self, mode: tuple, error: Exception, args: tuple, kwargs: dict) -> Any:
+        """What Dynamo cannot trace runs as it is: it raises torch's own error, or handles it."""
+        result = self.model(*args, **kwargs)
+        self.entries[mode] = self.model
+        self.note_plain(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        return result
+
+    def _forget(self) -> None:
+        self.entries.clear()
+        self.modules = list(self.model.modules())
+        self.classes = list(map(type, self.modules))
+
+    def note_plain(self, reason: str, warn: bool = True) -> None:
+        counted = self.compiler.report.plain_calls
+        if warn and reason not in counted:
+            warnings.warn(f"atrous.fuse: the plain model ran: {reason}", stacklevel=4)
+        counted[reason] = counted.get(reason, 0) + 1
