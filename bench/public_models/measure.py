@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 import atrous
+from atrous.tools import timing
 from bench.public_models import chains
 from bench.public_models.errors import error
 from bench.public_models.zoo import Model
 
+CPU = torch.device("cpu")
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 SEED = 7
 ROUNDS, MILLISECONDS = (7, 60), 1500.0  # for timing a model
@@ -153,25 +155,15 @@ def normalized(reason: str) -> str:
 
 
 def timed(net: nn.Module, args: tuple) -> Row:
-    """Milliseconds of processor time of an eval call in fp32: medians, and the quartiles of the ratios of calls that
-    alternate. compiled: seconds of the first fused call.
+    """Milliseconds of an eval call in fp32: medians, and the quartiles of the ratios of calls that alternate. compiled:
+    seconds of the first fused call.
     """
     fused = atrous.fuse(copy.deepcopy(net))
+    calls = {"plain": lambda: net(*args), "fused": lambda: fused(*args)}
     with torch.no_grad():
-        compiled = milliseconds(fused, args) / 1e3
-        each = milliseconds(net, args) + milliseconds(fused, args)
-        rounds = int(min(max(MILLISECONDS / each, ROUNDS[0]), ROUNDS[1]))
-        pairs = [(milliseconds(net, args), milliseconds(fused, args)) for _ in range(rounds)]
-    ratios = statistics.quantiles([ours / plain for plain, ours in pairs], n=4)
-    return {
-        **dict(zip(("plain", "fused"), map(statistics.median, zip(*pairs)))),
-        "ratios": ratios,
-        "compiled": compiled,
-    }
-
-
-def milliseconds(net: nn.Module, args: tuple) -> float:
-    """One thread's, so that other processes have little part in it."""
-    begin = time.process_time()
-    net(*args)
-    return (time.process_time() - begin) * 1e3
+        compiled = timing.milliseconds(calls["fused"], CPU) / 1e3
+        pair = sum(timing.milliseconds(call, CPU) for call in calls.values())
+        rounds = int(min(max(MILLISECONDS / pair, ROUNDS[0]), ROUNDS[1]))
+        times = timing.interleaved(calls, CPU, 0.0, least=rounds, most=rounds)
+    ratios = statistics.quantiles([ours / plain for plain, ours in zip(*times.values())], n=4)
+    return {**timing.medians(times), "ratios": ratios, "compiled": compiled}
