@@ -13,7 +13,7 @@ ROW = {
              "breaks": {"a list": 2}, "reasons": {"used N times": 2}, "seconds": 2.0},
     "frozen": {"sites": 7, "activated": 3, "output": 0.0, "missed": {}},
     "training": {"sites": 7, "activated": 4, "output": 2e-14, "gradient": 3e-13, "buffer": 4e-15, "missed": {}},
-    "time": {"plain": 2.0, "fused": 1.5, "ratios": [0.7, 0.75, 0.8]},
+    "time": {"plain": 2.0, "fused": 1.5, "again": 2.1},
 }  # fmt: skip
 
 
@@ -48,7 +48,11 @@ def test_a_model_on_the_page():
 
 def test_wrong_slow_and_unfinished_models_are_on_the_page():
     nan, killed = ROW["training"] | {"gradient": float("nan")}, "more than 240 s of processor time"
-    bad = ROW | {"training": nan, "frozen": {"error": "ValueError: x"}, "time": {"ratios": [1.1, 1.2, 1.3]}}
+    bad = ROW | {
+        "training": nan,
+        "frozen": {"error": "ValueError: x"},
+        "time": {"plain": 2.0, "fused": 2.3, "again": 2.1},
+    }
     assert page.wrong(bad) == ["gradient in training is off by nan"] and not page.wrong(ROW)
     assert page.unfinished(bad) == ["frozen: ValueError: x"] and not page.unfinished(ROW)
     assert page.unfinished({"library": "timm", "died": killed}) == [killed]
