@@ -154,7 +154,7 @@ def normalized(reason: str) -> str:
 
 
 def timed(net: nn.Module, args: tuple) -> Row:
-    """Milliseconds of an eval call in fp32: the shortest of calls that alternate, which other processes slow down least.
+    """Milliseconds of an eval call in fp32, the shortest of calls that alternate: other processes slow it down least.
 
     again: the plain model once more; its distance from plain is noise. compiled: seconds of the first fused call.
     """
