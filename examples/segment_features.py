@@ -3,8 +3,8 @@
     python examples/segment_features.py --size 512
 
 The network is plain torch: a backbone whose last stages are dilated instead of strided (output stride 8), and a head
-with dilated convolutions. fuse() finds the sites in both. Nothing is folded here: the fused copy shares the parameters
-of the model, and new weights take effect at the next call.
+with dilated convolutions. fuse() finds the sites in both. Nothing is folded here: the fused module has the model's
+parameters, and new weights take effect at the next call.
 """
 
 import argparse
@@ -56,14 +56,14 @@ def main() -> None:
     x = torch.randn(1, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
 
     fused = atrous.fuse(model)
-    print(str(fused.fusion_report).splitlines()[0])
     with torch.no_grad():
         plain, fast = model(x), fused(x)
+        print(str(fused.fusion_report).splitlines()[0])
         difference, largest = (plain - fast).abs().max(), plain.abs().max()
         print(f"scores {tuple(fast.shape)}, up to {largest:.2g}; largest difference {difference:.2g}")
         print(f"plain {milliseconds(model, x):.1f} ms, fused {milliseconds(fused, x):.1f} ms")
 
-        model.head[0].weight.mul_(2)  # the fused copy shares the weight
+        model.head[0].weight.mul_(2)  # it is the fused module's weight too
         assert torch.allclose(model(x), fused(x), rtol=1e-3, atol=1e-3)
 
 

@@ -76,12 +76,11 @@ def conv_bn_act(
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py.
     """
     geometry = (stride, padding, dilation, groups)
-    if not training:
-        vectors = running_mean, running_var, bn_weight, bn_bias
-        after = residual_after_act
-        y = direct.conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend)
-        if y is not None:
-            return y
+    vectors, after = (running_mean, running_var, bn_weight, bn_bias), residual_after_act
+    update = momentum if training else None
+    y = direct.conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend, update)
+    if y is not None:
+        return y
     batch_norm = BatchNormArgs(running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return convolve(input, weight, bias, geometry, batch_norm, post_op, backend=backend, recompute=recompute)
@@ -107,11 +106,10 @@ def bn_act(
 
     input: x: (N, C, H, W) fp16 | bf16 | fp32 | fp64. The other arguments, Returns and Raises are those of conv_bn_act.
     """
-    if not training:
-        vectors = running_mean, running_var, weight, bias
-        y = direct.bn_act(input, vectors, eps, slope, residual, residual_after_act, backend)
-        if y is not None:
-            return y
+    vectors, update = (running_mean, running_var, weight, bias), momentum if training else None
+    y = direct.bn_act(input, vectors, eps, slope, residual, residual_after_act, backend, update)
+    if y is not None:
+        return y
     batch_norm = BatchNormArgs(running_mean, running_var, weight, bias, training, momentum, eps, None, "")
     return normalize(input, batch_norm, PostOpArgs(slope, residual, residual_after_act), backend, recompute)
 

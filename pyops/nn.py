@@ -48,11 +48,13 @@ def conv_bn_act(
         input = F.pad(input, pad_widths(conv), mode=conv.padding_mode)
         padding = 0
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
-    weight, bias, running = parameter(conv, "weight"), parameter(conv, "bias"), _running(bn)
-    if running is not None:
-        y = direct.conv_bn_act(input, weight, bias, geometry, *running, slope, residual, residual_after_act, backend)
+    weight, bias, norm = parameter(conv, "weight"), parameter(conv, "bias"), _direct_norm(bn)
+    if norm is not None:
+        vectors, eps, momentum = norm
+        after = residual_after_act
+        y = direct.conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend, momentum)
         if y is not None:
-            return y
+            return _counted(bn, momentum, y)
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.convolve(
         input, weight, bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
@@ -72,11 +74,12 @@ def bn_act(
     if isinstance(input, Proxy):
         return _traced(bn, act, input, residual, residual_after_act)
     _without_hooks("bn", bn)
-    slope, running = _slope(act), _running(bn)
-    if running is not None:
-        y = direct.bn_act(input, *running, slope, residual, residual_after_act, backend)
+    slope, norm = _slope(act), _direct_norm(bn)
+    if norm is not None:
+        vectors, eps, momentum = norm
+        y = direct.bn_act(input, vectors, eps, slope, residual, residual_after_act, backend, momentum)
         if y is not None:
-            return y
+            return _counted(bn, momentum, y)
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.normalize(input, _batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
 
@@ -118,14 +121,26 @@ def _slope(act: nn.Module | None) -> SlopeLike:
     return 1.0 if act is None else activation.module_slope(act, act.training)
 
 
-def _running(bn: BatchNorm | None) -> tuple[tuple, float] | None:
-    """mean, var, gamma and beta, and eps, of a BatchNorm that normalizes with running statistics; else None."""
+def _direct_norm(bn: BatchNorm | None) -> tuple[tuple, float, float | None] | None:
+    """mean, var, gamma and beta; eps; and momentum, if it is training, of a BatchNorm that the short way takes."""
     if bn is None:
-        return (None, None, None, None), 0.0
+        return (None, None, None, None), 1e-5, None
     mean, var = buffer(bn, "running_mean"), buffer(bn, "running_var")
-    if bn.training or mean is None or var is None:
+    if mean is None or var is None:
         return None
-    return (mean, var, parameter(bn, "weight"), parameter(bn, "bias")), bn.eps
+    vectors = mean, var, parameter(bn, "weight"), parameter(bn, "bias")
+    if not bn.training:
+        return vectors, bn.eps, None
+    if isinstance(bn, nn.SyncBatchNorm) or not bn.track_running_stats or bn.momentum is None:
+        return None
+    return vectors, bn.eps, bn.momentum
+
+
+def _counted(bn: BatchNorm | None, momentum: float | None, y: Tensor) -> Tensor:
+    """y, after the batch of a training BatchNorm was counted."""
+    if momentum is not None and bn is not None and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+    return y
 
 
 def _batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
@@ -172,8 +187,9 @@ class ConvBNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        conv, bn, act = map(children(self).get, ("conv", "bn", "act"))
-        return conv_bn_act(conv, bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
+        named = children(self)
+        parts = named["conv"], named.get("bn"), named.get("act")
+        return conv_bn_act(*parts, input, residual, self.residual_after_act, self.backend, self.recompute)
 
     def extra_repr(self) -> str:
         return f"residual_after_act={self.residual_after_act}, backend={self.backend!r}"
@@ -194,8 +210,9 @@ class BNAct2d(nn.Module):
         self.residual_after_act, self.backend, self.recompute = residual_after_act, backend, recompute
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        bn, act = map(children(self).get, ("bn", "act"))
-        return bn_act(bn, act, input, residual, self.residual_after_act, self.backend, self.recompute)
+        named = children(self)
+        parts = named["bn"], named.get("act")
+        return bn_act(*parts, input, residual, self.residual_after_act, self.backend, self.recompute)
 
 
 class AddAct(nn.Module):

@@ -6,6 +6,8 @@ the tensors that the layer saved. Where the layer saved none, the gradients do n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,12 +26,20 @@ def gradients(ctx, grad: Tensor) -> list[Tensor | None]:
     with torch.autocast(grad.device.type, enabled=False):
         operands, value = _operands(ctx, grad)
 
-        def layer(*wanted: Tensor) -> Tensor:
-            given = iter(wanted)
-            return _layer(ctx, *(next(given) if need else t for t, need in zip(operands, needed)), value=value)
+        return pulled_back(lambda *given: _layer(ctx, *given, value=value), operands, needed, grad)
 
-        pull = torch.func.vjp(layer, *(t for t, need in zip(operands, needed) if need))[1]
-        computed = iter(pull(grad))
+
+def pulled_back(
+    layer: Callable[..., Tensor], operands: Sequence, needed: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients of those operands that need one, from that of layer(*operands); differentiable."""
+
+    def of_needed(*wanted: Tensor) -> Tensor:
+        given = iter(wanted)
+        return layer(*(next(given) if need else one for one, need in zip(operands, needed)))
+
+    pull = torch.func.vjp(of_needed, *(one for one, need in zip(operands, needed) if need))[1]
+    computed = iter(pull(grad))
     return [next(computed) if need else None for need in needed]
 
 

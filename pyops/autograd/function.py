@@ -104,7 +104,7 @@ class FusedLayer(torch.autograd.Function):
     def forward(ctx, config: LayerConfig, saved_input: Saved, saved_residual: Saved, input, weight, bias, *arguments):
         epilogue = Epilogue(*arguments)
         y, z, mean, var, count = _forward(config, input, weight, bias, epilogue)
-        if mean is not None:
+        if mean is not None and var is not None:
             if not torch.compiler.is_compiling():
                 # here, as in eager: checkpointing may stop its second run once this function has saved its tensors
                 config.update(mean, var, _count(z) if count is None else count)
@@ -169,7 +169,8 @@ def _forward(
     # Dynamo attaches nothing (see recompute.py) to one of several results of an operator.
     if config.batch_stats and (not fused or torch.compiler.is_compiling()):
         if spec is None:
-            z, mean, var = input, *backend.primitive("_statistics", input)(input)
+            z = input
+            mean, var = backend.primitive("_statistics", z)(z)
         else:
             z, mean, var = backend.convolution_statistics(input, weight, bias, spec)
         if config.group is not None:
@@ -195,6 +196,7 @@ def _epilogue_backward(
         run = primitive("_epilogue_gradients", z)
         dz, du, *vectors = run(grad, z, config.batch_stats, *needed, need_vectors, epilogue)
     else:
+        assert count is not None
         sums = primitive("_epilogue_reduce", z)(grad, z, epilogue)
         means = sync_stats.all_reduce_sum(sums[:2], config.group) / count if need["z"] else None
         dz, du = primitive("_epilogue_backward", z)(grad, z, means, *needed, epilogue)

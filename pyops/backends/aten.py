@@ -33,8 +33,9 @@ def in_compute_dtype(
         return run(input, weights, arguments)
     residual = arguments.residual
     arguments = arguments._replace(residual=None if residual is None else residual.to(dtype))
+    layout = memory_format(input, *(w for w in weights if w is not None))  # a copy of one channel may show another
     weights = tuple(w if w is None else w.to(dtype) for w in weights)
-    return run(input.to(dtype), weights, arguments).to(input.dtype)
+    return run(input.to(dtype, memory_format=layout), weights, arguments).to(input.dtype)
 
 
 def primitive(name: str, x: Tensor) -> Callable:

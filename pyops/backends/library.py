@@ -40,7 +40,7 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     def run(input, weights, arguments):
         weight, bias = weights
-        if bias is not None and arguments.mean is None:  # the epilogue adds it for nothing
+        if bias is not None and arguments.mean is None and arguments.beta is None:  # the epilogue adds it as its beta
             bias, arguments = None, arguments._replace(beta=bias)
         return epilogue(convolution(input, weight, bias, spec), arguments)
 

@@ -52,21 +52,23 @@ def traced_module(
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     leaves, spec = _pytree.tree_flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    found: list[Any] = []
+    structures: list[Any] = []
 
     def run(*tensors: Tensor) -> list[Any]:
         given = dict(zip(places, tensors[len(state) :]))
         values = [given.get(i, leaf) for i, leaf in enumerate(leaves)]
         arguments = _pytree.tree_unflatten(values, spec)
-        results, shape = _pytree.tree_flatten(torch.func.functional_call(model, dict(zip(state, tensors)), *arguments))
-        found[:] = [shape]
+        results, structure = _pytree.tree_flatten(
+            torch.func.functional_call(model, dict(zip(state, tensors)), *arguments)
+        )
+        structures[:] = [structure]
         return results
 
     tensors = [*state.values(), *(leaves[i] for i in places)]
     fakes = [t.from_functional() if isinstance(t, FunctionalTensor) else t for t in tensors]
     with torch.utils._python_dispatch._disable_current_modes():
         gm = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*fakes)
-    return gm, tensors, lambda results: _pytree.tree_unflatten(results, found[0])
+    return gm, tensors, lambda results: _pytree.tree_unflatten(results, structures[0])
 
 
 def fake_mode(values: Sequence[Any]) -> contextlib.AbstractContextManager:
@@ -113,6 +115,9 @@ def retrace(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
 
 # AOTAutograd
 
+# It writes this check of a tensor's dtype and device into its graphs.
+metadata_check = torch.ops.aten._assert_tensor_metadata.default
+
 
 def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
     """The forward and backward of a graph in one graph, whose nodes keep the tags of those that they come from.
@@ -125,7 +130,7 @@ def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
         return fx.Interpreter(gm).run(*args)
 
     with compiling(False), fx.traceback.preserve_node_meta():
-        return aot_export_joint_simple(run, tuple(fakes), trace_joint=True)
+        return aot_export_joint_simple(run, tuple(fakes), trace_joint=True)  # type: ignore[return-value]
 
 
 def partition(
@@ -151,8 +156,8 @@ def checkpointed(gm: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
     """The region of a node that is activation checkpointing; None for other nodes, and for a policy of the user's."""
     if node.target is not torch.ops.higher_order.tag_activation_checkpoint:
         return None
-    region = gm.get_submodule(str(node.args[0].target))  # type: ignore[union-attr]
-    return None if "_checkpoint_context_fn" in region.meta else region  # type: ignore[return-value]
+    region: Any = gm.get_submodule(str(node.args[0].target))  # type: ignore[union-attr]
+    return None if "_checkpoint_context_fn" in region.meta else region
 
 
 def recompute(node: fx.Node, region: int) -> None:
@@ -163,7 +168,7 @@ def recompute(node: fx.Node, region: int) -> None:
 
 
 def region_tags(node: fx.Node) -> dict[str, Any]:
-    """What recompute() has written into the meta of a node."""
+    """The tags that recompute() has written into the meta of a node."""
     return {name: node.meta[name] for name in ("recompute", "ac_graph_id") if name in node.meta}
 
 
@@ -173,8 +178,8 @@ def is_backward(node: fx.Node) -> bool:
 
 def with_aot_autograd(gm: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
     """A graph with gradients, compiled by AOTAutograd to the two graphs as they are."""
-    from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
     from torch._functorch.partitioners import min_cut_rematerialization_partition
 
     def as_it_is(graph: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
@@ -192,7 +197,7 @@ def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) ->
     from torch._inductor.compile_fx import compile_fx
 
     with config.patch(list_mode_options(mode) if mode else {}):
-        return compile_fx(gm, list(fakes))
+        return compile_fx(gm, list(fakes))  # type: ignore[return-value]
 
 
 # Dynamo
@@ -233,7 +238,7 @@ def dynamo(
     def guard_failed(failure: Any) -> None:
         failed(failure.reason)
 
-    context = torch._dynamo.optimize(backend=backend, dynamic=dynamic, guard_fail_fn=guard_failed)
+    context: Any = torch._dynamo.optimize(backend=backend, dynamic=dynamic, guard_fail_fn=guard_failed)
     _patch(context.callback, breaks)
     return context(function)
 

@@ -1,4 +1,4 @@
-"""Private names of torch, each behind a public one: no other file of the package uses any.
+"""Private names of torch, each behind a public one: those of its compilers are in dynamo_compat.py, no file has others.
 
 All were tried with torch 2.11.0, which CI runs on GPUs, and with torch 2.13.0, which it runs on CPUs. Only functions
 import torch._dynamo and torch._inductor: each import takes a second.
@@ -29,12 +29,12 @@ NormBase = nn.modules.batchnorm._NormBase  # base class of every BatchNorm and I
 has_global_hook = nn.modules.module._has_any_global_hook  # true if a hook runs with the forward of every module
 
 
-def children(module: nn.Module) -> dict[str, nn.Module | None]:
+def children(module: nn.Module) -> dict[str, Any]:
     """The dict of children, with None and with every name of a child: named_children() leaves these out."""
     return module._modules
 
 
-def parameter(module: nn.Module, name: str) -> Tensor | None:
+def parameter(module: nn.Module, name: str) -> Any:
     """getattr(module, name), ten times as fast for a parameter: nn.Module finds it by a function in Python."""
     registered = module._parameters
     return registered[name] if name in registered else getattr(module, name)
@@ -46,22 +46,11 @@ def buffer(module: nn.Module, name: str) -> Tensor | None:
     return registered[name] if name in registered else getattr(module, name)
 
 
-def set_children(module: nn.Module, named: dict[str, nn.Module | None]) -> None:
-    """Replaces the dict of children, as a copy needs it that shares the module's other attributes."""
-    vars(module)["_modules"] = named
-
-
 def has_hooks(module: nn.Module) -> bool:
     """True if a call of the module runs hooks beside its forward."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
-
-
-def hook_dicts(module: nn.Module) -> dict[str, Any]:
-    """attribute -> dict of hooks of one kind, those of state_dict() included."""
-    suffixes = ("_hooks", "_with_kwargs", "_always_called")
-    return {name: value for name, value in vars(module).items() if name[0] == "_" and name.endswith(suffixes)}
 
 
 def pad_widths(conv: nn.Conv2d) -> list[int]:
@@ -72,6 +61,7 @@ def pad_widths(conv: nn.Conv2d) -> list[int]:
 # Tensors and autograd
 
 version: Callable[[Tensor], int] = attrgetter("_version")  # the number of in-place changes so far
+add_to_each, lerp_each = torch._foreach_add_, torch._foreach_lerp_  # in place, one call for a list of tensors
 
 
 def storage_id(tensor: Tensor) -> int:
@@ -87,6 +77,8 @@ def checkpointing() -> bool:
 
 # Operators and the dispatcher
 
+OpOverload = torch._ops.OpOverload  # an operator of one schema, as graphs hold it
+schema: Callable[[OpOverload], Any] = attrgetter("_schema")  # its arguments, their defaults and which it writes
 without_autocast = torch._C._DisableAutocast  # a context in which no operator casts its arguments
 outside_modes = torch.utils._python_dispatch._disable_current_modes  # a context in which no tracer sees a call
 collectives = torch.ops._c10d_functional  # torch.distributed's collectives as operators, which torch.compile traces
@@ -101,9 +93,9 @@ def cpu_multiplies(dtype: torch.dtype) -> bool:
     return torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, supported[dtype])()
 
 
-def has_schema(operator: Any, schema: str) -> bool:
+def has_schema(operator: Any, text: str) -> bool:
     """True if the operator was registered with this schema, compared as torch parses both."""
-    return str(operator._schema) == str(torch._C.parse_schema(schema))
+    return str(schema(operator)) == str(torch._C.parse_schema(text))
 
 
 _included_keys, _profiler_enabled = torch._C._dispatch_tls_local_include_set, torch.autograd._profiler_enabled
@@ -123,6 +115,11 @@ def operators_observed() -> bool:
 def caller(operator: Any) -> Callable[..., Any]:
     """An operator's overload without the Python function around it, which takes 0.3 us."""
     return operator._op
+
+
+def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """function.apply for calls outside transforms of torch.func, without the Python code that looks for them."""
+    return super(torch.autograd.Function, function).apply
 
 
 # Compilers and transforms
@@ -149,7 +146,7 @@ def intercepted() -> bool:
 
 
 def observer(values: Sequence[Any]) -> str:
-    """What shall see torch's own operators in this call, by name, so that Dynamo must not compile it; "" if nothing."""
+    """The name of the tool that shall see torch's own operators in this call, which Dynamo must not compile; or ""."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return "a dispatch mode"
     if _transforming():

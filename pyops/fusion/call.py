@@ -126,8 +126,8 @@ class Call:
         slope = t.get("slope", self.slope)
         post_op = PostOpArgs(slope, t.get("residual"), self.after, dropout=self.dropout)
         collected: list | None = [] if self.deferred else None
-        vectors = [t.get(name) for name in VECTORS]
-        batch_norm = BatchNormArgs(*vectors, self.batch_stats, self.momentum, self.eps, deferred=collected)
+        numbers: Any = (self.batch_stats, self.momentum, self.eps)
+        batch_norm = BatchNormArgs(*map(t.get, VECTORS), *numbers, deferred=collected)
         y = self._run(t, batch_norm, post_op)
         if self.layout is not None and not self.folds:
             y = y.contiguous(memory_format=self.layout)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from ..core.torch_compat import OpOverload
 from . import effects, spellings
 from .effects import is_tensor, storage, value
 
@@ -68,7 +69,7 @@ class Finder:
         """The sites of the graph, and the convolutions that no site begins with; in the order of their first nodes."""
         chains = []
         for head in ("conv", "bn", "add"):
-            for node in reversed(self.nodes):  # of two branches the later one adds the earlier one
+            for node in reversed(self.nodes):  # the later one of two branches adds the earlier one
                 if spellings.role(node) == head and node not in self.taken:
                     chain = self._chain(head, node)
                     if head == "conv" or chain.fusible:
@@ -200,4 +201,4 @@ def describe(node: fx.Node) -> str:
     if node.op != "call_function":
         return str(node.target)
     name = getattr(node.target, "__name__", str(node.target))
-    return name.split(".")[0] if hasattr(node.target, "_schema") else name
+    return name.split(".")[0] if isinstance(node.target, OpOverload) else name

@@ -20,6 +20,7 @@ from .layouts import lower_in_channels_last
 from .lean import lean
 from .report import Graph, Report, path_of, site_of
 from .rewrite import lower, replace_sites
+from .site_script import script_of
 
 
 @dataclass
@@ -95,8 +96,9 @@ def rewritten(
     """Replaces the sites of a graph by calls. part: those whose nodes are all in it; None: all. record: is filled."""
     chains = [chain for chain in Finder(gm.graph).find() if part is None or part.issuperset(chain.nodes)]
     paths = [path_of(chain.nodes[0], names) for chain in chains]
+    scripts = [script_of(chain, path, options) for chain, path in zip(chains, paths)]
     replace_sites(gm, chains, options)
-    record.sites = list(map(site_of, chains, paths))
+    record.sites = list(map(site_of, chains, paths, scripts))
     record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
 
 

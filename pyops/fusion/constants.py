@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core.torch_compat import version
+from ..core.torch_compat import OpOverload, schema, version
 
 
 class Prepared:
@@ -89,7 +89,8 @@ def frozen(
     if not used:
         return finish(gm)
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     sources = [node for node in inputs if node in constants and any(user in known for user in node.users)]
     for node in (*sources, *inside):
         copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -102,9 +103,9 @@ def frozen(
 def _pure(node: fx.Node) -> bool:
     """True for an operator whose result depends on its tensors alone; one without tensors draws or counts."""
     target = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or not node.all_input_nodes:
+    if node.op != "call_function" or not isinstance(target, OpOverload) or not node.all_input_nodes:
         return False
-    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+    return not schema(target).is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def _replace_by_inputs(gm: fx.GraphModule, last: fx.Node, used: list[fx.Node], inside: list[fx.Node]) -> None:

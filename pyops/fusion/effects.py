@@ -1,4 +1,4 @@
-"""What a node of a graph writes, which values share memory, and under which autocast state a node runs.
+"""The memory that a node of a graph writes, values that share memory, and the autocast state under which a node runs.
 
 A graph's fake tensors share a storage exactly where the model's tensors do, so aliasing is known and not guessed.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from ..core import dynamo_compat
-from ..core.torch_compat import storage_id
+from ..core.torch_compat import OpOverload, schema, storage_id
 from . import spellings
 
 _WRITING_OPERATORS = ("iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow",
@@ -43,7 +43,7 @@ def storage(node: fx.Node) -> int | None:
 
 def is_barrier(node: fx.Node) -> bool:
     """True if the node may change how the nodes behind it compute: it enters or leaves a mode."""
-    return node.op == "call_function" and value(node) is None and not isinstance(node.target, torch._ops.OpOverload)
+    return node.op == "call_function" and value(node) is None and not isinstance(node.target, OpOverload)
 
 
 def written(node: fx.Node) -> list[fx.Node]:
@@ -63,10 +63,10 @@ def _targets(node: fx.Node) -> list[Any]:
     if spellings.role(node):
         out = node.kwargs.get("out")
         return [spellings.arguments(node).input, out] if spellings.in_place(node) else [out]
-    if isinstance(target, torch._ops.OpOverload):
-        schema = target._schema.arguments
-        named = {**dict(zip((a.name for a in schema), node.args)), **node.kwargs}
-        return [named.get(a.name) for a in schema if a.alias_info is not None and a.alias_info.is_write]
+    if isinstance(target, OpOverload):
+        parameters = schema(target).arguments
+        named = {**dict(zip((a.name for a in parameters), node.args)), **node.kwargs}
+        return [named.get(a.name) for a in parameters if a.alias_info is not None and a.alias_info.is_write]
     if node.op == "call_method":
         return first if str(target).endswith("_") and not str(target).endswith("__") else []
     return _function_targets(node, first)

@@ -1,4 +1,4 @@
-"""What a joint graph keeps for its backward: outputs of convolutions, from which the backward computes epilogues again.
+"""Chooses what a joint graph keeps: outputs of convolutions, from which its backward computes epilogues again.
 
 An epilogue whose residual would have to be computed again first is kept.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from ..core import dynamo_compat
+from ..core.torch_compat import OpOverload
 from ..ops import schemas
 
 KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue")
@@ -20,7 +21,7 @@ RESIDUAL = tuple(schemas()["_epilogue"].partition("(")[2].split(", ")).index("Te
 def choose_kept(joint: fx.GraphModule) -> None:
     recomputed: set[fx.Node] = set()
     for node in list(joint.graph.nodes):
-        if not isinstance(node.target, torch._ops.OpOverload) or dynamo_compat.is_backward(node):
+        if not isinstance(node.target, OpOverload) or dynamo_compat.is_backward(node):
             continue
         name = node.target.name()
         residual = node.args[RESIDUAL] if len(node.args) > RESIDUAL else None

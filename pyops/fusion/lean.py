@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..core.torch_compat import without_autocast
+from ..core.dynamo_compat import metadata_check
+from ..core.torch_compat import OpOverload, caller, schema, without_autocast
 
 aten = torch.ops.aten
 
@@ -21,9 +22,9 @@ def lean(gm: fx.GraphModule, autocast: bool) -> Callable[..., Any]:
     and its sites have cast their arguments already.
     """
     for node in list(gm.graph.nodes):
-        if node.target is aten._assert_tensor_metadata.default:  # what it checks, the graph's guards hold
+        if node.target is metadata_check:  # the graph's guards hold it
             gm.graph.erase_node(node)
-        elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        elif node.op == "call_function" and isinstance(node.target, OpOverload):
             conv2d = node.target is aten.convolution.default and _conv2d_arguments(node)
             if conv2d:
                 node.target, node.args = _conv2d_without_autocast if autocast else torch.conv2d, conv2d
@@ -48,9 +49,9 @@ def _conv2d_arguments(node: fx.Node) -> tuple | None:
 
 def _without_defaults(node: fx.Node) -> tuple:
     """The arguments without the last ones that have their defaults: each argument costs time, and so does None."""
-    args = list(node.args)
-    if len(args) <= len(node.target._schema.arguments):  # type: ignore[union-attr]
-        for argument in reversed(node.target._schema.arguments[: len(args)]):  # type: ignore[union-attr]
+    args, parameters = list(node.args), schema(node.target).arguments  # type: ignore[arg-type]
+    if len(args) <= len(parameters):
+        for argument in reversed(parameters[: len(args)]):
             if not argument.has_default_value() or not _same(args[-1], argument.default_value):
                 break
             args.pop()
@@ -62,9 +63,9 @@ def _same(given: Any, default: Any) -> bool:
 
 
 @functools.cache
-def _direct(overload: torch._ops.OpOverload) -> Callable[..., Any]:
+def _direct(overload: OpOverload) -> Callable[..., Any]:
     """The C++ function behind an operator, with the names that fx prints."""
-    direct = functools.partial(overload._op)
+    direct = functools.partial(caller(overload))
     direct.__name__ = direct.__qualname__ = overload.name().replace("::", "_").replace(".", "_")  # type: ignore
     direct.__module__ = __name__  # type: ignore[attr-defined]
     return direct

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import fx
 
@@ -26,6 +27,7 @@ class Site:
     pattern: the operations of the call, such as "conv+bn+relu".
     reason: why it is not fused, or, without an activation, why the call does not cover more.
     mode: "both", or the only mode ("train" | "eval") in which it was found so.
+    script: a program that compares the site alone with torch's operators, and times both.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Site:
     fused: bool
     reason: str = ""
     mode: str = "both"
+    script: str = field(default="", compare=False, repr=False)
 
     @property
     def residual(self) -> str:
@@ -85,15 +88,17 @@ class Report:
     def to_dict(self) -> dict:
         fused, total = self.counts
         return {
-            "frozen": self.frozen, "fused": fused, "total": total, "sites": [asdict(site) for site in self.sites],
+            "frozen": self.frozen, "fused": fused, "total": total, "sites": [_fields(site) for site in self.sites],
             "graphs": len(self.graphs), "fallbacks": [reason for graph in self.graphs for reason in graph.fallbacks],
             "breaks": self.breaks, "recompiled": self.recompiled, "plain_calls": self.plain_calls,
         }  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
-        """Writes report.txt and report.json."""
+        """Writes report.txt, report.json, and for each site a program site_000.py that reproduces and times it."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
+        for number, site in enumerate(self.sites):
+            (target / f"site_{number:03d}.py").write_text(site.script)
         (target / "report.txt").write_text(f"{self}\n")
         (target / "report.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
@@ -126,9 +131,13 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="      ", subsequent_indent="      ") if text else []
 
 
-def site_of(chain: Chain, path: str) -> Site:
+def _fields(site: Site) -> dict[str, Any]:
+    return {name: part for name, part in asdict(site).items() if name != "script"}
+
+
+def site_of(chain: Chain, path: str, script: str) -> Site:
     reason = "" if chain.fusible and "act" in chain.steps and not chain.refusal else chain.refusal or chain.reason
-    return Site(path, chain.pattern, chain.fusible and not chain.refusal, reason)
+    return Site(path, chain.pattern, chain.fusible and not chain.refusal, reason, script=script)
 
 
 def path_of(node: fx.Node, names: dict[fx.Node, str]) -> str:

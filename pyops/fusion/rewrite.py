@@ -13,7 +13,8 @@ from .effects import Modes, value
 
 def replace_sites(gm: fx.GraphModule, chains: list[Chain], options: Options) -> None:
     """Replaces each site by a node that calls a Call. Those that cannot be replaced get a refusal."""
-    modes, became = Modes(gm.graph), {}
+    modes = Modes(gm.graph)
+    became: dict[fx.Node | None, fx.Node] = {}  # the last node of a chain -> its call
     for chain in chains:
         if chain.fusible:
             call = Call(chain, options._replace(freeze=False), became.get(chain.residual, chain.residual))

@@ -61,10 +61,8 @@ SPELLINGS: dict[Any, Spelling] = {
     **dict.fromkeys((operator.iadd, "add_", aten.add_.Tensor), Spelling("add", _ADD, True)),
     **dict.fromkeys((F.relu, torch.relu, "relu", aten.relu.default), Spelling("relu", _RELU)),
     **dict.fromkeys((F.relu_, torch.relu_, "relu_", aten.relu_.default), Spelling("relu", _RELU, True)),
-    **dict.fromkeys((F.leaky_relu, torch._C._nn.leaky_relu, aten.leaky_relu.default), Spelling("leaky_relu", _LEAKY)),
-    **dict.fromkeys(
-        (F.leaky_relu_, torch._C._nn.leaky_relu_, aten.leaky_relu_.default), Spelling("leaky_relu", _LEAKY, True)
-    ),
+    **dict.fromkeys((F.leaky_relu, aten.leaky_relu.default), Spelling("leaky_relu", _LEAKY)),
+    **dict.fromkeys((F.leaky_relu_, aten.leaky_relu_.default), Spelling("leaky_relu", _LEAKY, True)),
     **dict.fromkeys((F.prelu, torch.prelu, "prelu", aten.prelu.default), Spelling("prelu", _PRELU)),
     **dict.fromkeys((F.rrelu, torch.rrelu, aten.rrelu.default), Spelling("rrelu", _RRELU)),
     **dict.fromkeys((F.rrelu_, torch.rrelu_, aten.rrelu_.default), Spelling("rrelu", _RRELU, True)),

@@ -90,7 +90,7 @@ class Whole:
 
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
-        forward.graph.eliminate_dead_code()  # what the backward alone computes again
+        forward.graph.eliminate_dead_code()  # values that the backward alone computes again
         self.forward, self.backward, self.plain = lean(forward, autocast), lean(backward, autocast), plain.forward
         self.outputs = [value(result) for result in results]
         self.differentiable = list(map(_needs_gradient, self.outputs))
@@ -141,8 +141,9 @@ def _function(whole: Whole) -> Callable[..., Any]:
         def forward(ctx, *args):
             results = whole.forward(*args)
             outputs, kept = results[: len(whole.outputs)], results[whole.first_kept :]
-            ctx.statistics = results[len(whole.outputs) : whole.first_kept]
-            whole.updates.apply(args, ctx.statistics)  # before anything is saved: there checkpointing may end a run
+            statistics = results[len(whole.outputs) : whole.first_kept]
+            whole.updates.apply(args, statistics)  # before anything is saved: there checkpointing may end a run
+            ctx.statistics = whole.updates.repeated(statistics)
             saved = set(whole.saved)
             ctx.arguments = [None if i in saved else arg for i, arg in enumerate(args)]
             ctx.symbols = [None if isinstance(one, Tensor) else one for one in kept]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ..core import dynamo_compat
+from ..core.torch_compat import add_to_each, lerp_each
 from .call import Call
 from .effects import value
 
@@ -66,19 +67,23 @@ class Updates:
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
         if tensors.get("mean") is None:
             return []
-        places = (self.inputs[tensors[name]] for name in ("mean", "var"))
+        places = self.inputs[tensors["mean"]], self.inputs[tensors["var"]]
         self.running.append(Running(*places, call.momentum, bool(dynamo_compat.region_tags(node))))
         return [mean, var]
 
+    def repeated(self, statistics: Sequence[Tensor]) -> list[Tensor | None]:
+        """The statistics that apply(again=True) reads, those of checkpointed regions; None for the others."""
+        return [one if self.running[i // 2].checkpointed else None for i, one in enumerate(statistics)]
+
     @torch.no_grad()
-    def apply(self, args: Sequence[Any], statistics: Sequence[Tensor], again: bool = False) -> None:
+    def apply(self, args: Sequence[Any], statistics: Sequence[Any], again: bool = False) -> None:
         """running = (1 - momentum) * running + momentum * batch, and counter += 1.
 
         again: for those of checkpointed regions only, whose second run changes them once more.
         """
         counted = {place: numbers[again] for place, numbers in self.counters.items() if numbers[again]}
         if counted:
-            torch._foreach_add_([args[place] for place in counted], list(counted.values()))
+            add_to_each([args[place] for place in counted], list(counted.values()))
         groups: dict[float, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for one, batch in zip(self.running, zip(statistics[::2], statistics[1::2])):
             if one.checkpointed or not again:
@@ -90,7 +95,7 @@ class Updates:
 def _lerp(pairs: list[tuple[Tensor, Tensor]], momentum: float) -> None:
     running, batch = zip(*pairs)
     if all(r.dtype == b.dtype for r, b in pairs) and len(set(map(id, running))) == len(running):
-        torch._foreach_lerp_(running, batch, momentum)
+        lerp_each(running, batch, momentum)
         return
     for r, b in pairs:  # a wider dtype, rounded once; or a BatchNorm that the model calls twice
         r.copy_(torch.lerp(r.to(b.dtype), b, momentum))

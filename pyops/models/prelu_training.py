@@ -38,7 +38,8 @@ def init_prelu_kaiming_(model: nn.Module) -> nn.Module:
 
     Returns the model.
     Raises, before anything is changed: TypeError if model is no module; ValueError for a model without nn.PReLU, one
-    from fuse(freeze=True), lazy layers, and weights that weight_norm, pruning or a parametrization computes.
+    without parameters that require gradients (from fuse(freeze=True)), nn.FrozenConv2d, lazy layers, and weights that
+    weight_norm, pruning or a parametrization computes.
     Source: arXiv:1502.01852, section 2.2, equation 15.
     """
     _module(model)
@@ -62,8 +63,10 @@ def init_prelu_kaiming_(model: nn.Module) -> nn.Module:
 def _check_parameters(model: nn.Module, wanted: Sequence[tuple[nn.Module, str]]) -> None:
     """Raises ValueError unless all that is to be filled in place are parameters that the modules compute with."""
     for name, buffer in model.named_buffers():
-        if name.rpartition(".")[2] == "weight" and buffer.dim() == 4:  # nn.FrozenConv2d's; class weights are 1-D
-            raise ValueError(f"model: expected weights to train, got the buffer {name}, as of fuse(freeze=True)")
+        if name.rpartition(".")[2] == "weight" and buffer.dim() == 4:  # class weights are 1-D
+            raise ValueError(f"model: expected weights to train, got the buffer {name}, as of nn.FrozenConv2d")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model: expected weights to train, got none that requires gradients, as of fuse(freeze=True)")
     for module, name in wanted:
         own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
         if name not in own and getattr(module, name, module) is not None:  # weight_norm, pruning or parametrize made it

@@ -1,4 +1,4 @@
-"""The short way of a call of the functional operators: small tensors on a CPU, without gradients.
+"""The short way of a call of the functional operators: small tensors on a CPU.
 
 Python asks only what the operators do not check themselves. Each function returns None for a call that needs more than
 its operators, or that they refuse; the long way (functional.py) then computes it or raises the error. What both compute
@@ -12,25 +12,34 @@ from torch import Tensor, nn
 
 from ..core.layout import memory_format
 from ..core.torch_compat import caller, intercepted
+from .direct_training import Plan, small_layer
 from .registration import library_loaded
 
 _BACKENDS = {"auto", "library", "native"} if library_loaded else set()  # each would call these operators
 _DTYPES = {torch.float32, torch.float64}  # a CPU may emulate the others, which a backend then convolves in fp32
 _TENSORS = {Tensor, nn.Parameter}
 _LARGEST = 2**16  # elements of the input: beside more of them the checks of the long way take no time
+_LARGEST_SAVED = 2**12  # with gradients, where the short way saves what the long way recomputes
 _TYPES = {*_TENSORS, type(None), int, float, str}
 _NO_VECTORS = (None, None, None, None)
 
 _epilogue = caller(torch.ops.atrous._epilogue.default)
 
 
-def conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, after, backend) -> Tensor | None:
-    """conv_bn_act in inference. geometry: as torch.conv2d takes it. vectors: mean, var, gamma, beta."""
-    incomplete = vectors[0] is None and any(vector is not None for vector in vectors)
+def conv_bn_act(
+    input, weight, bias, geometry, vectors, eps, slope, residual, after, backend, momentum=None
+) -> Tensor | None:
+    """conv_bn_act. geometry: as torch.conv2d takes it. vectors: mean, var, gamma, beta. momentum: None unless the
+    BatchNorm is training."""
+    incomplete = momentum is None and vectors[0] is None and any(vector is not None for vector in vectors)
     if incomplete or type(geometry[1]) is str:  # torch warns of some paddings by name
         return None
-    if not _takes(backend, input, (weight, bias, *vectors, slope, residual)) or input.dim() != 4:
+    tensors = (weight, bias, *vectors, slope, residual)
+    if not _takes(backend, input, tensors) or input.dim() != 4:
         return None
+    if momentum is not None or _needs_gradient(input, tensors):
+        geometry = tuple((one, one) if type(one) is int else one for one in geometry[:3]), geometry[3]
+        return _train(input, weight, bias, (*geometry[0], geometry[1]), vectors, momentum, eps, slope, residual, after)
     try:
         z = torch.conv2d(input, weight, bias, *geometry)
         if not (input.is_contiguous() and weight.is_contiguous() and z.is_contiguous()):
@@ -40,10 +49,13 @@ def conv_bn_act(input, weight, bias, geometry, vectors, eps, slope, residual, af
         return None
 
 
-def bn_act(input, vectors, eps, slope, residual, after, backend) -> Tensor | None:
-    """bn_act in inference."""
-    if vectors[0] is None or not _takes(backend, input, (*vectors, slope, residual)) or input.dim() != 4:
+def bn_act(input, vectors, eps, slope, residual, after, backend, momentum=None) -> Tensor | None:
+    """bn_act."""
+    tensors = (*vectors, slope, residual)
+    if (momentum is None and vectors[0] is None) or not _takes(backend, input, tensors) or input.dim() != 4:
         return None
+    if momentum is not None or _needs_gradient(input, tensors):
+        return _train(input, None, None, None, vectors, momentum, eps, slope, residual, after)
     try:
         return _finish(input, vectors, eps, slope, residual, after)
     except (RuntimeError, TypeError):
@@ -54,6 +66,10 @@ def add_act(input, other, slope, backend) -> Tensor | None:
     """add_act without dropout."""
     if other is None or not _takes(backend, input, (other, slope)):
         return None
+    if _needs_gradient(input, (other, slope)):
+        if input.dim() != 4:
+            return None
+        return _train(input, None, None, None, _NO_VECTORS, None, 1e-5, slope, other, False)
     try:  # the long way copies a 5-D tensor that is channels_last
         usual = input.dim() == 4 or input.is_contiguous()
         return _finish(input, _NO_VECTORS, 1e-5, slope, other, False) if usual else None
@@ -62,31 +78,66 @@ def add_act(input, other, slope, backend) -> Tensor | None:
 
 
 def _takes(backend: str, input, others: tuple) -> bool:
-    """True for a small input on a CPU, other tensors like it, arguments of these types and no gradients."""
+    """True for a small input on a CPU, other tensors like it and arguments of these types."""
     if torch.compiler.is_compiling() or intercepted() or type(input) not in _TENSORS or backend not in _BACKENDS:
         return False
     if not _TYPES.issuperset(map(type, others)):
         return False
-    dtype, grad = input.dtype, torch.is_grad_enabled()
-    if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= _LARGEST or (grad and input.requires_grad):
+    dtype = input.dtype
+    if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= _LARGEST:
         return False
     for value in others:
-        if type(value) in _TENSORS and (value.dtype != dtype or not value.is_cpu or (grad and value.requires_grad)):
+        if type(value) in _TENSORS and (value.dtype != dtype or not value.is_cpu):
             return False
     return True
+
+
+def _needs_gradient(input: Tensor, others: tuple) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    if input.requires_grad:
+        return True
+    for value in others:
+        if type(value) in _TENSORS and value.requires_grad:
+            return True
+    return False
+
+
+def _train(input, weight, bias, geometry, vectors, momentum, eps, slope, residual, after) -> Tensor | None:
+    """The layer with gradients, or with the statistics of the batch: momentum is then a number."""
+    (mean, var, gamma, beta), batch_stats = vectors, momentum is not None
+    channels = input.shape[1] if weight is None else weight.shape[0]
+    if input.numel() > _LARGEST_SAVED or (batch_stats and (type(momentum) is not float or input.shape[0] < 2)):
+        return None  # torch refuses one value a channel, which two images are not
+    for vector in (mean, var):
+        if vector is not None and (type(vector) not in _TENSORS or vector.requires_grad or vector.shape != (channels,)):
+            return None
+    try:
+        if (mean is None) != (var is None) or not eps > 0:
+            return None
+        kind, value, slope = _slope(slope)
+        plan = Plan(geometry, batch_stats, mean, var, momentum, (kind, eps, value, 1.0, bool(after)))
+        y = small_layer(plan, input, weight, bias, gamma, beta, slope, residual)
+        return y if y.numel() else None
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _slope(slope) -> tuple[str, float, Tensor | None]:
+    """slope_kind, slope_value and slope."""
+    if type(slope) in _TENSORS:
+        return "tensor", 1.0, slope
+    if type(slope) is str:
+        if slope != "relu":
+            raise TypeError(f"slope: expected the name 'relu', got {slope!r}")
+        return slope, 1.0, None
+    return "number", slope, None
 
 
 def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor:
     if not eps >= 0:
         raise TypeError(f"eps: expected a number that is not negative, got {eps!r}")
-    if type(slope) in _TENSORS:
-        kind, value = "tensor", 1.0
-    elif type(slope) is str:
-        if slope != "relu":
-            raise TypeError(f"slope: expected the name 'relu', got {slope!r}")
-        kind, value, slope = slope, 1.0, None
-    else:
-        kind, value, slope = "number", slope, None
+    kind, value, slope = _slope(slope)
     if value == 1.0 and not after and eps == 1e-5:  # each argument that is passed takes time
         return _epilogue(z, *vectors, slope, residual, kind)
     return _epilogue(z, *vectors, slope, residual, kind, eps, value, 1.0, bool(after))

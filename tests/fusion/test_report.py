@@ -153,6 +153,30 @@ def test_dict_file_and_text(tmp_path):
     assert empty.counts == (0, 0) and str(empty)
 
 
+@pytest.mark.parametrize("freeze", [False, True], ids=["fused", "frozen"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_the_program_of_a_site(tmp_path, freeze, training, capsys):
+    """Each site's program has the site's shapes, parts and mode, and finds it fused as in the model."""
+    if freeze and training:
+        pytest.skip("a frozen model does not train")
+    fused = atrous.fuse(equal_models(Pair, training)[0], freeze=freeze)
+    fused(image())
+    fused.fusion_report.save(tmp_path)
+    sites = fused.fusion_report.sites
+    assert len(sites) == len(list(tmp_path.glob("site_*.py"))) == 2
+    for number, site in enumerate(sites):
+        text = (tmp_path / f"site_{number:03d}.py").read_text()
+        ran: dict = {}
+        exec(text.partition("for name, one in")[0], ran)  # the rest takes seconds: it times
+        assert ran["model"].training is training and ran["inputs"][0].shape == image().shape
+        assert ran["fused"].fusion_report.sites[0].pattern == site.pattern and ran["fused"].fusion_report.counts == (
+            1,
+            1,
+        )
+        torch.testing.assert_close(ran["ours"], ran["plain"], rtol=1e-9, atol=1e-9)
+    assert "largest difference" in capsys.readouterr().out
+
+
 def test_frozen_report():
     frozen = atrous.fuse(equal_models(Pair)[0], (image(),), freeze=True)
     assert frozen.fusion_report.counts == (2, 2) and "2/2" in str(frozen.fusion_report)

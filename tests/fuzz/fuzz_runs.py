@@ -50,8 +50,10 @@ def layer_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Ten
     slope = activation.parse_slope(slope_of(case, t))
     seed = activation.draw_seed(t["input"].device) if slope.kind == "random" else None
     residual = t["residual"] if case.residual == "after" else None
-    e = Epilogue(None, None, None, None, case.eps, *slope, seed, residual, residual_after_act=True)
-    y = reference.finish(before_activation(case, t), e)
+    y = reference.finish(before_activation(case, t), Epilogue(
+        slope=slope.tensor, residual=residual, slope_kind=slope.kind, slope_value=slope.value, slope_upper=slope.upper,
+        residual_after_act=True, seed=seed,
+    ))  # fmt: skip
     results = outcome(case, t, y)
     if case.norm == "batch" and "d bias" in results:  # the batch mean cancels the bias
         results["d bias"].zero_()

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import atrous
 from atrous.models import resnet34
-from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, init_prelu_kaiming_
+from atrous.nn import AddAct, BNAct2d, ConvBNAct2d, FrozenConv2d, init_prelu_kaiming_
 
 GAIN = 2 / (1 + 0.25**2)  # equation 15 with a = 0.25
 
@@ -137,7 +137,8 @@ def pruned():
 @pytest.mark.parametrize("make, error, message", [
     (lambda: nn.ReLU, TypeError, "model: expected a torch.nn.Module, got type"),
     (lambda: resnet34(), ValueError, "model: expected a model with nn.PReLU, got ResNet without one"),
-    (lambda: atrous.fuse(resnet34(act="prelu").eval(), freeze=True), ValueError, "got the buffer conv1.weight"),
+    (lambda: atrous.fuse(resnet34(act="prelu").eval(), freeze=True), ValueError, "got none that requires gradients"),
+    (lambda: nn.Sequential(FrozenConv2d(nn.Conv2d(3, 4, 3)), nn.PReLU()), ValueError, "got the buffer 0.weight"),
     (lambda: nn.Sequential(nn.PReLU(), lazy()), ValueError, "weight of known shape, got LazyConv2d"),
     (lambda: nn.Sequential(nn.PReLU(), pruned()), ValueError, "weight to be a parameter, got one that is computed"),
     (lambda: nn.Sequential(nn.PReLU(), parametrizations.weight_norm(nn.Linear(3, 3))), ValueError, "that is computed"),

@@ -30,6 +30,7 @@ def calls(o: dict) -> dict:
     """Three calls of these operands: with a convolution, of a BatchNorm, of an addition."""
     norm = o["mean"], o["var"], o["gamma"], o["beta"]
     options = dict(slope=o["slope"], residual=o["r"], residual_after_act=o.get("after", False), eps=o.get("eps", 1e-5))
+    options |= dict(training=o.get("training", False), momentum=o.get("momentum", 0.1))
     geometry = dict(stride=o.get("stride", 1), padding=o.get("padding", 1), groups=o.get("groups", 1))
     backend = dict(backend=o.get("backend", "auto"))
     return {
@@ -113,6 +114,74 @@ def test_both_ways_agree(changes):
                 assert short == outcome(call), name
 
 
+def with_gradients(call, operands: dict, create_graph: bool = False) -> tuple:
+    """The outcome of a call, then the gradients of its operands and what it wrote into the running statistics."""
+    leaves = [v for v in operands.values() if isinstance(v, torch.Tensor) and v.requires_grad]
+    try:
+        y = call()
+        assert y.requires_grad
+        grad = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).reshape(y.shape).to(y.dtype)
+        grads = torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=create_graph)
+        if create_graph:
+            square = sum(g.double().square().sum() for g in grads if g is not None)
+            grads += torch.autograd.grad(square, leaves, allow_unused=True)
+    except Exception as error:
+        return type(error), str(error)
+    written = [
+        operands[name].flatten().tolist() for name in ("mean", "var") if isinstance(operands[name], torch.Tensor)
+    ]
+    values = [None if g is None else (tuple(g.shape), g.stride(), g.dtype, g.flatten().tolist()) for g in grads]
+    return tuple(y.shape), y.stride(), y.detach().flatten().tolist(), values, written
+
+
+TRAINING = {
+    "": {},
+    "eval": dict(training=False),
+    "one image": dict(x=torch.randn(1, 6, 5, 7), r=torch.randn(1, 6, 5, 7)),
+    "one value a channel": dict(x=torch.randn(1, 6, 1, 1), r=torch.randn(1, 6, 1, 1)),
+    "bias": dict(bias=torch.randn(6)),
+    "momentum": dict(momentum=0.7),
+    "an int as momentum": dict(momentum=1),
+    "momentum as text": dict(momentum="1"),
+    "fp64": dict(dtype=torch.float64),
+    "relu without a sum": dict(slope="relu", r=None),
+    "large": dict(x=torch.randn(2, 6, 20, 20), r=torch.randn(2, 6, 20, 20)),
+}
+FROZEN = ("x", "w", "gamma", "slope")
+
+
+@pytest.mark.parametrize(
+    "frozen", [(), *((name,) for name in FROZEN), FROZEN], ids=lambda names: "-".join(names) or "all"
+)
+@pytest.mark.parametrize("name", [*GOOD, *TRAINING, *BAD])
+def test_both_ways_have_the_same_gradients(name, frozen):
+    """frozen: the operands that need no gradient."""
+    if frozen and name in BAD:
+        pytest.skip("an error does not depend on which gradients are needed")
+    changes = (GOOD | TRAINING | BAD)[name]
+    drawn = operands() | dict(training=True) | changes
+
+    def fresh() -> dict:
+        """The same values for each call, since it writes the running statistics."""
+        o = {
+            k: v.detach().clone() if isinstance(v, torch.Tensor) and v.layout is torch.strided else v
+            for k, v in drawn.items()
+        }
+        for name, value in o.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout is torch.strided:
+                o[name] = value = value.to(o["dtype"]) if "dtype" in o else value
+                value.requires_grad_(name not in (*frozen, "mean", "var"))
+        return o
+
+    for name in calls(drawn):
+        for create_graph in (False, True):
+            o = fresh()
+            short = with_gradients(calls(o)[name], o, create_graph)
+            o = fresh()
+            with mock.patch.object(direct, "_takes", lambda *arguments: False):
+                assert short == with_gradients(calls(o)[name], o, create_graph), (name, create_graph)
+
+
 @pytest.mark.parametrize(
     "name", [name for name in GOOD if not name.startswith(("a slice", "a residual", "same", "weight alone"))]
 )
@@ -132,8 +201,7 @@ def test_the_short_way_is_taken(name):
 def test_other_calls_take_the_long_way():
     o, called = operands(), []
     with mock.patch.object(direct, "_epilogue", lambda *arguments: called.append(arguments)):
-        o["gamma"].requires_grad_()
-        calls(o)["bn_act"]()
+        calls(o | {"x": torch.randn(2, 6, 100, 100).requires_grad_(), "r": None})["bn_act"]()
         with torch.no_grad(), torch.autocast("cpu"):
             calls(o)["bn_act"]()
         with torch.no_grad(), contextlib.suppress(RuntimeError):

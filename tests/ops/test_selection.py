@@ -4,9 +4,10 @@ from unittest import mock
 
 import pytest
 import torch
+from parameters import CPU_BACKENDS
 
 from atrous import conv_bn_act, ops, tuning
-from atrous.backends import library, selection
+from atrous.backends import aten, library, selection
 from atrous.core.spec import Epilogue, Spec
 from atrous.tuning.device_id import device_name, versions
 from atrous.tuning.format import Entry, Table
@@ -39,16 +40,27 @@ def test_available_answers_with_reasons(name):
     assert all(isinstance(reason, str) and reason for reason in selection.available(name))
 
 
-def test_on_a_gpu_the_epilogue_adds_a_frozen_bias(monkeypatch):
-    """cuDNN would add it in a separate pass over the output. With a BatchNorm the convolution adds it."""
+def test_the_epilogue_adds_a_bias(monkeypatch):
+    """A library would add it in a separate pass over the output. With a BatchNorm or a beta the convolution adds it."""
     seen = []
     monkeypatch.setattr(library, "convolution", lambda x, w, bias, spec: seen.append(bias) or x)
     monkeypatch.setattr(library, "epilogue", lambda z, arguments: arguments)
     monkeypatch.setattr(library, "in_compute_dtype", lambda run, x, weights, arguments: run(x, weights, arguments))
-    x, bias = mock.Mock(is_cuda=True), torch.ones(8)
+    x, bias, beta = mock.Mock(), torch.ones(8), torch.zeros(8)
     assert library.conv_epilogue(x, W, bias, Spec(), Epilogue()).beta is bias and seen == [None]
     norm = Epilogue(mean=torch.zeros(8), var=torch.ones(8))
-    assert library.conv_epilogue(x, W, bias, Spec(), norm).beta is None and seen[-1] is bias
+    assert library.conv_epilogue(x, W, bias, Spec(), norm).beta is None and seen == [None, bias]
+    assert library.conv_epilogue(x, W, bias, Spec(), Epilogue(beta=beta)).beta is beta and seen[2:] == [bias]
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_result_computed_in_fp32_has_the_layout_of_the_arguments(backend, monkeypatch):
+    """A dense copy of a slice with one channel no longer shows that it is channels_last."""
+    monkeypatch.setattr(aten, "_EMULATED", {torch.float16})
+    x, r = torch.randn(2, 2, 16, 8, 9).half()
+    w = torch.randn(16, 4, 2, 3).half().contiguous(memory_format=torch.channels_last)[:, 1:2, 1:, 1:2]
+    y = conv_bn_act(x, w, residual=r, groups=16, backend=backend)
+    assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from atrous.core.torch_compat import TorchDispatchMode, storage_id, tree_leaves
-from atrous.tools.explain.training_cost import addresses, saved
+from atrous.tools.explain.training_cost import addresses, saved, under
 
 __all__ = ["MB", "saved", "still_allocated"]
 
 MB = 1e6
 
 
-def still_allocated(call, *without) -> tuple[object, int]:
-    """The result of call(), and the bytes of its operators' outputs that are still allocated.
+def still_allocated(call, arguments, *without) -> tuple[object, int]:
+    """The result of call(*arguments), and the bytes of its operators' outputs that are still allocated.
 
-    Unlike `saved`, it counts tensors referenced by a context, a module or another tensor. Eager only.
+    Unlike `saved`, it counts tensors referenced by a context, a module or another tensor.
     without: tensors that are not counted, and modules whose parameters are not.
     """
     outputs_by_storage = {}
@@ -33,8 +33,7 @@ def still_allocated(call, *without) -> tuple[object, int]:
                     )  # fmt: skip
             return outputs
 
-    with Watch():
-        result = call()
+    result = under(Watch(), call, *arguments)
     gc.collect()
     excluded = addresses(*without)
     remaining = [

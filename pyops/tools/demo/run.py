@@ -17,7 +17,7 @@ from ...fusion import fuse
 from .. import timing
 from . import training as demo_training
 from .images import batch
-from .variants import COMPILED, LABELS, build, launches, names, ready
+from .variants import COMPILED, LABELS, NHWC, build, launches, names, ready
 
 # The largest accepted error of a logit, as a multiple of the plain model's own in the same dtype: the two round in
 # another order, and neither is the better one each time. It is the `ratio` of testing.py's rule of a tensor.
@@ -72,7 +72,6 @@ class Run:
         self.images = batch(self.images, max(*self.plan.batches, len(self.images))).to(self.device)
         self.truth = copy.deepcopy(self.model).to(self.device).double()(self.images.double())
         self.models = {dtype: build(self.model, dtype, self.device, fuse) for dtype in self.plan.dtypes}
-        self.result["fusion"] = self.models[self.plan.dtypes[0]].fused.fusion_report.to_dict()
 
     def agreement(self) -> None:
         """Compares both models with fp64 in each dtype. Raises Disagreement once all of them are in the result."""
@@ -89,13 +88,16 @@ class Run:
             self.result["agreement"][_name(dtype)] = errors
             if not errors["agrees"]:
                 wrong.append(f"{_name(dtype)}: error {errors['atrous']:.3g}, allowed {errors['allowed']:.3g}")
+        self.result["fusion"] = self.models[self.plan.dtypes[0]].fused.fusion_report.to_dict()  # calls have filled it
         if wrong:
             raise Disagreement("; ".join(wrong))
 
     def count(self) -> None:
         """Counts the operators of one forward."""
-        models, one = self.models[self.plan.dtypes[0]], self.images[:1]
-        self.result["launches"] = {name: launches(ready(name, models, one)) for name in ("eager", "atrous")}
+        dtype = self.plan.dtypes[0]
+        models, image = self.models[dtype], self.images[:1].to(dtype)
+        fused = launches(models.fused, image.to(memory_format=NHWC))
+        self.result["launches"] = {"eager": launches(models.plain, image), "atrous": fused}
 
     def prepare(self) -> None:
         """Makes the first call of every variant and checks its error; compiled ones come last, optional ones after."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.torch_compat import TorchDispatchMode
+from ..explain.training_cost import under
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 LABELS = {  # in the order of the table; the keys are those of the JSON
@@ -98,8 +99,9 @@ class _Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def launches(call: Callable[[], object]) -> int:
-    """The number of operators that a call launches."""
-    with _Launches() as counter:
-        call()
+def launches(call: Callable[..., Any], *args: Any) -> int:
+    """The number of operators that a call of a function or model launches, once a first call has prepared it."""
+    call(*args)
+    counter = _Launches()
+    under(counter, call, *args)
     return counter.count

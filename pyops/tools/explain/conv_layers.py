@@ -54,12 +54,12 @@ def conv_layers(model: nn.Module, input_shape: Sequence[int]) -> list[ConvLayer]
     """
     layers = on_shapes(_record, model, input_shape)
     try:
-        sites = on_shapes(_sites, model, input_shape)
+        fused = on_shapes(_fused, model, input_shape)
     except (TypeError, ValueError):
         return layers
     residuals: dict[str, list[str]] = {}
-    for site in sites:
-        residuals.setdefault(site.path, []).append(site.residual)
+    for layer in fused:
+        residuals.setdefault(layer.path, []).append(layer.residual)
     return [_with_residual(layer, residuals.get(layer.name, [])) for layer in layers]
 
 
@@ -69,10 +69,10 @@ def _record(model: nn.Module, input: Tensor) -> list[ConvLayer]:
     return recorder.layers
 
 
-def _sites(model: nn.Module, input: Tensor) -> list[Site]:
+def _fused(model: nn.Module, input: Tensor) -> list[Site]:
     fused: Any = model if is_fused(model) else fuse(model)
     fused(input)
-    return [site for graph in fused.fusion_report.graphs for site in graph.sites if site.fused]
+    return [layer for graph in fused.fusion_report.graphs for layer in graph.sites if layer.fused]
 
 
 def _with_residual(layer: ConvLayer, residuals: list[str]) -> ConvLayer:

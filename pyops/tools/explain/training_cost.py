@@ -106,26 +106,25 @@ def step(model: nn.Module, input: Tensor) -> list[Cost]:
     with torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda value: value):
         with ledger:
             input = input.clone()  # allocated under the ledger, so that a saved image counts too
-        outputs = _forward(model, input, ledger)
+        results = tree_leaves(under(ledger, model, input))
+        outputs = [value for value in results if isinstance(value, Tensor) and value.requires_grad]
         with ledger:
             ledger.backward = True
             torch.autograd.backward([value.sum() for value in outputs])
     return ledger.close()
 
 
-def _forward(model: nn.Module, input: Tensor, ledger: Ledger) -> list[Tensor]:
-    """The outputs with gradients. A fused model's graphs run under the ledger, and not what compiles them."""
+def under(mode: TorchDispatchMode, call: Callable[..., Result], *args: Any) -> Result:
+    """call(*args) under a dispatch mode. A fused model's graphs run under it, and not what compiles them."""
 
-    def under_ledger(graph: Callable[..., Any], arguments: tuple) -> Any:
-        with ledger:
+    def run(graph: Callable[..., Result], arguments: tuple) -> Result:
+        with mode:
             return graph(*arguments)
 
-    if is_fused(model):
-        with observed(model, under_ledger):
-            results = model(input)
-    else:
-        results = under_ledger(model, (input,))
-    return [value for value in tree_leaves(results) if isinstance(value, Tensor) and value.requires_grad]
+    if not (isinstance(call, nn.Module) and is_fused(call)):
+        return run(call, args)
+    with observed(call, run):
+        return call(*args)
 
 
 def addresses(*things: Tensor | nn.Module) -> set[int]:

@@ -1,0 +1,49 @@
+"""The rows of docs/differences.md on fused models that no other file here holds."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+from outcomes import equal_models
+from pairs import BOTH, Pair, image
+from torch import nn
+from variants import layers
+
+import atrous
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_layouts_of_rrelu(training):
+    """torch's RReLU gives NCHW for channels_last, but not on fake tensors; a fused one follows its input."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.RReLU()).train(training)
+    x = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    assert model(x).is_contiguous() and atrous.fuse(model)(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo")
+def test_synchronized_batch_norm():
+    """In training torch's own runs, which refuses a CPU; in eval it is an ordinary BatchNorm."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(equal_models(Pair)[0])
+    fused, x = atrous.fuse(model), image()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    try:
+        for run in (model.train(), fused):
+            with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on GPU"):
+                run(x)
+        model.eval()
+        torch.testing.assert_close(fused(x), model(x))
+    finally:
+        dist.destroy_process_group()
+    assert layers(fused) == BOTH
+
+
+def test_forward_itself_is_the_plain_one():
+    fused, plain = (atrous.fuse(equal_models(Pair)[0]), equal_models(Pair)[1])
+    torch.testing.assert_close(fused.forward(x := image()), plain(x))
+    assert not fused.fusion_report.graphs
