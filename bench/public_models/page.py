@@ -31,6 +31,7 @@ behind them are counted in the operators that eager torch runs (`bench/public_mo
   least 0.001 of all gradients' largest), called the same way from the same seed. Above {limit:.0e} a model is wrong.
 - time: an eval call in fp32, one thread, fused over plain, the shortest of calls that alternate. A model is slower if
   it took more than {noise} times the longer of two measurements of the plain model.
+- breaks, plain calls: graph breaks, and calls that ran the plain model, of one call in eval and one in training.
 - Dropout has p = 0 here, because behind a site it draws other numbers than torch's; drop path stays as it is.
 """
 Row = dict[str, Any]
@@ -62,12 +63,23 @@ def missed(row: Row) -> list[str]:
     return [f"{path} is not fused with both ({reason})" for path, reason in dict.fromkeys(every)]
 
 
+def unexplained(row: Row) -> list[str]:
+    """Convolutions that the report lacks, and chains that end without a reason."""
+    lacking = (
+        count(row, "counted", "convolutions") - count(row, "eval", "listed") if "listed" in row.get("eval", {}) else 0
+    )
+    silent = row.get("eval", {}).get("reasons", {}).get("none given", 0)
+    return [f"{number} {what}" for number, what in ((lacking, "convolutions are not in the report"),
+            (silent, "chains end without a reason")) if number > 0]  # fmt: skip
+
+
 def count(row: Row, step: str, name: str) -> int:
     return row.get(step, {}).get(name, 0)
 
 
-def breaks(row: Row) -> int:
-    return sum(row.get("eval", {}).get("breaks", {}).values())
+def events(row: Row, kind: str) -> int:
+    """The number of graph breaks ("breaks"), or of calls that ran the plain model ("plain"), in eval and training."""
+    return sum(sum(row.get(step, {}).get(kind, {}).values()) for step in ("eval", "training"))
 
 
 def digits(row: Row, step: str, value: str) -> str:
@@ -99,7 +111,8 @@ def line(name: str, row: Row) -> str:
     parts = [
         f"{seconds(row):.0f} s", f"{count(row, 'counted', 'convolutions')} convolutions",
         f"{count(row, 'eval', 'sites')} sites", f"with both {both(row)}", f"errors {errors}",
-        f"{breaks(row)} breaks", ratio(row), *unfinished(row), *wrong(row), *slower(row), *missed(row)[:3],
+        f"{events(row, 'breaks')} breaks", f"{events(row, 'plain')} plain calls", ratio(row),
+        *unfinished(row), *wrong(row), *slower(row), *unexplained(row), *missed(row)[:3],
     ]  # fmt: skip
     return f"{name}: {', '.join(parts)}"
 
@@ -113,7 +126,19 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Iterator[str]:
 
 def totals(models: Models) -> Iterator[str]:
     """One line a library, and their sum."""
-    head = ("library", "models", "convolutions", "sites", "with both", "", "wrong", "unfinished", "slower", "breaks")
+    head = (
+        "library",
+        "models",
+        "convolutions",
+        "sites",
+        "with both",
+        "",
+        "wrong",
+        "unfinished",
+        "slower",
+        "breaks",
+        "plain calls",
+    )
     rows = []
     for library in [*dict.fromkeys(row["library"] for row in models.values()), "all"]:
         own = [row for row in models.values() if library in (row["library"], "all")]
@@ -126,7 +151,7 @@ def totals(models: Models) -> Iterator[str]:
             library, len(own), total(lambda r: count(r, "counted", "convolutions")),
             total(lambda r: count(r, "eval", "sites")), f"{fused} of {every}", f"{fused / max(every, 1):.1%}",
             total(lambda r: bool(wrong(r))), total(lambda r: bool(unfinished(r))), total(lambda r: bool(slower(r))),
-            total(breaks),
+            total(lambda r: events(r, "breaks")), total(lambda r: events(r, "plain")),
         ))  # fmt: skip
     return table(head, rows)
 
@@ -134,10 +159,10 @@ def totals(models: Models) -> Iterator[str]:
 def library(models: Models) -> Iterator[str]:
     """One line a model."""
     errors = (f"{step}, {value}" for step, value in ERRORS)
-    head = ("model", "convolutions", "sites", "with both", *errors, "breaks", "time")
+    head = ("model", "convolutions", "sites", "with both", *errors, "breaks", "plain calls", "time")
     return table(head, [
         (name.partition(" ")[2], count(row, "counted", "convolutions"), count(row, "eval", "sites"), both(row),
-         *(digits(row, *pair) for pair in ERRORS), breaks(row) or "", ratio(row))
+         *(digits(row, *pair) for pair in ERRORS), events(row, "breaks") or "", events(row, "plain") or "", ratio(row))
         for name, row in models.items()
     ])  # fmt: skip
 
@@ -145,7 +170,7 @@ def library(models: Models) -> Iterator[str]:
 def findings(models: Models) -> Iterator[str]:
     """Every model that does not do as it should."""
     for name, row in models.items():
-        for sentence in (*unfinished(row), *wrong(row), *slower(row), *missed(row)):
+        for sentence in (*unfinished(row), *wrong(row), *slower(row), *unexplained(row), *missed(row)):
             yield f"- {name}: {sentence}"
 
 

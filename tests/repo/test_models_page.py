@@ -10,9 +10,10 @@ ROW = {
     "library": "timm",
     "counted": {"convolutions": 9, "activated": 4, "seconds": 1.0},
     "eval": {"sites": 7, "activated": 3, "output": 1e-15, "missed": {"stem.conv": "conv+bn: used 2 times"},
-             "breaks": {"a list": 2}, "reasons": {"used N times": 2}, "seconds": 2.0},
+             "breaks": {"a list": 2}, "reasons": {"used N times": 2}, "listed": 9, "seconds": 2.0},
     "frozen": {"sites": 7, "activated": 3, "output": 0.0, "missed": {}},
-    "training": {"sites": 7, "activated": 4, "output": 2e-14, "gradient": 3e-13, "buffer": 4e-15, "missed": {}},
+    "training": {"sites": 7, "activated": 4, "output": 2e-14, "gradient": 3e-13, "buffer": 4e-15, "missed": {},
+                 "plain": {"hooks": 1}},
     "time": {"plain": 2.0, "fused": 1.5, "again": 2.1},
 }  # fmt: skip
 
@@ -40,8 +41,8 @@ def test_the_list_has_a_hundred_models_and_ten_of_each_library():
 
 def test_a_model_on_the_page():
     text = page.text({"models": {"timm a": ROW}, "versions": {"torch": "2"}, "device": "d", "date": "now"}, "r.json")
-    assert "| a | 9 | 7 | 3 of 4 (training 4) | 1e-15 | 0 | 2e-14 | 3e-13 | 4e-15 | 2 | 0.75x |" in text
-    assert "| timm | 1 | 9 | 7 | 3 of 4 | 75.0% | 0 | 0 | 0 | 2 |" in text and "| used N times | 2 | 1 |" in text
+    assert "| a | 9 | 7 | 3 of 4 (training 4) | 1e-15 | 0 | 2e-14 | 3e-13 | 4e-15 | 2 | 1 | 0.75x |" in text
+    assert "| timm | 1 | 9 | 7 | 3 of 4 | 75.0% | 0 | 0 | 0 | 2 | 1 |" in text and "| used N times | 2 | 1 |" in text
     assert "- timm a: stem.conv is not fused with both (conv+bn: used 2 times)" in text
     assert "d; torch 2; now; [r.json](../bench/results/r.json)." in text
 
@@ -57,8 +58,11 @@ def test_wrong_slow_and_unfinished_models_are_on_the_page():
     assert page.unfinished(bad) == ["frozen: ValueError: x"] and not page.unfinished(ROW)
     assert page.unfinished({"library": "timm", "died": killed}) == [killed]
     assert page.slower(bad) and not page.slower(ROW) and not page.slower({"library": "timm"})
+    silent = ROW | {"eval": {"listed": 7, "reasons": {"none given": 3}}}
+    assert page.unexplained(silent) == ["2 convolutions are not in the report", "3 chains end without a reason"]
+    assert not page.unexplained(ROW) and not page.unexplained({"library": "timm"})
     result = {"models": {"timm a": bad}, "versions": {}, "device": "", "date": ""}
-    assert "| timm | 1 | 9 | 7 | 3 of 4 | 75.0% | 1 | 1 | 1 | 2 |" in page.text(result, "r.json")
+    assert "| timm | 1 | 9 | 7 | 3 of 4 | 75.0% | 1 | 1 | 1 | 2 | 1 |" in page.text(result, "r.json")
     assert "off by nan" in page.line("timm a", bad) and killed in page.line(
         "timm a", {"library": "timm", "died": killed}
     )
