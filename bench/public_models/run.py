@@ -27,7 +27,7 @@ import torch
 import atrous
 from atrous.tools import info
 from bench import record
-from bench.public_models import measure, page, zoo
+from bench.public_models import measure, page, verdict, zoo
 
 IMPORTED = ("torchvision", "timm", "segmentation_models_pytorch", "monai.networks.nets", "ultralytics.nn.tasks",
             "transformers")  # fmt: skip
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         known[name] = measured(name, args.limit, about["commit"])
         record.write(args.json, {**about, "models": known})
-        print(page.line(name, known[name]), flush=True)
+        print(verdict.line(name, known[name]), flush=True)
     return 0
 
 

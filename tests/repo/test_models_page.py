@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.public_models import errors, measure, page, zoo
+from bench.public_models import errors, measure, page, verdict, zoo
 
 ROW = {
     "library": "timm",
@@ -54,16 +54,16 @@ def test_wrong_slow_and_unfinished_models_are_on_the_page():
         "frozen": {"error": "ValueError: x"},
         "time": {"plain": 2.0, "fused": 2.3, "again": 2.1},
     }
-    assert page.wrong(bad) == ["gradient in training is off by nan"] and not page.wrong(ROW)
-    assert page.unfinished(bad) == ["frozen: ValueError: x"] and not page.unfinished(ROW)
-    assert page.unfinished({"library": "timm", "died": killed}) == [killed]
-    assert page.slower(bad) and not page.slower(ROW) and not page.slower({"library": "timm"})
+    assert verdict.wrong(bad) == ["gradient in training is off by nan"] and not verdict.wrong(ROW)
+    assert verdict.unfinished(bad) == ["frozen: ValueError: x"] and not verdict.unfinished(ROW)
+    assert verdict.unfinished({"library": "timm", "died": killed}) == [killed]
+    assert verdict.slower(bad) and not verdict.slower(ROW) and not verdict.slower({"library": "timm"})
     silent = ROW | {"eval": {"listed": 7, "reasons": {"none given": 3}}}
-    assert page.unexplained(silent) == ["2 convolutions are not in the report", "3 chains end without a reason"]
-    assert not page.unexplained(ROW) and not page.unexplained({"library": "timm"})
+    assert verdict.unexplained(silent) == ["2 convolutions are not in the report", "3 chains end without a reason"]
+    assert not verdict.unexplained(ROW) and not verdict.unexplained({"library": "timm"})
     result = {"models": {"timm a": bad}, "versions": {}, "device": "", "date": ""}
     assert "| timm | 1 | 9 | 7 | 3 of 4 | 75.0% | 1 | 1 | 1 | 2 | 1 |" in page.text(result, "r.json")
-    assert "off by nan" in page.line("timm a", bad) and killed in page.line(
+    assert "off by nan" in verdict.line("timm a", bad) and killed in verdict.line(
         "timm a", {"library": "timm", "died": killed}
     )
 
