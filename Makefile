@@ -28,7 +28,7 @@ TRITON ?= 3.6.0
 BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
 	$(if $(STEPS),--steps "$(STEPS)")
 
-.PHONY: help setup demo cpp-example test gates standin-all fuzz opinfo-all gpu-bundle gpu-bundle-download \
+.PHONY: help setup demo cpp-example test gates standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
 	gpu-bundle-check bench bench-host public-models bench-report docs kernel-table lint format clean
 
 help:  ## list the targets
@@ -68,7 +68,7 @@ gates: setup build/gates-$(TREE)  ## run the slow checks (wheels, CMake, kernels
 
 build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
 	@echo "stand-in driver: a tenth of all launches, SEED=$(SEED)"
-	STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu" $(PYTEST_ARGS)
+	STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu and not nightly" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
 		$(wildcard tests/triton/test_triton_*.py) $(PYTEST_ARGS)
@@ -95,6 +95,9 @@ opinfo-all: setup  ## compare with torch on every sample of its op_db and module
 	@mkdir -p out
 	$(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --fused 40 --json out/opinfo.json
 	TRITON_INTERPRET=1 $(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --backend triton --json out/opinfo-triton.json
+
+fusion-all: setup  ## run every test of fused models under Inductor too
+	$(BIN)/python -m pytest $(PARALLEL) -m nightly tests/fusion $(PYTEST_ARGS)
 
 gpu-bundle:  ## build wheel and kernels for a GPU machine: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
 	$(PYTHON) -m bench.gpu.bundle.command build $(BUNDLE)

@@ -57,7 +57,7 @@ def conv_bn_act(
             return _counted(bn, momentum, y)
     post_op = PostOpArgs(slope, residual, residual_after_act)
     return functional.convolve(
-        input, weight, bias, geometry, _batch_norm_args(bn), post_op, backend=backend, recompute=recompute
+        input, weight, bias, geometry, batch_norm_args(bn), post_op, backend=backend, recompute=recompute
     )
 
 
@@ -81,7 +81,7 @@ def bn_act(
         if y is not None:
             return _counted(bn, momentum, y)
     post_op = PostOpArgs(slope, residual, residual_after_act)
-    return functional.normalize(input, _batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
+    return functional.normalize(input, batch_norm_args(bn)._replace(prefix=""), post_op, backend, recompute)
 
 
 def add_act(
@@ -143,7 +143,7 @@ def _counted(bn: BatchNorm | None, momentum: float | None, y: Tensor) -> Tensor:
     return y
 
 
-def _batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
+def batch_norm_args(bn: BatchNorm | None) -> BatchNormArgs:
     """Returns what nn.BatchNorm2d.forward normalizes with; in training it counts the batch, as forward does."""
     if bn is None:
         return NO_BATCH_NORM

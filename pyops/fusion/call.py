@@ -18,6 +18,7 @@ from ..backends.base import Backend
 from ..core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from ..core.dynamo_compat import trace
 from ..core.spec import Epilogue, Spec
+from ..core.sync_stats import Group
 from ..nn import fold_batch_norm
 from . import spellings
 from .chains import Chain, uses_batch_statistics
@@ -58,9 +59,10 @@ class Call:
     def __init__(self, chain: Chain, options: Options, residual: fx.Node | None):
         self.options, self.after, self.deferred = options, chain.after, False
         self.layout: torch.memory_format | None = None
+        self._traced: tuple[Any, fx.GraphModule] | None = None
         tensors: dict[str, Any] = {}
         self.geometry: tuple | None = None
-        self.batch_stats, self.momentum, self.eps = False, 0.0, 0.0
+        self.batch_stats, self.momentum, self.eps, self.group = False, 0.0, 0.0, None
         self._read_conv(chain.steps.get("conv"), tensors)
         self._read_bn(chain.steps.get("bn"), tensors)
         if "input" not in tensors:
@@ -82,9 +84,12 @@ class Call:
         )
 
     def traced(self, tensors: Sequence[Tensor]) -> fx.GraphModule:
-        """The operators of this call, without gradients."""
-        with torch.no_grad():
-            return trace(self, tensors, self.options.compiled)
+        """The operators of this call, without gradients; traced once, since all graphs that ask have these values."""
+        how = self.options, self.layout
+        if self._traced is None or self._traced[0] != how:
+            with torch.no_grad():
+                self._traced = how, trace(self, tensors, self.options.compiled)
+        return self._traced[1]
 
     def for_joint_graph(self) -> Call:
         """The same call with the batch statistics among its results; the graph decides what is kept and recomputed."""
@@ -104,6 +109,7 @@ class Call:
             tensors.setdefault("input", a.input)
             tensors.update(zip(VECTORS, (a.running_mean, a.running_var, a.weight, a.bias)))
             self.batch_stats, self.eps = uses_batch_statistics(bn), number(a.eps)
+            self.group = Group(*a.group) if hasattr(a, "group") else None
             self.momentum = 0.0 if a.momentum is None else number(a.momentum)
 
     def _read_slope(self, act: fx.Node | None, tensors: dict[str, Any]) -> Any:
@@ -126,7 +132,7 @@ class Call:
         slope = t.get("slope", self.slope)
         post_op = PostOpArgs(slope, t.get("residual"), self.after, dropout=self.dropout)
         collected: list | None = [] if self.deferred else None
-        numbers: Any = (self.batch_stats, self.momentum, self.eps)
+        numbers: Any = (self.batch_stats, self.momentum, self.eps, self.group)
         batch_norm = BatchNormArgs(*map(t.get, VECTORS), *numbers, deferred=collected)
         y = self._run(t, batch_norm, post_op)
         if self.layout is not None and not self.folds:

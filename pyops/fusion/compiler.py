@@ -34,7 +34,7 @@ class Compiler:
     observer: Callable[[Callable[..., Any], tuple], Any] | None = None  # called in place of a graph, with its arguments
     mode: str | None = None  # Inductor's
     names: Callable[[], dict[int, str]] = dict  # id of a tensor of the model -> its name
-    calls: int = 0  # of compiled graphs
+    calls: int = 0  # how often compiled graphs were called
 
     def __call__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         """A backend of torch.compile. It never raises for a graph: where the pass fails, the graph runs as it is."""

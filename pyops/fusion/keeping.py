@@ -14,7 +14,7 @@ from ..core import dynamo_compat
 from ..core.torch_compat import OpOverload
 from ..ops import schemas
 
-KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue")
+KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue", "wait_tensor")
 RESIDUAL = tuple(schemas()["_epilogue"].partition("(")[2].split(", ")).index("Tensor? residual=None")
 
 

@@ -26,7 +26,7 @@ class Site:
     path: that of its first module, or the name of its first operation.
     pattern: the operations of the call, such as "conv+bn+relu".
     reason: why it is not fused, or, without an activation, why the call does not cover more.
-    mode: "both", or the only mode ("train" | "eval") in which it was found so.
+    mode: "both", or the only mode ("train" | "eval") in which it is so.
     script: a program that compares the site alone with torch's operators, and times both.
     """
 
@@ -55,7 +55,7 @@ class Graph:
 
 @dataclass
 class Report:
-    """What fuse() did: filled as the model is called. str() of it is a table.
+    """The work of fuse(), filled as the model is called. str() of it is a table.
 
     graphs: the compiled graphs. breaks: reason -> count of graph breaks. recompiled: why a graph did not fit a call,
     and another was compiled. plain_calls: reason -> count of the calls that ran the plain model.
@@ -75,7 +75,7 @@ class Report:
             for site in graph.sites:
                 modes.setdefault(site, set()).add(graph.mode)
         every = {graph.mode for graph in self.graphs}
-        return [replace(site, mode="both" if found == every else min(found)) for site, found in modes.items()]
+        return [replace(site, mode="both" if seen == every else min(seen)) for site, seen in modes.items()]
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from .sync_norm import sync_batch_norm
+
 aten = torch.ops.aten
 
 
@@ -56,6 +58,7 @@ SPELLINGS: dict[Any, Spelling] = {
     **dict.fromkeys((torch.conv2d, F.conv2d, aten.conv2d.default, aten.conv2d.padding), Spelling("conv", _CONV)),
     aten.convolution.default: Spelling("conv", _ATEN_CONV),
     F.batch_norm: Spelling("bn", _BN),
+    sync_batch_norm: Spelling("bn", (*_BN, "group")),
     **dict.fromkeys((torch.batch_norm, aten.batch_norm.default), Spelling("bn", _TORCH_BN)),
     **dict.fromkeys((operator.add, torch.add, "add", aten.add.Tensor), Spelling("add", _ADD)),
     **dict.fromkeys((operator.iadd, "add_", aten.add_.Tensor), Spelling("add", _ADD, True)),

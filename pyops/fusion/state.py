@@ -1,4 +1,4 @@
-"""What a fused module has besides its model: the options, the compiled entries and the report."""
+"""The options, the compiled entries and the report of a fused module."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class State:
         return {id(tensor): name for name, tensor in named}
 
     def entry(self, mode: tuple) -> Callable[..., Any]:
-        found = self.entries.get(mode)
-        if found is None:
+        entry = self.entries.get(mode)
+        if entry is None:
             self.modules = list(self.model.modules())
             self.classes = list(map(type, self.modules))
             report, run = self.compiler.report, dynamo_compat.entry(self.model)
-            found = self.entries[mode] = dynamo_compat.dynamo(
+            entry = self.entries[mode] = dynamo_compat.dynamo(
                 run, self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
             )
-        return found
+        return entry
 
     def run(self, mode: tuple, args: tuple, kwargs: dict) -> Any:
         if dynamo_compat.disabled():
@@ -70,7 +70,7 @@ class State:
         return self.model(*args, **kwargs)
 
     def _after_failure(self, mode: tuple, error: Exception, args: tuple, kwargs: dict) -> Any:
-        """What Dynamo cannot trace runs as it is: it raises torch's own error, or handles it."""
+        """Runs the model as it is: it raises torch's own error, or handles it."""
         result = self.model(*args, **kwargs)
         self.entries[mode] = self.model
         self.note_plain(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}")

@@ -77,8 +77,9 @@ def _without_updates(plain: fx.GraphModule) -> fx.GraphModule:
     for node in list(gm.graph.nodes):
         if spellings.role(node) == "bn" and spellings.arguments(node).training:
             a = spellings.arguments(node)
-            node.target, node.kwargs = torch.nn.functional.batch_norm, {}
-            node.args = (a.input, None, None, a.weight, a.bias, True, 0.0, a.eps)
+            group = (a.group,) if hasattr(a, "group") else ()
+            node.target, node.kwargs = node.target if group else torch.nn.functional.batch_norm, {}
+            node.args = (a.input, None, None, a.weight, a.bias, True, 0.0, a.eps, *group)
         elif counts(node):
             gm.graph.erase_node(node)
     gm.recompile()

@@ -29,6 +29,7 @@ class Plan(NamedTuple):
     """A layer besides its tensors. geometry: that of its convolution, as torch.conv2d takes it, or None.
 
     mean, var: the running statistics: they normalize, or, with batch_stats, are updated with this momentum.
+    numbers: the fields of its Epilogue from slope_kind to residual_after_act.
     """
 
     geometry: tuple | None
@@ -36,7 +37,7 @@ class Plan(NamedTuple):
     mean: Tensor | None
     var: Tensor | None
     momentum: float
-    numbers: tuple[str, float, float, float, bool]  # slope_kind, eps, slope_value, slope_upper, residual_after_act
+    numbers: tuple[str, float, float, float, bool]
 
     def update(self, mean: Tensor, var: Tensor, count: int) -> None:
         """running = (1 - momentum) * running + momentum * batch, with unbiased var."""
@@ -46,23 +47,23 @@ class Plan(NamedTuple):
 
 
 class SmallLayer(torch.autograd.Function):
-    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r."""
+    """y = act(bn(conv(x)) + r), or act(bn(conv(x))) + r. vectors: gamma, beta, slope and r."""
 
     @staticmethod
-    def forward(ctx, plan: Plan, x, weight, bias, gamma, beta, slope, residual):
+    def forward(ctx, plan: Plan, x, weight, bias, *vectors):
         z, mean, var = x, plan.mean, plan.var
         if plan.geometry is not None:
             z = torch.conv2d(x, weight, bias, *plan.geometry)
             if not (x.is_contiguous() and weight.is_contiguous() and z.is_contiguous()):
                 z = z.contiguous(memory_format=memory_format(x, weight))
         if plan.batch_stats:
-            y, mean, var = _statistics_epilogue(z, None, None, gamma, beta, slope, residual, *plan.numbers)
+            y, mean, var = _statistics_epilogue(z, None, None, *vectors, *plan.numbers)
             plan.update(mean, var, z.numel() // z.shape[1])
         else:
-            y = _epilogue(z, mean, var, gamma, beta, slope, residual, *plan.numbers)
+            y = _epilogue(z, mean, var, *vectors, *plan.numbers)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, bias, gamma, beta, slope, residual, z, mean, var)
+        ctx.save_for_backward(x, weight, bias, *vectors, z, mean, var)
         return y
 
     @staticmethod
@@ -73,21 +74,21 @@ class SmallLayer(torch.autograd.Function):
             return (None,) * 8
         if torch.is_grad_enabled() or transformed((grad,)) or batched_gradients(grad):
             return None, *_differentiable(plan, mean, var, operands, needed, grad)
-        x, weight, bias, gamma, beta, slope, residual = operands
+        x, weight, _, *vectors = operands
         before = need_r and not plan.numbers[-1]  # the residual is added before the activation: its gradient is du
         need_z, same = need_x or need_w or need_b, mean is None  # without a BatchNorm dz = du
         if not (z.is_contiguous() and grad.is_contiguous()):
             grad = grad.contiguous(memory_format=memory_format(z))
-        dz, du, *vectors = _epilogue_gradients(
+        dz, du, *sums = _epilogue_gradients(
             grad, z, plan.batch_stats, need_z or (same and before), before and not same, any(need_vectors),
-            mean, var, gamma, beta, slope, residual, *plan.numbers,
+            mean, var, *vectors, *plan.numbers,
         )  # fmt: skip
         dx, dw, db = dz, None, None
         if plan.geometry is not None and need_z:
             dx, dw, db = _convolution_gradients(plan, dz, x, weight, (need_x, need_w, need_b))
         dr = grad if need_r and not before else dz if same else du
-        vectors = (vector if need else None for vector, need in zip(vectors, need_vectors))
-        return None, dx if need_x else None, dw, db, *vectors, dr if need_r else None
+        sums = [one if need else None for one, need in zip(sums, need_vectors)]
+        return None, dx if need_x else None, dw, db, *sums, dr if need_r else None
 
 
 def _convolution_gradients(plan: Plan, dz: Tensor, x: Tensor, weight: Tensor, needed: tuple) -> tuple:
@@ -102,15 +103,15 @@ def _convolution_gradients(plan: Plan, dz: Tensor, x: Tensor, weight: Tensor, ne
 
 def _differentiable(plan: Plan, mean, var, operands: list, needed: Any, grad: Tensor) -> list[Tensor | None]:
     """The gradients by torch's own operators, which are differentiable again."""
-    kind, eps, value, upper, after = plan.numbers
+    e = Epilogue(None, None, None, None, None, None, *plan.numbers)
 
-    def layer(x, weight, bias, gamma, beta, slope, residual) -> Tensor:
+    def layer(x, weight, bias, gamma, beta, *rest) -> Tensor:
         z = x if plan.geometry is None else F.conv2d(x, weight, bias, *plan.geometry)
         if mean is not None:
             statistics = (None, None) if plan.batch_stats else (mean, var)
-            z = F.batch_norm(z, *statistics, gamma, beta, plan.batch_stats, 0.0, eps)
-        beta = None if mean is not None else beta
-        return reference.epilogue(z, Epilogue(None, None, None, beta, slope, residual, kind, eps, value, upper, after))
+            z = F.batch_norm(z, *statistics, gamma, beta, plan.batch_stats, 0.0, e.eps)
+            beta = None
+        return reference.epilogue(z, e._replace(beta=beta, slope=rest[0], residual=rest[1]))
 
     return pulled_back(layer, operands, needed, grad)
 

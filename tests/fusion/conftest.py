@@ -21,9 +21,10 @@ def pytest_generate_tests(metafunc):
 
 def variant_param(gates, variant, *mode):
     name = "-".join([variant.name, *("train" if training else "eval" for training in mode)])
-    # Inductor takes seconds a model; that the tests pass and fail where they should depends on their sources alone.
-    slow = variant is INDUCTOR or variant.plain or name.startswith(gates)
-    return pytest.param(variant, *mode, id=name, marks=[pytest.mark.gate] if slow else [])
+    # That the tests pass and fail where they should depends on their sources alone; Inductor takes seconds a model.
+    marks = [pytest.mark.gate] if variant is INDUCTOR or variant.plain or name.startswith(gates) else []
+    marks += [pytest.mark.nightly] if variant is INDUCTOR else []
+    return pytest.param(variant, *mode, id=name, marks=marks)
 
 
 @pytest.hookimpl(wrapper=True)

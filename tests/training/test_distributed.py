@@ -78,6 +78,8 @@ def split_step(rank, sizes, compiled=False):
     fused = synchronized()
     run = torch.compile(fused, fullgraph=True, backend="aot_eager") if compiled else None
     split_y, split_dx, split_gradients, split_buffers = step(fused, x[mine], weights[mine], run)
+    report = fused.fusion_report
+    assert report.counts == (6, 6) and not (report.breaks or report.graphs[0].fallbacks), str(report)
     assert_same(split_y, y[mine], "y")
     assert_same(split_dx, dx[mine], "gradient of the input")
     for name, expected in gradients.items():
