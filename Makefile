@@ -116,8 +116,8 @@ bench-host: setup  ## measure host time against plain torch, interleaved; fails 
 	@mkdir -p out
 	$(BIN)/python -m bench.host_time --json out/host-time.json
 
-public-models: $(PUBLIC)/complete  ## fuse models of public libraries, those without a result or ONLY=TEXT in the name (hours); docs/models.md
-	$(PUBLIC)/bin/python -m bench.public_models.run $(if $(ONLY),--only "$(ONLY)")
+public-models: $(PUBLIC)/complete  ## fuse models of public libraries that today's results (JSON=FILE: that file) lack, ONLY=TEXT some; docs/models.md
+	$(PUBLIC)/bin/python -m bench.public_models.run $(if $(ONLY),--only "$(ONLY)") $(if $(JSON),--json "$(JSON)")
 	$(BIN)/python -m bench.public_models.page
 
 # The package is that of `make setup`: what it built works with any later torch.

@@ -52,8 +52,8 @@ def attempt(step: Callable[[], Row]) -> Row:
     try:
         result = step()
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        result = {"error": f"{type(error).__name__}: {lines[0]}", "where": traceback.format_exc().splitlines()[-12:]}
+        traceback.print_exc()
+        result = {"error": first_sentence(f"{type(error).__name__}: {error}")}
     return {**result, "seconds": round(time.process_time() - begin, 1)}
 
 
@@ -131,9 +131,9 @@ def described(report: Any) -> Row:
         "ends": {s.path: f"{s.pattern}: {s.reason}" for s in convs if s.path not in both},
         "reasons": dict(Counter(normalized(s.reason) for s in convs if s.path not in both)),
         "graphs": len(report.graphs),
-        "breaks": report.breaks,
-        "plain": report.plain_calls,
-        "fallbacks": sorted({reason for graph in report.graphs for reason in graph.fallbacks}),
+        "breaks": {first_sentence(reason): number for reason, number in report.breaks.items()},
+        "plain": {first_sentence(reason): number for reason, number in report.plain_calls.items()},
+        "fallbacks": sorted({first_sentence(reason) for graph in report.graphs for reason in graph.fallbacks}),
     }
 
 
@@ -143,6 +143,11 @@ def compared(groups: list[tuple[str, ...]], result: Row) -> Row:
     missed = [group for group in groups if not both & set(group)]
     reasons = {" or ".join(g): "; ".join(ends.get(path, "not in the report") for path in g) for g in missed}
     return {**result, "activated": len(groups) - len(missed), "missed": reasons}
+
+
+def first_sentence(reason: str) -> str:
+    """The rest of a reason may name files of this machine."""
+    return re.split(r"\.\s|\n", reason.strip())[0][:200]
 
 
 def acted(pattern: str) -> bool:

@@ -70,7 +70,7 @@ def totals(models: Models) -> Iterator[str]:
         fused, every = total(lambda r: count(r, "eval", "activated")), total(lambda r: count(r, "counted", "activated"))
         rows.append((
             library, len(own), total(lambda r: count(r, "counted", "convolutions")),
-            total(lambda r: count(r, "eval", "sites")), f"{fused} of {every}", f"{fused / max(every, 1):.1%}",
+            total(lambda r: count(r, "eval", "sites")), f"{fused} of {every}", f"{fused / every:.1%}" if every else "",
             total(lambda r: bool(wrong(r))), total(lambda r: bool(unfinished(r))), total(lambda r: bool(slower(r))),
             total(lambda r: events(r, "breaks")), total(lambda r: events(r, "plain")),
         ))  # fmt: skip
@@ -107,7 +107,8 @@ def ends(models: Models) -> Iterator[str]:
 
 
 def text(result: Row, name: str) -> str:
-    models, versions = result["models"], result["versions"]
+    models = dict(sorted(result["models"].items(), key=lambda entry: entry[0].lower()))
+    versions = result["versions"]
     shown = ", ".join(f"{key} {value}" for key, value in versions.items() if value and key not in ("cuda", "cudnn"))
     lines = [
         INTRODUCTION.format(limit=LARGEST_ERROR, noise=NOISE),

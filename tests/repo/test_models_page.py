@@ -84,4 +84,5 @@ def test_a_report_is_compared_with_the_count():
     row = measure.compared([("a", "b"), ("b",), ("c",)], result)
     assert row["activated"] == 1
     assert row["missed"] == {"b": "conv+bn: an output of the graph", "c": "not in the report"}
+    assert measure.first_sentence("RuntimeError: no. In /some/file.py") == "RuntimeError: no"
     assert measure.normalized("it has 5 dimensions, not (4, 4)") == "it has N dimensions, not N"
