@@ -187,7 +187,7 @@ TRANSFORMERS = {
     "MobileNetV2": _hf("MobileNetV2Model", depth_multiplier=0.35),
     "Segformer": _hf("SegformerForSemanticSegmentation", decoder_hidden_size=32, **SMALL),
     "EfficientNet ReLU": _hf(
-        "EfficientNetModel", width_coefficient=1, depth_coefficient=1, hidden_dim=1280, hidden_act="relu",
+        "EfficientNetModel", width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, hidden_act="relu",
     ),
 }  # fmt: skip
 LIBRARIES = (TORCHVISION, TIMM, SMP, MONAI, ULTRALYTICS, TRANSFORMERS)
