@@ -6,6 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv'
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/support/host_cuda/*.c* tests/support/host_cuda/*.h tests/support/standin/*.c)
 OLD_TRITON := build/triton-3.6.0
+PUBLIC := build/public-models
 # Number of convolutions that `make fuzz` draws.
 COUNT ?= 20000
 # Random seed of `make fuzz`, and of the tenth of all launches that `make gates` runs under the stand-in driver; both
@@ -28,7 +29,7 @@ BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if 
 	$(if $(STEPS),--steps "$(STEPS)")
 
 .PHONY: help setup demo cpp-example test gates standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
-	gpu-bundle-check bench bench-host bench-report docs kernel-table lint format clean
+	gpu-bundle-check bench bench-host public-models bench-report docs kernel-table lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -115,9 +116,24 @@ bench-host: setup  ## measure host time against plain torch, interleaved; fails 
 	@mkdir -p out
 	$(BIN)/python -m bench.host_time --json out/host-time.json
 
-bench-report:  ## write README's tables and docs/resnet34-cpu.png from bench/results
+public-models: $(PUBLIC)/complete  ## fuse models of public libraries that today's results (JSON=FILE: that file) lack, ONLY=TEXT some; docs/models.md
+	$(PUBLIC)/bin/python -m bench.public_models.run $(if $(ONLY),--only "$(ONLY)") $(if $(JSON),--json "$(JSON)")
+	$(BIN)/python -m bench.public_models.page
+
+# The package is that of `make setup`: what it built works with any later torch.
+$(PUBLIC)/complete: $(VENV)/native $(wildcard bench/public_models/requirements*.txt)
+	@test -x $(PUBLIC)/bin/python || $(PYTHON) -m venv $(PUBLIC)
+	$(PUBLIC)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/public_models/requirements.txt
+	$(PUBLIC)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r bench/public_models/requirements-no-deps.txt
+	ATROUS_SKIP_NATIVE=1 $(PUBLIC)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--no-deps -e .
+	@touch $@
+
+bench-report:  ## write README's tables, docs/resnet34-cpu.png and docs/models.md from bench/results
 	$(BIN)/python -m bench.report.report
 	$(BIN)/python -m bench.report.picture
+	$(BIN)/python -m bench.public_models.page
 
 docs: setup  ## write docs/api.md from the docstrings
 	$(BIN)/python tests/support/api_page.py docs/api.md
