@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,25 +38,29 @@ class Compiler:
     mode: str | None = None  # Inductor's
     names: Callable[[], dict[int, str]] = dict  # id of a tensor of the model -> its name
     calls: int = 0  # how often compiled graphs were called
+    _runs: dict[int, Callable[..., Any]] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __call__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        """A backend of torch.compile. It never raises for a graph: where the pass fails, the graph runs as it is."""
+        """A backend of torch.compile. The function leads to the graph only while this object lives: Dynamo keeps it."""
+        number, known = self.add(gm, inputs), weakref.ref(self)
+        return lambda *args: known().run(number, *args)  # type: ignore[union-attr]
+
+    def add(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> int:
+        """Compiles a graph; returns its number for run(). Where the pass fails, the graph runs as it is."""
         if dynamo_compat.draws_from_own_random():
             raise dynamo_compat.skip_frame("it draws from a random.Random of its own")
-        record = Graph("eval")
+        record, number = Graph("eval"), next(self._numbers)
         self.report.graphs.append(record)
-        run = first_that_works(record.fallbacks, lambda: self.compile(gm, inputs, record), lambda: gm.forward)
+        self._runs[number] = first_that_works(
+            record.fallbacks, lambda: self.compile(gm, inputs, record), lambda: gm.forward
+        )
+        return number
 
-        known = weakref.ref(self)  # Dynamo keeps the function as long as the model lives, which this object leads to
-
-        def counted(*args: Any) -> Any:
-            compiler = known()
-            if compiler is None:
-                return run(*args)
-            compiler.calls += 1
-            return run(*args) if compiler.observer is None else compiler.observer(run, args)
-
-        return counted
+    def run(self, number: int, *args: Any) -> Any:
+        self.calls += 1
+        graph = self._runs[number]
+        return graph(*args) if self.observer is None else self.observer(graph, args)
 
     def compile(self, gm: fx.GraphModule, inputs: Sequence[Any], record: Graph) -> Callable[..., Any]:
         gm = training.copied(gm)  # Dynamo reads its own afterwards
@@ -145,7 +151,8 @@ def dynamo_backend(
     check_then(given["then"])
     selection.check_name(given["backend"])
     sites = Options(given["backend"], bool(given["recompute"]), compiled=given["then"] is not None)
-    return Compiler(sites, given["then"], given["report"], mode=mode)(gm, inputs)
+    compiler = Compiler(sites, given["then"], given["report"], mode=mode)
+    return functools.partial(compiler.run, compiler.add(gm, inputs))
 
 
 def check_then(then: object) -> None:

@@ -10,6 +10,8 @@ from outcomes import assert_same, equal_models, outcome
 from pairs import image, written
 from variants import catches, layers
 
+import atrous
+
 
 def input_written_behind_the_convolution(s, x):
     z = s.conv1(x)
@@ -191,3 +193,41 @@ def test_what_is_fused_all_the_same(make):
         expected = plain(x.clone())
         torch.testing.assert_close(fused(x.clone()), expected, rtol=1e-9, atol=1e-9)
     assert layers(fused) == {"conv+bn+add+relu": 1, "conv+bn+add": 1}
+
+
+def test_a_result_is_written_into_an_argument():
+    """The graph has no result, and its gradients reach the model through the argument."""
+
+    def forward(s, x, out):
+        out.copy_(s.first(x))
+
+    models = equal_models(written(forward), training=True)
+    x, gradients = image(), []
+    for model in (atrous.fuse(models[0]), models[1]):
+        out = torch.zeros_like(x)
+        model(x, out)
+        assert out.requires_grad
+        out.sin().sum().backward()
+        gradients.append(model.conv1.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_an_input_that_no_gradient_needs_may_change_before_the_backward():
+    def prepare(model):
+        model.register_buffer("offset", torch.ones(4, 6, 6))
+
+    def forward(s, x):
+        return torch.tanh(s.first(x)) + s.offset
+
+    models, gradients = equal_models(written(forward, prepare), training=True), []
+    x = image()
+    for model in (atrous.fuse(models[0]), models[1]):
+        y = model(x)
+        model.offset.mul_(0.5)
+        y.sin().sum().backward()
+        gradients.append(model.conv1.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+    y = atrous.fuse(models[0])(x)
+    models[0].offset.mul_(0.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y.sum(), models[0].conv1.weight, create_graph=True)

@@ -13,6 +13,8 @@ from outcomes import agree, equal_models, error_of, parts
 from pairs import BOTH, Pair, image, written
 from variants import SHARED, catches, layers
 
+import atrous
+
 Features = collections.namedtuple("Features", ["low", "high"])
 
 
@@ -196,3 +198,12 @@ def test_stores_outside_the_model(make):
     torch.testing.assert_close(STORE[1::2], STORE[::2], rtol=1e-9, atol=1e-9)
     STORE.clear()
     assert "features" in vars(model) and model.features is fused.features
+
+
+def test_a_forward_that_belongs_to_the_instance():
+    """A plain function, without self."""
+    model = equal_models(Pair)[0]
+    model.forward = lambda x, scale=None: model.first(x)
+    fused, x = atrous.fuse(model), image()
+    torch.testing.assert_close(fused(x, scale=None), model(x), rtol=1e-9, atol=1e-9)
+    assert layers(fused) == {"conv+bn+relu": 1}

@@ -12,6 +12,8 @@ from pairs import BOTH, Pair, image, written
 from torch import nn
 from variants import OWNED, catches, epilogues, layers
 
+import atrous
+
 
 def other_state():
     torch.manual_seed(5)
@@ -190,3 +192,45 @@ def test_layouts_and_views(make, layout):
         agree(frozen, plain, x)
         frozen.load_state_dict(other_state()), plain.load_state_dict(other_state())
         agree(frozen, plain, x)
+
+
+@pytest.mark.parametrize("written_in", ["the forward", "the result"])
+@torch.no_grad()
+def test_a_layer_of_parameters_alone(written_in):
+    """Its result is computed once; what is written into it must not be seen by the next call."""
+
+    def prepare(model):
+        model.grid = nn.Parameter(torch.randn(1, 4, 6, 6, dtype=torch.float64).to(memory_format=torch.channels_last))
+
+    def forward(s, x):
+        y = s.first(s.grid)
+        return y.mul_(x.mean()) if written_in == "the forward" else y
+
+    model = equal_models(written(forward, prepare))[0]
+    frozen = atrous.fuse(model, freeze=True)
+    for _ in range(3):
+        y = frozen(x := image())
+        torch.testing.assert_close(y, model(x), rtol=1e-9, atol=1e-9)
+        y.add_(1)
+
+
+def test_inference_mode():
+    """Frozen in inference mode; and folded there at first, then again outside."""
+    x, model = image(), equal_models(Pair)[0]
+    with torch.inference_mode():
+        torch.testing.assert_close(atrous.fuse(model, freeze=True)(x), model(x), rtol=1e-9, atol=1e-9)
+    frozen, plain = atrous.fuse(model, freeze=True), model
+    with torch.inference_mode():
+        frozen(x)
+    with torch.no_grad():
+        frozen.conv1.weight.mul_(2), plain.conv1.weight.mul_(2)
+        torch.testing.assert_close(frozen(x), plain(x), rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_replaced_tensors_leave_nothing_behind():
+    frozen, x = atrous.fuse(equal_models(Pair)[0], freeze=True), image()
+    for _ in range(4):
+        frozen.load_state_dict({k: v.clone() for k, v in frozen.state_dict().items()}, assign=True)
+        frozen(x)
+    assert len(frozen._atrous.compiler.store.known) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -153,3 +156,14 @@ def test_saved_tensor_hooks(make):
             m(x).pow(2).sum().backward()
             results.append([p.grad for p in m.parameters()])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze": True}, {"then": "inductor"}], ids=["fused", "frozen", "inductor"])
+def test_a_model_that_is_dropped_is_freed(options):
+    """Dynamo remembers backends, and compiled functions in the globals of their file."""
+    fused = atrous.fuse(Pair().double(), **options)
+    fused.eval()(image()) if "freeze" in options else fused(image()).sum().backward()
+    state, weight = weakref.ref(fused._atrous), weakref.ref(fused.conv1.weight)
+    del fused
+    gc.collect()
+    assert state() is None and weight() is None

@@ -95,6 +95,14 @@ def autocast_in_a_layer(s, x):
     return s.second(s.relu(s.bn1(z)).float(), x)
 
 
+def autocast_off_around_a_product(s, x):
+    """Between layers, operators that autocast would cast."""
+    y = s.first(x)
+    with autocast(enabled=False):
+        z = y.float().mean((2, 3)) @ s.conv2.weight[:, :4, 0, 0].float()
+    return s.second(y, x), z
+
+
 def no_grad_inside(s, x):
     with torch.no_grad():
         y = s.first(x)
@@ -141,7 +149,8 @@ def detached(s, x):
     return s.second(s.first(x).detach(), x)
 
 
-INSIDE = [autocast_inside, autocast_off_inside, autocast_in_a_layer, no_grad_inside, no_grad_in_a_layer,
+INSIDE = [autocast_inside, autocast_off_inside, autocast_off_around_a_product, autocast_in_a_layer,
+          no_grad_inside, no_grad_in_a_layer,
           enable_grad_inside, set_grad_inside, a_decorator, inference_inside, detached]  # fmt: skip
 
 

@@ -217,3 +217,23 @@ def test_what_a_model_makes_of_its_class_is_plain(freeze):
     head, tail = fused[:1], fused[1:]
     assert type(head) is type(tail) is nn.Sequential and head[0] is fused[0]
     torch.testing.assert_close(tail(head(x)), model(x))
+
+
+def test_a_shallow_copy_has_attributes_of_its_own():
+    model = Pair()
+    model.number = 1
+    other = copy.copy(atrous.fuse(model))
+    other.number = 2
+    assert model.number == 1 and other.conv1 is model.conv1 and type(other).__mro__[2] is Pair
+
+
+def test_a_class_that_asks_of_its_subclasses():
+    class Base(Pair):
+        def __init_subclass__(cls, *, key, **kwargs):
+            super().__init_subclass__(**kwargs)
+
+    class Model(Base, key=1):
+        pass
+
+    model, x = Model().double(), image()
+    torch.testing.assert_close(atrous.fuse(model)(x), model(x), rtol=1e-9, atol=1e-9)

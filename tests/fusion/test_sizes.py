@@ -13,6 +13,8 @@ from pairs import BOTH, Pair, image
 from torch._dynamo.utils import counters
 from variants import SHARED, catches, epilogues, layers
 
+import atrous
+
 SIZES = [(2, 6, 6), (3, 6, 6), (5, 6, 6), (4, 8, 6), (4, 8, 9), (3, 9, 8), (7, 10, 12), (1, 8, 8), (1, 6, 6),
          (1, 9, 10), (2, 5, 7), (6, 12, 11)]  # fmt: skip
 # Graphs that each of SIZES may cost at most: the first, a batch, a height, a width that begins to vary, and batch 1.
@@ -152,3 +154,14 @@ def test_beyond_the_limit(make):
     if not make.plain:
         report = fused.fusion_report
         assert report.plain_calls and "plain" in str(report).lower() and layers(fused) == BOTH
+
+
+def test_an_empty_batch_in_training_changes_no_statistics():
+    fused, plain = equal_models(Pair, training=True)
+    fused = atrous.fuse(fused)
+    for batch in (2, 0, 2):
+        torch.manual_seed(batch)
+        x = image(batch)
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-9, atol=1e-9)
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(fused.get_buffer(name), buffer, rtol=1e-9, atol=1e-9)

@@ -16,6 +16,8 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils.flop_counter import FlopCounterMode
 from variants import ALL, SHARED, catches, layers
 
+import atrous
+
 BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.gate)]
 
 
@@ -241,3 +243,28 @@ def test_meta_and_fake_tensors(make):
         copied = type(plain)().to("meta").double().eval()
     assert (make(copied) if not make.frozen else copied)(image().to("meta")).shape == (2, 4, 6, 6)
     agree(fused, plain, image())
+
+
+@torch.no_grad()
+def test_two_fused_models_in_one_graph():
+    """Each has its own options; what stands between them is left as it is."""
+
+    class Both(nn.Module):
+        def __init__(self, models):
+            super().__init__()
+            self.first, self.second = models
+
+        def forward(self, x):
+            return self.second(torch.tanh(self.first(x)))
+
+    plain = Both(equal_models(Pair))
+    model, graphs = Both((atrous.fuse(plain.first), atrous.fuse(plain.second, freeze=True))), []
+
+    def keep(gm, inputs):
+        graphs.append(gm.graph)
+        return gm.forward
+
+    x = image()
+    torch.testing.assert_close(torch.compile(model, backend=keep)(x), plain(x), rtol=1e-9, atol=1e-9)
+    assert no_batch_norm(graphs[0]) and len(fused_nodes(graphs[0])) == 4
+    assert layers(model.first) == layers(model.second) == BOTH
