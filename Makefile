@@ -96,7 +96,7 @@ opinfo-all: setup  ## compare with torch on every sample of its op_db and module
 	$(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --fused 40 --json out/opinfo.json
 	TRITON_INTERPRET=1 $(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --backend triton --json out/opinfo-triton.json
 
-fusion-all: setup  ## run every test of fused models under Inductor too
+fusion-all: setup  ## run the tests of fused models that take long: other modes, frozen, and under Inductor
 	$(BIN)/python -m pytest $(PARALLEL) -m nightly tests/fusion $(PYTEST_ARGS)
 
 gpu-bundle:  ## build wheel and kernels for a GPU machine: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
@@ -112,8 +112,9 @@ bench: setup  ## run pytest-benchmark over bench/, correctness first; JSON in ou
 	@mkdir -p out
 	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
 
-bench-host: setup  ## measure host time against plain torch, interleaved; fails above a budget; JSON in out/host-time.json
+bench-host: setup  ## measure compile time, and host time beside plain torch; fails above a budget; JSON in out/
 	@mkdir -p out
+	$(BIN)/python -m bench.compile_time --json out/compile-time.json
 	$(BIN)/python -m bench.host_time --json out/host-time.json
 
 public-models: $(PUBLIC)/complete  ## fuse models of public libraries that today's results (JSON=FILE: that file) lack, ONLY=TEXT some; docs/models.md

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bench import host_time
+from bench import compile_time, host_time
 from bench.host_time import Row
 
 
@@ -37,3 +37,14 @@ def test_a_row_over_its_budget(monkeypatch, tmp_path, capsys):
     assert output.err == "over budget: slow\n" and "fast" in output.out
     assert [row["row"] for row in json.loads(file.read_text())["rows"]] == ["slow", "fast"]
     assert host_time.main(["--rounds", "1", "--row", "fast"]) == 0
+
+
+def test_a_first_call_over_its_budget(monkeypatch, tmp_path, capsys):
+    times = iter([5.0, 3.0, 5.0, 4.5, 7.0, 9.0])
+    monkeypatch.setattr(compile_time, "measured", lambda mode: next(times))
+    file = tmp_path / "rows.json"
+    assert compile_time.main(["--json", str(file)]) == 1
+    over = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("over budget")]
+    assert over == ["frozen"] and [row["mode"] for row in json.loads(file.read_text())["rows"]] == [
+        *compile_time.BUDGETS
+    ]

@@ -162,6 +162,7 @@ def test_aliasing(make, training, forward):
 
 
 @pytest.mark.gate
+@pytest.mark.nightly
 @pytest.mark.parametrize("forward", FORWARDS, ids=lambda forward: forward.__name__)
 @catches(scales, training=True)
 def test_aliasing_in_the_other_gradient_mode(make, training, forward):

@@ -59,7 +59,9 @@ def within_budget(fused, plain, x):
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["fused", "frozen"])
-@pytest.mark.parametrize("act", [pytest.param(act, marks=[pytest.mark.gate] * (act != "prelu")) for act in ACTS])
+@pytest.mark.parametrize(
+    "act", [pytest.param(act, marks=[pytest.mark.gate, pytest.mark.nightly] * (act != "prelu")) for act in ACTS]
+)
 @torch.no_grad()
 def test_values(backend, act, freeze):
     plain, x = net(act), torch.randn(2, 3, 29, 31)
@@ -138,6 +140,7 @@ def test_features_of_a_dilated_resnet():
 
 
 @pytest.mark.gate
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ZOO)
 @torch.no_grad()
 def test_the_zoo_in_fp32(name):

@@ -39,7 +39,7 @@ OTHERS = [
 
 
 def cases():
-    gate = [pytest.mark.gate]
+    gate = [pytest.mark.gate, pytest.mark.nightly]
     for name in ZOO:
         for case in DEFAULT + COMPILED + OTHERS:
             default = case in DEFAULT or (case in COMPILED and name in QUICK)
