@@ -1,6 +1,7 @@
 """Private names of torch's compilers (Dynamo, AOTAutograd, fx), each behind a public one, as in torch_compat.py.
 
-Tried with torch 2.13.0. Only functions import torch._dynamo and torch._functorch: each import takes a second.
+Tried with torch 2.11.0, 2.13.0 and 2.14.1. Only functions import torch._dynamo and torch._functorch: each import takes
+a second.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from .torch_compat import outside_modes
 
 # Tracing
 
@@ -43,8 +46,8 @@ def traced_module(
 ) -> tuple[fx.GraphModule, list[Any], Callable[[Any], Any]]:
     """The operators of a module on fake tensors, apart from the compiler that traces its call.
 
-    Returns a graph, its arguments (parameters, buffers and those of the call), and a function
-    that makes the module's result of the graph's.
+    Returns a graph, its arguments (parameters, buffers and those of the call), and a function that makes the module's
+    result of the graph's.
     """
     from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -67,7 +70,7 @@ def traced_module(
 
     tensors = [*state.values(), *(leaves[i] for i in places)]
     fakes = [t.from_functional() if isinstance(t, FunctionalTensor) else t for t in tensors]
-    with torch.utils._python_dispatch._disable_current_modes():
+    with outside_modes():
         gm = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*fakes)
     return gm, tensors, lambda results: _pytree.tree_unflatten(results, structures[0])
 
@@ -288,10 +291,6 @@ def _settings() -> dict[str, Any]:
     return settings | {
         name: ours for name, (default, ours) in _SETTINGS.items() if getattr(config, name, None) == default
     }
-
-
-def autocasts() -> bool:
-    return torch._C._is_any_autocast_enabled()
 
 
 def disabled() -> bool:

@@ -162,7 +162,8 @@ def constant(function: T) -> T:
     return function
 
 
-_autocasts, _jit_traces = torch._C._is_any_autocast_enabled, torch._C._is_tracing
+_jit_traces = torch._C._is_tracing
+autocasts: Callable[[], bool] = torch._C._is_any_autocast_enabled  # true if autocast is on for any kind of device
 _innermost_transform = torch._C._functorch.peek_interpreter_stack
 
 
@@ -173,7 +174,7 @@ def _transforming() -> bool:
 
 def intercepted() -> bool:
     """True under autocast, in a transform of torch.func, at a level of forward-mode AD and while torch.jit traces."""
-    return _autocasts() or _transforming()
+    return autocasts() or _transforming()
 
 
 def observer(values: Sequence[Any]) -> str:

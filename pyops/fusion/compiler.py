@@ -19,10 +19,10 @@ from .call import Options
 from .chains import Finder
 from .checkpoints import inline_checkpoints
 from .effects import autocasts, storage, value, without_gradients, written
-from .layouts import lower_in_channels_last
+from .layouts import lower_sites
 from .lean import lean
 from .report import Graph, Report, path_of, site_of, summary
-from .rewrite import lower, replace_sites
+from .rewrite import replace_sites
 from .site_script import script_of
 
 
@@ -67,9 +67,9 @@ class Compiler:
         inline_checkpoints(gm)
         names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
         known = {place: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
-        plain = training.copied(gm)
+        plain = training.copied(gm) if training.has_gradients(gm) else None
         rewritten(gm, self.options, record, known)
-        if not training.has_gradients(gm):
+        if plain is None:
             without_gradients(gm)
             run = self._without_gradients(gm)
             return torch.no_grad()(run) if torch.is_grad_enabled() else run
@@ -85,10 +85,9 @@ class Compiler:
         )
 
     def _without_gradients(self, gm: fx.GraphModule) -> Callable[..., Any]:
+        lower_sites(gm, self.options.freeze)
         if not self.options.freeze:
-            lower(gm)
             return self._finish(gm)
-        lower_in_channels_last(gm)
         places = [node for node in gm.graph.nodes if node.op == "placeholder"]
         changed = {storage(target) for node in gm.graph.nodes for target in written(node)}
         owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
@@ -195,5 +194,5 @@ def fuse_graph(
     rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), record, {})
     if report is not None:
         report.graphs.append(record)
-    lower_in_channels_last(gm) if freeze else lower(gm)
+    lower_sites(gm, freeze)
     return gm

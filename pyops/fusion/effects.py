@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core import dynamo_compat
+from ..core import torch_compat
 from ..core.torch_compat import OpOverload, schema, storage_id
 from . import spellings
 
@@ -92,7 +92,7 @@ def _inplace_flag(node: fx.Node) -> bool:
 
 def autocasts(graph: fx.Graph) -> bool:
     """True if a part of the graph may run under autocast."""
-    return dynamo_compat.autocasts() or any(_is_named(node, "_enter_autocast") for node in graph.nodes)
+    return torch_compat.autocasts() or any(_is_named(node, "_enter_autocast") for node in graph.nodes)
 
 
 def without_gradients(gm: fx.GraphModule) -> None:

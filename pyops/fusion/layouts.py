@@ -19,6 +19,7 @@ from ..core.layout import memory_format
 from . import spellings
 from .call import Call, inline
 from .effects import Modes, storage, value, written
+from .rewrite import lower
 
 # Operators that take any layout, whose values do not depend on it, and which return no view.
 FOLLOWING = {
@@ -31,7 +32,12 @@ FOLLOWING = {
 }  # fmt: skip
 
 
-def lower_in_channels_last(gm: fx.GraphModule) -> None:
+def lower_sites(gm: fx.GraphModule, freeze: bool) -> None:
+    """Replaces the calls of sites by the operators that they come to. For graphs without gradients."""
+    _lower_in_channels_last(gm) if freeze else lower(gm)
+
+
+def _lower_in_channels_last(gm: fx.GraphModule) -> None:
     """Replaces the calls of sites by operators, as rewrite.lower does, on channels_last values where that is free."""
     modes = Modes(gm.graph)
     others = [node for node in gm.graph.nodes if not isinstance(node.target, Call)]

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..backends import selection
-from ..core import dynamo_compat
-from ..core.torch_compat import has_global_hook, observer
+from ..core.torch_compat import autocasts, has_global_hook, observer
 from . import nested
 from .compare import compare
 from .compiler import check_then
@@ -45,7 +44,7 @@ class Fused:
         observed_by = observer((*args, *kwargs.values())) or (has_global_hook() and "a hook of all modules")
         if observed_by:
             return state.plain(f"in {observed_by}", args, kwargs, warn=False)
-        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dynamo_compat.autocasts()
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocasts()
         return state.run((self.training, *modes), args, kwargs)  # type: ignore[attr-defined]
 
     @property

@@ -20,9 +20,8 @@ from ..core.torch_compat import constant
 from . import training
 from .compiler import Compiler, fuse_graph, rewritten
 from .effects import without_gradients
-from .layouts import lower_in_channels_last
+from .layouts import lower_sites
 from .report import Graph
-from .rewrite import lower
 
 if TYPE_CHECKING:
     from .state import State
@@ -109,7 +108,7 @@ def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> dic
         rewritten(copy, options, record, {}, {copies[node] for node in nodes if node in copies})
         if not training.has_gradients(copy):
             without_gradients(copy)
-            lower_in_channels_last(copy) if options.freeze else lower(copy)
+            lower_sites(copy, options.freeze)
     except Exception as error:
         warnings.warn(f"atrous.fuse: a fused model inside torch.compile runs unfused: {error}", stacklevel=2)
         return {node: node for node in gm.graph.nodes}

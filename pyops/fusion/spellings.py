@@ -41,7 +41,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dropout": {"p": 0.5, "training": True},
     "feature_dropout": {"training": False},
 }
-_SAME = {"train": "training", "self": "input"}  # torch's other names of an argument
+_RENAMED = {"train": "training", "self": "input"}  # torch's other names of an argument
 ACTIVATIONS = ("relu", "leaky_relu", "prelu", "rrelu")
 
 _CONV = _named("input weight bias stride padding dilation groups")
@@ -86,7 +86,7 @@ def arguments(node: fx.Node) -> SimpleNamespace:
     spelling = _spelling(node)
     assert spelling is not None
     given = {**dict(zip(spelling.names, node.args)), **node.kwargs}
-    given = {_SAME.get(name, name): argument for name, argument in given.items()}
+    given = {_RENAMED.get(name, name): argument for name, argument in given.items()}
     return SimpleNamespace(**{**dict.fromkeys(spelling.names), **DEFAULTS[spelling.role], **given})
 
 

@@ -49,13 +49,11 @@ def has_gradients(gm: fx.GraphModule) -> bool:
     """True if a result needs a gradient, or a tensor that exists outside the graph, after it is written."""
     outside = {storage(node) for node in gm.graph.nodes if node.op in ("placeholder", "get_attr")}
     for node in gm.graph.nodes:
-        if (
-            spellings.role(node) != "bn"
-            and not isinstance(node.target, Call)
-            and any(storage(target) in outside for target in written(node))
-        ):
-            if any(_needs_gradient(value(used)) for used in node.all_input_nodes):
-                return True
+        if isinstance(node.target, Call) or spellings.role(node) == "bn":  # they write statistics, without gradients
+            continue
+        changed = any(storage(target) in outside for target in written(node))
+        if changed and any(_needs_gradient(value(used)) for used in node.all_input_nodes):
+            return True
     return any(_needs_gradient(value(result)) for result in outputs(gm))
 
 
@@ -102,11 +100,8 @@ class Whole:
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
         forward.graph.eliminate_dead_code()  # values that the backward alone computes again
-        self.forward, self.backward, self.plain = (
-            lean(forward, False),
-            lean(backward, False),
-            same_autocast(plain.forward),
-        )
+        self.plain = same_autocast(plain.forward)
+        self.forward, self.backward = (lean(graph, False) for graph in (forward, backward))
         if autocast:  # the graphs have cast already
             self.forward, self.backward = in_autocast_off(self.forward), in_autocast_off(self.backward)
         self.outputs = [value(result) for result in results]
@@ -118,8 +113,8 @@ class Whole:
         # input -> its place among the kept values, which the backward reads; the others serve second derivatives alone,
         # but for those that are changed behind the graph
         self.kept = {i: kept.index(name) for i, name in enumerate(places) if name in kept}
-        self.others = [i for i, fake in enumerate(fakes) if isinstance(fake, Tensor) and i not in self.kept]
-        self.others = [i for i in self.others if i not in updates.written]
+        apart = self.kept.keys() | updates.written
+        self.others = [i for i, fake in enumerate(fakes) if isinstance(fake, Tensor) and i not in apart]
         names = [node.name for node in backward.graph.nodes if node.op == "placeholder"]
         self.order = [kept.index(name) for name in names if not name.startswith("tangents")]  # symbols stand first
         tangents = [name for name in names if name.startswith("tangents")]

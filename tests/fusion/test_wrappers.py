@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import socket
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from faults import scales
 from outcomes import agree, assert_same, equal_models, outcome
 from pairs import BOTH, Pair, image
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from two_processes import errors_of
 from variants import SHARED, catches, layers
 
 import atrous
@@ -99,36 +99,19 @@ def steps(rank, fused, plain):
     agree(fused, plain, x)
 
 
-def run_checks(rank, port, outcomes):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    for name, fused, plain in pairs_of_models():
-        failed, error = torch.zeros(1), ""
-        try:
-            steps(rank, fused, plain)
-            inner = fused.module if hasattr(fused, "module") and not hasattr(fused, "fusion_report") else fused
-            assert layers(inner), "nothing is fused"
-        except Exception as caught:
-            failed, error = torch.ones(1), f"{type(caught).__name__}: {caught}"
-        outcomes.put((name, rank, error))
-        dist.all_reduce(failed)
-        if failed:  # the processes may be at different collectives now
-            break
-    dist.destroy_process_group()
+def check_pair(rank, fused, plain):
+    steps(rank, fused, plain)
+    inner = fused.module if hasattr(fused, "module") and not hasattr(fused, "fusion_report") else fused
+    assert layers(inner), "nothing is fused"
+
+
+def checks(rank):
+    return ((name, partial(check_pair, rank, fused, plain)) for name, fused, plain in pairs_of_models())
 
 
 @pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
 def test_two_processes():
-    """One pair of processes runs every check: importing torch takes seconds."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(run_checks, (port, queue), nprocs=2)
-    errors = {}
-    while not queue.empty():
-        name, rank, error = queue.get()
-        errors[name, rank] = error
+    errors = errors_of(checks)
     assert not {check: error for check, error in errors.items() if error}
     assert {name for name, _ in errors} == {"around", "inside", "a part", "large", "unused", "buckets"}
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import errors_of
 
 import atrous
 from atrous.models.resnet import BasicBlock
@@ -89,43 +88,19 @@ def parallel_step(rank):
             assert_same(actual, expected, "under DDP")
 
 
-def run_checks(rank, port, outcomes):
-    """Runs every check in this process and reports its error, if any, to `outcomes`."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    checks = {
+def checks(rank):
+    return {
         "unequal": lambda: split_step(rank, SPLITS["unequal"]),
         "one empty": lambda: split_step(rank, SPLITS["one empty"]),
         "unequal, compiled": lambda: split_step(rank, SPLITS["unequal"], compiled=True),
         "create_graph": second_derivatives,
         "DDP": lambda: parallel_step(rank),
-    }
-    for name, check in checks.items():
-        failed, error = torch.zeros(1), ""
-        try:
-            check()
-        except Exception as caught:
-            failed, error = torch.ones(1), f"{type(caught).__name__}: {caught}"
-        outcomes.put((name, rank, error))
-        dist.all_reduce(failed)
-        if failed:  # the processes may be at different collectives now: run no further check
-            break
-    dist.destroy_process_group()
+    }.items()
 
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """(check, rank) -> error, "" if it passed. One pair of processes runs all checks: importing torch takes seconds."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(run_checks, (port, queue), nprocs=2)
-    errors = {}
-    while not queue.empty():
-        name, rank, error = queue.get()
-        errors[name, rank] = error
-    return errors
+    return errors_of(checks)
 
 
 @pytest.mark.parametrize("name", CHECKS)
