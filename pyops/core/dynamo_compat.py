@@ -307,6 +307,18 @@ def failures() -> tuple[type[Exception], ...]:
     return (TorchDynamoException,)
 
 
+def met_a_trace(error: RuntimeError) -> bool:
+    """True if a compiled function was called while fx traced, and so did not run. fx's flag is one for all threads."""
+    return "using FX to symbolically trace a dynamo-optimized function" in str(error)
+
+
+def no_compilation() -> contextlib.AbstractContextManager:
+    """A context in which no other thread compiles."""
+    from torch._dynamo import convert_frame
+
+    return convert_frame.compile_lock
+
+
 def output_graph() -> Any:
     """The graph that Dynamo is tracing, with its compiler (compiler_fn)."""
     from torch._dynamo.symbolic_convert import InstructionTranslator

@@ -56,12 +56,22 @@ class State:
             self._watch()
         before = self.compiler.calls
         try:
-            result = self.entry(mode)(*args, **kwargs)
+            result = self._call(mode, args, kwargs)
         except dynamo_compat.failures() as error:
             return self._after_failure(mode, error, args, kwargs)
         if self.compiler.calls == before:
             self.note_plain("torch.compile ran no graph: nothing to compile, skipped, or past its recompile limit")
         return result
+
+    def _call(self, mode: tuple, args: tuple, kwargs: dict) -> Any:
+        """Runs the compiled entry, again if it met a graph that another thread traces for a compilation."""
+        try:
+            return self.entry(mode)(*args, **kwargs)
+        except RuntimeError as error:
+            if not dynamo_compat.met_a_trace(error):
+                raise
+        with dynamo_compat.no_compilation():
+            return self.entry(mode)(*args, **kwargs)
 
     def _given_twice(self, args: tuple, kwargs: dict) -> bool:
         forward = self.model.forward
