@@ -1,5 +1,6 @@
 #include "arguments.h"
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/stableivalue_conversions.h>
 
 #include <algorithm>
@@ -18,6 +19,12 @@ bool is_floating(ScalarType type) {
 size_t dimension(size_t place, size_t rank, Order order) {
   if (order == Order::channels_first) return rank - 1 - place;
   return place == 0 ? 1 : place + 1 == rank ? 0 : rank - place;
+}
+
+int32_t dtype_of(const Tensor& tensor) {
+  int32_t dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  return dtype;
 }
 
 Tensor empty_strided(const Tensor& model, SizesRef sizes, SizesRef strides, int32_t dtype) {
@@ -55,15 +62,17 @@ ScalarType wide_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_like(const char* name, const Tensor& tensor, const char* model, SizesRef sizes, SizesRef strides,
-                ScalarType dtype) {
+void fit_like(const char* name, Tensor& tensor, const char* model, SizesRef sizes, SizesRef strides, ScalarType dtype) {
   check_floating(name, tensor);
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ", torch::headeronly::toString(dtype),
                   " like ", model, ", got ", torch::headeronly::toString(tensor.scalar_type()));
-  const SizesRef shape = tensor.sizes(), steps = tensor.strides();
-  STD_TORCH_CHECK(shape == sizes, name, ": expected shape ", to_string(sizes), ", got ", to_string(shape));
-  STD_TORCH_CHECK(same_strides(sizes, steps, strides), name, ": expected strides ", to_string(strides), " like ", model,
-                  ", got ", to_string(steps));
+  const SizesRef shape = tensor.sizes();
+  const bool same = std::equal(shape.begin(), shape.end(), sizes.begin(), sizes.end());
+  STD_TORCH_CHECK(same, name, ": expected shape ", to_string(sizes), ", got ", to_string(shape));
+  if (same_strides(sizes, tensor.strides(), strides)) return;
+  Tensor copy = empty_strided(tensor, sizes, strides, dtype_of(tensor));
+  torch::stable::copy_(copy, tensor);
+  tensor = copy;
 }
 
 Order check_dense(const char* name, const Tensor& tensor) {
@@ -100,10 +109,10 @@ std::array<int64_t, 2> check_pair(const char* name, SizesRef values, int64_t lea
   return {values[0], values[1]};
 }
 
-Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
+Order fit_gradient(Epilogue& arguments, Tensor& grad, const Tensor& z) {
   const Order order = check_dense("z", z);
-  check_like("grad", grad, "z", z.sizes(), z.strides(), z.scalar_type());
-  arguments.check(z.sizes(), z.strides(), z.scalar_type());
+  fit_like("grad", grad, "z", z.sizes(), z.strides(), z.scalar_type());
+  arguments.fit(z.sizes(), z.strides(), z.scalar_type());
   return order;
 }
 
@@ -146,11 +155,7 @@ std::optional<Order> order_of(SizesRef sizes, SizesRef strides) {
   return std::nullopt;
 }
 
-Tensor new_like(const Tensor& model) {
-  int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(model.get(), &dtype));
-  return empty_strided(model, model.sizes(), model.strides(), dtype);
-}
+Tensor new_like(const Tensor& model) { return empty_strided(model, model.sizes(), model.strides(), dtype_of(model)); }
 
 Tensor new_vector(const Tensor& model, int64_t size, ScalarType dtype) {
   using torch::stable::detail::from;
@@ -172,7 +177,7 @@ Residual Epilogue::place() const {
   return residual_after_act ? Residual::after : Residual::before;
 }
 
-void Epilogue::check(SizesRef sizes, SizesRef strides, ScalarType dtype) const {
+void Epilogue::fit(SizesRef sizes, SizesRef strides, ScalarType dtype) {
   const int64_t channels = sizes[1];
   STD_TORCH_CHECK(mean.has_value() == var.has_value(), "mean and var: expected both or neither, got only ",
                   mean ? "mean" : "var");
@@ -193,7 +198,7 @@ void Epilogue::check(SizesRef sizes, SizesRef strides, ScalarType dtype) const {
                     "seed: expected shape [2], int64, got shape ", to_string(seed->sizes()), ", ",
                     torch::headeronly::toString(seed->scalar_type()));
   }
-  if (residual) check_like("residual", *residual, "the output", sizes, strides, dtype);
+  if (residual) fit_like("residual", *residual, "the output", sizes, strides, dtype);
 }
 
 }  // namespace atrous

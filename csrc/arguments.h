@@ -51,25 +51,26 @@ struct Epilogue {
   const S* residual_data() const {
     return residual ? static_cast<const S*>(residual->const_data_ptr()) : nullptr;
   }
-  // Throws if an argument does not fit an output of these sizes, strides and dtype.
-  void check(SizesRef sizes, SizesRef strides, ScalarType dtype) const;
+  // Throws if an argument does not fit an output of these sizes and dtype; a residual of other strides is copied.
+  void fit(SizesRef sizes, SizesRef strides, ScalarType dtype);
 };
 
 Sizes to_vector(SizesRef values);
 std::string to_string(SizesRef values);
 // Throws unless the dtype is fp32, fp64, fp16 or bf16.
 void check_floating(const char* name, const Tensor& tensor);
-// Throws unless `tensor` has this dtype, shape and strides; `model` names the tensor that they come from.
-void check_like(const char* name, const Tensor& tensor, const char* model, SizesRef sizes, SizesRef strides,
-                ScalarType dtype);
+// Throws unless `tensor` has this dtype and shape; `model` names the tensor that they come from. A tensor of other
+// strides is replaced by a copy: the strides that torch.compile predicts for its operators are not always the real
+// ones.
+void fit_like(const char* name, Tensor& tensor, const char* model, SizesRef sizes, SizesRef strides, ScalarType dtype);
 // Throws unless the tensor is (N, C, ...) and dense in one of the orders; returns that order.
 Order check_dense(const char* name, const Tensor& tensor);
 // The dtype that a tensor's epilogue is computed in: fp64 for fp64, else fp32.
 ScalarType wide_type(const Tensor& tensor);
 // Throws unless `vector` is None or has one value per channel, at any stride; or_one also allows a single value.
 void check_vector(const char* name, const OptionalTensor& vector, int64_t channels, bool or_one = false);
-// Checks the arguments that both backward passes share; returns the order of z and grad.
-Order check_gradient(const Epilogue& arguments, const Tensor& grad, const Tensor& z);
+// Fits the arguments that the backward passes share to z; returns its order.
+Order fit_gradient(Epilogue& arguments, Tensor& grad, const Tensor& z);
 // Throws unless `means` is None or has 2 or 3 rows of z's channels, in z's compute dtype.
 void check_means(const OptionalTensor& means, const Tensor& z);
 // Throws unless there are two values, each at least `least`.

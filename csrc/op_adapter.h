@@ -27,7 +27,7 @@ T unbox(StableIValue value) {
 template <auto FUNCTION, class Types = Epilogue::Types>
 struct OpAdapter;
 
-template <class Result, class... Head, Result (*FUNCTION)(const Epilogue&, Head...), class... Tail>
+template <class Result, class... Head, Result (*FUNCTION)(Epilogue&, Head...), class... Tail>
 struct OpAdapter<FUNCTION, std::tuple<Tail...>> {
   static void call(StableIValue* stack, uint64_t inputs, uint64_t outputs) {
     constexpr uint64_t size = sizeof...(Head) + sizeof...(Tail);
@@ -38,8 +38,8 @@ struct OpAdapter<FUNCTION, std::tuple<Tail...>> {
  private:
   template <size_t... HEAD, size_t... TAIL>
   static void run(StableIValue* stack, std::index_sequence<HEAD...>, std::index_sequence<TAIL...>) {
-    const std::tuple<std::decay_t<Head>...> head{unbox<std::decay_t<Head>>(stack[HEAD])...};
-    const Epilogue epilogue{unbox<Tail>(stack[sizeof...(Head) + TAIL])...};
+    std::tuple<std::decay_t<Head>...> head{unbox<std::decay_t<Head>>(stack[HEAD])...};
+    Epilogue epilogue{unbox<Tail>(stack[sizeof...(Head) + TAIL])...};
     box(stack, FUNCTION(epilogue, std::get<HEAD>(head)...));
   }
   static void box(StableIValue* stack, const Tensor& result) { *stack = torch::stable::detail::from(result); }

@@ -6,11 +6,10 @@
 namespace atrous {
 
 template <auto STATISTICS, auto EPILOGUE>
-std::tuple<Tensor, Tensor, Tensor> statistics_epilogue(const Epilogue& arguments, const Tensor& z) {
+std::tuple<Tensor, Tensor, Tensor> statistics_epilogue(Epilogue& arguments, const Tensor& z) {
   STD_TORCH_CHECK(!arguments.mean && !arguments.var, "mean and var: expected None: they are those of z");
-  Epilogue with_statistics = arguments;
-  std::tie(with_statistics.mean, with_statistics.var) = STATISTICS(z);
-  return {EPILOGUE(with_statistics, z), *with_statistics.mean, *with_statistics.var};
+  std::tie(arguments.mean, arguments.var) = STATISTICS(z);
+  return {EPILOGUE(arguments, z), *arguments.mean, *arguments.var};
 }
 
 }  // namespace atrous

@@ -106,9 +106,9 @@ std::vector<T> rows_of(const OptionalTensor& means, int64_t channels) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Tensor& grad, const Tensor& z,
+std::tuple<Tensor, Tensor> epilogue_backward(Epilogue& arguments, Tensor& grad, const Tensor& z,
                                              const OptionalTensor& means, bool need_z, bool need_residual) {
-  const Order order = check_gradient(arguments, grad, z);
+  const Order order = fit_gradient(arguments, grad, z);
   check_means(means, z);
   Tensor dz = new_if(need_z, z), du = new_if(need_residual, z);
   if (z.numel() && (need_z || need_residual))

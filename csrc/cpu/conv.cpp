@@ -35,7 +35,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTens
 
 }  // namespace
 
-Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+Tensor conv_epilogue(Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
   check_convolution(input, weight, bias, stride, padding, dilation, groups);
   Tensor z = convolution(input, weight, bias, stride, padding, dilation, groups);

@@ -5,7 +5,7 @@
 
 namespace atrous::cpu {
 
-Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+Tensor conv_epilogue(Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups);
 
 }  // namespace atrous::cpu

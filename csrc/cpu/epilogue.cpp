@@ -82,14 +82,14 @@ void parallel_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, O
 
 }  // namespace
 
-void epilogue_into(const Epilogue& arguments, const Tensor& z, const Tensor& y) {
+void epilogue_into(Epilogue& arguments, const Tensor& z, const Tensor& y) {
   const Order order = check_dense("z", z);
-  arguments.check(z.sizes(), z.strides(), z.scalar_type());
+  arguments.fit(z.sizes(), z.strides(), z.scalar_type());
   if (z.numel() == 0) return;
   with_storage(z, [&](auto* data) { parallel_epilogue(arguments, data, y, order); });
 }
 
-Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
+Tensor epilogue(Epilogue& arguments, const Tensor& z) {
   Tensor y = new_like(z);
   epilogue_into(arguments, z, y);
   return y;

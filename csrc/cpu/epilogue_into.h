@@ -5,8 +5,8 @@
 
 namespace atrous::cpu {
 
-Tensor epilogue(const Epilogue& arguments, const Tensor& z);
+Tensor epilogue(Epilogue& arguments, const Tensor& z);
 // Writes the epilogue of z to y, which may be z itself.
-void epilogue_into(const Epilogue& arguments, const Tensor& z, const Tensor& y);
+void epilogue_into(Epilogue& arguments, const Tensor& z, const Tensor& y);
 
 }  // namespace atrous::cpu

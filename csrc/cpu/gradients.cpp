@@ -41,10 +41,10 @@ std::vector<Wide<S>> both_passes(const GradientInputs<S>& inputs, bool batch_sta
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> epilogue_gradients(const Epilogue& arguments, const Tensor& grad,
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> epilogue_gradients(Epilogue& arguments, Tensor& grad,
                                                                       const Tensor& z, bool batch_stats, bool need_z,
                                                                       bool need_residual, bool need_vectors) {
-  const Order order = check_gradient(arguments, grad, z);
+  const Order order = fit_gradient(arguments, grad, z);
   const int64_t channels = z.size(1);
   Tensor dz = new_if(need_z, z), du = new_if(need_residual, z);
   OptionalTensor vectors[3];

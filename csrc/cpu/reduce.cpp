@@ -108,8 +108,8 @@ template std::vector<float> gradient_sums(const GradientInputs<BFloat16>&);
 
 namespace cpu {
 
-Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
-  const Order order = check_gradient(arguments, grad, z);
+Tensor epilogue_reduce(Epilogue& arguments, Tensor& grad, const Tensor& z) {
+  const Order order = fit_gradient(arguments, grad, z);
   Tensor result = torch::stable::new_zeros(z, Sizes{3, z.size(1)}, wide_type(z));
   if (z.numel() == 0) return result;
   with_storage(z, [&](auto* data) {

@@ -102,9 +102,9 @@ void backward_pass(const Epilogue& arguments, const Tensor& grad, const Tensor& 
   });
 }
 
-std::tuple<Tensor, Tensor> epilogue_backward(const Epilogue& arguments, const Tensor& grad, const Tensor& z,
+std::tuple<Tensor, Tensor> epilogue_backward(Epilogue& arguments, Tensor& grad, const Tensor& z,
                                              const OptionalTensor& means, bool need_z, bool need_residual) {
-  const Order order = check_gradient(arguments, grad, z);
+  const Order order = fit_gradient(arguments, grad, z);
   check_means(means, z);
   const Device device("z", z);
   device.check("grad", grad);

@@ -58,9 +58,9 @@ void launch_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, con
 
 }  // namespace
 
-Tensor epilogue(const Epilogue& arguments, const Tensor& z) {
+Tensor epilogue(Epilogue& arguments, const Tensor& z) {
   const Order order = check_dense("z", z);
-  arguments.check(z.sizes(), z.strides(), z.scalar_type());
+  arguments.fit(z.sizes(), z.strides(), z.scalar_type());
   const Device device("z", z);
   device.check(arguments);
   Tensor y = new_like(z);

@@ -51,10 +51,10 @@ Tensor reduce_into(const Epilogue& arguments, const Tensor& grad, const Tensor& 
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> epilogue_gradients(const Epilogue& arguments, const Tensor& grad,
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> epilogue_gradients(Epilogue& arguments, Tensor& grad,
                                                                       const Tensor& z, bool batch_stats, bool need_z,
                                                                       bool need_residual, bool need_vectors) {
-  const Order order = check_gradient(arguments, grad, z);
+  const Order order = fit_gradient(arguments, grad, z);
   const Device device("z", z);
   device.check("grad", grad);
   device.check(arguments);

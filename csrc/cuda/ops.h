@@ -13,7 +13,7 @@
 
 namespace atrous::cuda {
 
-Tensor epilogue(const Epilogue& arguments, const Tensor& z);
+Tensor epilogue(Epilogue& arguments, const Tensor& z);
 
 // Memory for the gradient of a vector, in the vector's dtype; data is null if there is none.
 struct VectorGradient {

@@ -133,8 +133,8 @@ Tensor reduce_pass(const Epilogue& arguments, const Tensor& grad, const Tensor& 
   return result;
 }
 
-Tensor epilogue_reduce(const Epilogue& arguments, const Tensor& grad, const Tensor& z) {
-  const Order order = check_gradient(arguments, grad, z);
+Tensor epilogue_reduce(Epilogue& arguments, Tensor& grad, const Tensor& z) {
+  const Order order = fit_gradient(arguments, grad, z);
   const Device device("z", z);
   device.check("grad", grad);
   device.check(arguments);

@@ -1,5 +1,6 @@
 """Tests of the table of fused layers and networks on tiny sizes: its rows and its file."""
 
+import copy
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,8 +24,7 @@ CEILINGS = {"matmul_tflops": 2.0, "copy_gb_s": 100.0}
 SMALL = layers.FusedLayer("small", 2, 8, 16, 3, 2, 9, dilation=2, residual=True)
 
 
-@pytest.fixture
-def quick(monkeypatch):
+def call_once(monkeypatch):
     """Every call runs once and takes 2 ms."""
 
     def medians(calls, device, seconds=0.3):
@@ -33,6 +33,11 @@ def quick(monkeypatch):
     for module in (measures, fused_layers, fused_models):
         monkeypatch.setattr(module, "medians", medians)
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    call_once(monkeypatch)
 
 
 # Layers
@@ -206,17 +211,24 @@ def test_a_graph_reads_the_images_of_its_call():
 # The table
 
 
-@pytest.fixture
-def result(quick, monkeypatch):
+@pytest.fixture(scope="module")
+def table():
     """The whole table for three of the layers."""
     torch.manual_seed(0)  # with one image in fp32 the budget of twice eager's error is narrow
-    monkeypatch.setattr(fused_table, "fusable_layers", lambda size: layers.fusable_layers(size)[:3])
     saved, result = [], {"device": "a CPU", "kind": "fused"}
     small = {"size": 32, "batches": (2, 1), "dtypes": (torch.float32,), "backends": CPU_BACKENDS, "side": 16, "mebi": 1}
     networks = (fused_models.Network(1, 32), fused_models.Network(1, 32, 8))
-    fused_table.table(CPU, result, lambda: saved.append(json.dumps(result)), networks=networks, **small)
+    with pytest.MonkeyPatch.context() as patches:
+        call_once(patches)
+        patches.setattr(fused_table, "fusable_layers", lambda size: layers.fusable_layers(size)[:3])
+        fused_table.table(CPU, result, lambda: saved.append(json.dumps(result)), networks=networks, **small)
     assert json.loads(saved[-1]) == result and len(saved) > len(result["layers"]) + len(result["networks"])
     return result
+
+
+@pytest.fixture
+def result(table):
+    return copy.deepcopy(table)
 
 
 def test_the_whole_table(result):

@@ -99,7 +99,7 @@ FAULTS = {
     "statistics of pixels outside the output": ("triton", "triton_kernels/conv/statistics.py",
         "merge(mask.to(tl.float32)", "merge(exists[:, None].to(tl.float32) + 0.0 * mask.to(tl.float32)"),
     "a gradient without the batch's mean": ("library", "pyops/autograd/function.py",
-        "means = global_sums / ", "means = 0 * global_sums / "),
+        "run(grad, z, config.batch_stats, *needed", "run(grad, z, False, *needed"),
     "the gradients of the residuals exchanged": ("library", "pyops/autograd/function.py",
         'grad if ctx.residual_place == "after" else du', 'du if ctx.residual_place == "after" else grad'),
     "a biased running variance": ("library", "pyops/core/call_args.py", "var * (count / (count - 1))", "var * 1.0"),

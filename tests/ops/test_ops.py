@@ -95,6 +95,22 @@ def test_fakes_have_real_strides(namespace, name, memory_format):
         assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("namespace, name", ALL)
+def test_strides_of_maps_do_not_matter(namespace, name, memory_format):
+    """A gradient, a residual and the input of Winograd in another layout: fakes may predict one that is not real."""
+    skip_where_it_has_no_kernel(namespace, name, memory_format)
+    run, arguments = primitive(name, namespace), sample(name, memory_format)
+    names = [argument.name for argument in getattr(getattr(torch.ops, namespace), name).default._schema.arguments]
+    turned = [n == "residual" or n == "grad" or (n == "input" and "winograd" in name) for n in names[: len(arguments)]]
+    other = {torch.contiguous_format: torch.channels_last, torch.channels_last: torch.contiguous_format}[memory_format]
+    layout = torch.contiguous_format if "winograd" in name else other
+    moved = [a.contiguous(memory_format=layout) if t and a is not None else a for a, t in zip(arguments, turned)]
+    got, expected = (r if isinstance(r, tuple) else (r,) for r in (run(*moved), run(*arguments)))
+    for a, b in zip(got, expected, strict=True):
+        assert a.stride() == b.stride() and torch.equal(a, b)
+
+
 def test_python_defines_the_primitives_where_the_library_is_absent(tmp_path):
     """A copy of the package without libatrous.so has the same schemas, runs plain torch and gives the same values."""
     code = """

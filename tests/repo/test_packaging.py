@@ -347,9 +347,9 @@ int main() {  // y = u > 0 ? u : 0.5 * u, with neither BatchNorm nor residual
   Tensor z = torch::stable::empty({1, 2, 3, 5}, torch::headeronly::ScalarType::Float);
   torch::stable::fill_(z, -2.0);
   const StableIValue none = detail::from(std::optional<Tensor>());
-  std::vector<StableIValue> stack{detail::from(z), none, none, none, none, number(1e-5)};
-  for (StableIValue value : {detail::from(std::string("number")), number(0.5), number(0), none, none, none,
-                             detail::from(false)})
+  std::vector<StableIValue> stack{detail::from(z), none, none, none, none, none, none};
+  for (StableIValue value : {detail::from(std::string("number")), number(1e-5), number(0.5), number(1),
+                             detail::from(false), none, number(0)})
     stack.push_back(value);
   if (torch_call_dispatcher("atrous::_epilogue", "", stack.data(), TORCH_ABI_VERSION)) return 1;
   Tensor y = detail::to<Tensor>(stack[0]);

@@ -131,12 +131,23 @@ def test_refused_dtypes(dtype, path):
 @pytest.mark.parametrize("path", ["taps", "depthwise"])
 def test_refused_residuals(path, layout):
     call = cases.with_epilogue(PATHS[path].call(torch.float32, layout), layout)
-    other = next(k for k in LAYOUTS if k != layout)
     good = call.epilogue.residual
-    wrong = [good[:1], good[:, :1], good[..., :-1], good.half(), good.double(), cases.strided_as(good, other)]
-    for bad in (*wrong, good[:1].expand_as(good), torch.cat([good, good])[::2], good[0]):
+    for bad in (good[:1], good[:, :1], good[..., :-1], good.half(), good.double(), good[0]):
         with pytest.raises(ValueError, match="residual: expected"):
             run(call.changed(residual=bad), layout)
+
+
+@on_device
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("path", ["taps", "depthwise"])
+def test_residuals_of_other_strides(path, layout):
+    call = cases.with_epilogue(PATHS[path].call(torch.float32, layout), layout)
+    other = next(k for k in LAYOUTS if k != layout)
+    good = call.epilogue.residual
+    repeated = torch.stack([good, torch.zeros_like(good)], 1).flatten(0, 1)[::2]
+    expected = run(call, layout)
+    for same in (cases.strided_as(good, other), repeated, good.mT.contiguous().mT):
+        assert torch.equal(run(call.changed(residual=same), layout), expected)
 
 
 @on_device

@@ -211,6 +211,14 @@ def test_drawn_cases(data):
 
 
 @on_device
+def test_residuals_of_other_strides():
+    z, e = arguments((2, 4, 4, 4), torch.float32, residual="before")
+    nhwc = e.residual.contiguous(memory_format=torch.channels_last)
+    for same in (nhwc, e.residual.mT.contiguous().mT):
+        assert torch.equal(pointwise.epilogue(z, e._replace(residual=same)), pointwise.epilogue(z, e))
+
+
+@on_device
 def test_refusals():
     z, e = arguments((2, 4, 4, 4), torch.float32, residual="none")
     residual = torch.zeros_like(z)
@@ -221,7 +229,7 @@ def test_refusals():
     ]:
         with pytest.raises(error, match=message):
             pointwise.epilogue(bad, e)
-    for bad in (residual[:1], residual.double(), residual.contiguous(memory_format=torch.channels_last), residual.mT):
+    for bad in (residual[:1], residual.double(), residual.flatten(2)):
         with pytest.raises(ValueError, match="residual: expected"):
             pointwise.epilogue(z, e._replace(residual=bad))
     flattened = residual.reshape(4, 2, 4, 4)  # as many rows of as many columns

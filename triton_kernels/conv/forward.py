@@ -124,9 +124,9 @@ def conv_epilogue(
     """y = act((conv2d(x, w) + b) * scale + shift (+ residual)) (+ residual)
 
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
-    input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32. x is copied unless it has
-    memory_format, w unless it is channels_last. epilogue: see pointwise.forward.epilogue; its dropout must be 0: a call
-    that trains needs z, and y replaces it here.
+    input: x: (N, C, H, W), weight: w: (C_out, C / groups, kH, kW) fp16 | bf16 | fp32. x and the residual are copied
+    unless they have memory_format, w unless it is channels_last. epilogue: see pointwise.forward.epilogue; its dropout
+    must be 0: a call that trains needs z, and y replaces it here.
     memory_format: of y. config: the tile config; if None, `measured` if it fits, else configs.conv_config's choice.
     Returns: y: (N, C_out, H', W'), accumulated in fp32 and rounded once.
     Raises: TypeError, ValueError if the tensors or the config are not as above; RuntimeError if input is not on CUDA.
@@ -136,6 +136,7 @@ def conv_epilogue(
         raise ValueError(f"dropout: expected 0 in one launch with a convolution, got {epilogue.dropout}")
     x, w = to_layout(input, memory_format), to_layout(weight, torch.channels_last)
     residual, slope_kind = epilogue.residual, epilogue.slope_kind
+    residual = None if residual is None else to_layout(residual, memory_format)
     problem = describe(x, w, spec, memory_format, residual, "random" if slope_kind == "random" else "fixed")
     y = torch.empty_strided(problem.size, problem.strides, dtype=x.dtype, device=x.device)
     if y.numel() == 0:

@@ -15,7 +15,7 @@ from ..launch import check_device, launch
 from ..vectors import load_channels, load_vector
 from .configs import gradient_registers
 from .elements import gradients, nchw_index
-from .operands import check_layout, describe, epilogue_operands, pointwise_plan, residual_before
+from .operands import describe, epilogue_operands, in_layout_of, pointwise_plan, residual_before
 from .reduce import epilogue_reduce as epilogue_reduce
 from .statistics import statistics as statistics
 
@@ -106,7 +106,7 @@ def epilogue_backward(
     dy = grad * keep, du = dy * dact(u)/du, with u and keep of forward.epilogue.
     means: (2 or 3, C) fp32 | fp64: the sums of `epilogue_reduce` divided by the number of values per channel, if mean
     and var are of the batch; None if they are constants: dz = gamma / sqrt(var + eps) * du. Without mean: dz = du.
-    grad: (N, C, ...) fp16 | bf16 | fp32 | fp64, with the dtype and strides of z.
+    grad: (N, C, ...) fp16 | bf16 | fp32 | fp64, with the dtype and shape of z; copied unless it has z's strides.
     Returns: dz, and du, which is the gradient of a residual before the activation: each with the shape, dtype and
         strides of z, or of shape (0,) if it is not needed.
     Raises: TypeError, ValueError if z, grad, means, residual or dropout is not as above; RuntimeError if z is not on
@@ -114,7 +114,7 @@ def epilogue_backward(
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3.
     """
     view = describe("z", z)
-    check_layout("grad", grad, z)
+    grad = in_layout_of(z, "grad", grad)
     residual = residual_before(epilogue, z)
     if means is not None and (means.dim() != 2 or means.shape[0] < 2 or means.shape[1] != view.channels):
         expected = f"(2, {view.channels}) or (3, {view.channels})"

@@ -12,7 +12,7 @@ from ..launch import check_device, launch
 from ..vectors import load_channels
 from .configs import pointwise_registers
 from .elements import draw, nchw_index
-from .operands import check_layout, describe, epilogue_operands, pointwise_plan
+from .operands import describe, epilogue_operands, in_layout_of, pointwise_plan
 
 if TYPE_CHECKING:
     from ...core.spec import Epilogue
@@ -73,15 +73,14 @@ def epilogue(z: Tensor, epilogue: "Epilogue") -> Tensor:
     keep is 0 with probability dropout, else 1 / (1 - dropout).
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale; without mean: scale = 1, shift = beta
     z: (N, C, ...) fp16 | bf16 | fp32 | fp64, contiguous or channels_last. epilogue: the other arguments of these
-    equations: its residual has the strides of z, its vectors, (C,) and for slope also (1,), have any of these dtypes.
+        equations: its residual is copied unless it has the strides of z; its vectors, (C,) and for slope also (1,),
+        have any of these dtypes.
     Returns: y with the shape, dtype and strides of z.
     Raises: TypeError, ValueError if z, seed, residual or dropout is not as above; RuntimeError if z is not on CUDA.
     Source: docs of torch.nn.BatchNorm2d, PReLU, RReLU and Dropout.
     """
     view = describe("z", z)
-    residual = epilogue.residual
-    if residual is not None:
-        check_layout("residual", residual, z)
+    residual = None if epilogue.residual is None else in_layout_of(z, "residual", epilogue.residual)
     vectors, scalars = epilogue_operands(epilogue)
     y = torch.empty_like(z)
     if z.numel() == 0:

@@ -53,20 +53,21 @@ def _describe(name: str, shape: torch.Size, strides: tuple[int, ...], dtype: tor
     raise ValueError(f"{name}: expected a contiguous or channels_last tensor, {got}")
 
 
-def check_layout(name: str, x: Tensor, z: Tensor) -> None:
-    """Raises ValueError unless x has the shape, dtype and layout of z: the kernels read both at the same offsets."""
-    if (x.shape, x.dtype) != (z.shape, z.dtype) or describe(name, x).key != describe("z", z).key:
-        raise ValueError(
-            f"{name}: expected shape {tuple(z.shape)}, strides {z.stride()}, {z.dtype} as z has, "
-            f"got {tuple(x.shape)}, {x.stride()}, {x.dtype}"
-        )
+def in_layout_of(z: Tensor, name: str, x: Tensor) -> Tensor:
+    """x in the strides of z, copied if it has others: the kernels read both at the same offsets.
+
+    Raises ValueError unless x has the shape and dtype of z.
+    """
+    if (x.shape, x.dtype) != (z.shape, z.dtype):
+        expected = f"shape {tuple(z.shape)}, {z.dtype} as z has"
+        raise ValueError(f"{name}: expected {expected}, got {tuple(x.shape)}, {x.dtype}")
+    return x if x.stride() == z.stride() else torch.empty_like(z).copy_(x)
 
 
 def residual_before(epilogue: "Epilogue", z: Tensor) -> Tensor | None:
     """The residual if gradients depend on it, else None: it is a term of u if it comes before the activation."""
-    if epilogue.residual is not None:
-        check_layout("residual", epilogue.residual, z)
-    return epilogue.residual if epilogue.residual_place == "before" else None
+    residual = None if epilogue.residual is None else in_layout_of(z, "residual", epilogue.residual)
+    return residual if epilogue.residual_place == "before" else None
 
 
 def accumulator(z: Tensor) -> torch.dtype:

@@ -11,7 +11,7 @@ from ..epilogue import divide, square_root
 from ..launch import check_device, launch
 from ..vectors import load_channels, load_vector
 from .elements import gradients, nchw_index
-from .operands import accumulator, check_layout, describe, epilogue_operands, residual_before
+from .operands import accumulator, describe, epilogue_operands, in_layout_of, residual_before
 from .reduction import arrive_last, block_channels, combine_partials, step_indices, store_partial, tile_channels
 from .reduction_plan import SIZES, reduction_plan, workspace
 
@@ -98,14 +98,15 @@ def epilogue_reduce(grad: Tensor, z: Tensor, epilogue: "Epilogue") -> Tensor:
     """sum(du), sum(du * (z - mean) / sqrt(var + eps)), sum(dy * u where u <= 0), each over all axes but the channels
 
     dy = grad * keep, du = dy * dact(u)/du, with u and keep of forward.epilogue.
-    grad: (N, C, ...) fp16 | bf16 | fp32 | fp64, the gradient of y, with the dtype and strides of z.
+    grad: (N, C, ...) fp16 | bf16 | fp32 | fp64, the gradient of y, with the dtype and shape of z; copied unless it has
+        z's strides.
     Returns: (3, C) fp32, or fp64 for an fp64 z: the gradients of beta, gamma and a tensor of slopes, per channel. The
         second is 0 without a mean, the third is 0 unless slope_kind is "tensor".
     Raises: TypeError, ValueError if z, grad, residual or dropout is not as above; RuntimeError if z is not on CUDA.
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3; He et al. 2015 (arXiv:1502.01852), section 2.1.
     """
     view = describe("z", z)
-    check_layout("grad", grad, z)
+    grad = in_layout_of(z, "grad", grad)
     residual = residual_before(epilogue, z)
     vectors, scalars = epilogue_operands(epilogue)
     sums = torch.empty((3, view.channels), dtype=accumulator(z), device=z.device)

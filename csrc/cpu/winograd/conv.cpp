@@ -213,14 +213,15 @@ Tensor recover(const Tensor& transformed, const Tensor& input, const Geometry& s
 
 }  // namespace
 
-Tensor winograd_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& transformed,
-                         int64_t out_channels, const OptionalTensor& bias, const Sizes& padding,
-                         const Sizes& dilation) {
+Tensor winograd_epilogue(Epilogue& arguments, Tensor& input, const Tensor& transformed, int64_t out_channels,
+                         const OptionalTensor& bias, const Sizes& padding, const Sizes& dilation) {
   const Geometry shape = geometry(input, out_channels, padding, dilation);
   check_weight(transformed, shape);
+  if (!is_dense(input.sizes(), input.strides(), Order::channels_last))
+    input = torch::stable::contiguous(input, memory_format(Order::channels_last));
   const Sizes sizes{shape.images, out_channels, shape.out_height, shape.out_width};
   check_vector("bias", bias, out_channels);
-  arguments.check(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
+  arguments.fit(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
   Tensor output = empty_tensor(input, sizes, Order::channels_last);
   if (output.numel() == 0) return output;
   const Channels<float> vectors(arguments, out_channels, bias, shape.panels() * PANEL);

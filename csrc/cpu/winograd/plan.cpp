@@ -28,12 +28,9 @@ Geometry geometry(const Tensor& input, int64_t out_channels, const Sizes& paddin
   check_floating("input", input);
   STD_TORCH_CHECK(input.scalar_type() != ScalarType::Double,
                   "input: expected dtype float32, float16 or bfloat16, got Double");
-  const Sizes sizes = to_vector(input.sizes()), strides = to_vector(input.strides());
+  const Sizes sizes = to_vector(input.sizes());
   STD_TORCH_CHECK(sizes.size() == 4 && sizes[1] > 0, "input: expected 4-D (N, C, H, W) with C > 0, got shape ",
                   to_string(sizes));
-  STD_TORCH_CHECK(same_strides(sizes, strides, strides_of(sizes, Order::channels_last)),
-                  "input: expected channels_last strides, got shape ", to_string(sizes), ", strides ",
-                  to_string(strides));
   STD_TORCH_CHECK(out_channels >= 0, "out_channels: expected at least 0, got ", out_channels);
   const auto pads = check_pair("padding", padding, 0), steps = check_pair("dilation", dilation, 1);
   const Sizes output = convolution_sizes(sizes, {out_channels, sizes[1], 3, 3}, {1, 1}, padding, dilation);

@@ -136,10 +136,12 @@ std::string geometry_reasons(ScalarType type, bool channels_last, Sizes input, S
 // One launch, or two with split-K or an epilogue that draws. fp32 is multiplied in tf32. Throws conv_reasons unless
 // they are empty. A weight with other strides is copied, and so are an input and a weight whose channels do not fill
 // whole vectors, as in a stem, and tensors that are not aligned to 16 bytes.
-Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+Tensor conv_epilogue(Epilogue& arguments, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                      const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups) {
-  if (arguments.draws())  // in a second launch: no kernel of a convolution draws
-    return epilogue(arguments, conv_epilogue({}, input, weight, bias, stride, padding, dilation, groups));
+  if (arguments.draws()) {  // in a second launch: no kernel of a convolution draws
+    Epilogue none;
+    return epilogue(arguments, conv_epilogue(none, input, weight, bias, stride, padding, dilation, groups));
+  }
   check_convolution(input, weight, bias, stride, padding, dilation, groups);
   const Device device("input", input);
   device.check("weight", weight);
@@ -152,7 +154,7 @@ Tensor conv_epilogue(const Epilogue& arguments, const Tensor& input, const Tenso
   const std::string reasons = conv_reasons(shape);
   STD_TORCH_CHECK(reasons.empty(), "_conv_epilogue cannot compute this convolution on CUDA: ", reasons);
   const Sizes output{shape.n, shape.k, shape.p, shape.q};
-  arguments.check(output, strides_of(output, order), type);
+  arguments.fit(output, strides_of(output, order), type);
   if (!shape.pixels()) return empty_tensor(input, output, order);
 
   const ZeroPadding zeros = zero_padding(type, input.size(1), padding, dilation);

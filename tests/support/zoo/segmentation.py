@@ -171,3 +171,20 @@ class PyramidPooling(nn.Module):
     def forward(self, x):
         pooled = [F.interpolate(pool(x), size=x.shape[2:], mode="bilinear", align_corners=False) for pool in self.pools]
         return self.classify(self.bottleneck(torch.cat([x, *pooled], dim=1)))
+
+
+@entry("3 conv+bn+relu, conv+add | 3 conv+bn+relu", convs=4)
+class PoolingAndPyramid(nn.Module):
+    """UPerNet: a pooled branch of one pixel, on whose strides torch.compile and eager differ, and a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), *cbr(4, 2, 1))
+        self.down, self.bottleneck = nn.AvgPool2d(2), cbr(6, 4)
+        self.inner, self.head = nn.Conv2d(4, 4, 1), cbr(4, 3)
+
+    def forward(self, x):
+        coarse = self.down(x)
+        pooled = F.interpolate(self.pooled(coarse), size=coarse.shape[2:], mode="bilinear", align_corners=False)
+        coarse = self.bottleneck(torch.cat([coarse, pooled], dim=1))
+        return self.head(self.inner(x) + F.interpolate(coarse, size=x.shape[2:], mode="bilinear", align_corners=False))
