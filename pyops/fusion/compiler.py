@@ -50,7 +50,7 @@ class Compiler:
         """Compiles a graph; returns its number for run(). Where the pass fails, the graph runs as it is."""
         if dynamo_compat.draws_from_own_random():
             raise dynamo_compat.skip_frame("it draws from a random.Random of its own")
-        record, number = Graph("eval"), next(self._numbers)
+        record, number = Graph(), next(self._numbers)
         self.report.graphs.append(record)
         self._runs[number] = first_that_works(
             record.fallbacks, lambda: self.compile(gm, inputs, record), lambda: gm.forward
@@ -110,7 +110,8 @@ def rewritten(
     scripts = [script_of(chain, path, options) for chain, path in zip(chains, paths)]
     replace_sites(gm, chains, options)
     record.sites = list(map(site_of, chains, paths, scripts))
-    record.mode = "train" if any(map(training.trains, gm.graph.nodes)) else "eval"
+    modes = {training.mode(node) for node in gm.graph.nodes}
+    record.mode = "train" if "train" in modes else "eval" if "eval" in modes else "both"
 
 
 def first_that_works(refused: list[str], *routes: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -190,7 +191,7 @@ def fuse_graph(
             )
         with torch.no_grad():
             dynamo_compat.retrace(gm, example_inputs)
-    record = Graph("eval")
+    record = Graph()
     rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), record, {})
     if report is not None:
         report.graphs.append(record)

@@ -101,7 +101,7 @@ def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> dic
 
     Returns the graph's nodes, and what they are now.
     """
-    options, record = compiler.options._replace(compiled=True), Graph("eval")
+    options, record = compiler.options._replace(compiled=True), Graph()
     try:
         copies: dict[fx.Node, fx.Node] = {}
         copy = training.copied(gm, copies)

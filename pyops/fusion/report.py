@@ -46,9 +46,12 @@ class Site:
 
 @dataclass
 class Graph:
-    """One compiled graph: its mode, its sites, and the compilers that refused it, with their reasons."""
+    """One compiled graph: its sites, and the compilers that refused it, with their reasons.
 
-    mode: str
+    mode: "train" | "eval", or "both" if the graph has nothing that depends on it.
+    """
+
+    mode: str = "both"
     sites: list[Site] = field(default_factory=list)
     fallbacks: list[str] = field(default_factory=list)
 
@@ -71,10 +74,10 @@ class Report:
     def sites(self) -> list[Site]:
         """The sites of all graphs, each once."""
         modes: dict[Site, set[str]] = {}
+        every = {graph.mode for graph in self.graphs} - {"both"} or {"both"}
         for graph in self.graphs:
             for site in graph.sites:
-                modes.setdefault(site, set()).add(graph.mode)
-        every = {graph.mode for graph in self.graphs}
+                modes.setdefault(site, set()).update(every if graph.mode == "both" else {graph.mode})
         return [replace(site, mode="both" if seen == every else min(seen)) for site, seen in modes.items()]
 
     @property
@@ -123,7 +126,8 @@ class Report:
                 yield from _wrapped(reason)
         for graph in self.graphs:
             for reason in graph.fallbacks:
-                yield f"a graph in {graph.mode} was compiled by another route:"
+                mode = "" if graph.mode == "both" else f" in {graph.mode}"
+                yield f"a graph{mode} was compiled by another route:"
                 yield from _wrapped(reason)
 
 

@@ -62,11 +62,13 @@ def outputs(gm: fx.GraphModule) -> list[Any]:
     return list(next(iter(reversed(gm.graph.nodes))).args[0])  # type: ignore[arg-type]
 
 
-def trains(node: fx.Node) -> bool:
-    """True for a BatchNorm or a site that normalizes with the statistics of the batch."""
+def mode(node: fx.Node) -> str:
+    """That of a BatchNorm, or of a site with one: "train" if it uses the statistics of the batch. "" without one."""
     if isinstance(node.target, Call):
-        return node.target.batch_stats
-    return spellings.role(node) == "bn" and bool(spellings.arguments(node).training)
+        return "train" if node.target.batch_stats else "eval" if node.target.eps else ""
+    if spellings.role(node) != "bn":
+        return ""
+    return "train" if spellings.arguments(node).training else "eval"
 
 
 def writes_into_a_leaf(gm: fx.GraphModule) -> bool:

@@ -117,6 +117,39 @@ def test_modes():
     assert len(str(fused.fusion_report).splitlines()) >= 4
 
 
+def test_a_graph_that_depends_on_no_mode():
+    """It counts in every mode: here the one behind the break, in a model that trains."""
+
+    def forward(s, x):
+        y = s.first(x)
+        torch._dynamo.graph_break()
+        return s.conv2(y)
+
+    fused = atrous.fuse(equal_models(written(forward))[0].train())
+    fused(image())
+    assert fused.fusion_report.counts == (1, 2)
+    assert {entry.mode for entry in fused.fusion_report.sites} == {"both"}
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = 2 * x
+        torch._dynamo.graph_break()
+        return F.relu(self.bn(self.conv(y)))
+
+
+def test_modules_of_one_class_that_share_a_graph():
+    model, plain = equal_models(lambda: nn.Sequential(Block(), Block(), Block()))
+    fused, x = atrous.fuse(model), image()
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x))
+    assert fused.fusion_report.counts == (1, 1) and len(fused.fusion_report.sites) == 1
+
+
 def test_breaks():
     def forward(s, x):
         y = s.first(x)
