@@ -48,6 +48,7 @@ def prepare() -> None:
 
 def work(name: str, results: Connection, limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+    torch.set_num_threads(1)  # renews torch's thread pool after the fork, which two threads at once would abort on
     for result in measure.measure(zoo.MODELS[name]):
         results.send(result)
 
