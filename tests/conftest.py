@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -25,6 +26,10 @@ from parameters import BACKENDS
 
 import atrous
 from atrous.tools import cli
+
+# pytest's log capture adds handlers to loggers that do not propagate; with one, torch writes down all that it compiles,
+# which takes a third of the time of a test that compiles.
+logging.getLogger("torch.__trace").propagate = True
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     import quick_interpreter

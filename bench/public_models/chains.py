@@ -89,7 +89,7 @@ def count(model: nn.Module, args: tuple) -> dict[str, Any]:
     """convolutions: 2-D ones, a layer that is called twice once. activated: for each activation that stands behind a
     convolution and its BatchNorm, the paths of the convolutions, two if it follows the sum of two of them.
     """
-    paths = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters(remove_duplicate=False)}
+    paths = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
     convs = [op for op in recorded(model, args) if op.two_d]
     path = {id(op): paths.get(op.weight, f"call {index}") for index, op in enumerate(convs)}
     groups = collections.defaultdict(set)

@@ -71,7 +71,8 @@ class Compiler:
         rewritten(gm, self.options, record, known)
         if plain is None:
             without_gradients(gm)
-            run = self._without_gradients(gm)
+            with torch.no_grad():  # else Inductor would give the results gradients
+                run = self._without_gradients(gm)
             return torch.no_grad()(run) if torch.is_grad_enabled() else run
         if self.then == "inductor":
             return self._finish(gm)

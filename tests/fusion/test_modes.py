@@ -46,7 +46,7 @@ def modes_agree(make, forward, orders, training, dtype=torch.float32):
     models = tuple(model.to(dtype) for model in equal_models(written(forward), training))
     fused, plain = make.pair(models)
     for names in orders:
-        x = image(dtype=dtype)
+        x = image(batch=3, dtype=dtype)
         grad = not set(names) & {"no_grad", "inference_mode"}
         low = bool({"autocast", "fp16"} & set(names)) or forward.__name__.startswith("autocast")
         with around(names):
