@@ -25,6 +25,7 @@ from bench.public_models.zoo import Model
 CPU = torch.device("cpu")
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 SEED = 7
+EPSILON = 2.0**-52
 SECONDS, TRIES, NOISE = 2.0, 8, 1.02  # for timing a model: again, until nothing is slower than the fastest plain call
 Row = dict[str, Any]
 
@@ -91,19 +92,24 @@ def in_frozen(net: nn.Module, args: tuple) -> Row:
 
 
 def in_training(net: nn.Module, args: tuple) -> Row:
-    """draws: the outputs of the plain model depend on the seed."""
-    plain = copy.deepcopy(net.train())
+    """draws: the outputs of the plain model depend on the seed. rounding: the plain model's own errors for inputs that
+    differ in their last bits.
+    """
+    plain, near = copy.deepcopy(net.train()), copy.deepcopy(net)
     fused = atrous.fuse(net)
     draws = error(run(copy.deepcopy(plain), args, SEED + 1), run(copy.deepcopy(plain), args)) != 0.0
-    expected, got = run(plain, args), run(fused, args)
-    for outputs in (expected, got):
-        loss(outputs).backward()
-    gradients = [[p.grad for p in m.parameters()] for m in (net, plain)]
-    buffers = [list(m.buffers()) for m in (net, plain)]
-    return {
-        "output": error(got, expected), "gradient": error(*gradients, common=True), "buffer": error(*buffers),
-        "draws": draws, **described(fused.fusion_report),
-    }  # fmt: skip
+    expected, got = step(plain, plain, args), step(fused, net, args)
+    rounded = step(near, near, tuple(a * (1 + EPSILON * torch.randn_like(a)) for a in args))
+    rounding = {name: error(values, expected[name], name == "gradient") for name, values in rounded.items()}
+    errors = {name: error(values, expected[name], name == "gradient") for name, values in got.items()}
+    return {**errors, "rounding": rounding, "draws": draws, **described(fused.fusion_report)}
+
+
+def step(call: nn.Module, net: nn.Module, args: tuple) -> dict[str, list[Any]]:
+    """A forward and a backward of a model, called as itself or as its fused copy."""
+    outputs = run(call, args)
+    loss(outputs).backward()
+    return {"output": outputs, "gradient": [p.grad for p in net.parameters()], "buffer": list(net.buffers())}
 
 
 def run(net: nn.Module, args: tuple, seed: int = SEED) -> list[Any]:

@@ -40,7 +40,8 @@ behind them are counted in the operators that eager torch runs (`bench/public_mo
 
 - with both: of these, those whose call has the BatchNorm and the activation; two whose sum is activated count once.
 - errors: the largest difference from the plain model in fp64, relative to the tensor's largest value (a gradient's at
-  least 0.001 of all gradients' largest), called the same way from the same seed. Above {limit:.0e} a model is wrong.
+  least 0.001 of all gradients' largest), called the same way from the same seed. Above {limit:.0e} a model is wrong,
+  unless the last bits of the input change as much in the plain model (a BatchNorm over two values, say).
 - time: an eval call in fp32, one thread, fused over plain, the shortest of calls that alternate. A model is slower if
   it took more than {noise} times the longer of two measurements of the plain model.
 - breaks, plain calls: graph breaks, and calls that ran the plain model, of one call in eval and one in training.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 LARGEST_ERROR = 1e-9  # relative, in fp64
+CONDITION = 10.0  # or this times what the last bits of the input change in the plain model
 NOISE = 1.05  # a model is slower above this times the longer of two measurements of plain
 ERRORS = (("eval", "output"), ("frozen", "output"), ("training", "output"), ("training", "gradient"),
           ("training", "buffer"))  # fmt: skip
@@ -18,8 +19,12 @@ def unfinished(row: Row) -> list[str]:
 
 
 def wrong(row: Row) -> list[str]:
-    errors = {f"{value} in {step}": row.get(step, {}).get(value) for step, value in ERRORS}
-    return [f"{name} is off by {e:.1e}" for name, e in errors.items() if e is not None and not e <= LARGEST_ERROR]
+    found = []
+    for step, value in ERRORS:
+        error, own = row.get(step, {}).get(value), row.get(step, {}).get("rounding", {}).get(value, 0.0)
+        if error is not None and not error <= max(LARGEST_ERROR, CONDITION * own):
+            found.append(f"{value} in {step} is off by {error:.1e}")
+    return found
 
 
 def slower(row: Row) -> list[str]:

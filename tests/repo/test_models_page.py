@@ -55,6 +55,8 @@ def test_wrong_slow_and_unfinished_models_are_on_the_page():
         "time": {"plain": 2.0, "fused": 2.3, "again": 2.1},
     }
     assert verdict.wrong(bad) == ["gradient in training is off by nan"] and not verdict.wrong(ROW)
+    near = {"training": {"output": 1e-7, "rounding": {"output": 2e-8}}}
+    assert not verdict.wrong(near) and verdict.wrong({"training": near["training"] | {"output": 1e-6}})
     assert verdict.unfinished(bad) == ["frozen: ValueError: x"] and not verdict.unfinished(ROW)
     assert verdict.unfinished({"library": "timm", "died": killed}) == [killed]
     assert verdict.slower(bad) and not verdict.slower(ROW) and not verdict.slower({"library": "timm"})
