@@ -19,12 +19,12 @@ def unfinished(row: Row) -> list[str]:
 
 
 def wrong(row: Row) -> list[str]:
-    found = []
+    lines = []
     for step, value in ERRORS:
         error, own = row.get(step, {}).get(value), row.get(step, {}).get("rounding", {}).get(value, 0.0)
         if error is not None and not error <= max(LARGEST_ERROR, CONDITION * own):
-            found.append(f"{value} in {step} is off by {error:.1e}")
-    return found
+            lines.append(f"{value} in {step} is off by {error:.1e}")
+    return lines
 
 
 def slower(row: Row) -> list[str]:

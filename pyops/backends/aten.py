@@ -65,6 +65,12 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     return z if z.is_meta else z.contiguous(memory_format=memory_format(input, weight))
 
 
+def relu_alone(input: Tensor, e: Epilogue) -> bool:
+    """True if relu_ on the convolution's result is the whole epilogue: 10 us less host time than our operator."""
+    nothing_else = not e.dropout and all(vector is None for vector in (e.mean, e.gamma, e.beta, e.residual))
+    return e.slope_kind == "relu" and nothing_else and input.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def with_statistics(
     convolve: Callable[..., Tensor], primitive: Callable[[str, Tensor], Callable]
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:

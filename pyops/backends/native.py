@@ -76,16 +76,11 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     def run(input, weights, arguments):
-        if _relu_alone(arguments) and input.device.type == "cpu" and not torch.compiler.is_compiling():
-            return torch.relu_(aten.convolution(input, *weights, spec))  # costs the host 10 us less than our operator
+        if aten.relu_alone(input, arguments):
+            return torch.relu_(aten.convolution(input, *weights, spec))
         return torch.ops.atrous._conv_epilogue(input, *weights, *spec, *arguments)
 
     return in_compute_dtype(run, input, (weight, bias), arguments)
-
-
-def _relu_alone(e: Epilogue) -> bool:
-    vectors = (e.mean, e.gamma, e.beta, e.residual)
-    return e.slope_kind == "relu" and not e.dropout and all(vector is None for vector in vectors)
 
 
 def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:

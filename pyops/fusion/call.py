@@ -150,15 +150,16 @@ class Call:
             if self.batch_stats or batch_norm.present:
                 return functional.normalize(t["input"], batch_norm, post_op, backend, recompute)
             return functional.post_process(t["input"], post_op, backend, recompute)
-        weight, bias, packed = t["weight"], t.get("bias"), None
+        x, weight, bias, packed = t["input"], t["weight"], t.get("bias"), None
         if self.folds:
-            weight = weight.contiguous(memory_format=torch.channels_last)
+            # both: the strides of a 1x1 weight do not show a layout
+            x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
             packed = PackInGraph()
             if weight.dtype in (torch.float32, torch.float64):  # a weight of low precision would be rounded again
                 weight, bias = fold_batch_norm(weight, bias, *batch_norm[:4], self.eps)
                 batch_norm = NO_BATCH_NORM
         return functional.convolve(
-            t["input"], weight, bias, self.geometry, batch_norm, post_op,
+            x, weight, bias, self.geometry, batch_norm, post_op,
             prepacked=packed, backend=backend, recompute=recompute,
         )  # fmt: skip
 

@@ -114,9 +114,16 @@ def count(model: nn.Module) -> object:
 
 
 def epilogues(model: nn.Module, *args: object, **kwargs: object) -> object:
-    """The number of fused epilogues that a call runs; equal to anything if the copy is a plain model."""
+    """The number of epilogues that a call runs, as an operator or, a ReLU alone, as relu_ on the convolution's result;
+    equal to anything if the copy is a plain model.
+    """
     with torch.autograd.profiler.profile() as profile:
         model(*args, **kwargs)
-    if not hasattr(model, "fusion_report"):
+    report = getattr(model, "fusion_report", None)
+    if report is None:
         return mock.ANY
-    return sum(event.name.startswith("atrous::") and "epilogue" in event.name for event in profile.function_events)
+    names = [event.name for event in profile.function_events]
+    ours = sum(name.startswith("atrous::") and "epilogue" in name for name in names)
+    relu_alone = {"conv+relu", "conv+bn+relu"} if report.frozen else {"conv+relu"}
+    sites = sum(site.fused and site.pattern in relu_alone for site in report.sites)
+    return ours + min(names.count("aten::relu_"), sites)
