@@ -228,6 +228,21 @@ def test_inference_mode():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("bias", [False, True], ids=["BatchNorm", "bias"])
+def test_a_chain_of_1x1_convolutions_copies_at_its_ends_alone(bias):
+    """The strides of a 1x1 weight are NCHW and channels_last at once; packed and not packed."""
+    for channels, size in ((8, 6), (128, 24)):
+        norm = nn.Identity if bias else nn.BatchNorm2d
+        modules = [[nn.Conv2d(channels, channels, 1, bias=bias), norm(channels), nn.ReLU()] for _ in range(4)]
+        model = nn.Sequential(*(module for layer in modules for module in layer)).eval()
+        frozen, x = atrous.fuse(model, freeze=True), torch.randn(2, channels, size, size)
+        torch.testing.assert_close(frozen(x), model(x), rtol=1e-4, atol=1e-5)
+        with torch.autograd.profiler.profile() as profile:
+            frozen(x)
+        assert sum(event.name == "aten::copy_" for event in profile.function_events) <= 2
+
+
+@torch.no_grad()
 def test_replaced_tensors_leave_nothing_behind():
     frozen, x = atrous.fuse(equal_models(Pair)[0], freeze=True), image()
     for _ in range(4):
