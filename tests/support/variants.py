@@ -125,5 +125,5 @@ def epilogues(model: nn.Module, *args: object, **kwargs: object) -> object:
     names = [event.name for event in profile.function_events]
     ours = sum(name.startswith("atrous::") and "epilogue" in name for name in names)
     relu_alone = {"conv+relu", "conv+bn+relu"} if report.frozen else {"conv+relu"}
-    sites = sum(site.fused and site.pattern in relu_alone for site in report.sites)
-    return ours + min(names.count("aten::relu_"), sites)
+    alone = sum(layer.fused and layer.pattern in relu_alone for layer in report.sites)
+    return ours + min(names.count("aten::relu_"), alone)
