@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core.torch_compat import OpOverload, schema, version
+from ..core.torch_compat import OpOverload, schema
 from .effects import storage, written
 
+VERSION = operator.attrgetter("_version")  # the number of in-place changes of a tensor
 PREPARED = "prepared_"  # begins the names of the inputs that stand for prepared values
 
 
@@ -25,6 +26,7 @@ class Prepared:
 
     def __init__(self, compute: Callable[..., Sequence[Tensor]], sources: tuple[Tensor, ...]):
         self.compute, self.sources, self.versions = compute, sources, -1
+        self.counting = [source for source in sources if not source.is_inference()]  # others count no changes
         self.values: list[Tensor] = []
 
     def refresh(self, versions: int) -> None:
@@ -71,7 +73,7 @@ class FrozenGraph:
         sources, prepared = self.pick(args), self.prepared
         if prepared is None or not all(map(operator.is_, sources, prepared.sources)):
             prepared = self.prepared = self.store.find(self.constant.code, self.constant.forward, sources)
-        versions = sum(map(version, sources))
+        versions = sum(map(VERSION, prepared.counting))
         if versions != prepared.versions:
             with self.store.lock:
                 if versions != prepared.versions:
