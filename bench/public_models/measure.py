@@ -98,16 +98,18 @@ def in_training(net: nn.Module, args: tuple) -> Row:
     plain, near = copy.deepcopy(net.train()), copy.deepcopy(net)
     fused = atrous.fuse(net)
     draws = error(run(copy.deepcopy(plain), args, SEED + 1), run(copy.deepcopy(plain), args)) != 0.0
-    expected, got = step(plain, plain, args), step(fused, net, args)
-    rounded = step(near, near, tuple(a * (1 + EPSILON * torch.randn_like(a)) for a in args))
-    rounding = {name: error(values, expected[name], name == "gradient") for name, values in rounded.items()}
-    errors = {name: error(values, expected[name], name == "gradient") for name, values in got.items()}
+    expected, got = trained(plain, args), trained(fused, args)
+    rounded = trained(near, tuple(a * (1 + EPSILON * torch.randn_like(a)) for a in args))
+    rounding, errors = (
+        {name: error(values, expected[name], name == "gradient") for name, values in results.items()}
+        for results in (rounded, got)
+    )
     return {**errors, "rounding": rounding, "draws": draws, **described(fused.fusion_report)}
 
 
-def step(call: nn.Module, net: nn.Module, args: tuple) -> dict[str, list[Any]]:
-    """A forward and a backward of a model, called as itself or as its fused copy."""
-    outputs = run(call, args)
+def trained(net: nn.Module, args: tuple) -> dict[str, list[Any]]:
+    """The outputs of a forward, and the gradients and buffers after its backward."""
+    outputs = run(net, args)
     loss(outputs).backward()
     return {"output": outputs, "gradient": [p.grad for p in net.parameters()], "buffer": list(net.buffers())}
 

@@ -1,6 +1,7 @@
 """Backend `library`: the convolution of cuDNN or oneDNN, then our epilogue in a kernel of its own.
 
-On a CPU the packed weight is in oneDNN's own layout, which is opaque and must not be copied.
+On a CPU a ReLU alone is torch's relu_, and the packed weight is in oneDNN's own layout, which is opaque and must not be
+copied.
 """
 
 from __future__ import annotations

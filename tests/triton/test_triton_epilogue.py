@@ -218,6 +218,13 @@ def test_residuals_of_other_strides():
         assert torch.equal(pointwise.epilogue(z, e._replace(residual=same)), pointwise.epilogue(z, e))
 
 
+def test_strides_of_axes_of_size_1_need_no_copy():
+    z = torch.empty(1, 4, 1, 3)
+    x = torch.empty_strided(z.shape, (99, 3, 7, 1))
+    assert operands.in_layout_of(z, "residual", x) is x
+    assert operands.in_layout_of(z, "residual", torch.empty(1, 3, 1, 4).permute(0, 3, 2, 1)).stride() == z.stride()
+
+
 @on_device
 def test_refusals():
     z, e = arguments((2, 4, 4, 4), torch.float32, residual="none")

@@ -140,18 +140,15 @@ def to_layout(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     return x.contiguous(memory_format=memory_format)
 
 
-ShapeStridesDtype = tuple[torch.Size, tuple[int, ...], torch.dtype]
-
-
 def describe(
     x: Tensor, w: Tensor, spec: "Spec", memory_format: torch.memory_format, residual: Tensor | None = None,
     epilogue="fixed",
 ) -> Problem:  # fmt: skip
-    """The problem of an x in memory_format and a channels_last w, cached by everything but the tensors' values.
+    """The problem of an x and a residual in memory_format and a channels_last w, cached by all but the tensors' values.
 
     Raises TypeError, ValueError if the tensors are not those of a convolution that the kernels support.
     """
-    addend = None if residual is None else (residual.shape, residual.stride(), residual.dtype)
+    addend = None if residual is None else (residual.shape, residual.dtype)
     return _describe(
         x.shape, x.dtype, w.shape, w.dtype, addend, spec, memory_format, epilogue,
         chip(x.device), precision(x.dtype), aligned(x, w, residual),
@@ -160,9 +157,9 @@ def describe(
 
 @lru_cache(maxsize=4096)
 def _describe(
-    x: torch.Size, dtype: torch.dtype, w: torch.Size, w_dtype: torch.dtype, residual: ShapeStridesDtype | None,
-    spec: "Spec", memory_format: torch.memory_format, epilogue: str, gpu: tuple[int, int], precision: str,
-    aligned: bool,
+    x: torch.Size, dtype: torch.dtype, w: torch.Size, w_dtype: torch.dtype,
+    residual: tuple[torch.Size, torch.dtype] | None, spec: "Spec", memory_format: torch.memory_format, epilogue: str,
+    gpu: tuple[int, int], precision: str, aligned: bool,
 ) -> Problem:  # fmt: skip
     for name, shape, got in (("input", x, dtype), ("weight", w, w_dtype)):
         if got not in DTYPES or got != dtype:
@@ -177,19 +174,12 @@ def _describe(
         raise ValueError(f"input: expected an output of at least 1 x 1, got {key.out_size} for {key}")
     size = (key.batch, key.out_channels, *key.out_size)
     strides = torch.empty(size, device="meta", memory_format=memory_format).stride()  # allocates nothing
-    if residual is not None:
-        _check_residual(residual, (torch.Size(size), strides, dtype))
+    if residual is not None and residual != (size, dtype):
+        shapes = f"{size}, {dtype}, got {tuple(residual[0])}, {residual[1]}"
+        raise ValueError(f"residual: expected shape, dtype {shapes}")
     if key.depthwise:
         multiplier = key.out_channels // key.in_channels
         layer = Layer(1, key.out_channels, 1, key.kernel, spec.stride, spec.padding, spec.dilation, multiplier)
     else:
         layer = Layer(*key.group_channels, spec.groups, key.kernel, spec.stride, spec.padding, spec.dilation)
     return Problem(layer, key, size, strides, dtype)
-
-
-def _check_residual(residual: ShapeStridesDtype, y: ShapeStridesDtype) -> None:
-    """Raises ValueError unless the residual matches y; strides of axes of size 1 and of empty tensors may differ."""
-    same = 0 in y[0] or all(size == 1 or s == t for size, s, t in zip(y[0], residual[1], y[1]))
-    if residual[0] != y[0] or residual[2] != y[2] or not same:
-        expected, got = (f"{tuple(shape)}, {strides}, {dtype}" for shape, strides, dtype in (y, residual))
-        raise ValueError(f"residual: expected shape, strides, dtype {expected}, got {got}")

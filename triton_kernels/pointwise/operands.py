@@ -54,14 +54,16 @@ def _describe(name: str, shape: torch.Size, strides: tuple[int, ...], dtype: tor
 
 
 def in_layout_of(z: Tensor, name: str, x: Tensor) -> Tensor:
-    """x in the strides of z, copied if it has others: the kernels read both at the same offsets.
+    """x in the strides of z, copied if it has others: the kernels read both at the same offsets. Strides
+    of axes of size 1 do not matter.
 
     Raises ValueError unless x has the shape and dtype of z.
     """
     if (x.shape, x.dtype) != (z.shape, z.dtype):
         expected = f"shape {tuple(z.shape)}, {z.dtype} as z has"
         raise ValueError(f"{name}: expected {expected}, got {tuple(x.shape)}, {x.dtype}")
-    return x if x.stride() == z.stride() else torch.empty_like(z).copy_(x)
+    same = x.stride() == z.stride() or all(n == 1 or a == b for n, a, b in zip(z.shape, x.stride(), z.stride()))
+    return x if same else torch.empty_like(z).copy_(x)
 
 
 def residual_before(epilogue: "Epilogue", z: Tensor) -> Tensor | None:
