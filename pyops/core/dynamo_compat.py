@@ -38,7 +38,14 @@ def trace(function: Callable[..., Any], fakes: Sequence[Tensor], then_compiled: 
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with fake_mode(fakes), compiling(then_compiled):
-        return make_fx(function)(*fakes)
+        return _without_checks(make_fx(function)(*fakes))
+
+
+def _without_checks(gm: fx.GraphModule) -> fx.GraphModule:
+    """Removes the checks of dtypes and devices, which the graph's guards hold: each keeps the value it checks alive."""
+    for node in gm.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        gm.graph.erase_node(node)
+    return gm
 
 
 def traced_module(
@@ -124,9 +131,6 @@ def retrace(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
 
 # AOTAutograd
 
-# It writes this check of a tensor's dtype and device into its graphs.
-metadata_check = torch.ops.aten._assert_tensor_metadata.default
-
 
 def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
     """The forward and backward of a graph in one graph, whose nodes keep the tags of those that they come from.
@@ -139,7 +143,7 @@ def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
         return fx.Interpreter(gm).run(*args)
 
     with compiling(False), fx.traceback.preserve_node_meta():
-        return aot_export_joint_simple(run, tuple(fakes), trace_joint=True)  # type: ignore[return-value]
+        return _without_checks(aot_export_joint_simple(run, tuple(fakes), trace_joint=True))  # type: ignore[arg-type]
 
 
 def partition(

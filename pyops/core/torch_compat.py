@@ -77,10 +77,15 @@ def in_autocast_off(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def autocast_state() -> list[tuple[str, torch.dtype, bool]]:
+    """The kinds of devices, with autocast's dtype and whether it is on."""
+    devices = ("cpu", "cuda")
+    return [(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)) for device in devices]
+
+
 def same_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, run under the autocast state that is active now."""
-    devices = ("cpu", "cuda")
-    state = [(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)) for device in devices]
+    state = autocast_state()
 
     def run(*args: Any) -> Any:
         with contextlib.ExitStack() as stack:

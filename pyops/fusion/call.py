@@ -19,6 +19,7 @@ from ..core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
 from ..core.dynamo_compat import trace
 from ..core.spec import Epilogue, Spec
 from ..core.sync_stats import Group
+from ..core.torch_compat import autocast_state
 from ..nn import fold_batch_norm
 from . import spellings
 from .chains import Chain, uses_batch_statistics
@@ -52,14 +53,15 @@ class PackInGraph:
 class Call:
     """One site as a function of its tensors, in the order of `names`.
 
+    traces: the operators of calls so far, which those of the same graph share if they differ in their tensors alone.
     batch_stats: it normalizes with the statistics of the batch. deferred: it returns y, mean and the unbiased variance,
     and does not update the running statistics. layout: that of the result, where the functional call has another.
     """
 
-    def __init__(self, chain: Chain, options: Options, residual: fx.Node | None):
+    def __init__(self, chain: Chain, options: Options, residual: fx.Node | None, traces: dict[str, fx.GraphModule]):
         self.options, self.after, self.deferred = options, chain.after, False
         self.layout: torch.memory_format | None = None
-        self._traced: tuple[Any, fx.GraphModule] | None = None
+        self._traces = traces
         tensors: dict[str, Any] = {}
         self.geometry: tuple | None = None
         self.batch_stats, self.momentum, self.eps, self.group = False, 0.0, 0.0, None
@@ -84,12 +86,15 @@ class Call:
         )
 
     def traced(self, tensors: Sequence[Tensor]) -> fx.GraphModule:
-        """The operators of this call, without gradients; traced once, since all graphs that ask have these values."""
-        how = self.options, self.layout
-        if self._traced is None or self._traced[0] != how:
+        """The operators of this call, without gradients."""
+        ids = list(map(id, tensors))
+        kinds = [(t.dtype, t.device, tuple(t.shape), t.stride(), ids.index(id(t))) for t in tensors]
+        numbers = {name: value for name, value in vars(self).items() if name not in ("tensors", "_traces")}
+        key = repr((numbers, kinds, autocast_state()))  # equal symbols have equal names
+        if key not in self._traces:
             with torch.no_grad():
-                self._traced = how, trace(self, tensors, self.options.compiled)
-        return self._traced[1]
+                self._traces[key] = trace(self, tensors, self.options.compiled)
+        return self._traces[key]
 
     def for_joint_graph(self) -> Call:
         """The same call with the batch statistics among its results; the graph decides what is kept and recomputed."""
@@ -170,10 +175,11 @@ def number(given: Any) -> float:
 
 
 def inline(graph: fx.Graph, node: fx.Node, traced: fx.GraphModule) -> fx.Node:
-    """Replaces a node by a traced graph of its arguments; returns the node of the result."""
+    """Replaces a node by a traced graph of its arguments; returns the node of the result, with the node's meta."""
     places = [n for n in traced.graph.nodes if n.op == "placeholder"]
     with graph.inserting_before(node):
         result: Any = graph.graph_copy(traced.graph, dict(zip(places, node.args)))
+    result.meta = dict(node.meta)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
     return result

@@ -61,16 +61,18 @@ class Store:
 
 
 class FrozenGraph:
-    """A graph whose last inputs are prepared values. places: the inputs that these depend on."""
+    """A graph whose last inputs are prepared values. sources: the arguments that these depend on; rest: those that the
+    graph reads besides."""
 
-    def __init__(self, forward: Callable[..., Any], constant: fx.GraphModule, places: list[int], store: Store):
+    def __init__(
+        self, forward: Callable[..., Any], constant: fx.GraphModule, sources: list[int], rest: list[int], store: Store
+    ):
         self.forward, self.constant, self.store = forward, constant, store
-        pick = operator.itemgetter(*places)
-        self.pick = pick if len(places) > 1 else lambda args: (pick(args),)
+        self.sources, self.rest = _picker(sources), _picker(rest)
         self.prepared: Prepared | None = None
 
     def __call__(self, *args: Any) -> Any:
-        sources, prepared = self.pick(args), self.prepared
+        sources, prepared = self.sources(args), self.prepared
         if prepared is None or not all(map(operator.is_, sources, prepared.sources)):
             prepared = self.prepared = self.store.find(self.constant.code, self.constant.forward, sources)
         versions = sum(map(VERSION, prepared.counting))
@@ -78,7 +80,14 @@ class FrozenGraph:
             with self.store.lock:
                 if versions != prepared.versions:
                     prepared.refresh(versions)
-        return self.forward(*args, *prepared.values)
+        return self.forward(*self.rest(args), *prepared.values)
+
+
+def _picker(places: list[int]) -> Callable[[tuple], tuple]:
+    """A function that returns the arguments at these places."""
+    if len(places) > 1:
+        return operator.itemgetter(*places)
+    return lambda args: tuple(args[place] for place in places)
 
 
 def frozen(
@@ -106,7 +115,12 @@ def frozen(
     constant = fx.GraphModule(gm, graph)
     _replace_by_inputs(gm, inputs[-1], used, inside)
     _copy_what_is_seen(gm)
-    return FrozenGraph(finish(gm), constant, [inputs.index(node) for node in sources], store)
+    rest = [node for node in inputs if node.users]
+    for node in inputs:
+        if not node.users:
+            gm.graph.erase_node(node)
+    gm.recompile()
+    return FrozenGraph(finish(gm), constant, list(map(inputs.index, sources)), list(map(inputs.index, rest)), store)
 
 
 def _copy_what_is_seen(gm: fx.GraphModule) -> None:

@@ -52,8 +52,7 @@ def _lower_in_channels_last(gm: fx.GraphModule) -> None:
         if isinstance(node.target, Call):
             with modes.at(node):
                 traced = node.target.traced([in_its_layout(tensor) for tensor in node.args])
-            meta, result = node.meta, inline(gm.graph, node, traced)
-            got, result.meta = value(result), dict(meta)
+            got, result = _like(value(traced.graph.output_node().args[0])), inline(gm.graph, node, traced)
         elif any(used in actual for used in node.all_input_nodes):
             if node.target not in FOLLOWING or draws(node):
                 _restore_inputs(gm.graph, node, actual, restored)
@@ -82,6 +81,12 @@ def _run(node: fx.Node, values: Callable[[Any], Any]) -> Any:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _like(fake: Tensor) -> Tensor:
+    """A fake tensor of its own: calls of the same operators share theirs."""
+    with fake_mode([fake]):
+        return torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device)
 
 
 def _other_layout(got: Any, wanted: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..core.dynamo_compat import metadata_check
 from ..core.torch_compat import OpOverload, caller, schema, without_autocast
 
 aten = torch.ops.aten
@@ -22,9 +21,7 @@ def lean(gm: fx.GraphModule, autocast: bool) -> Callable[..., Any]:
     and its sites have cast their arguments already.
     """
     for node in list(gm.graph.nodes):
-        if node.target is metadata_check:  # the graph's guards hold it
-            gm.graph.erase_node(node)
-        elif node.op == "call_function" and isinstance(node.target, OpOverload):
+        if node.op == "call_function" and isinstance(node.target, OpOverload):
             conv2d = node.target is aten.convolution.default and _conv2d_arguments(node)
             if conv2d:
                 node.target, node.args = _conv2d_without_autocast if autocast else torch.conv2d, conv2d

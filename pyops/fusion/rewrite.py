@@ -16,9 +16,10 @@ def replace_sites(gm: fx.GraphModule, chains: list[Chain], options: Options) -> 
     """Replaces each site by a node that calls a Call. Those that cannot be replaced get a refusal."""
     modes = Modes(gm.graph)
     became: dict[fx.Node | None, fx.Node] = {}  # the last node of a chain -> its call
+    traces: dict[str, fx.GraphModule] = {}
     for chain in chains:
         if chain.fusible:
-            call = Call(chain, options._replace(freeze=False), became.get(chain.residual, chain.residual))
+            call = Call(chain, options._replace(freeze=False), became.get(chain.residual, chain.residual), traces)
             chain.refusal = _refusal(call, chain, modes)
             if not chain.refusal:
                 call.options = options
@@ -34,7 +35,7 @@ def _refusal(call: Call, chain: Chain, modes: Modes) -> str:
             got = call.traced([value(tensor) for tensor in call.tensors.values()])
     except Exception as error:  # the functional call refuses its arguments: the model's own operators may take them
         return summary(error)
-    y = value(_result(got))
+    y = value(got.graph.output_node().args[0])
     if y.shape != wanted.shape or y.dtype != wanted.dtype:
         return f"its result would be {tuple(y.shape)} {y.dtype}, the model's is {tuple(wanted.shape)} {wanted.dtype}"
     if y.stride() != wanted.stride():
@@ -42,10 +43,6 @@ def _refusal(call: Call, chain: Chain, modes: Modes) -> str:
         if not wanted.is_contiguous(memory_format=call.layout):
             return f"its result has strides of its own, {wanted.stride()}"
     return ""
-
-
-def _result(traced: fx.GraphModule) -> fx.Node:
-    return next(iter(reversed(traced.graph.nodes))).args[0]  # type: ignore[return-value]
 
 
 def _replace(graph: fx.Graph, chain: Chain, call: Call) -> fx.Node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +50,7 @@ class State:
             return self.plain("torch.compile is disabled", args, kwargs)
         if kwargs and self._given_twice(args, kwargs):
             return self.plain("an argument was given twice, which Dynamo does not see", args, kwargs)
-        if not all(map(operator.is_, map(type, self.modules), self.classes)):
+        if list(map(type, self.modules)) != self.classes:
             self.entries.clear()  # Dynamo does not look at the classes of modules again
             self._watch()
         before = self.compiler.calls

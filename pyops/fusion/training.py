@@ -101,6 +101,8 @@ class Whole:
 
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
+        self.wanted = [i for i, fake in enumerate(fakes) if _needs_gradient(fake)]
+        _return_gradients(backward, self.wanted)
         forward.graph.eliminate_dead_code()  # values that the backward alone computes again
         self.plain = same_autocast(plain.forward)
         self.forward, self.backward = (lean(graph, False) for graph in (forward, backward))
@@ -108,7 +110,6 @@ class Whole:
             self.forward, self.backward = in_autocast_off(self.forward), in_autocast_off(self.backward)
         self.outputs = [value(result) for result in results]
         self.differentiable = list(map(_needs_gradient, self.outputs))
-        self.wanted = list(map(_needs_gradient, fakes))
         self.first_kept = len(results) + 2 * len(updates.running)
         kept = [getattr(node, "name", None) for node in outputs(forward)[self.first_kept :]]
         places = [node.name for node in forward.graph.nodes if node.op == "placeholder"]
@@ -125,14 +126,14 @@ class Whole:
         self.apply = _function(self)
 
     def __call__(self, *args: Any) -> Any:
-        return self.apply(*args)
+        return self.apply(args, *map(args.__getitem__, self.wanted))  # autograd takes its time for each argument
 
-    def of_given(self, grads: Sequence[Tensor | None]) -> Callable[[Any, frozenset[int]], Any]:
+    def of_given(self, gradients: Sequence[Any], grads: Sequence[Tensor | None]) -> Sequence[Any]:
         """Makes a gradient None where only outputs without a gradient depend on its input, as autograd does."""
         given = {i for i, grad in enumerate(grads) if grad is not None}
         if given.issuperset(self.tangents):
-            return lambda gradient, sources: gradient
-        return lambda gradient, sources: gradient if sources & given else None
+            return gradients
+        return [gradient if sources & given else None for gradient, sources in zip(gradients, self.sources)]
 
     def dense(self, index: int, grad: Tensor | None, shape: torch.Size) -> Tensor:
         """The gradient of an output, dense in the layout that the graph was made for."""
@@ -140,6 +141,12 @@ class Whole:
         if grad is None:
             grad = torch.zeros(shape, dtype=like.dtype, device=like.device)
         return grad.contiguous(memory_format=memory_format(like))
+
+
+def _return_gradients(backward: fx.GraphModule, wanted: list[int]) -> None:
+    """Makes a backward graph return the gradients of these inputs of the forward alone."""
+    output = backward.graph.output_node()
+    output.args = (tuple(output.args[0][i] for i in wanted),)  # type: ignore[index]
 
 
 def _sources(backward: fx.GraphModule, tangents: list[int]) -> list[frozenset[int]]:
@@ -156,7 +163,7 @@ def _sources(backward: fx.GraphModule, tangents: list[int]) -> list[frozenset[in
 def _function(whole: Whole) -> Callable[..., Any]:
     class Graph(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, *args):
+        def forward(ctx, args, *wanted):
             results = whole.forward(*args)
             outputs, kept = results[: len(whole.outputs)], results[whole.first_kept :]
             statistics = results[len(whole.outputs) : whole.first_kept]
@@ -184,7 +191,7 @@ def _function(whole: Whole) -> Callable[..., Any]:
             whole.updates.apply(ctx.arguments, ctx.statistics, again=True)
             tangents = (whole.dense(i, grads[i], ctx.shapes[i]) for i in whole.tangents)
             gradients = whole.backward(*(kept[i] for i in whole.order), *tangents)
-            return tuple(map(whole.of_given(grads), gradients, whole.sources))
+            return None, *whole.of_given(gradients, grads)
 
     return Graph.apply
 
@@ -199,13 +206,12 @@ def _differentiable_backward(whole: Whole, ctx, tensors: Sequence[Tensor], kept:
             "one of the variables needed for gradient computation has been modified by an inplace operation: an input "
             "of a fused model's graph, which its second derivative needs"
         )
-    args = [arg.view_as(arg) if wanted else arg for arg, wanted in zip(args, whole.wanted)]
+    for index in whole.wanted:
+        args[index] = args[index].view_as(args[index])
     outputs = whole.plain(*args)
     given = [i for i, grad in enumerate(grads) if grad is not None]
-    inputs = [arg for arg, wanted in zip(args, whole.wanted) if wanted]
-    got = iter(
-        torch.autograd.grad(
-            [outputs[i] for i in given], inputs, [grads[i] for i in given], create_graph=True, allow_unused=True
-        )
-    )
-    return tuple(next(got) if wanted else None for wanted in whole.wanted)
+    got = torch.autograd.grad(
+        [outputs[i] for i in given], [args[i] for i in whole.wanted], [grads[i] for i in given],
+        create_graph=True, allow_unused=True,
+    )  # fmt: skip
+    return None, *got

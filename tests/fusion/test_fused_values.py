@@ -10,11 +10,14 @@ import torch
 from oracle import refuse
 from outcomes import randomize
 from torch import nn
+from torch.nn.functional import leaky_relu, relu
 from zoo import ZOO
 from zoo.entry import cb, cbr
 
 import atrous
 from atrous import models
+from atrous.core.dynamo_compat import trace
+from atrous.fusion import call
 from atrous.testing import assert_tensor
 
 LOW = [pytest.param(dtype, marks=pytest.mark.gate) for dtype in (torch.float64, torch.float16)]
@@ -39,6 +42,17 @@ class Net(nn.Module):
         for first, second, act in zip(self.first, self.second, self.acts):
             x = act(second(first(x)) + x)
         return self.down(x).mean((2, 3))
+
+
+class Calls(nn.Module):
+    """A function of x and of three layers of the same shapes, without activations."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run, self.layers = run, nn.ModuleList(cb() for _ in "123")
+
+    def forward(self, x):
+        return self.run(x, *self.layers)
 
 
 def net(act="prelu"):
@@ -114,6 +128,55 @@ def test_refused_as_eager_refuses(backend):
             for input in (wrong() for wrong in WRONG.values()):
                 refuse(lambda: fused(input), lambda: plain(input), "input|weight|channels|size|4D|Tensor|type")  # noqa: B023
             within_budget(fused, plain, torch.randn(2, 3, 29, 31))
+
+
+def input_as_residual(x, f, g, h):
+    y = relu(f(x) + x)
+    return relu(g(y) + x) + relu(h(y) + y)
+
+
+def like_residual(x, f, g, h):
+    y = relu(f(x))
+    return relu(h(relu(g(y))) + y)
+
+
+def residual_after(x, f, g, h):
+    y = relu(f(x) + x)
+    return relu(h(relu(g(y)) + y) + y)
+
+
+def under_autocast(x, f, g, h):
+    with torch.autocast("cpu", torch.bfloat16):
+        y = relu(f(x))
+    return relu(h(relu(g(y.float()))))
+
+
+# name -> what is called, and how many of its sites are traced: those that differ in more than their tensors
+ALIKE = {
+    "tensors alone": (lambda x, f, g, h: relu(h(relu(g(relu(f(x)))))), 1),
+    "the input as residual": (input_as_residual, 2),
+    "a residual and an input of like sites": (like_residual, 2),
+    "a residual after the activation": (residual_after, 3),
+    "slopes": (lambda x, f, g, h: leaky_relu(h(leaky_relu(g(leaky_relu(f(x), 0.1)), 0.2)), 0.1), 2),
+    "strides of the input": (lambda x, f, g, h: relu(g(relu(f(x)))) + relu(h(x.transpose(2, 3))), 2),
+    "autocast": (under_autocast, 2),
+}
+
+
+@pytest.mark.parametrize("freeze", [False, True], ids=["fused", "frozen"])
+@pytest.mark.parametrize("name", ALIKE)
+@torch.no_grad()
+def test_sites_that_are_alike(name, freeze, monkeypatch):
+    """Sites that differ in their tensors alone are traced once; others are not taken for each other."""
+    traced = []
+    monkeypatch.setattr(call, "trace", lambda *arguments: traced.append(trace(*arguments)) or traced[-1])
+    plain = randomize(Calls(ALIKE[name][0])).eval()
+    if name != "autocast":
+        plain.double()
+    x = torch.randn(2, 4, 9, 9, dtype=next(plain.parameters()).dtype)
+    fused, tolerance = atrous.fuse(plain, freeze=freeze), 0.02 if name == "autocast" else 1e-9
+    torch.testing.assert_close(fused(x), plain(x), rtol=tolerance, atol=tolerance)
+    assert freeze or len(traced) == ALIKE[name][1]
 
 
 @pytest.mark.parametrize("act", ["prelu", pytest.param("relu", marks=pytest.mark.gate)])
