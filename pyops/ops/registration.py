@@ -52,6 +52,9 @@ library_error = _load_library()
 library_loaded = library_error is None
 
 
+without_gradients = torch.no_grad()  # torch's operators inside a primitive would record their gradients
+
+
 def _register() -> tuple[torch.library.Library, torch.library.Library]:
     library = torch.library.Library("atrous", "FRAGMENT" if library_loaded else "DEF")
     triton = torch.library.Library("atrous_triton", "DEF")
@@ -61,11 +64,11 @@ def _register() -> tuple[torch.library.Library, torch.library.Library]:
         for key in ("CPU", "CUDA"):
             built = getattr(torch.ops.atrous, name).default.has_kernel_for_dispatch_key(key)
             if hasattr(eager, name) and not built:
-                library.impl(name, getattr(eager, name), key)
+                library.impl(name, without_gradients(getattr(eager, name)), key)
         torch.library.register_fake(f"atrous::{name}", getattr(fake, name), lib=library)
         if hasattr(triton_impl, name):
             triton.define(schema)
-            triton.impl(name, getattr(triton_impl, name), "CUDA")
+            triton.impl(name, without_gradients(getattr(triton_impl, name)), "CUDA")
             torch.library.register_fake(f"atrous_triton::{name}", getattr(fake, name), lib=triton)
     return library, triton
 
