@@ -74,13 +74,12 @@ class Compiler:
             with torch.no_grad():  # else Inductor would give the results gradients
                 run = self._without_gradients(gm)
             return torch.no_grad()(run) if torch.is_grad_enabled() else run
-        if self.then == "inductor":
-            return self._finish(gm)
         if training.writes_into_a_leaf(plain):  # torch refuses it, in its own words
             return gm.forward
+        finish = functools.partial(self._finish, cast=True)
         return first_that_works(
             record.fallbacks,
-            lambda: training.compiled(gm, plain, inputs, self.options.recompute),
+            lambda: training.compiled(gm, plain, inputs, self.options.recompute, finish),
             lambda: dynamo_compat.with_aot_autograd(gm, inputs),
             lambda: gm.forward,
         )
@@ -95,9 +94,10 @@ class Compiler:
         owned -= {node for node in owned if storage(node) in changed}
         return constants.frozen(gm, owned, self.store, self._finish)
 
-    def _finish(self, gm: fx.GraphModule) -> Callable[..., Any]:
+    def _finish(self, gm: fx.GraphModule, cast: bool = False) -> Callable[..., Any]:
+        """cast: what autocast does has become operators of the graph."""
         if self.then != "inductor":
-            return lean(gm, autocasts(gm.graph))
+            return lean(gm, not cast and autocasts(gm.graph))
         inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
         return dynamo_compat.with_inductor(gm, inputs, self.mode)
 

@@ -14,16 +14,19 @@ from torch import Tensor, fx
 
 from ..core import dynamo_compat
 from ..core.layout import memory_format
-from ..core.torch_compat import checkpointing, in_autocast_off, same_autocast, version
+from ..core.torch_compat import checkpointing, in_autocast_off, same_autocast, version, without_autocast
 from . import effects, spellings
 from .call import Call
 from .effects import storage, value, written
 from .keeping import choose_kept
-from .lean import lean
 from .updates import Updates, counts
 
+Finish = Callable[[fx.GraphModule], Callable[..., Any]]  # makes a function of a finished graph
 
-def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], recompute: bool) -> Callable[..., Any]:
+
+def compiled(
+    gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], recompute: bool, finish: Finish
+) -> Callable[..., Any]:
     """gm with gradients. plain: the graph without sites, which second derivatives differentiate.
 
     Raises what AOTAutograd raises for a graph that it does not export.
@@ -35,7 +38,7 @@ def compiled(gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], re
     if recompute:
         choose_kept(joint)
     forward, backward = dynamo_compat.partition(joint, fakes, len(results), recompute)
-    return Whole(forward, backward, _without_updates(plain), results[: len(outputs(plain))], fakes, updates)
+    return Whole(forward, backward, _without_updates(plain), results[: len(outputs(plain))], fakes, updates, finish)
 
 
 def copied(gm: fx.GraphModule, copies: dict[fx.Node, fx.Node] | None = None) -> fx.GraphModule:
@@ -99,13 +102,14 @@ def _without_updates(plain: fx.GraphModule) -> fx.GraphModule:
 class Whole:
     """The forward graph as one differentiable function, whose backward is the backward graph."""
 
-    def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates):
+    def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates, finish: Finish):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
         self.wanted = [i for i, fake in enumerate(fakes) if _needs_gradient(fake)]
         _return_gradients(backward, self.wanted)
         forward.graph.eliminate_dead_code()  # values that the backward alone computes again
         self.plain = same_autocast(plain.forward)
-        self.forward, self.backward = (lean(graph, False) for graph in (forward, backward))
+        with torch.no_grad(), without_autocast():
+            self.forward, self.backward = finish(forward), finish(backward)
         if autocast:  # the graphs have cast already
             self.forward, self.backward = in_autocast_off(self.forward), in_autocast_off(self.backward)
         self.outputs = [value(result) for result in results]

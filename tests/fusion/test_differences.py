@@ -47,3 +47,21 @@ def test_forward_itself_is_the_plain_one():
     fused, plain = (atrous.fuse(equal_models(Pair)[0]), equal_models(Pair)[1])
     torch.testing.assert_close(fused.forward(x := image()), plain(x))
     assert not fused.fusion_report.graphs
+
+
+@pytest.mark.gate
+@pytest.mark.nightly
+def test_bernoulli_in_fp64_under_inductor():
+    """As torch.compile alone: Inductor compares numbers of fp32 with the probabilities."""
+
+    class Drawing(nn.Sequential):
+        def forward(self, x):
+            return torch.bernoulli(super().forward(x).sigmoid())
+
+    model = Drawing(nn.Conv2d(4, 4, 3), nn.ReLU()).double()
+    x, results = torch.randn(2, 4, 6, 6, dtype=torch.float64), []
+    for run in (model, atrous.fuse(model, then="inductor"), atrous.fuse(model)):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            results.append(run(x))
+    assert torch.equal(results[0], results[2]) and not torch.equal(results[0], results[1])

@@ -138,11 +138,14 @@ def assert_same(actual: Mapping, expected: Mapping, tolerance: float | None = No
 
 
 def assert_alike(
-    fused: Callable, plain: Callable, *args: object, tolerance: float | None = None, **options: object
-) -> None:
-    """Asserts that a call of `fused` leaves what the same call of `plain` leaves."""
-    expected = outcome(plain, *args, **options)
-    assert_same(outcome(fused, *args, **options), expected, tolerance)
+    fused: Callable, plain: Callable, *args: object, tolerance: float | None = None, strides: bool = True,
+    **options: object,
+) -> None:  # fmt: skip
+    """Asserts that a call of `fused` leaves what the same call of `plain` leaves. strides: of the results as well."""
+    expected, actual = outcome(plain, *args, **options), outcome(fused, *args, **options)
+    if not strides:
+        expected, actual = ({n: v for n, v in o.items() if not n.startswith("strides")} for o in (expected, actual))
+    assert_same(actual, expected, tolerance)
 
 
 def error_of(call: Callable, *args: object, **kwargs: object) -> type[BaseException] | None:

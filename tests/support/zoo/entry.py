@@ -18,6 +18,7 @@ class Entry(NamedTuple):
     once: a module runs more than once in a call, so that patterns are compared without their numbers.
     random: the training draws of the fused copy are not torch's, so that values are compared in eval alone.
     nchw: torch itself gives NCHW whatever layout it gets.
+    pixel: it enlarges a map of one pixel, on whose strides torch.compile and eager differ.
     """
 
     build: Callable[[], nn.Module]
@@ -28,6 +29,7 @@ class Entry(NamedTuple):
     once: bool = False
     random: bool = False
     nchw: bool = False
+    pixel: bool = False
 
     def inputs(self, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         x = torch.randn(self.shape, dtype=torch.float64)

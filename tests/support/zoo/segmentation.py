@@ -18,7 +18,7 @@ class AtrousPooling(nn.Sequential):
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-@entry("6 conv+bn+relu", "5 conv+bn+relu, conv+bn+relu+dropout", random=True)
+@entry("6 conv+bn+relu", "5 conv+bn+relu, conv+bn+relu+dropout", random=True, pixel=True)
 class AtrousPyramid(nn.Module):
     """ASPP of DeepLabV3: a ModuleList of rates and of a pooled branch, a projection with dropout."""
 
@@ -159,7 +159,7 @@ class FeaturePyramid(nn.Module):
         return {"fine": self.head(results[0]), "coarse": results[1]}
 
 
-@entry("4 conv+bn+relu", convs=5)
+@entry("4 conv+bn+relu", convs=5, pixel=True)
 class PyramidPooling(nn.Module):
     """PSPNet: a ModuleList of pools and convolutions, each result interpolated, then cat."""
 
