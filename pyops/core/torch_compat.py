@@ -1,4 +1,5 @@
-"""Private names of torch, each behind a public one: those of its compilers are in dynamo_compat.py, no file has others.
+"""Private names of torch, each behind a public one: those of its compilers are in dynamo_compat.py and
+graph_compat.py, no file has others.
 
 All were tried with torch 2.11.0, which CI runs on GPUs, and with torch 2.13.0, which it runs on CPUs. Only functions
 import torch._dynamo and torch._inductor: each import takes a second.

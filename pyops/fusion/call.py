@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from .. import functional
 from ..backends.base import Backend
 from ..core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
-from ..core.dynamo_compat import trace
+from ..core.graph_compat import trace
 from ..core.spec import Epilogue, Spec
 from ..core.sync_stats import Group
 from ..core.torch_compat import autocast_state

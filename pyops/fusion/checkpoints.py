@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from ..core import dynamo_compat
+from ..core import graph_compat
 
 _regions = itertools.count()
 
@@ -16,7 +16,7 @@ _regions = itertools.count()
 def inline_checkpoints(gm: fx.GraphModule) -> None:
     """Replaces each checkpointed region by its nodes. A region with a policy of its own (context_fn) stays."""
     for node in list(gm.graph.nodes):
-        region = dynamo_compat.checkpointed(gm, node)
+        region = graph_compat.checkpointed(gm, node)
         if region is None:
             continue
         places = [n for n in region.graph.nodes if n.op == "placeholder"]
@@ -26,7 +26,7 @@ def inline_checkpoints(gm: fx.GraphModule) -> None:
         number = next(_regions)
         for copied in gm.graph.nodes:
             if copied not in known:
-                dynamo_compat.recompute(copied, number)
+                graph_compat.recompute(copied, number)
         for user in list(node.users):
             assert user.target is operator.getitem
             user.replace_all_uses_with(results[user.args[1]])

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from ..backends import selection
-from ..core import dynamo_compat
+from ..core import dynamo_compat, graph_compat
 from . import constants, training
 from .call import Options
 from .chains import Finder
@@ -80,7 +80,7 @@ class Compiler:
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute, finish),
-            lambda: dynamo_compat.with_aot_autograd(gm, inputs),
+            lambda: graph_compat.with_aot_autograd(gm, inputs),
             lambda: gm.forward,
         )
 
@@ -90,7 +90,7 @@ class Compiler:
             return self._finish(gm)
         places = [node for node in gm.graph.nodes if node.op == "placeholder"]
         changed = {storage(target) for node in gm.graph.nodes for target in written(node)}
-        owned = {node for node in places if any(kind in dynamo_compat.source_name(node) for kind in OWNED)}
+        owned = {node for node in places if any(kind in graph_compat.source_name(node) for kind in OWNED)}
         owned -= {node for node in owned if storage(node) in changed}
         return constants.frozen(gm, owned, self.store, self._finish)
 
@@ -99,7 +99,7 @@ class Compiler:
         if self.then != "inductor":
             return lean(gm, not cast and autocasts(gm.graph))
         inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
-        return dynamo_compat.with_inductor(gm, inputs, self.mode)
+        return graph_compat.with_inductor(gm, inputs, self.mode)
 
 
 def rewritten(
@@ -185,13 +185,13 @@ def fuse_graph(
     if not isinstance(gm, fx.GraphModule):
         raise TypeError(f"gm: expected a torch.fx.GraphModule, got {type(gm).__name__}")
     selection.check_name(backend)
-    if not dynamo_compat.has_values(gm):
+    if not graph_compat.has_values(gm):
         if example_inputs is None:
             raise ValueError(
                 "example_inputs: expected the graph's inputs, since its nodes have no fake values; got None"
             )
         with torch.no_grad():
-            dynamo_compat.retrace(gm, example_inputs)
+            graph_compat.retrace(gm, example_inputs)
     record = Graph()
     rewritten(gm, Options(backend, freeze=bool(freeze), compiled=True), record, {})
     if report is not None:

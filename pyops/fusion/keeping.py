@@ -10,7 +10,7 @@ import operator
 import torch
 from torch import fx
 
-from ..core import dynamo_compat
+from ..core import graph_compat
 from ..core.torch_compat import OpOverload
 from ..ops import schemas
 
@@ -21,18 +21,18 @@ RESIDUAL = tuple(schemas()["_epilogue"].partition("(")[2].split(", ")).index("Te
 def choose_kept(joint: fx.GraphModule) -> None:
     recomputed: set[fx.Node] = set()
     for node in list(joint.graph.nodes):
-        if not isinstance(node.target, OpOverload) or dynamo_compat.is_backward(node):
+        if not isinstance(node.target, OpOverload) or graph_compat.is_backward(node):
             continue
         name = node.target.name()
         residual = node.args[RESIDUAL] if len(node.args) > RESIDUAL else None
         if name.endswith("::_epilogue"):
-            dynamo_compat.keep(node, residual in recomputed)
+            graph_compat.keep(node, residual in recomputed)
             recomputed |= set() if residual in recomputed else {node}
         elif name.endswith("::_statistics_epilogue"):
-            dynamo_compat.keep(node, True)
+            graph_compat.keep(node, True)
             recomputed |= set() if residual in recomputed else _recompute_output(joint.graph, node)
         elif name in KEPT or name.partition("::")[2] in KEPT:
-            dynamo_compat.keep(node, True)
+            graph_compat.keep(node, True)
 
 
 def _recompute_output(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
@@ -45,7 +45,7 @@ def _recompute_output(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
     with graph.inserting_after(max(results.values(), key=list(graph.nodes).index)):
         arguments = (node.args[0], results[1], results[2], *node.args[3:])
         again = graph.call_function(namespace._epilogue_again.default, arguments)
-    again.meta = {"val": y.meta["val"], **dynamo_compat.region_tags(y)}
-    dynamo_compat.keep(again, False)
-    y.replace_all_uses_with(again, delete_user_cb=dynamo_compat.is_backward)
+    again.meta = {"val": y.meta["val"], **graph_compat.region_tags(y)}
+    graph_compat.keep(again, False)
+    y.replace_all_uses_with(again, delete_user_cb=graph_compat.is_backward)
     return {y}

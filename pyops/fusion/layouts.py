@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from ..core.dynamo_compat import fake_mode
+from ..core.graph_compat import fake_mode
 from ..core.layout import memory_format
 from . import spellings
 from .call import Call, inline

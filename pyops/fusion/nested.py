@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from ..core import dynamo_compat
+from ..core import dynamo_compat, graph_compat
 from ..core.torch_compat import constant
 from . import training
 from .compiler import Compiler, fuse_graph, rewritten
@@ -114,7 +114,7 @@ def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> dic
         return {node: node for node in gm.graph.nodes}
     compiler.report.graphs.append(record)
     for node, same in copies.items():
-        dynamo_compat.copy_source(node, same)
+        graph_compat.copy_source(node, same)
     gm.graph = copy.graph
     return copies
 
@@ -122,6 +122,6 @@ def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> dic
 def _exported(state: State, args: tuple, kwargs: dict) -> Any:
     """The model while torch.export traces it with fake tensors: its graph is traced apart, rewritten and run."""
     options = state.compiler.options
-    gm, tensors, finish = dynamo_compat.traced_module(state.model, args, kwargs)
+    gm, tensors, finish = graph_compat.traced_module(state.model, args, kwargs)
     fuse_graph(gm, backend=options.backend, freeze=options.freeze, report=state.compiler.report)
     return finish(gm(*tensors))

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from ..core.dynamo_compat import source_name
+from ..core.graph_compat import source_name
 from . import spellings
 from .chains import Chain
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..core import dynamo_compat
+from ..core import graph_compat
 from ..core.layout import memory_format
 from .call import Call, Options, inline
 from .chains import Chain
@@ -48,7 +48,7 @@ def _refusal(call: Call, chain: Chain, modes: Modes) -> str:
 def _replace(graph: fx.Graph, chain: Chain, call: Call) -> fx.Node:
     with graph.inserting_before(chain.last):
         node = graph.call_function(call, tuple(call.tensors.values()))
-    node.meta = {**chain.last.meta, **dynamo_compat.region_tags(chain.nodes[0])}
+    node.meta = {**chain.last.meta, **graph_compat.region_tags(chain.nodes[0])}
     chain.last.replace_all_uses_with(node)
     for old in reversed(chain.nodes):
         graph.erase_node(old)

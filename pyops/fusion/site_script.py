@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..core import dynamo_compat
+from ..core import graph_compat
 from . import spellings
 from .call import Options
 from .chains import Chain, uses_batch_statistics
@@ -123,4 +123,4 @@ def _literal(given: Any) -> str:
     """A Python literal; a symbol becomes the number that it stands for in this graph."""
     if isinstance(given, (tuple, list)):
         return f"({', '.join(map(_literal, given))})"
-    return repr(dynamo_compat.hint(value(given)))
+    return repr(graph_compat.hint(value(given)))

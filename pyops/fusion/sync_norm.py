@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..core import dynamo_compat
+from ..core import graph_compat
 from ..core.call_args import BatchNormArgs, PostOpArgs
 from ..core.sync_stats import Group
 from ..nn import batch_norm_args
@@ -25,7 +25,7 @@ def sync_batch_norm(
 ) -> Tensor:
     """F.batch_norm with the statistics of a group of processes, given as the fields of a Group."""
     batch_norm = BatchNormArgs(running_mean, running_var, weight, bias, training, momentum, eps, Group(*group), "")
-    with dynamo_compat.compiling(False):
+    with graph_compat.compiling(False):
         return functional.normalize(input, batch_norm, PostOpArgs(1.0, None, False))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core import dynamo_compat
+from ..core import graph_compat
 from ..core.layout import memory_format
 from ..core.torch_compat import checkpointing, in_autocast_off, same_autocast, version, without_autocast
 from . import effects, spellings
@@ -33,11 +33,11 @@ def compiled(
     """
     gm = copied(gm)
     updates = Updates(gm)
-    joint = dynamo_compat.joint_graph(gm, fakes)
+    joint = graph_compat.joint_graph(gm, fakes)
     results = outputs(gm)
     if recompute:
         choose_kept(joint)
-    forward, backward = dynamo_compat.partition(joint, fakes, len(results), recompute)
+    forward, backward = graph_compat.partition(joint, fakes, len(results), recompute)
     return Whole(forward, backward, _without_updates(plain), results[: len(outputs(plain))], fakes, updates, finish)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from ..core import dynamo_compat
+from ..core import graph_compat
 from ..core.torch_compat import add_to_each, lerp_each
 from .call import Call
 from .effects import value
@@ -42,7 +42,7 @@ class Updates:
             if counts(node):
                 place = self.inputs[node.args[0]]
                 total, inside = self.counters.get(place, (0, 0))
-                self.counters[place] = total + 1, inside + bool(dynamo_compat.region_tags(node))
+                self.counters[place] = total + 1, inside + bool(graph_compat.region_tags(node))
                 gm.graph.erase_node(node)
             elif isinstance(node.target, Call):
                 node.target = node.target.for_joint_graph()
@@ -66,11 +66,11 @@ class Updates:
         node.meta.pop("example_value", None)  # it was y's; the tags of a checkpointed region stay
         node.replace_all_uses_with(y, delete_user_cb=lambda user: user not in (y, mean, var))
         # torch then changes nothing; a group of processes has values elsewhere
-        empty = call.group is None and dynamo_compat.hint(value(y).numel()) == 0
+        empty = call.group is None and graph_compat.hint(value(y).numel()) == 0
         if tensors.get("mean") is None or empty:
             return []
         places = self.inputs[tensors["mean"]], self.inputs[tensors["var"]]
-        self.running.append(Running(*places, call.momentum, bool(dynamo_compat.region_tags(node))))
+        self.running.append(Running(*places, call.momentum, bool(graph_compat.region_tags(node))))
         return [mean, var]
 
     def repeated(self, statistics: Sequence[Tensor]) -> list[Tensor | None]:

@@ -16,7 +16,7 @@ from zoo.entry import cb, cbr
 
 import atrous
 from atrous import models
-from atrous.core.dynamo_compat import trace
+from atrous.core.graph_compat import trace
 from atrous.fusion import call
 from atrous.testing import assert_tensor
 
