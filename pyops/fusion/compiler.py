@@ -14,16 +14,17 @@ from torch import fx
 
 from ..backends import selection
 from ..core import dynamo_compat, graph_compat
-from . import constants, training
-from .call import Options
-from .chains import Finder
+from ..core.errors import summary
 from .checkpoints import inline_checkpoints
-from .effects import autocasts, storage, value, without_gradients, written
-from .layouts import lower_sites
-from .lean import lean
-from .report import Graph, Report, path_of, site_of, summary
-from .rewrite import replace_sites
-from .site_script import script_of
+from .execution import constants, training
+from .execution.lean import lean
+from .report import Graph, Report, path_of, site_of
+from .sites.call import Options
+from .sites.chains import Finder
+from .sites.effects import autocasts, storage, value, without_gradients, written
+from .sites.layouts import lower_sites
+from .sites.rewrite import replace_sites
+from .sites.site_script import script_of
 
 
 @dataclass

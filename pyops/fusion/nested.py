@@ -17,11 +17,11 @@ from torch import fx
 
 from ..core import dynamo_compat, graph_compat
 from ..core.torch_compat import constant
-from . import training
 from .compiler import Compiler, fuse_graph, rewritten
-from .effects import without_gradients
-from .layouts import lower_sites
+from .execution import training
 from .report import Graph
+from .sites.effects import without_gradients
+from .sites.layouts import lower_sites
 
 if TYPE_CHECKING:
     from .state import State

@@ -13,8 +13,8 @@ from typing import Any
 from torch import fx
 
 from ..core.graph_compat import source_name
-from . import spellings
-from .chains import Chain
+from .sites import spellings
+from .sites.chains import Chain
 
 AFTER_ACTIVATION = tuple(f"{name}+" for name in spellings.ACTIVATIONS)
 
@@ -129,12 +129,6 @@ class Report:
                 mode = "" if graph.mode == "both" else f" in {graph.mode}"
                 yield f"a graph{mode} was compiled by another route:"
                 yield from _wrapped(reason)
-
-
-def summary(error: Exception) -> str:
-    """The type of an error and the beginning of its first line."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {textwrap.shorten(first, 200, placeholder=' ...')}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -10,10 +10,11 @@ from typing import Any
 from torch import nn
 
 from ..core import dynamo_compat
+from ..core.errors import summary
 from . import nested, sync_norm
-from .call import Options
 from .compiler import Compiler
-from .report import Report, summary
+from .report import Report
+from .sites.call import Options
 
 
 class State:

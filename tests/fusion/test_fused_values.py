@@ -17,7 +17,7 @@ from zoo.entry import cb, cbr
 import atrous
 from atrous import models
 from atrous.core.graph_compat import trace
-from atrous.fusion import call
+from atrous.fusion.sites import call
 from atrous.testing import assert_tensor
 
 LOW = [pytest.param(dtype, marks=pytest.mark.gate) for dtype in (torch.float64, torch.float16)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from ..core.torch_compat import OpOverload
+from ...core.torch_compat import OpOverload
 from . import effects, spellings
 from .effects import is_tensor, storage, value
 

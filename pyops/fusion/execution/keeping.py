@@ -10,9 +10,9 @@ import operator
 import torch
 from torch import fx
 
-from ..core import graph_compat
-from ..core.torch_compat import OpOverload
-from ..ops import schemas
+from ...core import graph_compat
+from ...core.torch_compat import OpOverload
+from ...ops import schemas
 
 KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue", "wait_tensor")
 RESIDUAL = tuple(schemas()["_epilogue"].partition("(")[2].split(", ")).index("Tensor? residual=None")

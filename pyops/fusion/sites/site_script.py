@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..core import graph_compat
+from ...core import graph_compat
 from . import spellings
 from .call import Options
 from .chains import Chain, uses_batch_statistics

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core import graph_compat
-from ..core.layout import memory_format
-from ..core.torch_compat import checkpointing, in_autocast_off, same_autocast, version, without_autocast
-from . import effects, spellings
-from .call import Call
-from .effects import storage, value, written
+from ...core import graph_compat
+from ...core.layout import memory_format
+from ...core.torch_compat import checkpointing, in_autocast_off, same_autocast, version, without_autocast
+from ..sites import effects, spellings
+from ..sites.call import Call
+from ..sites.effects import storage, value, written
 from .keeping import choose_kept
 from .updates import Updates, counts
 

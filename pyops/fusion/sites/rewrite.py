@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..core import graph_compat
-from ..core.layout import memory_format
+from ...core import graph_compat
+from ...core.errors import summary
+from ...core.layout import memory_format
 from .call import Call, Options, inline
 from .chains import Chain
 from .effects import Modes, value
-from .report import summary
 
 
 def replace_sites(gm: fx.GraphModule, chains: list[Chain], options: Options) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..core.torch_compat import OpOverload, caller, schema, without_autocast
+from ...core.torch_compat import OpOverload, caller, schema, without_autocast
 
 aten = torch.ops.aten
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from ..core.graph_compat import fake_mode
-from ..core.layout import memory_format
+from ...core.graph_compat import fake_mode
+from ...core.layout import memory_format
 from . import spellings
 from .call import Call, inline
 from .effects import Modes, storage, value, written

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .sync_norm import sync_batch_norm
+from ..sync_norm import sync_batch_norm
 
 aten = torch.ops.aten
 

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from .. import functional
-from ..backends.base import Backend
-from ..core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
-from ..core.graph_compat import trace
-from ..core.spec import Epilogue, Spec
-from ..core.sync_stats import Group
-from ..core.torch_compat import autocast_state
-from ..nn import fold_batch_norm
+from ... import functional
+from ...backends.base import Backend
+from ...core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
+from ...core.graph_compat import trace
+from ...core.spec import Epilogue, Spec
+from ...core.sync_stats import Group
+from ...core.torch_compat import autocast_state
+from ...nn import fold_batch_norm
 from . import spellings
 from .chains import Chain, uses_batch_statistics
 from .effects import value

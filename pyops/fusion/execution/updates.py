@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from ..core import graph_compat
-from ..core.torch_compat import add_to_each, lerp_each
-from .call import Call
-from .effects import value
+from ...core import graph_compat
+from ...core.torch_compat import add_to_each, lerp_each
+from ..sites.call import Call
+from ..sites.effects import value
 
 
 class Running(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core.torch_compat import OpOverload, schema
-from .effects import storage, written
+from ...core.torch_compat import OpOverload, schema
+from ..sites.effects import storage, written
 
 VERSION = operator.attrgetter("_version")  # the number of in-place changes of a tensor
 PREPARED = "prepared_"  # begins the names of the inputs that stand for prepared values

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..core import torch_compat
-from ..core.torch_compat import OpOverload, schema, storage_id
+from ...core import torch_compat
+from ...core.torch_compat import OpOverload, schema, storage_id
 from . import spellings
 
 _WRITING_OPERATORS = ("iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow",

@@ -1,0 +1,1 @@
+"""Finds the sites of a graph, and replaces each by one call or the operators it comes to."""
