@@ -2,7 +2,7 @@
 
 On a CPU, a 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution, F(2x2, 3x3), when it is frozen
 (fused with its epilogue) and, from TRAINING_PIXELS on, in training. Any other convolution is torch's own (oneDNN), by
-design: what `native` adds to it is the epilogue in place, in the same C++ call.
+design: what `native` adds to it is the epilogue in place, in the same C++ call, or in a second one for a small output.
 On CUDA every convolution is a kernel of the library, which multiplies fp32 as tf32, fused with its epilogue unless that
 draws. A convolution that no kernel computes is refused with the reasons; csrc/cuda/conv/heuristics.cpp has them.
 Gradients of convolutions are torch's own, but for Winograd's.
@@ -78,7 +78,7 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
     def run(input, weights, arguments):
         if aten.relu_alone(input, arguments):
             return torch.relu_(aten.convolution(input, *weights, spec))
-        if _is_small(input):
+        if _is_small(input, weights[0], spec):
             return epilogue(aten.convolution(input, *weights, spec), arguments)
         return torch.ops.atrous._conv_epilogue(input, *weights, *spec, *arguments)
 
@@ -88,11 +88,13 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
 SMALL = 2**16  # elements
 
 
-def _is_small(input: Tensor) -> bool:
-    """True if two calls cost less than one in C++, whose lists of integers take 3 us to pass: more than a second y."""
+def _is_small(input: Tensor, weight: Tensor, spec: Spec) -> bool:
+    """True if a second y costs less than one call in C++ does, whose lists of integers take 2 us to pass."""
     if input.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    return tuning.all_ints(tuple(input.shape)) and input.numel() <= SMALL
+    height, width = spec.output_size(input.shape[2:], weight.shape[2:])
+    size = input.shape[0] * weight.shape[0] * height * width
+    return tuning.all_ints((size,)) and size <= SMALL
 
 
 def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:

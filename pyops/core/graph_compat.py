@@ -202,13 +202,21 @@ def with_aot_autograd(gm: fx.GraphModule, fakes: Sequence[Any]) -> Callable[...,
     )(gm, fakes)  # fmt: skip
 
 
-def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) -> Callable[..., Any]:
-    """A graph compiled by Inductor, with the options of one of torch.compile's modes."""
+def with_inductor(
+    gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None, cuda_graphs: bool = True
+) -> Callable[..., Any]:
+    """A graph compiled by Inductor, with the options of one of torch.compile's modes. It may change the graph.
+
+    cuda_graphs: False forbids them. A half of a training graph must not have one: Inductor takes each for a whole
+    inference, and would write over what the forward saved.
+    """
     from torch._inductor import config, list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
     options = list_mode_options(mode) if mode else {}
-    with config.patch({**options, "fallback_random": True}):  # the numbers that torch draws without a compiler
+    options |= {"fallback_random": True}  # the numbers that torch draws without a compiler
+    options |= {} if cuda_graphs else {"triton.cudagraphs": False}
+    with config.patch(options):
         return compile_fx(gm, list(fakes))  # type: ignore[return-value]
 
 

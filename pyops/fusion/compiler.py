@@ -77,7 +77,7 @@ class Compiler:
             return torch.no_grad()(run) if torch.is_grad_enabled() else run
         if training.writes_into_a_leaf(plain):  # torch refuses it, in its own words
             return gm.forward
-        finish = functools.partial(self._finish, cast=True)
+        finish = functools.partial(self._finish, half=True)
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute, finish),
@@ -95,12 +95,12 @@ class Compiler:
         owned -= {node for node in owned if storage(node) in changed}
         return constants.frozen(gm, owned, self.store, self._finish)
 
-    def _finish(self, gm: fx.GraphModule, cast: bool = False) -> Callable[..., Any]:
-        """cast: what autocast does has become operators of the graph."""
+    def _finish(self, gm: fx.GraphModule, half: bool = False) -> Callable[..., Any]:
+        """half: this is a half of a training graph, whose operators do what autocast does."""
         if self.then != "inductor":
-            return lean(gm, not cast and autocasts(gm.graph))
+            return lean(gm, not half and autocasts(gm.graph))
         inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
-        return graph_compat.with_inductor(gm, inputs, self.mode)
+        return graph_compat.with_inductor(gm, inputs, self.mode, cuda_graphs=not half)
 
 
 def rewritten(

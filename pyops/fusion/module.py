@@ -133,8 +133,9 @@ def fuse(
             saved, which avoids the recomputing passes.
         dynamic: as for torch.compile. None: a size that changes becomes a symbol; True: every size is one at once;
             False: each size is compiled for itself.
-        then: None, or "inductor": Inductor compiles the graph, or its forward and its backward, with the sites as
-            operators. A training graph that returns views or changes its inputs runs as it is; the report says so.
+        then: None, or "inductor": Inductor compiles the graph, or its forward and its backward (again for each
+            height and width), with the sites as operators. A training graph that returns views or changes its inputs
+            runs as it is; the report says so.
 
     Returns the fused module. Its fusion_report, a fusion.Report, is filled as it is called: every convolution, fused or
     the reason why not; graph breaks; calls that ran the plain model.

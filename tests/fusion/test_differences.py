@@ -11,6 +11,7 @@ from outcomes import equal_models
 from pairs import BOTH, Pair, image
 from torch import nn
 from variants import layers
+from zoo import ZOO
 
 import atrous
 
@@ -47,6 +48,15 @@ def test_forward_itself_is_the_plain_one():
     fused, plain = (atrous.fuse(equal_models(Pair)[0]), equal_models(Pair)[1])
     torch.testing.assert_close(fused.forward(x := image()), plain(x))
     assert not fused.fusion_report.graphs
+
+
+@torch.no_grad()
+def test_layouts_behind_an_enlarged_pixel():
+    """Of a frozen model: torch.compile takes the enlarged map of one pixel for channels_last, where eager's is NCHW."""
+    plain = ZOO["PyramidPooling"].build().eval()
+    x = torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    assert plain(x).is_contiguous() and atrous.fuse(plain)(x).is_contiguous()
+    assert atrous.fuse(plain, freeze=True)(x).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.gate

@@ -14,6 +14,7 @@ from variants import epilogues
 from zoo import ZOO
 
 import atrous
+from atrous.core import graph_compat
 
 
 def fused_count(run, x):
@@ -38,10 +39,15 @@ def test_compile(training, options):
 
 
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.gate)])
-def test_compile_then_inductor(training):
+def test_compile_then_inductor(training, monkeypatch):
+    """Inductor compiles the graph, or its forward and its backward."""
+    finished, report = [], atrous.fusion.Report()
+    run = graph_compat.with_inductor
+    monkeypatch.setattr(graph_compat, "with_inductor", lambda *a, **k: finished.append(run(*a, **k)) or finished[-1])
     model, plain = equal_models(Pair, training)
-    compiled = torch.compile(model, backend="atrous", options={"then": "inductor"})
+    compiled = torch.compile(model, backend="atrous", options={"then": "inductor", "report": report})
     assert_alike(compiled, plain, image())
+    assert len(finished) == 2 and [graph.fallbacks for graph in report.graphs] == [[]]
     if not training:
         with torch.no_grad():
             assert fused_count(compiled, image()) == 2

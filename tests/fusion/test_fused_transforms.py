@@ -192,14 +192,15 @@ def test_gradients_of_other_layouts_and_zeros(make, training):
     class Two(Pair):
         def forward(self, x):
             y = self.first(x)
-            return y, self.second(y, x), nn.functional.avg_pool2d(y, 2)
+            return y, self.second(y, x), nn.functional.avg_pool2d(y, 2), y.permute(0, 2, 3, 1).sigmoid()
 
     fused, plain = make.pair(equal_models(Two, training))
     losses = [
-        lambda y, z, p: z.sum(),
-        lambda y, z, p: y.mean() + p.transpose(2, 3).pow(2).sum(),
-        lambda y, z, p: z.to(memory_format=torch.channels_last).pow(3).sum(),
-        lambda y, z, p: (z[:, ::2] * p.mean()).sum() + y[0, 0, 0, 0],
+        lambda y, z, p, s: z.sum(),
+        lambda y, z, p, s: y.mean() + p.transpose(2, 3).pow(2).sum(),
+        lambda y, z, p, s: z.to(memory_format=torch.channels_last).pow(3).sum(),
+        lambda y, z, p, s: (z[:, ::2] * p.mean()).sum() + y[0, 0, 0, 0],
+        lambda y, z, p, s: s.pow(2).sum() + s.transpose(1, 2).flatten(1).cumsum(1).mean(),
     ]
     for loss in losses:
         x, gradients = image(), []

@@ -119,7 +119,8 @@ def test_strides_of_maps_do_not_matter(namespace, name, memory_format):
     got, expected = (r if isinstance(r, tuple) else (r,) for r in (run(*moved), run(*arguments)))
     for a, b in zip(got, expected, strict=True):
         assert a.stride() == b.stride()
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # plain torch adds in the order of memory
+        rounding = 0.0 if ops.library_loaded or namespace == "atrous_triton" else 1e-4  # torch adds in memory's order
+        torch.testing.assert_close(a, b, rtol=rounding, atol=rounding)
 
 
 def test_python_defines_the_primitives_where_the_library_is_absent(tmp_path):
@@ -141,6 +142,7 @@ y = atrous.bn_act(x, m, v, slope=0.1)
 assert torch.allclose(y, torch.nn.functional.leaky_relu(torch.nn.functional.batch_norm(x, m, v), 0.1), atol=1e-6)
 low = atrous.bn_act(x.bfloat16().contiguous(memory_format=torch.channels_last), m, v, slope="relu")
 assert low.dtype == torch.bfloat16 and low.is_contiguous(memory_format=torch.channels_last)
+torch.ops.atrous._epilogue(*(t.clone().requires_grad_() for t in (x, m, v)))  # torch.batch_norm refuses such an m
 print("ok")
 """
     source = str(reference.__file__).removesuffix("/reference.py")

@@ -6,14 +6,13 @@ statistics behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ...core import graph_compat
-from ...core.layout import memory_format
 from ...core.torch_compat import checkpointing, in_autocast_off, same_autocast, version, without_autocast
 from ..sites import effects, spellings
 from ..sites.call import Call
@@ -108,10 +107,6 @@ class Whole:
         _return_gradients(backward, self.wanted)
         forward.graph.eliminate_dead_code()  # values that the backward alone computes again
         self.plain = same_autocast(plain.forward)
-        with torch.no_grad(), without_autocast():
-            self.forward, self.backward = finish(forward), finish(backward)
-        if autocast:  # the graphs have cast already
-            self.forward, self.backward = in_autocast_off(self.forward), in_autocast_off(self.backward)
         self.outputs = [value(result) for result in results]
         self.differentiable = list(map(_needs_gradient, self.outputs))
         self.first_kept = len(results) + 2 * len(updates.running)
@@ -122,11 +117,16 @@ class Whole:
         self.kept = {i: kept.index(name) for i, name in enumerate(places) if name in kept}
         apart = self.kept.keys() | updates.written
         self.others = [i for i, fake in enumerate(fakes) if isinstance(fake, Tensor) and i not in apart]
-        names = [node.name for node in backward.graph.nodes if node.op == "placeholder"]
-        self.order = [kept.index(name) for name in names if not name.startswith("tangents")]  # symbols stand first
-        tangents = [name for name in names if name.startswith("tangents")]
+        inputs = [node for node in backward.graph.nodes if node.op == "placeholder"]
+        self.order = [kept.index(node.name) for node in inputs if not _is_tangent(node)]  # symbols stand first
+        tangents = list(filter(_is_tangent, inputs))
         self.tangents = [i for i, one in enumerate(self.differentiable) if one or len(tangents) == self.first_kept]
+        self.axes = list(map(_axes_in_memory, map(value, tangents)))
         self.sources = _sources(backward, self.tangents)
+        with torch.no_grad(), without_autocast():  # last: the graphs are finish's own then
+            self.forward, self.backward = finish(forward), finish(backward)
+        if autocast:  # the graphs have cast already
+            self.forward, self.backward = in_autocast_off(self.forward), in_autocast_off(self.backward)
         self.apply = _function(self)
 
     def __call__(self, *args: Any) -> Any:
@@ -139,12 +139,25 @@ class Whole:
             return gradients
         return [gradient if sources & given else None for gradient, sources in zip(gradients, self.sources)]
 
-    def dense(self, index: int, grad: Tensor | None, shape: torch.Size) -> Tensor:
-        """The gradient of an output, dense in the layout that the graph was made for."""
-        like = self.outputs[index]
-        if grad is None:
-            grad = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        return grad.contiguous(memory_format=memory_format(like))
+    def dense(self, grads: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> Iterator[Tensor]:
+        """The gradients that the backward graph reads, dense in the layouts that it was made for."""
+        for index, axes in zip(self.tangents, self.axes):
+            grad, like = grads[index], self.outputs[index]
+            if grad is None:
+                grad = torch.zeros(shapes[index], dtype=like.dtype, device=like.device)
+            if axes == sorted(axes):
+                yield grad.contiguous()
+            else:
+                yield grad.permute(axes).contiguous().permute([axes.index(axis) for axis in range(len(axes))])
+
+
+def _is_tangent(node: fx.Node) -> bool:
+    return node.name.startswith("tangents")
+
+
+def _axes_in_memory(fake: Tensor) -> list[int]:
+    """The axes of a tensor from the one of the largest stride to that of the smallest."""
+    return sorted(range(fake.dim()), key=lambda axis: -graph_compat.hint(fake.stride(axis)))
 
 
 def _return_gradients(backward: fx.GraphModule, wanted: list[int]) -> None:
@@ -159,7 +172,7 @@ def _sources(backward: fx.GraphModule, tangents: list[int]) -> list[frozenset[in
     known: dict[fx.Node, frozenset[int]] = {}
     for node in backward.graph.nodes:
         known[node] = frozenset().union(*(known[used] for used in node.all_input_nodes))
-        if node.op == "placeholder" and node.name.startswith("tangents"):
+        if node.op == "placeholder" and _is_tangent(node):
             known[node] = frozenset([next(places)])
     return [known.get(gradient, frozenset()) for gradient in outputs(backward)]
 
@@ -193,8 +206,7 @@ def _function(whole: Whole) -> Callable[..., Any]:
             if torch.is_grad_enabled():  # create_graph=True: these gradients will be differentiated
                 return _differentiable_backward(whole, ctx, tensors, kept, grads)
             whole.updates.apply(ctx.arguments, ctx.statistics, again=True)
-            tangents = (whole.dense(i, grads[i], ctx.shapes[i]) for i in whole.tangents)
-            gradients = whole.backward(*(kept[i] for i in whole.order), *tangents)
+            gradients = whole.backward(*(kept[i] for i in whole.order), *whole.dense(grads, ctx.shapes))
             return None, *whole.of_given(gradients, grads)
 
     return Graph.apply
