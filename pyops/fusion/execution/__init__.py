@@ -1,1 +1,1 @@
-"""What runs a rewritten graph: with little host time, frozen, and with gradients."""
+"""Runs a rewritten graph: with little host time, frozen, and with gradients."""
