@@ -52,7 +52,7 @@ def test_forward_itself_is_the_plain_one():
 
 @torch.no_grad()
 def test_layouts_behind_an_enlarged_pixel():
-    """torch.compile takes an enlarged map of one pixel for channels_last, and so does a frozen model; eager for NCHW."""
+    """torch.compile and a frozen model take an enlarged map of one pixel for channels_last, eager for NCHW."""
     plain = ZOO["PyramidPooling"].build().eval()
     x = torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
     assert plain(x).is_contiguous() and atrous.fuse(plain)(x).is_contiguous()
