@@ -61,7 +61,7 @@ def has_gradients(gm: fx.GraphModule) -> bool:
 
 def outputs(gm: fx.GraphModule) -> list[Any]:
     """The values that a graph returns."""
-    return list(next(iter(reversed(gm.graph.nodes))).args[0])  # type: ignore[arg-type]
+    return list(gm.graph.output_node().args[0])  # type: ignore[arg-type]
 
 
 def mode(node: fx.Node) -> str:

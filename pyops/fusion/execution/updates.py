@@ -37,7 +37,7 @@ class Updates:
         self.inputs = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
         self.running: list[Running] = []
         self.counters: dict[int, tuple[int, int]] = {}
-        output, statistics = next(iter(reversed(gm.graph.nodes))), []
+        output, statistics = gm.graph.output_node(), []
         for node in list(gm.graph.nodes):
             if counts(node):
                 place = self.inputs[node.args[0]]
