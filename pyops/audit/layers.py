@@ -1,0 +1,67 @@
+"""The convolutions and poolings of an audited network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import fx
+
+from . import operators
+from .graph import ModelGraph, module_name
+from .operators import Axes, Pair, Window
+from .taps import inside
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or pooling. Pairs are (height, width).
+
+    rate: the dilation. input_size: that of the layer's input, None for a list of rates without an input size.
+    padding_share: the fraction of its taps, over all output positions, that read padding; None without input_size.
+    gmac: its multiply-adds for one image, in units of 10**9; 0 for a pooling, None for a list of rates.
+    """
+
+    name: str
+    operator: str
+    kernel_size: Pair
+    stride: Pair
+    rate: Pair
+    input_size: Pair | None
+    padding_share: float | None
+    gmac: float | None
+
+
+def of_rate(name: str, window: Window, input_size: Pair | None) -> Layer:
+    """A layer of a list of rates, whose output has the size of its input."""
+    share = None if input_size is None else _padding_share(window.axes(), input_size, input_size)
+    return Layer(name, "conv2d", window.kernel, window.stride, window.dilation, input_size, share, None)
+
+
+def of_node(graph: ModelGraph, node: fx.Node) -> Layer | None:
+    """The layer of a node that is a map; None if it is no convolution or pooling with a kernel size."""
+    window, (source, axes) = operators.window(node), graph.reads[node][0]
+    if window is None or axes is None:
+        return None
+    size, gmac = graph.size(source), convolution_macs(node) / 1e9
+    share, kind = _padding_share(axes, size, graph.size(node)), operators.name(node)
+    return Layer(module_name(node), kind, window.kernel, window.stride, window.dilation, size, share, gmac)
+
+
+def convolution_macs(node: fx.Node) -> int:
+    """The multiply-adds of a convolution; 0 for other operators.
+
+    A convolution multiplies its weight for each output position, a transposed one for each input position.
+    """
+    kind = operators.name(node) if node.op == "call_function" else ""
+    if kind not in operators.CONVOLUTIONS:
+        return 0
+    a = operators.arguments(node)
+    transposed = kind == "conv_transpose2d" or a.get("transposed")
+    positions = operators.shape(a["input"] if transposed else node)
+    return positions[0] * math.prod(positions[2:]) * math.prod(operators.shape(a["weight"]))
+
+
+def _padding_share(axes: Axes, size: Pair, output: Pair) -> float:
+    within = [inside(*one) for one in zip(axes, size, output)]
+    return 1 - within[0] * within[1]
