@@ -1,9 +1,12 @@
 """atrous: fused (dilated) conv2d + BatchNorm + activation + residual add as torch operators."""
 
 from . import models, nn
+from .audit import Audit, audit_dilation
 from .functional import add_act, bn_act, conv_bn_act
 from .fusion import fuse, fuse_graph
 from .models.prelu_training import param_groups
 
 __version__ = "0.1.0"
-__all__ = ["add_act", "bn_act", "conv_bn_act", "fuse", "fuse_graph", "models", "nn", "param_groups"]
+__all__ = [
+    "Audit", "add_act", "audit_dilation", "bn_act", "conv_bn_act", "fuse", "fuse_graph", "models", "nn", "param_groups",
+]  # fmt: skip

@@ -21,7 +21,7 @@ EXACT = 2.0**53  # fp64 holds every whole number up to it
 
 @dataclass(frozen=True)
 class Audit:
-    """What one position of the last map reads of the input, on a map without borders. Pairs are (height, width).
+    """The part of the input that one position of the last map reads, as if maps had no borders. Pairs: (height, width).
 
     receptive_field: the box of the positions that are read, in pixels of the input.
     positions: their number in that box.
@@ -64,7 +64,9 @@ class Audit:
     def as_dict(self) -> dict:
         """The audit for JSON, with the same keys."""
         counts = [[int(n) if n < EXACT else n for n in line] for line in self.profile.tolist()]
-        inner = {name: value and value.as_dict() for name, value in vars(self).items() if name in ("stack", "suggestion")}
+        inner = {
+            name: value and value.as_dict() for name, value in vars(self).items() if name in ("stack", "suggestion")
+        }
         return {**vars(self), **inner, "profile": counts, "layers": [vars(layer) for layer in self.layers]}
 
 
@@ -114,10 +116,9 @@ def _audit_rates(stack: Stack, input_size: Pair | None) -> Audit:
 
 
 def _audit_model(model: nn.Module, shape: tuple[int, ...]) -> Audit:
-    graph = ModelGraph(model, shape)
-    macs = [macs for node in graph.nodes if (macs := convolution_macs(node))]
-    if not macs:
+    if not any(tensor.dim() == 4 for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(f"model: expected a model with convolutions, got {type(model).__name__} without one")
+    graph = ModelGraph(model, shape)
     read = {last: field for last in graph.last_maps() if (field := graph.field(last))}
     if not read:
         raise ValueError("model: expected outputs that depend on the image, got none that does")
@@ -125,13 +126,15 @@ def _audit_model(model: nn.Module, shape: tuple[int, ...]) -> Audit:
     layers = [layer for node in graph.nodes if node in graph.reads and (layer := of_node(graph, node))]
     return _audit(
         read[last], (shape[2] // 2, shape[3] // 2), _stack(layers, graph.size(last)), (shape[2], shape[3]), layers,
-        gmac=sum(macs) / 1e9,
+        gmac=sum(map(convolution_macs, graph.nodes)) / 1e9,
         global_branches=sorted({module_name(node) or str(node.target) for node in graph.pooled.get(last, ())}),
     )  # fmt: skip
 
 
-def _audit(field: Field, position: Pair, stack: Stack | None, input_size: Pair | None, layers: list[Layer],
-           hdc: bool | None = None, gmac: float | None = None, global_branches: Sequence[str] = ()) -> Audit:  # fmt: skip
+def _audit(
+    field: Field, position: Pair, stack: Stack | None, input_size: Pair | None, layers: list[Layer],
+    hdc: bool | None = None, gmac: float | None = None, global_branches: Sequence[str] = (),
+) -> Audit:  # fmt: skip
     _check_field(max(field.size))
     positions, reached = field.counts.numel(), int((field.counts != 0).sum())
     return Audit(

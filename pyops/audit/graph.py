@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..core.errors import summary
 from . import operators
@@ -133,16 +132,18 @@ def module_name(node: fx.Node) -> str:
 def _export(model: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgram:
     like = next(model.parameters(), torch.empty(0))
     image = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
-    try:
-        with _evaluation(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of torch.export itself
+    with _evaluation(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of torch.export itself
+        try:
+            model(image)
+        except Exception as error:  # a user's own model may raise anything
+            expected = "input_size: expected an image that the model accepts"
+            raise ValueError(f"{expected}, got {tuple(shape)}: {summary(error)}") from error
+        try:
             return torch.export.export(model, (image,), strict=False).run_decompositions({})
-    except GuardOnDataDependentSymNode as error:
-        raise ValueError(f"model: expected control flow that no value decides, got {summary(error)}") from error
-    except Exception as error:  # the model's own errors, of any type
-        raise ValueError(
-            f"input_size: expected an image that the model accepts, got {tuple(shape)}: {summary(error)}"
-        ) from error
+        except Exception as error:  # torch.export has no common base of its errors
+            expected = "model: expected operators and control flow that torch.export can follow, not decided by values"
+            raise ValueError(f"{expected}, got {summary(error)}") from error
 
 
 @contextlib.contextmanager

@@ -34,8 +34,8 @@ class Layer:
 
 def of_rate(name: str, window: Window, input_size: Pair | None) -> Layer:
     """A layer of a list of rates, whose output has the size of its input."""
-    share = None if input_size is None else _padding_share(window.axes(), input_size, input_size)
-    return Layer(name, "conv2d", window.kernel, window.stride, window.dilation, input_size, share, None)
+    padding = None if input_size is None else _in_padding(window.axes(), input_size, input_size)
+    return Layer(name, "conv2d", window.kernel, window.stride, window.dilation, input_size, padding, None)
 
 
 def of_node(graph: ModelGraph, node: fx.Node) -> Layer | None:
@@ -44,8 +44,8 @@ def of_node(graph: ModelGraph, node: fx.Node) -> Layer | None:
     if window is None or axes is None:
         return None
     size, gmac = graph.size(source), convolution_macs(node) / 1e9
-    share, kind = _padding_share(axes, size, graph.size(node)), operators.name(node)
-    return Layer(module_name(node), kind, window.kernel, window.stride, window.dilation, size, share, gmac)
+    padding, kind = _in_padding(axes, size, graph.size(node)), operators.name(node)
+    return Layer(module_name(node), kind, window.kernel, window.stride, window.dilation, size, padding, gmac)
 
 
 def convolution_macs(node: fx.Node) -> int:
@@ -62,6 +62,6 @@ def convolution_macs(node: fx.Node) -> int:
     return positions[0] * math.prod(positions[2:]) * math.prod(operators.shape(a["weight"]))
 
 
-def _padding_share(axes: Axes, size: Pair, output: Pair) -> float:
+def _in_padding(axes: Axes, size: Pair, output: Pair) -> float:
     within = [inside(*one) for one in zip(axes, size, output)]
     return 1 - within[0] * within[1]

@@ -25,9 +25,10 @@ ALONG = {"cat": 0, "glu": -1, "linear": -1, "log_softmax": 0, "softmax": 0, "spl
 # Besides those that torch tags as pointwise and those of ALONG: they read, of each map, the output's own position.
 # Normalizations are among them; their statistics over a map are not followed.
 SAME_POSITION = {
-    "_epilogue", "_native_batch_norm_legit_no_training", "_to_copy", "alias", "alpha_dropout", "batch_norm",
+    "_epilogue", "_native_batch_norm_legit_no_training", "_to_copy", "alias", "alpha_dropout", "batch_norm", "celu",
     "channel_shuffle", "clone", "contiguous", "detach", "dropout", "expand", "feature_dropout", "getitem", "group_norm",
-    "instance_norm", "layer_norm", "prelu", "rms_norm", "rrelu", "select", "to", "unbind",
+    "hardswish", "instance_norm", "layer_norm", "prelu", "relu6", "rms_norm", "rrelu", "select", "selu", "stack", "to",
+    "unbind",
 }  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def window(node: fx.Node) -> Window | None:
     dilation, padding = _pair(a.get("dilation", 1)), a["padding"]
     if isinstance(padding, str):
         total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel)]
-        padding = [one // 2 for one in total]  # of an odd number, more at the end
+        padding = [one // 2 for one in total]  # an odd one has more at the end
     return Window(kernel, _pair(a["stride"] or kernel), _pair(padding), dilation)
 
 
@@ -143,6 +144,8 @@ def axes_after(node: fx.Node, axes: Pair, source: tuple[int, ...]) -> Pair | Non
     elif kind == "transpose":
         swapped = a["dim0"] % len(source), a["dim1"] % len(source)
         places = [swapped[1 - swapped.index(axis)] if axis in swapped else axis for axis in axes]
+    elif kind == "stack":
+        places = [axis + (a["dim"] % len(output) <= axis) for axis in axes]
     elif len(output) < len(source):  # dimensions are removed
         removed = _dims(a.get("dim"), len(source))
         places = [axis - sum(dim < axis for dim in removed) for axis in axes]

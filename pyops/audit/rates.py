@@ -47,6 +47,11 @@ class Suggestion:
     longest: Stack | None = None
     deeper: Stack | None = None
 
+    @property
+    def stacks(self) -> list[Stack]:
+        """Those that are given."""
+        return [stack for stack in (self.stack, self.longest, self.deeper) if stack]
+
     def as_dict(self) -> dict:
         """The suggestion for JSON."""
         return {name: stack and stack.as_dict() for name, stack in vars(self).items()}

@@ -1,4 +1,4 @@
-"""python -m atrous info | demo | explain | tune | export: parse the command line and run the command.
+"""python -m atrous info | demo | explain | tune | audit | export: parse the command line and run the command.
 
 A user's error ends in one line on stderr and exit status 2. Each command imports what it needs when it runs, so that
 --help is fast.
@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..backends import selection
 from ..core import activation
 from ..core.checks import UsageError, writable
 from ..models import resnet
+
+NUMBERS = r"\[\s+([\s\d.e+,-]+?)\s+\]"  # a list of numbers in JSON, which is written in one line
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
+    from .audit import command as audit_command
     from .demo import command as demo_command
     from .explain import command as explain_command
     from .export import command as export_command
@@ -59,8 +63,9 @@ def _parser() -> Parser:
     demo = _command(commands, "demo", _demo, "compare a ResNet34 with its fused copy on photographs: outputs and speed")
     explain = _command(commands, "explain", _explain, "list a model's layers: sizes, backends, lower bounds of time")
     tune = _command(commands, "tune", _tune, "benchmark every backend on a model's layers and save the fastest")
+    audit = _command(commands, "audit", _audit, "find the pixels that dilated convolutions read, and their holes")
     export = _command(commands, "export", _export, "compile a fused model to a package that C++ runs on a CPU")
-    for command in (info, demo, explain, tune, export):
+    for command in (info, demo, explain, tune, audit, export):
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     demo_command.add_arguments(demo)
 
@@ -75,6 +80,10 @@ def _parser() -> Parser:
     tune.add_argument("--batch", type=_counts, metavar="N,N", help="batch sizes (default 1, or those in the file)")
     tune_command.add_arguments(tune)
     _add_model_options(tune, None, None)
+
+    audit.add_argument("model", metavar="RATES|MODEL", help="as 1,2,5; or resnet34 or package.module:factory")
+    audit_command.add_arguments(audit)
+    _add_model_options(audit, None, None)
 
     export.add_argument("model", metavar="MODEL", help="resnet34 or package.module:factory")
     export.add_argument("--batch", type=_count, metavar="N", help="a fixed batch size (default any)")
@@ -145,6 +154,14 @@ def _tune(args) -> int:
     return tune_command.run(args, _model, lambda result: _write_json(args.json, result))
 
 
+def _audit(args) -> int:
+    from .audit import command as audit_command
+
+    result = audit_command.run(args, _model)
+    _write_json(args.json, result)
+    return audit_command.status(args, result)
+
+
 def _export(args) -> int:
     from .export import command as export_command
 
@@ -157,7 +174,7 @@ def _model(args):
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     try:
         if args.model == "resnet34":
-            return resnet.resnet34(in_channels=args.channels, **options)
+            return resnet.resnet34(in_channels=args.channels or 3, **options)
         if options:
             raise UsageError(f"--{next(iter(options)).replace('_', '-')} is for resnet34, not for {args.model}")
         return _imported(args.model)
@@ -211,7 +228,7 @@ def _size(text: str) -> tuple[int, int]:
 def _write_json(path: Path | None, result: dict) -> None:
     if path is None:
         return
-    text = json.dumps(result, indent=2) + "\n"
+    text = re.sub(NUMBERS, lambda numbers: f"[{' '.join(numbers[1].split())}]", json.dumps(result, indent=2)) + "\n"
     try:
         if path.exists() and not path.is_file():  # /dev/stdout, for example
             path.write_text(text)

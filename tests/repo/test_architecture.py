@@ -21,7 +21,7 @@ LAYERS = (
     {"backends"},
     {"functional"},
     {"nn"},
-    {"fusion"},
+    {"audit", "fusion"},
     {"tools"},
     {"__init__", "__main__"},
 )

@@ -13,6 +13,8 @@ import torch
 import atrous
 from atrous.tools.demo import command as demo
 
+COMMANDS = ("info", "demo", "explain", "tune", "audit", "export")
+
 
 def error_line(answer):
     """The one line that a user's error ends in."""
@@ -33,9 +35,8 @@ def test_help_lists_what_exists(run):
     status, out, err = run("--help")
     assert status == 0 and err == ""
     words = out.split()
-    assert all(command in words for command in ("info", "demo", "explain", "tune", "export"))
-    assert "audit" not in words
-    for command in ("info", "demo", "explain", "tune", "export"):
+    assert all(command in words for command in COMMANDS)
+    for command in COMMANDS:
         status, out, err = run(command, "--help", columns=60)
         assert status == 0 and "--json FILE" in out and err == ""
         assert max(map(len, out.splitlines())) <= 60
@@ -115,7 +116,8 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("arguments, message", [
     ((), "COMMAND"),
-    (("audit",), "'audit'"),
+    (("audti",), "'audti'"),
+    (("audit",), "RATES|MODEL"),
     (("explain",), "MODEL"),
     (("explain", "resnet50"), "expected resnet34 or package.module:factory, got 'resnet50'"),
     (("explain", "no_such_module:make"), "No module named 'no_such_module'"),
