@@ -100,7 +100,8 @@ def audit_dilation(
     kernels = _positive("kernel_sizes", kernels)
     if len(kernels) != len(numbers):
         raise ValueError(f"kernel_sizes: expected one, or one for each of {len(numbers)} rates, got {len(kernels)}")
-    return _audit_rates(Stack(numbers, kernels), None if input_size is None else _size(input_size)[-2:])
+    *_, height, width = (None, None) if input_size is None else _size(input_size)
+    return _audit_rates(Stack(numbers, kernels), (height, width) if height and width else None)
 
 
 def _audit_rates(stack: Stack, input_size: Pair | None) -> Audit:

@@ -53,7 +53,8 @@ def name(node: fx.Node) -> str:
 
 def arguments(node: fx.Node) -> dict[str, Any]:
     """The arguments of an operator by their names in its schema, with defaults."""
-    normalized = node.normalized_arguments(node.graph.owning_module, normalize_to_only_use_kwargs=True)
+    root: Any = node.graph.owning_module
+    normalized = node.normalized_arguments(root, normalize_to_only_use_kwargs=True)
     return normalized.kwargs if normalized else {}
 
 

@@ -63,7 +63,8 @@ def _heat_map(figure: Any, axis: Any, title: str, audit: Audit) -> None:
     counts = audit.profile.masked_fill(audit.profile == 0, torch.nan).numpy()
     height, width = audit.receptive_field
     axis.set_facecolor(HOLE)
-    norm = LogNorm(vmin=report.lowest(audit), vmax=max(float(audit.profile.max()), 1.001 * report.lowest(audit)))
+    least, most = report.lowest(audit), float(audit.profile.max())
+    norm = LogNorm(vmin=least, vmax=max(most, 1.001 * least))
     drawn = axis.imshow(counts, cmap="cividis", norm=norm, extent=_extent(audit), interpolation="nearest")
     axis.set_title(f"{title}\n{summary(audit)}", fontsize=10)
     axis.set_xlabel("pixels from the output position")
@@ -74,7 +75,7 @@ def _heat_map(figure: Any, axis: Any, title: str, audit: Audit) -> None:
         )
         axis.annotate("image", (left, top), color="white", va="bottom", fontsize=9)
     bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.85)
-    if norm.vmax < 1000:
+    if most < 1000:
         for which in (bar.ax.xaxis.set_major_formatter, bar.ax.xaxis.set_minor_formatter):
             which(LogFormatter(minor_thresholds=(2, 0.5)))
     bar.set_label("times that a position is read" + ("; orange: holes, not read" if audit.holes else ""), fontsize=9)
