@@ -1,6 +1,16 @@
 """Models in plain torch, to be made fast by atrous.fuse(model); the plain model is the reference for the fused one."""
 
-from .resnet import BasicBlock, ResNet, resnet34
+from .blocks import BasicBlock, Bottleneck
+from .resnet import ResNet, resnet18, resnet34, resnet50
 from .weights import load_weights, read_weights
 
-__all__ = ["BasicBlock", "ResNet", "load_weights", "read_weights", "resnet34"]
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "ResNet",
+    "load_weights",
+    "read_weights",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+]
