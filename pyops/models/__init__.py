@@ -1,16 +1,20 @@
 """Models in plain torch, to be made fast by atrous.fuse(model); the plain model is the reference for the fused one."""
 
+from . import heads
 from .blocks import BasicBlock, Bottleneck
 from .resnet import ResNet, resnet18, resnet34, resnet50
+from .segmentation import segmenter
 from .weights import load_weights, read_weights
 
 __all__ = [
     "BasicBlock",
     "Bottleneck",
     "ResNet",
+    "heads",
     "load_weights",
     "read_weights",
     "resnet18",
     "resnet34",
     "resnet50",
+    "segmenter",
 ]

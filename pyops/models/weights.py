@@ -17,15 +17,14 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
     """Copies the weights of a .safetensors file, or of one that torch.load(weights_only=True) reads, into the model.
 
     A "state_dict" or "model" wrapper and a "module." or "_orig_mod." prefix are removed. Three differences, those
-    between torchvision's ResNet and ours, are accepted:
+    between torchvision's ResNet and ours, are accepted: PReLU slopes that the file lacks stay as they are. The file's
+    classifier (fc) is skipped for a features_only model. And if the model's first nn.Conv2d has C input channels, and
+    the file's weight w of it is for 3, it gets, as by timm's adapt_input_conv,
 
-    - PReLU slopes that the file lacks stay as they are.
-    - The file's classifier (fc) is skipped for a features_only model.
-    - A first convolution (the model's first nn.Conv2d) of C input channels, C != 3, gets the file's weight w for 3:
-      their sum for C = 1, which then gives what 3 equal channels would give; otherwise w[:, i % 3] * 3 / C for input
-      channel i, as timm's adapt_input_conv.
+        w[:, 0:1] + w[:, 1:2] + w[:, 2:3] for C = 1        w[:, i % 3] * 3 / C for input channel i, if C > 1
 
-    If anything else does not fit, nothing is copied.
+    of which the first computes what the file's model computes of an image with 3 equal channels. If anything else does
+    not fit, nothing is copied.
 
     Returns the names that the file lacks; [] for a complete file.
     Raises FileNotFoundError, ValueError (not a state_dict; names or shapes that do not fit), ImportError (safetensors).
