@@ -2,6 +2,7 @@
 
 from . import heads
 from .blocks import BasicBlock, Bottleneck
+from .dilate import dilate_
 from .resnet import ResNet, resnet18, resnet34, resnet50
 from .segmentation import segmenter
 from .weights import load_weights, read_weights
@@ -10,6 +11,7 @@ __all__ = [
     "BasicBlock",
     "Bottleneck",
     "ResNet",
+    "dilate_",
     "heads",
     "load_weights",
     "read_weights",

@@ -65,8 +65,8 @@ class ASPP(nn.Module):
 class HDCStage(nn.Module):
     """y = act(bn(conv(layers(x))) + identity(x)): hybrid dilated convolution.
 
-    layers: a 3x3 convolution with BatchNorm and activation for each rate but the last, which is that of conv. Rates without a common factor leave no gaps in what an output reads: (1, 2, 5), not
-    (2, 4, 8).
+    layers: a 3x3 convolution with BatchNorm and activation for each rate but the last, which is that of conv. Rates
+        without a common factor leave no gaps in what an output reads: (1, 2, 5), not (2, 4, 8).
 
     x: (N, in_channels, H, W). Returns (N, channels, H, W).
     residual: adds x before the last activation, through a 1x1 convolution with BatchNorm if channels differ.
