@@ -71,13 +71,11 @@ def compare(strided: Call | None, dilated: Call, image: Pair, limit: int) -> Non
         raise FeaturesDifferError(f"model: expected the same calls of its modules when dilated, got one of {dilated}")
     for y, whole in zip(strided.outputs, dilated.outputs):
         stride = stride_of(image, size_of(y))
-        if stride is None:  # what is pooled may differ: if a map is computed from it, that map does
+        if stride is None:  # a pooled value may differ; a map that depends on it then differs too
             continue
         step = [max(1, side // limit) for side in stride]
         values = whole[..., :: step[0], :: step[1]]
-        expected = (
-            f"model: expected features of stride {stride} at every {tuple(step)}th position, but those of {dilated}"
-        )
+        expected = f"model: expected features of stride {stride} in steps of {tuple(step)}, but those of {dilated}"
         if values.shape != y.shape:
             raise FeaturesDifferError(
                 f"{expected} have shape {tuple(whole.shape)}, for {tuple(y.shape)} without dilation"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .arguments import check, is_count
 from .calls import Call, Pair, compare, run, size_of, stride_of
-from .dilated_pool import POOLS, dilated_pool
+from .dilated_pool import POOLS, DilatedPool2d, pair, refusal
 
 SIZE = (64, 96)  # at stride 32, that of most models, there are 2 x 3 positions
 CHANGEABLE = "nn.Conv2d, nn.MaxPool2d or nn.AvgPool2d"
@@ -30,7 +30,7 @@ def dilate_(model: nn.Module, output_stride: int, x: Tensor | None = None) -> nn
     first_dilation="previous" of ResNet.
 
     model: a convolutional network of your own, of torchvision or timm, without a decoder. nn.Conv2d, nn.MaxPool2d and
-        nn.AvgPool2d without padding can be changed; a pool that has no such dilation is replaced. An int attribute
+        nn.AvgPool2d without padding can be changed; a DilatedPool2d takes the place of a pool. An int attribute
         `stride` of the blocks around them follows; what else a library notes of its strides does not.
     output_stride: the stride of one of the model's maps, below the largest.
     x: an input (N, C, H, W) to try the model with; its strides must divide H and W, and be less. Default: a random one
@@ -48,7 +48,7 @@ def dilate_(model: nn.Module, output_stride: int, x: Tensor | None = None) -> nn
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     check("output_stride", is_count(output_stride), "a positive int", output_stride)
-    strided = _copied(model)
+    strided = _varied(_copied(model))
     x = _example(strided, x)
     image = size_of(x)
     calls: list[Call] = []
@@ -67,6 +67,16 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).double().eval()
     except Exception as error:  # a module of the user's may raise anything
         raise ValueError(f"model: expected one that can be copied, got {type(error).__name__}: {error}") from error
+
+
+def _varied(model: nn.Module) -> nn.Module:
+    """Draws parameters that are constant, as a BatchNorm's weight of 0 behind which all features would be equal."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() and parameter.min() == parameter.max():
+                parameter.copy_(torch.rand(parameter.shape, dtype=torch.double, generator=generator) + 0.5)
+    return model
 
 
 def _example(model: nn.Module, x: Tensor | None) -> Tensor:
@@ -103,13 +113,13 @@ def _change(call: Call, image: Pair, limit: int) -> Change:
         return {}
     size = size_of(call.outputs[0])
     before, after = stride_of(image, call.size), stride_of(image, size)
-    pool = type(module) in POOLS
+    pool = type(module) in (*POOLS, DilatedPool2d)
     if not pool and not isinstance(module, nn.Conv2d):
         if before and after and before != after and max(*before, *after) > limit:
             raise ValueError(f"model: expected strides of {CHANGEABLE}, got {call}, which maps {call.size} to {size}")
         return {}
-    kernel = _pair(module.kernel_size)
-    if kernel == _pair(module.stride) == (1, 1) or (pool and size == (1, 1) and _covers(kernel, call.size)):
+    kernel = pair(module.kernel_size)
+    if kernel == pair(module.stride) == (1, 1) or (pool and size == (1, 1) and _covers(kernel, call.size)):
         return {}
     if before is None or after is None:
         raise ValueError(
@@ -129,25 +139,21 @@ def _scaled(call: Call, before: Pair, after: Pair, limit: int) -> Change:
     """Returns the change of a convolution or pool whose input and output have these strides."""
     module: Any = call.module
     factors = [max(1, side // limit) for side in before]
-    kernel, padding = _pair(module.kernel_size), module.padding
-    old = {"stride": _pair(module.stride), "dilation": _pair(getattr(module, "dilation", 1))}
+    kernel = pair(module.kernel_size)
+    old = {"stride": pair(module.stride), "dilation": pair(getattr(module, "dilation", 1))}
     new = {
-        "stride": _pair([min(end, limit) // min(start, limit) for start, end in zip(before, after)]),
-        "dilation": _pair([d * f if k > 1 else d for d, f, k in zip(old["dilation"], factors, kernel)]),
+        "stride": pair([min(end, limit) // min(start, limit) for start, end in zip(before, after)]),
+        "dilation": pair([d * f if k > 1 else d for d, f, k in zip(old["dilation"], factors, kernel)]),
     }
-    if not isinstance(padding, str):  # "same" and "valid" need no change
-        old["padding"] = _pair(padding)
-        new["padding"] = _pair([p * f for p, f in zip(old["padding"], factors)])
+    if not isinstance(module, nn.Conv2d):
+        if new != old and (expected := refusal(module)):
+            raise ValueError(f"model: expected {expected} behind the stride {limit}, got {call}: {module}")
+        return new if new != old else {}
+    if not isinstance(module.padding, str):  # "same" and "valid" need no change
+        old["padding"] = pair(module.padding)
+        new["padding"] = pair([p * f for p, f in zip(old["padding"], factors)])
     change = {name: value for name, value in new.items() if value != old[name]}
-    if change and isinstance(module, nn.AvgPool2d):
-        if old["padding"] != (0, 0) or module.divisor_override:
-            raise ValueError(
-                f"model: expected average pools without padding and divisor_override, got {call}: {module}"
-            )
-        return {"stride": new["stride"], "dilation": new["dilation"]}
-    if change and getattr(module, "return_indices", False):
-        raise ValueError(f"model: expected max pools that return no indices behind the stride {limit}, got {call}")
-    if "padding" in change and getattr(module, "padding_mode", "zeros") != "zeros":
+    if "padding" in change and module.padding_mode != "zeros":
         raise ValueError(f"model: expected zero padding behind the stride {limit}, got {call}: {module.padding_mode}")
     return change
 
@@ -155,8 +161,8 @@ def _scaled(call: Call, before: Pair, after: Pair, limit: int) -> Change:
 def _apply(model: nn.Module, changes: dict[str, Change]) -> None:
     for name, change in changes.items():
         module: Any = model.get_submodule(name)
-        if (pool := dilated_pool(module, change)) is not None:
-            model.set_submodule(name, pool)
+        if type(module) in POOLS:
+            model.set_submodule(name, DilatedPool2d(module, **change).train(module.training))
             continue
         for block in _blocks(model, name) if "stride" in change else ():
             if block.stride in (module.stride, module.stride[0]):
@@ -170,7 +176,3 @@ def _blocks(model: nn.Module, name: str) -> list[Any]:
     parts = name.split(".")
     around = [model.get_submodule(".".join(parts[:index])) for index in range(len(parts))]
     return [block for block in around if isinstance(getattr(block, "stride", None), int)]
-
-
-def _pair(value: Any) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,4 +1,4 @@
-"""Pools with dilation, for dilate_: nn.AvgPool2d has none, and nn.MaxPool2d pads by half of its kernel at most."""
+"""Max and average pools with dilation, for dilate_: nn.AvgPool2d has none, and nn.MaxPool2d pads by half a kernel."""
 
 from __future__ import annotations
 
@@ -10,53 +10,72 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pair = tuple[int, int]
+POOLS = (nn.AvgPool2d, nn.MaxPool2d)  # subclasses may compute something else
 
 
-class DilatedAvgPool2d(nn.AvgPool2d):
-    """y[p, q] = mean of x[p stride + i dilation, q stride + j dilation] over the i < kH, j < kW inside of the map.
+def pair(value: Any) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
-    x: (N, C, H, W). Returns (N, C, ceil(H / stride), ceil(W / stride)). With dilation 1 and stride = kernel this is
-    nn.AvgPool2d(kernel, ceil_mode=True), and any nn.AvgPool2d(kernel) where kernel divides H and W.
+
+class DilatedPool2d(nn.Module):
+    """y[::f, ::f] = pool(x[::d, ::d]), d the dilation, f = d * (the pool's stride) / stride.
+
+    pool: an nn.MaxPool2d, or an nn.AvgPool2d without padding; neither has dilation or return_indices.
+
+    x: (N, C, H, W). Returns (N, C, ceil(H / stride), ceil(W / stride)), or less where the pool leaves out the last
+    positions of x[::d, ::d].
     """
 
-    def __init__(self, kernel_size: Pair, stride: Pair, dilation: Pair):
-        super().__init__(kernel_size, stride)
-        self.dilation = dilation
+    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, stride: Pair, dilation: Pair):
+        super().__init__()
+        self.is_max, self.ceil_mode = isinstance(pool, nn.MaxPool2d), pool.ceil_mode
+        self.kernel_size, self.padding, self.whole_stride = (
+            pair(pool.kernel_size),
+            pair(pool.padding),
+            pair(pool.stride),
+        )
+        self.stride, self.dilation = stride, dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._sum(x) / self._sum(torch.ones_like(x[:1, :1]))
+        if not self.is_max:
+            return self._sum(x) / self._sum(torch.ones_like(x[:1, :1]))
+        y = F.max_pool2d(self._padded(x, -math.inf), self.kernel_size, self.stride, 0, self.dilation)
+        rows, columns = (-(-self._kept(x, axis) // self.stride[axis]) for axis in (0, 1))
+        return y[..., :rows, :columns]
 
     def _sum(self, x: Tensor) -> Tensor:
-        (height, width), (rows, columns) = x.shape[2:], self.kernel_size
-        padded = F.pad(x, (0, self.dilation[1] * (columns - 1), 0, self.dilation[0] * (rows - 1)))
-        starts = [(self.dilation[0] * i, self.dilation[1] * j) for i in range(rows) for j in range(columns)]
-        parts = [padded[..., i : i + height : self.stride[0], j : j + width : self.stride[1]] for i, j in starts]
-        return torch.stack(parts).sum(0)
+        padded, (rows, columns) = self._padded(x, 0.0), (self._kept(x, 0), self._kept(x, 1))
+        size, dilation, stride = self.kernel_size, self.dilation, self.stride
+        starts = [(dilation[0] * i, dilation[1] * j) for i in range(size[0]) for j in range(size[1])]
+        return torch.stack([padded[..., i : i + rows : stride[0], j : j + columns : stride[1]] for i, j in starts]).sum(
+            0
+        )
+
+    def _padded(self, x: Tensor, value: float) -> Tensor:
+        """Returns x with so much padding that there is an output for each of its positions."""
+        left = [padding * dilation for padding, dilation in zip(self.padding, self.dilation)]
+        right = [d * (k - 1) - p for d, k, p in zip(self.dilation, self.kernel_size, left)]
+        return F.pad(x, (left[1], right[1], left[0], right[0]), value=value)
+
+    def _kept(self, x: Tensor, axis: int) -> int:
+        """Returns how many positions to compute: one more would be a position that the pool has not."""
+        size, dilation, stride = x.shape[2 + axis], self.dilation[axis], self.whole_stride[axis]
+        padding, kernel = self.padding[axis], self.kernel_size[axis]
+        positions = -(-size // dilation)
+        count = (positions + 2 * padding - kernel + (stride - 1 if self.ceil_mode else 0)) // stride + 1
+        if self.ceil_mode and (count - 1) * stride >= positions + padding:  # as torch: no window of padding alone
+            count -= 1
+        return min(size, count * stride * dilation)
 
     def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+        kind = "max" if self.is_max else "average"
+        return f"{kind}, kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
 
 
-class DilatedMaxPool2d(nn.MaxPool2d):
-    """nn.MaxPool2d whose padding may be as large as its dilation asks for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self.padding
-        padded = F.pad(x, (columns, columns, rows, rows), value=-math.inf)
-        return F.max_pool2d(padded, self.kernel_size, self.stride, 0, self.dilation, self.ceil_mode)
-
-
-POOLS = (nn.AvgPool2d, nn.MaxPool2d, DilatedAvgPool2d, DilatedMaxPool2d)  # of these types, not of their subclasses
-
-
-def dilated_pool(module: Any, change: dict[str, Pair]) -> nn.Module | None:
-    """Returns the pool that takes the place of a pool with new values; None if the pool itself can take them."""
-    if type(module) is nn.AvgPool2d:
-        kernel = module.kernel_size
-        pool = DilatedAvgPool2d((kernel, kernel) if isinstance(kernel, int) else kernel, **change)
-    elif type(module) is nn.MaxPool2d and "dilation" in change:
-        values = {"stride": module.stride, "padding": (0, 0)} | change
-        pool = DilatedMaxPool2d(module.kernel_size, **values, ceil_mode=module.ceil_mode)
-    else:
-        return None
-    return pool.train(module.training)
+def refusal(module: Any) -> str | None:
+    """Returns what dilation asks of a pool that does not have it, else None."""
+    if isinstance(module, nn.AvgPool2d) and (pair(module.padding) != (0, 0) or module.divisor_override):
+        return "average pools without padding and divisor_override"
+    if isinstance(module, nn.MaxPool2d) and (module.return_indices or pair(module.dilation) != (1, 1)):
+        return "max pools without return_indices and dilation"
+    return None

@@ -9,7 +9,7 @@ from outcomes import randomize
 from torch import nn
 
 from atrous.models import dilate_, resnet18, resnet34, resnet50
-from atrous.models.dilated_pool import DilatedAvgPool2d
+from atrous.models.dilated_pool import DilatedPool2d
 
 
 def conv(i, o, kernel=3, stride=1, **more):
@@ -130,7 +130,7 @@ def patches():
 
 def strides_of(model):
     """Strides, dilations and paddings of all convolutions and pools."""
-    kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+    kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, DilatedPool2d)
     return [(m.stride, m.padding, getattr(m, "dilation", 1)) for m in model.modules() if isinstance(m, kinds)]
 
 
@@ -140,7 +140,7 @@ def strides_of(model):
     (lambda: Net(NeXt), 8, (1, 1, 1, 2, 4), (50, 61)),
     (lambda: Net(ResNetD), 8, (1, 1, 1, 2, 4), (65, 97)), (lambda: Net(ResNetD), 2, (2, 2, 4, 8, 16), (64, 70)),
     (vgg, 4, (1, 1, 1, 1, 1, 2, 2, 4, 4), (65, 50)), (vgg, 2, (1, 1, 1, 2, 2, 4, 4, 8, 8), (64, 64)),
-    (dense, 4, (1, 1, 1, 1, 2, 2, 4, 4), (64, 96)),
+    (dense, 4, (1, 1, 1, 1, 2, 2, 4, 4), (64, 96)), (dense, 2, (1, 1, 2, 2, 4, 4, 8, 8), (71, 61)),
     (mobile, 2, (1, 2, 4, 4), (47, 64)), (patches, 4, (1, 1, 2, 2), (64, 96)),
 ])  # fmt: skip
 @torch.no_grad()
@@ -197,17 +197,29 @@ def test_a_single_channel_and_an_input_of_the_user():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kernel", [(2, 2), (3, 1)])
-def test_the_average_pool_with_dilation(kernel):
-    x = torch.randn(2, 3, 12, 18, dtype=torch.double)
-    torch.testing.assert_close(DilatedAvgPool2d(kernel, kernel, (1, 1))(x), F.avg_pool2d(x, kernel))
-    odd = F.pad(x, (0, 1, 0, 1))
-    expected = F.avg_pool2d(odd, kernel, ceil_mode=True)
-    torch.testing.assert_close(DilatedAvgPool2d(kernel, kernel, (1, 1))(odd), expected)
-    every = F.avg_pool2d(x[..., ::2, ::2], kernel, 1)
-    dilated = DilatedAvgPool2d(kernel, (1, 1), (2, 2))(x)
-    assert dilated.shape == x.shape
-    torch.testing.assert_close(dilated[..., ::2, ::2][..., : every.shape[2], : every.shape[3]], every)
+@pytest.mark.parametrize("pool", [
+    nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d((3, 2), (2, 1), (1, 0)),
+    nn.AvgPool2d(2), nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d((2, 3)), nn.AvgPool2d(3, 1),
+])  # fmt: skip
+def test_pools_with_dilation(pool):
+    """Every step-th value of an undilated map is the pool's; so it is on the grids of maps that are finer still."""
+    for size in ((12, 18), (13, 15), (14, 17)):
+        x = torch.randn(2, 3, *size, dtype=torch.double)
+        stride = pool.stride if isinstance(pool.stride, tuple) else (pool.stride,) * 2
+        assert torch.equal(DilatedPool2d(pool, stride, (1, 1))(x), pool(x)) or isinstance(pool, nn.AvgPool2d)
+        for dilation in (1, 2, 3):
+            whole = DilatedPool2d(pool, (1, 1), (dilation, dilation))(x)
+            values = whole[..., :: dilation * stride[0], :: dilation * stride[1]]
+            torch.testing.assert_close(values, pool(x[..., ::dilation, ::dilation]))
+    assert DilatedPool2d(nn.MaxPool2d(2), (1, 1), (2, 2))(torch.randn(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+
+
+class Untrained(Excited):
+    """timm's zero_init_last: each block is the identity until it is trained."""
+
+    def __init__(self, i, o, stride=1):
+        super().__init__(i, o, stride)
+        nn.init.zeros_(self.bn2.weight)
 
 
 class Functional(Net):
@@ -270,6 +282,7 @@ def sequence(*layers):
     (lambda: nn.Linear(3, 4), 8, r"model: expected strides of .* got Linear without nn.Conv2d"),
     (lambda: nn.Sequential(conv(3, 4), nn.Linear(5, 5)), 8, r"model: the model raises for .* \(1, 3, 64, 96\): "),
     (lambda: Net(Excited), 8, r"model: expected features .* but those of layer3.0 \(Excited\) differ: .* mean"),
+    (lambda: Net(Untrained), 8, r"model: expected features .* but those of layer3.0 \(Untrained\) differ: .* mean"),
     (Functional, 4, r"model: expected features .* but those of layer4.0.downsample.0 \(Conv2d\) have shape"),
     (Decoder, 8, r"model: the dilated model raises .* The size of tensor"),
     (sequence(Blur()), 2, r"model: expected strides of nn.Conv2d, .*, got 1 \(Blur\), which maps \(32, 48\) to \(16"),
@@ -278,7 +291,7 @@ def sequence(*layers):
     (sequence(nn.AvgPool2d(3, 2, 1)), 2, r"model: expected average pools without padding .* got 1 \(AvgPool2d\)"),
     (sequence(conv(4, 4, 3, 2), conv(4, 4, padding_mode="reflect")), 2, r"model: expected zero padding .* 2 .* refl"),
     (sequence(conv(4, 4, 3, 2), nn.Conv2d(4, 4, 3)), 2, r"model: expected maps that divide \(64, 96\).* 2 \(Conv"),
-    (Indices, 2, r"model: expected max pools that return no indices .* got pool \(MaxPool2d\)"),
+    (Indices, 2, r"model: expected max pools without return_indices .* got pool \(MaxPool2d\)"),
     (TwoScales, 2, r"model: expected modules that work at one stride each, but head \(Conv2d\) works at several"),
     (lambda: Maps(*(cbr(3 if i == 0 else 4, 4, stride=2) for i in range(6))), 8, r"another x may help"),
 ])  # fmt: skip
