@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .arguments import check, counts, probability
 from .prelu_training import init_prelu_kaiming_
 
-BINS = (6, 3, 2, 1)  # of the pyramid, on each side
+BINS = (6, 3, 2, 1)  # the pyramid has 6 x 6 + ... + 1 of them
 HIDDEN = 4096
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
+from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
@@ -194,7 +195,7 @@ def _cycles(hdc: Cycles | None, stages: int, multi_grid: Sequence[int] | None) -
         return []
     check("hdc", stages > 0, "None, since output_stride leaves no stage to dilate", hdc)
     check("multi_grid", multi_grid is None, "None with hdc, which has all dilations", multi_grid)
-    cycles = [hdc] * stages if are_counts(hdc) else hdc
+    cycles: Any = [hdc] * stages if are_counts(hdc) else hdc
     valid = isinstance(cycles, (tuple, list)) and len(cycles) == stages and all(map(are_counts, cycles))
     check("hdc", valid, f"None, positive ints, or {stages} sequences of them, one for each dilated stage", hdc)
     return list(cycles)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .arguments import are_counts, check
@@ -33,12 +35,12 @@ def segmenter(backbone: nn.Module, head: nn.Module | None, classes: int, act: st
     Source: DeepLabv3 (arXiv:1706.05587), where the head is ASPP.
     """
     whole = not getattr(backbone, "features_only", True)  # a classifier
-    channels = getattr(backbone, "channels", None)
+    channels: Any = getattr(backbone, "channels", None)
     expected = "a model with features_only=True and the attribute channels"
     check("backbone", are_counts(channels) and not whole, expected, type(backbone).__name__)
     if head is None:
         return Segmenter(backbone, nn.Identity(), UpsampleHead(channels[-1], classes, act=act))
-    out_channels = getattr(head, "out_channels", None)
+    out_channels: Any = getattr(head, "out_channels", None)
     check("head", are_counts([out_channels]), "None or a module with the attribute out_channels", type(head).__name__)
     wanted = getattr(head, "in_channels", channels[-1])
     check("head", wanted == channels[-1], f"a module with in_channels={channels[-1]}, those of the backbone", wanted)

@@ -86,7 +86,7 @@ def test_every_layer_is_fused(make, layers):
     x = torch.randn(1, 3, 24, 24)
     expected, fused = model(x), atrous.fuse(model)
     torch.testing.assert_close(fused(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    assert sum(site.fused for site in fused.fusion_report.sites) == layers + 1
+    assert sum(layer.fused for layer in fused.fusion_report.sites) == layers + 1
 
 
 def test_a_checkpoint_for_three_channels_loads_into_one(tmp_path):
