@@ -15,10 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .. import models
 from ..backends import selection
 from ..core import activation
 from ..core.checks import UsageError, writable
 from ..models import resnet
+
+RESNETS = ("resnet18", "resnet34", "resnet50")
+MODELS = (*RESNETS, "drn_c_26", "drn_d_22", "prelu_net14")
+MODEL = f"{', '.join(MODELS)} or package.module:factory"
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,19 +69,19 @@ def _parser() -> Parser:
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     demo_command.add_arguments(demo)
 
-    explain.add_argument("model", nargs="?", metavar="MODEL", help="resnet34 or package.module:factory")
+    explain.add_argument("model", nargs="?", metavar="MODEL", help=MODEL)
     explain.add_argument("--batch", type=_count, default=1, metavar="N", help="batch size (default 1)")
     _choice(explain, "--backend", ("auto", *selection.backends()), "NAME", "of the convolutions", default="auto")
     explain_command.add_arguments(explain)
     slopes.add_arguments(explain)
     _add_model_options(explain, (224, 224), 3)
 
-    tune.add_argument("model", metavar="MODEL", help="resnet34, package.module:factory, or a .json file of layers")
+    tune.add_argument("model", metavar="MODEL", help=f"{MODEL}, or a .json file of layers")
     tune.add_argument("--batch", type=_counts, metavar="N,N", help="batch sizes (default 1, or those in the file)")
     tune_command.add_arguments(tune)
     _add_model_options(tune, None, None)
 
-    export.add_argument("model", metavar="MODEL", help="resnet34 or package.module:factory")
+    export.add_argument("model", metavar="MODEL", help=MODEL)
     export.add_argument("--batch", type=_count, metavar="N", help="a fixed batch size (default any)")
     export_command.add_arguments(export)
     _add_model_options(export, (224, 224), 3)
@@ -84,10 +89,10 @@ def _parser() -> Parser:
 
 
 def _add_model_options(command, size: tuple[int, int] | None, channels: int | None) -> None:
-    """Adds the options of the input image and of resnet34."""
+    """Adds the options of the input image and of the ResNets."""
     command.add_argument("--size", type=_size, default=size, metavar="H[xW]", help="image size (default 224)")
     command.add_argument("--channels", type=_count, default=channels, metavar="C", help="image channels (default 3)")
-    options = command.add_argument_group("resnet34 only")
+    options = command.add_argument_group("ResNets only")
     _choice(options, "--act", tuple(activation.ACTIVATIONS), "NAME", "activation")
     _choice(options, "--output-stride", (8, 16, 32), "N", "if below 32, the last stages are dilated", type=int)
     options.add_argument("--multi-grid", type=_counts, metavar="A,B,C", help="dilation factors of the last stage")
@@ -156,10 +161,11 @@ def _model(args):
     names = ("act", "output_stride", "multi_grid", "first_dilation")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     try:
-        if args.model == "resnet34":
-            return resnet.resnet34(in_channels=args.channels, **options)
-        if options:
-            raise UsageError(f"--{next(iter(options)).replace('_', '-')} is for resnet34, not for {args.model}")
+        if options and args.model not in RESNETS:
+            option = next(iter(options)).replace("_", "-")
+            raise UsageError(f"--{option} is for {', '.join(RESNETS)}, not for {args.model}")
+        if args.model in MODELS:
+            return getattr(models, args.model)(in_channels=args.channels, **options)
         return _imported(args.model)
     except UsageError:
         raise
@@ -173,7 +179,7 @@ def _imported(name: str):
 
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise UsageError(f"MODEL: expected resnet34 or package.module:factory, got {name!r}")
+        raise UsageError(f"MODEL: expected {MODEL}, got {name!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     value: Any = importlib.import_module(module)
