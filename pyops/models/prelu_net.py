@@ -75,8 +75,8 @@ def prelu_net14(
         fc3      1000
 
     Paddings are ours, as the paper has none: a 2x2 kernel has no center, so the convolutions of a stage pad 1 and 0 in
-    turn. Each pair keeps the size and leaves the map where it is; with conv1 and pool1 unpadded the sizes are 36 and 18,
-    which pool2 and the pyramid's 6, 3, 2 and 1 bins divide.
+    turn, and each pair keeps size and place of the map. With conv1 and pool1 unpadded the sizes are 36 and 18, which
+    pool2 and the pyramid's 6, 3, 2 and 1 bins divide.
 
     Raises ValueError for any other value.
     Source: He et al., arXiv:1502.01852, table 1; init_prelu_kaiming_ draws the weights.
