@@ -63,6 +63,9 @@ def dilate_(model: nn.Module, output_stride: int, x: Tensor | None = None) -> nn
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    """Returns a copy in fp64 and eval mode."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("model: expected parameters with values to try, got the meta device")
     try:
         return copy.deepcopy(model).double().eval()
     except Exception as error:  # a module of the user's may raise anything

@@ -279,6 +279,7 @@ def sequence(*layers):
     (Net, 0, r"output_stride: expected a positive int, got 0"),
     (Net, 8.0, r"output_stride: expected a positive int, got 8.0"),
     (lambda: cbr(3, 4), 8, r"output_stride: expected strides in the model: .* got 8"),
+    (lambda: Net().to("meta"), 8, r"model: expected parameters with values to try, got the meta device"),
     (lambda: nn.Linear(3, 4), 8, r"model: expected strides of .* got Linear without nn.Conv2d"),
     (lambda: nn.Sequential(conv(3, 4), nn.Linear(5, 5)), 8, r"model: the model raises for .* \(1, 3, 64, 96\): "),
     (lambda: Net(Excited), 8, r"model: expected features .* but those of layer3.0 \(Excited\) differ: .* mean"),
