@@ -93,7 +93,7 @@ def test_explain_takes_the_options_of_resnet34(run, tmp_path):
     ("drn_c_26", (), "21,125,016"), ("drn_d_22", (), "16,392,184"),
 ])  # fmt: skip
 def test_explain_takes_the_models_of_the_package(run, name, options, parameters):
-    """Of images of one channel, so with fewer weights in the first convolution."""
+    """With images of one channel: the first convolution then has fewer weights."""
     status, out, _ = run("explain", name, "--size", "32", "--channels", "1", *options)
     assert status == 0 and f"{parameters} parameters" in out
 
