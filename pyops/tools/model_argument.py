@@ -18,7 +18,7 @@ from ..models import resnet
 RESNETS = ("resnet18", "resnet34", "resnet50")
 MODELS = (*RESNETS, "drn_c_26", "drn_d_22", "prelu_net14")
 MODEL = f"{', '.join(MODELS)} or package.module:factory"
-OPTIONS = ("act", "output_stride", "multi_grid", "hdc", "first_dilation")  # of the ResNets
+OPTIONS = ("act", "output_stride", "multi_grid", "hdc", "first_dilation")  # for the ResNets
 
 
 def add_options(command: argparse.ArgumentParser, size: tuple[int, int] | None, channels: int | None) -> None:
