@@ -112,7 +112,33 @@ def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
         problems.append(f"channels: expected at least 16 in and out, got {weight.shape[1]} and {weight.shape[0]}")
     if compute_dtype(input) != torch.float32:
         problems.append(f"dtype: expected one that this processor multiplies in fp32, got {input.dtype}")
+    if not problems and max(spec.dilation) > 1 and tuning.all_ints(input.shape):
+        winograd, direct = _multiplications(input, spec)
+        if winograd > LARGEST_FRACTION * direct:
+            problems.append(
+                f"dilation: expected one with at most {LARGEST_FRACTION} of a direct convolution's multiplications, "
+                f"got {winograd} of {direct} for dilation {spec.dilation} and an input of {tuple(input.shape[2:])}"
+            )
     return problems
+
+
+LARGEST_FRACTION = 0.9  # measured on AVX-512: bench/results/NOTES.md
+
+
+def _multiplications(input: Tensor, spec: Spec) -> tuple[int, int]:
+    """For a 3x3 convolution of stride 1, an image and a pair of channels: Winograd's, and a direct convolution's.
+
+    A tile of 2x2 outputs, which lie a dilation apart, takes 16. A direct convolution, oneDNN's at least, leaves out the
+    padding, where a large dilation has most of its taps; the tiles have half of their outputs beyond the map then.
+    """
+    winograd, direct = 16, 1
+    for size, padding, rate in zip(input.shape[2:], spec.padding, spec.dilation):
+        output = size + 2 * padding - 2 * rate
+        length, longer = divmod(output, rate)  # `longer` of the `rate` phases have one output more
+        winograd *= longer * ((length + 2) // 2) + (rate - longer) * ((length + 1) // 2)
+        starts = [padding - tap * rate for tap in range(3)]
+        direct *= sum(max(0, min(output, size + start) - max(0, start)) for start in starts)
+    return winograd, direct
 
 
 def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:

@@ -22,7 +22,7 @@ class ASPP(nn.Module):
     """y = project(cat(conv1x1(x), conv3x3(x; rate) for each rate, pool(x))): atrous spatial pyramid pooling.
 
     Each of them is a convolution with BatchNorm and activation. pool: global average, 1x1 convolution, and one value a
-    channel for all positions (bilinear upsampling of a 1x1 map). project is a 1x1 convolution, then dropout.
+    channel for all positions (an upsampled 1x1 map). project is a 1x1 convolution, then dropout.
 
     x: (N, in_channels, H, W). Returns (N, channels, H, W).
     rates: dilations of the 3x3 branches: (6, 12, 18) at output stride 16, (12, 24, 36) at 8. A rate of H or more reads
@@ -58,7 +58,7 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branches = [conv(x) for conv in self.convs]
-        branches[-1] = branches[-1].expand(-1, -1, *x.shape[-2:])
+        branches[-1] = F.interpolate(branches[-1], x.shape[-2:])  # keeps the layout, as expand() would not
         return self.project(torch.cat(branches, 1))
 
 
