@@ -1,13 +1,14 @@
 """Backend selection: the rule, the measured tables, and the reasons in errors."""
 
+import itertools
 from unittest import mock
 
 import pytest
 import torch
 from parameters import CPU_BACKENDS
 
-from atrous import conv_bn_act, ops, tuning
-from atrous.backends import aten, library, selection
+from atrous import conv_bn_act, fuse, ops, tuning
+from atrous.backends import aten, library, native, selection
 from atrous.core.spec import Epilogue, Spec
 from atrous.tuning.device_id import device_name, versions
 from atrous.tuning.format import Entry, Table
@@ -109,3 +110,38 @@ def test_a_table_in_the_user_s_folder_decides(tuning_folder, frozen):
     path.unlink()
     tuning.reload()
     assert selection.choose("auto", x, w, spec, frozen=frozen).name == "native"
+
+
+def counted(size, padding, rate):
+    """Along one axis: the tiles of two outputs that lie `rate` apart, and the taps of a direct convolution inside."""
+    outputs = range(size + 2 * padding - 2 * rate)
+    tiles = sum(-(-len(range(phase, len(outputs), rate)) // 2) for phase in range(min(rate, len(outputs))))
+    return tiles, sum(0 <= o - padding + tap * rate < size for o, tap in itertools.product(outputs, range(3)))
+
+
+@pytest.mark.parametrize("rate", [(1, 1), (2, 3), (4, 4), (6, 1), (12, 7), (24, 36)])
+@pytest.mark.parametrize("extra", [(0, 0), (1, 2), (-1, 0)])
+def test_multiplications_are_counted(rate, extra):
+    padding = tuple(max(0, r + e) for r, e in zip(rate, extra))
+    for size in ((64, 33), (73, 75)):
+        if min(s + 2 * p - 2 * r for s, p, r in zip(size, padding, rate)) < 1:
+            continue
+        tiles, taps = zip(*(counted(*axis) for axis in zip(size, padding, rate)))
+        got = native._multiplications(torch.empty(1, 16, *size), Spec((1, 1), padding, rate))
+        assert got == (16 * tiles[0] * tiles[1], taps[0] * taps[1])
+
+
+@pytest.mark.parametrize("size, rate, name", [
+    (64, 1, "native"), (64, 4, "native"), (64, 12, "native"), (64, 24, "library"), (64, 36, "library"),
+    (33, 12, "library"), (7, 1, "native"),
+])  # fmt: skip
+def test_a_large_dilation_is_direct(size, rate, name):
+    """DeepLabv3's rates: most taps read padding, which a direct convolution leaves out."""
+    x, w, spec = torch.empty(1, 16, size, size), torch.empty(16, 16, 3, 3), Spec((1, 1), (rate, rate), (rate, rate))
+    assert selection.choose("auto", x, w, spec, frozen=True).name == name
+    assert ("dilation: expected one" in "".join(native.pack_reasons(x, w, spec))) == (name == "library")
+    conv, bn = torch.nn.Conv2d(16, 16, 3, padding=rate, dilation=rate, bias=False), torch.nn.BatchNorm2d(16)
+    model, image = torch.nn.Sequential(conv, bn, torch.nn.PReLU()).eval(), torch.randn(1, 16, size, size)
+    fused = fuse(model, freeze=True)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(image), model(image), rtol=1e-4, atol=1e-4)
