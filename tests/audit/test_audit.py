@@ -54,7 +54,7 @@ def test_resnet34():
     for output_stride in (8, 32):
         audit = atrous.audit_dilation(resnet34(output_stride=output_stride))
         assert audit.receptive_field == (899, 899) and audit.holes == 0 and audit.suggestion is None
-        assert [layer.name for layer in audit.layers][:3] == ["conv1", "maxpool", "layer1.0.conv1"]
+    assert [layer.name for layer in audit.layers][:3] == ["conv1", "maxpool", "layer1.0.conv1"]
     assert audit.layers[0].operator == "conv2d" and audit.layers[1].operator == "max_pool2d"
     assert audit.gmac == pytest.approx(3.6636, abs=1e-3)  # without the classifier
 

@@ -39,7 +39,7 @@ def test_the_map_shows_the_holes(run):
 
 @pytest.mark.parametrize("columns", [40, 60, 100])
 def test_a_narrow_terminal(run, columns):
-    for arguments in (["1,2,9", "--size", "28"], ["2,4,8"], ["resnet34", "--size", "64", "--output-stride", "8"]):
+    for arguments in (["1,2,9", "--size", "28"], ["2,4,8"], ["resnet18", "--size", "64", "--output-stride", "8"]):
         lines = lines_of(run("audit", *arguments, columns=columns))
         assert max(map(len, lines)) <= columns + 4 * (columns == 40), arguments
 
