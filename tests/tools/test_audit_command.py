@@ -54,7 +54,13 @@ def test_a_terminal_without_block_characters(run, monkeypatch):
 
 def test_model(run):
     text = "\n".join(lines_of(run("audit", "resnet34", "--output-stride", "8", "--size", "64", columns=100)))
-    for part in ("resnet34, input 64x64", "899x899 pixels", "no holes", "layer4.0.conv2 + 4 alike", "GMAC"):
+    for part in (
+        "resnet34 --output-stride 8, input 64x64",
+        "899x899 pixels",
+        "no holes",
+        "layer4.0.conv2 + 4 alike",
+        "GMAC",
+    ):
         assert part in text
 
 

@@ -69,7 +69,7 @@ def _audits(args: argparse.Namespace, model_of: Callable) -> tuple[str, Audit, l
             model = model_of(args)
             audit = audit_dilation(model, _input_size(args))
             assert audit.input_size is not None
-            title = f"{args.model}, input {'x'.join(map(str, audit.input_size))}"
+            title = f"{args.model}{_options(args)}, input {'x'.join(map(str, audit.input_size))}"
         stacks = audit.suggestion.stacks if audit.suggestion else []
         return title, audit, [audit_dilation(stack.rates, args.size, stack.kernel_sizes) for stack in stacks]
     except (TypeError, ValueError) as error:
@@ -81,6 +81,13 @@ def _audits(args: argparse.Namespace, model_of: Callable) -> tuple[str, Audit, l
         }
         argument, _, rest = str(error).partition(": ")
         raise UsageError(f"{names.get(argument, argument)}: {rest}") from error
+
+
+def _options(args: argparse.Namespace) -> str:
+    """The options of the model, as they were given."""
+    given = [(name.replace("_", "-"), getattr(args, name)) for name in OPTIONS if getattr(args, name) is not None]
+    values = [(name, ",".join(map(str, value)) if isinstance(value, tuple) else value) for name, value in given]
+    return "".join(f" --{name} {value}" for name, value in values)
 
 
 def _input_size(args: argparse.Namespace) -> tuple[int, ...] | None:
