@@ -138,7 +138,7 @@ bench-report:  ## write README's tables, docs/resnet34-cpu.png and docs/models.m
 
 docs: setup  ## write docs/api.md from the docstrings, and draw the pictures of docs/dilation.md by its commands
 	$(BIN)/python tests/support/api_page.py docs/api.md
-	$(BIN)/python tests/support/dilation_page.py
+	PYTHONPATH=. $(BIN)/python tests/support/dilation_page.py
 
 kernel-table: setup  ## write the tables of Triton and CUDA C++ kernels in docs/ (needs nvcc)
 	$(BIN)/python tests/support/gates/conv_gate.py docs/triton-kernels.md

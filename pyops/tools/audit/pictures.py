@@ -75,9 +75,11 @@ def _heat_map(figure: Any, axis: Any, title: str, audit: Audit) -> None:
         )
         axis.annotate("image", (left, top), color="white", va="bottom", fontsize=9)
     bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.85)
-    if most < 1000:
+    if most == least:
+        bar.set_ticks([least], labels=[report.number(least)])
+    elif most < 1000:
         for which in (bar.ax.xaxis.set_major_formatter, bar.ax.xaxis.set_minor_formatter):
-            which(LogFormatter(minor_thresholds=(2, 0.5)))
+            which(LogFormatter(minor_thresholds=(1, 0.4)))
     bar.set_label("times that a position is read" + ("; orange: holes, not read" if audit.holes else ""), fontsize=9)
 
 
