@@ -9,11 +9,14 @@ from torch import Tensor
 
 from .taps import Taps
 
+LARGEST_FIELD = 8192  # pixels of a side; the counts take 512 MiB then
+MOST = 1e300  # counts stay below it: infinity times zero is no number
+
 
 class Field(NamedTuple):
     """counts: (H, W) fp64, the number of paths to each position of a box; origin: the map's position of counts[0, 0].
 
-    The counts are exact up to 2**53, and above zero wherever there is a path.
+    The counts are exact up to 2**53, at most MOST, and above zero wherever there is a path.
     """
 
     counts: Tensor
@@ -32,15 +35,17 @@ class Field(NamedTuple):
     def through(self, vertical: Taps, horizontal: Taps) -> Field | None:
         """The field in the input of an operator, for this field in its output; None if nothing is read."""
         (rows, top), (columns, left) = self._reads(0, vertical), self._reads(1, horizontal)
-        return Field(rows @ self.counts @ columns.T, (top, left)) if rows.numel() and columns.numel() else None
+        if not (rows.numel() and columns.numel()):
+            return None
+        return Field((rows @ self.counts @ columns.T).clamp_(max=MOST), (top, left))
 
     def _reads(self, axis: int, taps: Taps) -> tuple[Tensor, int]:
         """How often each input position (row) is read for each output position (column), and the first of the rows."""
         which, positions = taps(self.origin[axis] + torch.arange(self.size[axis]))
-        first = int(positions.min()) if len(positions) else 0
-        counts = torch.zeros(int(positions.max()) + 1 - first if len(positions) else 0, self.size[axis])
-        one = torch.ones(())
-        return counts.index_put_((positions - first, which), one, accumulate=True).double(), first
+        first, end = (int(positions.min()), int(positions.max()) + 1) if len(positions) else (0, 0)
+        check_side(end - first)
+        counts = torch.zeros(end - first, self.size[axis], dtype=torch.float64)
+        return counts.index_put_((positions - first, which), counts.new_ones(()), accumulate=True), first
 
     def plus(self, other: Field) -> Field:
         """Both fields of one map together."""
@@ -71,3 +76,9 @@ class Field(NamedTuple):
             middle = (side + above) // 2
             side, above = (middle, above) if fits(middle) else (side, middle)
         return side
+
+
+def check_side(pixels: int) -> None:
+    """Raises ValueError for the side of a field that is too large."""
+    if pixels > LARGEST_FIELD:
+        raise ValueError(f"model_or_rates: expected a field of at most {LARGEST_FIELD} pixels, got {pixels}")

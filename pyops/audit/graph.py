@@ -39,11 +39,12 @@ class ModelGraph:
         self.reads: dict[fx.Node, list[Read]] = {}
         self.pooled: dict[fx.Node, frozenset[fx.Node]] = {}
         self.lost: dict[fx.Node, fx.Node] = {}
-        for node in self.nodes:
-            if node.op == "call_function":
-                self._add(node)
-            elif node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
-                self.image, self.axes[node] = node, (2, 3)
+        with torch.device("cpu"):  # taps are tensors; the model itself may need another default
+            for node in self.nodes:
+                if node.op == "call_function":
+                    self._add(node)
+                elif node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
+                    self.image, self.axes[node] = node, (2, 3)
 
     def size(self, node: fx.Node) -> Pair:
         """Height and width of a map."""
@@ -53,6 +54,8 @@ class ModelGraph:
     def _add(self, node: fx.Node) -> None:
         inputs = node.all_input_nodes
         self.pooled[node] = frozenset().union(*(self.pooled.get(one, ()) for one in inputs))
+        if operators.name(node) in operators.CREATING:
+            return
         maps = [one for one in inputs if one in self.axes]
         lost = [self.lost[one] for one in inputs if one in self.lost]
         if lost or maps and not self._add_map(node, maps):
@@ -67,12 +70,16 @@ class ModelGraph:
         moved = operators.moved(node, self.axes[first], shape)
         if not moved and not self._is_followed(node, maps):
             return False
-        axes = operators.axes_after(node, self.axes[first], shape)
-        if axes is None:
+        places = {operators.axes_after(node, self.axes[one], operators.shape(one)) for one in maps}
+        axes = places.pop()
+        if axes is None or places:
+            return False
+        sizes = {tuple(operators.shape(node)[axis] for axis in axes)} | {self.size(one) for one in maps[bool(moved) :]}
+        if len(sizes) > 1:  # one of them is broadcast
             return False
         self.axes[node] = axes
         self.reads[node] = [Read(one, moved if one is first else None) for one in maps]
-        return all(moved and one is first or self.size(one) == self.size(node) for one in maps)
+        return True
 
     def _is_followed(self, node: fx.Node, maps: list[fx.Node]) -> bool:
         kind = operators.name(node)
@@ -83,7 +90,8 @@ class ModelGraph:
     def last_maps(self) -> list[fx.Node]:
         """The maps that the model returns, or those that the rest of it computes its outputs of.
 
-        Raises ValueError if the rest reads other positions in a way that is not followed.
+        The rest may flatten or pool a map, and then compute with vectors, which depend on all of it. Raises ValueError
+        for any other operator between a map and the outputs, as it may read other positions.
         """
         waiting, seen, last = list(self.nodes[-1].all_input_nodes), set(), []
         while waiting:
@@ -94,10 +102,9 @@ class ModelGraph:
             if node in self.axes:
                 last.append(node)
                 continue
-            mixing = [one for one in node.all_input_nodes if one in self.lost or one in self.axes]
-            kind = operators.name(node) if node.op == "call_function" else ""
-            if node in self.lost and (operators.window(node) or kind in operators.ATTENTION and len(mixing) > 1):
-                raise self.error(self.lost[node])
+            if node in self.lost and len(operators.shape(node)) > 2 and operators.name(node) not in operators.RESHAPING:
+                first = self.lost[node]
+                raise self.error(node if operators.name(first) in operators.RESHAPING else first)
             waiting += node.all_input_nodes
         return last
 
@@ -114,6 +121,15 @@ class ModelGraph:
                 if read:
                     fields[source] = fields[source].plus(read) if source in fields else read
         return fields[self.image].trimmed() if self.image in fields else None
+
+    def before(self, last: fx.Node) -> set[fx.Node]:
+        """The maps that a map depends on, and itself."""
+        waiting, reached = [last], {last}
+        while waiting:
+            new = {read.source for read in self.reads.get(waiting.pop(), ())} - reached
+            waiting += new
+            reached |= new
+        return reached
 
     def error(self, node: fx.Node) -> ValueError:
         """The error of an operator that cannot be followed."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import fx
 
 from . import operators
 from .graph import ModelGraph, module_name
-from .operators import Axes, Pair, Window
+from .operators import Axes, Pair, Window, convolution_macs
 from .taps import inside
 
 
@@ -18,7 +17,8 @@ class Layer:
     """A convolution or pooling. Pairs are (height, width).
 
     rate: the dilation. input_size: that of the layer's input, None for a list of rates without an input size.
-    padding_share: the fraction of its taps, over all output positions, that read padding; None without input_size.
+    padding_share: the fraction of its taps, over all output positions, that read its own zero padding; None without
+        input_size. Padding by an operator of its own, as for padding_mode="circular", is a part of the input.
     gmac: its multiply-adds for one image, in units of 10**9; 0 for a pooling, None for a list of rates.
     """
 
@@ -46,20 +46,6 @@ def of_node(graph: ModelGraph, node: fx.Node) -> Layer | None:
     size, gmac = graph.size(source), convolution_macs(node) / 1e9
     padding, kind = _in_padding(axes, size, graph.size(node)), operators.name(node)
     return Layer(module_name(node), kind, window.kernel, window.stride, window.dilation, size, padding, gmac)
-
-
-def convolution_macs(node: fx.Node) -> int:
-    """The multiply-adds of a convolution; 0 for other operators.
-
-    A convolution multiplies its weight for each output position, a transposed one for each input position.
-    """
-    kind = operators.name(node) if node.op == "call_function" else ""
-    if kind not in operators.CONVOLUTIONS:
-        return 0
-    a = operators.arguments(node)
-    transposed = kind == "conv_transpose2d" or a.get("transposed")
-    positions = operators.shape(a["input"] if transposed else node)
-    return positions[0] * math.prod(positions[2:]) * math.prod(operators.shape(a["weight"]))
 
 
 def _in_padding(axes: Axes, size: Pair, output: Pair) -> float:

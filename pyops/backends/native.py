@@ -196,7 +196,7 @@ def convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """dx is the convolution of grad with the weight rotated by 180 degrees and its two channel axes swapped."""
     padding = tuple(2 * d - p for d, p in zip(spec.dilation, spec.padding))
-    if not (needed[0] and min(padding) >= 0 and _winograd(grad, weight, spec, layout)):
+    if not (needed[0] and min(padding) >= 0 and _winograd(grad, weight, spec._replace(padding=padding), layout)):
         return aten.convolution_backward(grad, input, weight, spec, layout, needed)
     rotated = torch.ops.atrous._winograd_weight(weight, True)
     geometry = weight.shape[1], None, padding, spec.dilation

@@ -138,9 +138,10 @@ def _tune(args) -> int:
 def _audit(args) -> int:
     from .audit import command as audit_command
 
-    result = audit_command.run(args, load)
-    _write_json(args.json, result)
-    return audit_command.status(args, result)
+    audit = audit_command.run(args, load)
+    if args.json:
+        _write_json(args.json, {"audited": args.model, **audit.as_dict()})
+    return audit_command.status(args, audit)
 
 
 def _export(args) -> int:

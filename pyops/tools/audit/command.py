@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--require-coverage", type=_fraction, metavar="N", help=required)
 
 
-def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Module]) -> dict:
-    """Prints the audit, and writes its pictures; returns it for JSON."""
+def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Module]) -> Audit:
+    """Prints the audit, and writes its pictures."""
     _check(args)
     title, audit, suggested = _audits(args, model_of)
     print(report.render(title, audit, suggested, shutil.get_terminal_size().columns, _blocks()))
@@ -45,15 +45,15 @@ def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Mo
                 args.html.write_text(page.page(title, audit, suggested, figure), encoding="utf-8")
         except OSError as error:
             raise UsageError(f"--plot or --html: {error}") from error
-    return {"audited": args.model, **audit.as_dict()}
+    return audit
 
 
-def status(args: argparse.Namespace, result: dict) -> int:
+def status(args: argparse.Namespace, audit: Audit) -> int:
     """1 if --require-coverage is not met, and says so on stderr."""
     wanted = args.require_coverage
-    if wanted is None or result["coverage"] >= wanted:
+    if wanted is None or audit.coverage >= wanted:
         return 0
-    print(f"atrous audit: --require-coverage: expected {wanted:g}, got {result['coverage']:.4g}", file=sys.stderr)
+    print(f"atrous audit: --require-coverage: expected {wanted:g}, got {audit.coverage:.4g}", file=sys.stderr)
     return 1
 
 
@@ -97,7 +97,7 @@ def _input_size(args: argparse.Namespace) -> tuple[int, ...] | None:
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(re.fullmatch("0*[1-9][0-9]{,8}", part) for part in parts):
         raise UsageError(f"{option}: expected positive integers, as in 1,2,5, got {text!r}")
     return tuple(map(int, parts))
 

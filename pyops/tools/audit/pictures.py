@@ -67,7 +67,7 @@ def _heat_map(figure: Any, axis: Any, title: str, audit: Audit) -> None:
     norm = LogNorm(vmin=least, vmax=max(most, 1.001 * least))
     drawn = axis.imshow(counts, cmap="cividis", norm=norm, extent=_extent(audit), interpolation="nearest")
     axis.set_title(f"{title}\n{summary(audit)}", fontsize=10)
-    axis.set_xlabel("pixels from the output position")
+    axis.set_xlabel(_label(audit))
     if audit.input_size and (height > audit.input_size[0] or width > audit.input_size[1]):
         top, left = (-(size // 2) - 0.5 for size in audit.input_size)
         axis.add_patch(
@@ -81,6 +81,10 @@ def _heat_map(figure: Any, axis: Any, title: str, audit: Audit) -> None:
         for which in (bar.ax.xaxis.set_major_formatter, bar.ax.xaxis.set_minor_formatter):
             which(LogFormatter(minor_thresholds=(1, 0.4)))
     bar.set_label("times that a position is read" + ("; orange: holes, not read" if audit.holes else ""), fontsize=9)
+
+
+def _label(audit: Audit) -> str:
+    return f"pixels from the {'output position' if audit.gmac is None else 'middle of the image'}"
 
 
 def summary(audit: Audit) -> str:
@@ -108,7 +112,7 @@ def _on_image(axes: Sequence[Any], audit: Audit, image: Any) -> None:
     whole, near = axes
     for axis in axes:
         axis.imshow(image, extent=extent)
-        axis.set_xlabel("pixels from the output position")
+        axis.set_xlabel(_label(audit))
     whole.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=HOLE, lw=2))
     larger = right - left >= width and bottom - top >= height
     name = "the image, smaller than the field" if larger else "the field in the image"

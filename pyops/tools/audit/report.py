@@ -84,9 +84,10 @@ def number(value: float) -> str:
 
 def _maps(audits: Sequence[tuple[str, Audit]], width: int, blocks: str) -> list[str]:
     """The maps beside each other, or below each other where the terminal is too narrow, and what they show."""
+    by_holes = [_shows_holes(audit, width) for _, audit in audits]
     columns = []
-    for name, audit in audits:
-        lines = hole_map(audit.profile, blocks) if _shows_holes(audit) else count_map(audit.profile, width, blocks)
+    for (name, audit), holes in zip(audits, by_holes):
+        lines = hole_map(audit.profile, blocks) if holes else count_map(audit.profile, width, blocks)
         columns.append([name, *lines])
     sides = [max(map(len, column)) for column in columns]
     if sum(sides) + 3 * (len(sides) - 1) <= width:
@@ -94,15 +95,12 @@ def _maps(audits: Sequence[tuple[str, Audit]], width: int, blocks: str) -> list[
                  for line in zip_longest(*columns, fillvalue="")]  # fmt: skip
     else:
         shown = [line for column in columns for line in (*column, "")][:-1]
-    holes = (
-        [wrap("with holes: black is read, a blank is not", width)] if any(_shows_holes(a) for _, a in audits) else []
-    )
-    even = all(_shows_holes(a) for _, a in audits)
-    return [*shown, *holes, *([] if even else [wrap("without holes: darker is read more often", width)])]
+    notes = {True: "with holes: black is read, a blank is not", False: "without holes: darker is read more often"}
+    return [*shown, *(wrap(note, width) for holes, note in notes.items() if holes in by_holes)]
 
 
-def _shows_holes(audit: Audit) -> bool:
-    return audit.holes > 0 and audit.profile.shape[1] <= LARGEST_HOLE_MAP
+def _shows_holes(audit: Audit, width: int) -> bool:
+    return audit.holes > 0 and max(audit.profile.shape) <= min(width, LARGEST_HOLE_MAP)
 
 
 def hole_map(counts: Tensor, blocks: str) -> list[str]:
@@ -114,7 +112,7 @@ def hole_map(counts: Tensor, blocks: str) -> list[str]:
 
 def count_map(counts: Tensor, width: int, blocks: str) -> list[str]:
     """Two characters for each square of positions, by the logarithm of their mean count."""
-    side = max(1, math.ceil(2 * counts.shape[1] / min(width, LARGEST_COUNT_MAP)))
+    side = max(1, math.ceil(2 * max(counts.shape) / min(width, LARGEST_COUNT_MAP)))
     shades = F.avg_pool2d(counts[None, None], side, ceil_mode=True)[0, 0].log1p()
     levels = (shades / shades.max() * (len(blocks) - 1)).ceil().long().tolist()  # 0 for 0 alone
     return ["".join(blocks[level] * 2 for level in line).rstrip() for line in levels]
