@@ -10,7 +10,7 @@ from sklearn import metrics
 from .prediction import Prediction, check_set, pool
 
 AREAS = ("roc_auc", "pr_auc_trapezoid", "average_precision")
-POINTS = 400  # of a curve in a result: more than a picture shows
+POINTS = 400  # the most that a curve in a result has; a picture shows fewer
 
 
 def areas(truth: np.ndarray, score: np.ndarray) -> tuple[dict[str, float | None], dict[str, dict] | None]:

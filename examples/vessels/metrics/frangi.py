@@ -33,7 +33,7 @@ def frangi(image: np.ndarray, field: np.ndarray | None = None) -> np.ndarray:
             f"expected field of shape {image.shape[:2]}, bool, not empty, got {field.shape} of {field.dtype}"
         )
     green = image[..., 1] / (255.0 if image.dtype == np.uint8 else 1.0)
-    # The rim of the field would be the strongest edge of the image: outside, the nearest pixel inside is repeated.
+    # Beside the rim, a strong edge, the filter misses vessels: outside, the nearest pixel inside is repeated.
     nearest = ndimage.distance_transform_edt(~field, return_distances=False, return_indices=True)
     response = filters.frangi((1 - green)[tuple(nearest)], sigmas=SIGMAS, black_ridges=False, mode="reflect")
     score = np.zeros(field.shape)

@@ -36,8 +36,8 @@ def _undefined(images: list[str], group: dict, where: str) -> Iterator[str]:
     lacking = defaultdict(list)
     absent = {i for i, value in enumerate(group["per_image"].get("accuracy", [])) if value is None}  # not annotated
     for name, values in group["per_image"].items():
-        if name not in pooled and (where_none := [i for i, v in enumerate(values) if v is None and i not in absent]):
-            lacking[tuple(where_none)].append(name)
+        if name not in pooled and (missing := [i for i, v in enumerate(values) if v is None and i not in absent]):
+            lacking[tuple(missing)].append(name)
     for indices, names in lacking.items():
         listed = ", ".join(images[i] for i in indices)
         yield f"{where}: undefined (0/0) in {listed} and left out of the mean: {', '.join(names)}"
