@@ -30,7 +30,9 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 def network(device: torch.device) -> nn.Module:
     """Returns a fused ResNet of four blocks with output stride 8, initialized as in the PReLU paper."""
-    model = atrous.models.resnet.ResNet((1, 1, 1, 1), num_classes=10, act="prelu", output_stride=8, in_channels=1)
+    model = atrous.models.ResNet(
+        atrous.models.BasicBlock, (1, 1, 1, 1), num_classes=10, act="prelu", output_stride=8, in_channels=1
+    )
     atrous.nn.init_prelu_kaiming_(model)
     if device.type == "cuda" and dist.is_initialized():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -16,9 +16,15 @@ PREFIXES = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel
 def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
     """Copies the weights of a .safetensors file, or of one that torch.load(weights_only=True) reads, into the model.
 
-    A "state_dict" or "model" wrapper and a "module." or "_orig_mod." prefix are removed. Two differences, those between
-    torchvision's ResNet and ours, are accepted: PReLU slopes that the file lacks stay as they are, and the file's
-    classifier (fc) is skipped for a features_only model. If anything else does not fit, nothing is copied.
+    A "state_dict" or "model" wrapper and a "module." or "_orig_mod." prefix are removed. Three differences, those
+    between torchvision's ResNet and ours, are accepted: PReLU slopes that the file lacks stay as they are. The file's
+    classifier (fc) is skipped for a features_only model. And if the model's first nn.Conv2d has C input channels, and
+    the file's weight w of it is for 3, it gets, as by timm's adapt_input_conv,
+
+        w[:, 0:1] + w[:, 1:2] + w[:, 2:3] for C = 1        w[:, i % 3] * 3 / C for input channel i, if C > 1
+
+    of which the first computes what the file's model computes of an image with 3 equal channels. If anything else does
+    not fit, nothing is copied.
 
     Returns the names that the file lacks; [] for a complete file.
     Raises FileNotFoundError, ValueError (not a state_dict; names or shapes that do not fit), ImportError (safetensors).
@@ -28,6 +34,7 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
     slopes = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.PReLU)}
     if not any(name.startswith("fc.") for name in own):
         weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    weights |= _adapted_stem(model, weights)
 
     # Files older than torch 0.4.1 lack the counters, which BatchNorm accepts of a state_dict without a version.
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
@@ -41,6 +48,19 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> list[str]:
         raise ValueError(f"path: expected the weights of this {type(model).__name__}, but {path} {'; '.join(problems)}")
     model.load_state_dict(weights, strict=False)
     return missing
+
+
+def _adapted_stem(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the file's weight of the first convolution for the model's input channels; {} if it is right as it is."""
+    convs = (item for item in model.named_modules() if isinstance(item[1], nn.Conv2d))
+    name, conv = next(convs, ("", None))
+    weight = weights.get(f"{name}.weight")
+    if conv is None or weight is None or conv.groups != 1 or conv.in_channels == 3 or weight.shape[1:2] != (3,):
+        return {}
+    if conv.in_channels == 1:
+        return {f"{name}.weight": weight.sum(1, keepdim=True)}
+    channels = torch.arange(conv.in_channels, device=weight.device) % 3
+    return {f"{name}.weight": weight[:, channels] * (3 / conv.in_channels)}
 
 
 def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:

@@ -7,19 +7,17 @@ A user's error ends in one line on stderr and exit status 2. Each command import
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..backends import selection
-from ..core import activation
 from ..core.checks import UsageError, writable
-from ..models import resnet
+from .model_argument import MODEL, add_options, choice, count, counts, load
 
 NUMBERS = r"\[\s+([\s\d.e+,-]+?)\s+\]"  # a list of numbers in JSON, which is written in one line
 
@@ -69,50 +67,33 @@ def _parser() -> Parser:
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     demo_command.add_arguments(demo)
 
-    explain.add_argument("model", nargs="?", metavar="MODEL", help="resnet34 or package.module:factory")
-    explain.add_argument("--batch", type=_count, default=1, metavar="N", help="batch size (default 1)")
-    _choice(explain, "--backend", ("auto", *selection.backends()), "NAME", "of the convolutions", default="auto")
+    explain.add_argument("model", nargs="?", metavar="MODEL", help=MODEL)
+    explain.add_argument("--batch", type=count, default=1, metavar="N", help="batch size (default 1)")
+    choice(explain, "--backend", ("auto", *selection.backends()), "NAME", "of the convolutions", default="auto")
     explain_command.add_arguments(explain)
     slopes.add_arguments(explain)
-    _add_model_options(explain, (224, 224), 3)
+    add_options(explain, (224, 224), 3)
 
-    tune.add_argument("model", metavar="MODEL", help="resnet34, package.module:factory, or a .json file of layers")
-    tune.add_argument("--batch", type=_counts, metavar="N,N", help="batch sizes (default 1, or those in the file)")
+    tune.add_argument("model", metavar="MODEL", help=f"{MODEL}, or a .json file of layers")
+    tune.add_argument("--batch", type=counts, metavar="N,N", help="batch sizes (default 1, or those in the file)")
     tune_command.add_arguments(tune)
-    _add_model_options(tune, None, None)
+    add_options(tune, None, None)
 
-    audit.add_argument("model", metavar="RATES|MODEL", help="as 1,2,5; or resnet34 or package.module:factory")
+    audit.add_argument("model", metavar="RATES|MODEL", help=f"rates such as 1,2,5; or {MODEL}")
     audit_command.add_arguments(audit)
-    _add_model_options(audit, None, None)
+    add_options(audit, None, None)
 
-    export.add_argument("model", metavar="MODEL", help="resnet34 or package.module:factory")
-    export.add_argument("--batch", type=_count, metavar="N", help="a fixed batch size (default any)")
+    export.add_argument("model", metavar="MODEL", help=MODEL)
+    export.add_argument("--batch", type=count, metavar="N", help="a fixed batch size (default any)")
     export_command.add_arguments(export)
-    _add_model_options(export, (224, 224), 3)
+    add_options(export, (224, 224), 3)
     return parser
-
-
-def _add_model_options(command, size: tuple[int, int] | None, channels: int | None) -> None:
-    """Adds the options of the input image and of resnet34."""
-    command.add_argument("--size", type=_size, default=size, metavar="H[xW]", help="image size (default 224)")
-    command.add_argument("--channels", type=_count, default=channels, metavar="C", help="image channels (default 3)")
-    options = command.add_argument_group("resnet34 only")
-    _choice(options, "--act", tuple(activation.ACTIVATIONS), "NAME", "activation")
-    _choice(options, "--output-stride", (8, 16, 32), "N", "if below 32, the last stages are dilated", type=int)
-    options.add_argument("--multi-grid", type=_counts, metavar="A,B,C", help="dilation factors of the last stage")
-    _choice(options, "--first-dilation", resnet.FIRST_DILATIONS, "NAME", "dilation of a stage's first convolution")
 
 
 def _command(commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(run=run)
     return command
-
-
-def _choice(parser, name: str, choices: tuple, metavar: str, text: str, **more) -> None:
-    """Adds an option that lists its choices in its help: argparse's {a,b,c} is too wide for a narrow terminal."""
-    listed = ", ".join(map(str, choices))
-    parser.add_argument(name, choices=choices, metavar=metavar, help=f"{text}: {listed}", **more)
 
 
 def _info(args) -> int:
@@ -143,7 +124,7 @@ def _explain(args) -> int:
         given = "--plot without --slopes" if args.plot else "neither"
         raise UsageError(f"expected a MODEL, or --slopes CHECKPOINT [--plot FILE], got {given}")
     else:
-        result = explain_command.run(args, _model(args))
+        result = explain_command.run(args, load(args))
     _write_json(args.json, result)
     return 0
 
@@ -151,13 +132,13 @@ def _explain(args) -> int:
 def _tune(args) -> int:
     from .tune import command as tune_command
 
-    return tune_command.run(args, _model, lambda result: _write_json(args.json, result))
+    return tune_command.run(args, load, lambda result: _write_json(args.json, result))
 
 
 def _audit(args) -> int:
     from .audit import command as audit_command
 
-    result = audit_command.run(args, _model)
+    result = audit_command.run(args, load)
     _write_json(args.json, result)
     return audit_command.status(args, result)
 
@@ -165,51 +146,8 @@ def _audit(args) -> int:
 def _export(args) -> int:
     from .export import command as export_command
 
-    _write_json(args.json, export_command.run(args, _model(args)))
+    _write_json(args.json, export_command.run(args, load(args)))
     return 0
-
-
-def _model(args):
-    names = ("act", "output_stride", "multi_grid", "first_dilation")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    try:
-        if args.model == "resnet34":
-            return resnet.resnet34(in_channels=args.channels or 3, **options)
-        if options:
-            raise UsageError(f"--{next(iter(options)).replace('_', '-')} is for resnet34, not for {args.model}")
-        return _imported(args.model)
-    except UsageError:
-        raise
-    except Exception as error:  # a user's own module may raise anything
-        raise UsageError(f"{args.model}: {type(error).__name__}: {error}") from error
-
-
-def _imported(name: str):
-    """Imports package.module:factory or package.module:model, also from the current folder, as python -m does."""
-    from torch import nn
-
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise UsageError(f"MODEL: expected resnet34 or package.module:factory, got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    value: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        value = getattr(value, part)
-    model = value if isinstance(value, nn.Module) else value()
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"MODEL: expected {name} to return a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part.strip()) for part in text.split(","))
 
 
 def _backends(text: str) -> tuple[str, ...]:
@@ -218,11 +156,6 @@ def _backends(text: str) -> tuple[str, ...]:
         if name not in selection.backends():
             raise argparse.ArgumentTypeError(f"expected some of {', '.join(selection.backends())}, got {name!r}")
     return names
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, x, width = text.partition("x")
-    return _count(height), _count(width if x else height)
 
 
 def _write_json(path: Path | None, result: dict) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import atrous
-from atrous.models import ResNet, resnet34
+from atrous.models import BasicBlock, ResNet, drn_c_26, resnet34
 
 
 @pytest.mark.parametrize("rates, side, reached, largest_hole, common_factor", [
@@ -67,6 +67,12 @@ def test_the_grid_of_dilated_residual_stages_and_what_closes_it():
     assert atrous.audit_dilation([*stages, 2, 2, 1, 1]).coverage == 1.0
 
 
+def test_drn_c_26():
+    """Published as DRN-C-26: stages of rates 2 and 4, then 2, 2, 1, 1 without residuals."""
+    audit = atrous.audit_dilation(drn_c_26(), 64)
+    assert audit.stack.rates[-8:] == (4, 4, 4, 4, 2, 2, 1, 1) and audit.coverage == 1.0
+
+
 def test_bound_of_regseg():
     """RegSeg (arXiv:2111.09957): a rate up to the field of the layers before it leaves no holes, one more does."""
     for rates in ([1], [1, 2], [1, 2, 4]):
@@ -101,13 +107,13 @@ def test_global_branches_are_reported_apart():
 
 def test_several_outputs():
     """The field is that of the output with the largest one."""
-    backbone = ResNet((1, 1, 1, 1), features_only=True)
-    whole = ResNet((1, 1, 1, 1), num_classes=3)
+    backbone = ResNet(BasicBlock, (1, 1, 1, 1), features_only=True)
+    whole = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=3)
     assert atrous.audit_dilation(backbone).receptive_field == atrous.audit_dilation(whole).receptive_field
 
 
 def test_the_model_is_not_changed():
-    model = ResNet((1, 1, 1, 1), num_classes=3)
+    model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=3)
     model.layer1.eval()
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -24,7 +24,9 @@ def test_the_page_is_that_of_the_docstrings():
     assert (api_page.ROOT / "docs" / "api.md").read_text() == api_page.page(), "make docs writes the page"
 
 
-@pytest.mark.parametrize("module", [atrous, atrous.nn, atrous.models], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [atrous, atrous.nn, atrous.models, atrous.models.heads], ids=lambda module: module.__name__
+)
 def test_every_public_name_is_on_the_page(module):
     """A name is documented under its own module, or is one of the modules."""
     headings = {line.lstrip("# ") for line in api_page.page().splitlines() if line.startswith("##")}

@@ -16,7 +16,7 @@ from typing import Any
 import atrous
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = (atrous, atrous.nn, atrous.models, atrous.fusion)
+MODULES = (atrous, atrous.nn, atrous.models, atrous.models.heads, atrous.fusion)
 HEAD = """# API
 
 `make docs` writes this page from the docstrings. [differences.md](differences.md) lists where results or errors differ

@@ -94,7 +94,7 @@ def test_pictures_and_page(run, tmp_path):
     (["resnet34", "--kernel-sizes", "3"], "--kernel-sizes is for rates, not for resnet34"),
     (["5000"], "RATES: expected a field of at most 8192 pixels, got 10001"),
     (["torch.nn:Identity"], "torch.nn:Identity: expected a model with convolutions, got Identity without one"),
-    (["resnet43"], "expected resnet34 or package.module:factory, got 'resnet43'"),
+    (["resnet43"], "drn_d_22, prelu_net14 or package.module:factory, got 'resnet43'"),
     (["2,2", "--image", "a.png"], "--image: expected --plot or --html, where it is drawn, got neither"),
     (["2,2", "--plot", "none/a.png"], "--plot: expected a file that can be written, got 'none/a.png'"),
     (["2,2", "--require-coverage", "2"], "expected a number from 0 to 1, got '2'"),

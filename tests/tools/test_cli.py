@@ -89,6 +89,16 @@ def test_explain_takes_the_options_of_resnet34(run, tmp_path):
     assert result["totals"]["macs"] == sum(layer["macs"] for layer in result["layers"])
 
 
+@pytest.mark.parametrize("name, options, parameters", [
+    ("resnet18", ("--output-stride", "8"), "11,683,240"), ("resnet50", ("--multi-grid", "1,2,4"), "25,550,760"),
+    ("drn_c_26", (), "21,125,016"), ("drn_d_22", (), "16,392,184"),
+])  # fmt: skip
+def test_explain_takes_the_models_of_the_package(run, name, options, parameters):
+    """With images of one channel: the first convolution then has fewer weights."""
+    status, out, _ = run("explain", name, "--size", "32", "--channels", "1", *options)
+    assert status == 0 and f"{parameters} parameters" in out
+
+
 def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     (tmp_path / "a_users_models.py").write_text(
         "from torch import nn\n"
@@ -110,7 +120,9 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     assert "KeyError" in error_line(run("explain", "a_users_models:broken"))
     assert "no attribute 'none'" in error_line(run("explain", "a_users_models:none"))
     assert "(1, 4, 224, 224)" in error_line(run("explain", "a_users_models:net", "--channels", "4"))
-    assert "--act is for resnet34" in error_line(run("explain", "a_users_models:net", "--act", "relu"))
+    assert "--act is for resnet18, resnet34, resnet50, not for a_users_models:net" in error_line(
+        run("explain", "a_users_models:net", "--act", "relu")
+    )
     monkeypatch.delitem(sys.modules, "a_users_models")
 
 
@@ -119,7 +131,8 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     (("audti",), "'audti'"),
     (("audit",), "RATES|MODEL"),
     (("explain",), "MODEL"),
-    (("explain", "resnet50"), "expected resnet34 or package.module:factory, got 'resnet50'"),
+    (("explain", "resnet101"), "prelu_net14 or package.module:factory, got 'resnet101'"),
+    (("explain", "drn_c_26", "--act", "prelu"), "--act is for resnet18, resnet34, resnet50, not for drn_c_26"),
     (("explain", "no_such_module:make"), "No module named 'no_such_module'"),
     (("explain", "resnet34", "--multi-grid", "1,2"), "multi_grid: expected None or 3 positive ints"),
     (("explain", "resnet34", "--multi-grid", "1,x,4"), "--multi-grid: expected a positive integer, got 'x'"),

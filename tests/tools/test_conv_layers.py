@@ -8,7 +8,7 @@ from torch import nn
 
 import atrous
 from atrous.core.spec import Spec
-from atrous.models import ResNet, resnet34
+from atrous.models import BasicBlock, ResNet, resnet34
 from atrous.tools.explain.conv_layers import ConvLayer, conv_layers
 
 SMALL = (1, 3, 64, 64)
@@ -82,7 +82,7 @@ def test_dilated(model):
     lambda model: model.half().train(),
 ], ids=["fused", "fused for a backend", "frozen", "frozen for a backend", "bfloat16", "half"])  # fmt: skip
 def test_the_same_whatever_was_done_to_the_model(change):
-    model = ResNet((1, 1, 1, 1), act="prelu", output_stride=16)
+    model = ResNet(BasicBlock, (1, 1, 1, 1), act="prelu", output_stride=16)
     expected = conv_layers(model, SMALL)
     assert [layer.residual for layer in expected].count("before") == 4
     assert conv_layers(change(model), SMALL) == expected
@@ -129,7 +129,7 @@ class Real(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = ResNet((1, 1, 1, 1))
+        self.body = ResNet(BasicBlock, (1, 1, 1, 1))
 
     def forward(self, x):
         return self.body(x) if float(x.sum()) == 0 else x

@@ -9,7 +9,7 @@ from torch import nn
 import atrous
 from atrous import tuning
 from atrous.backends import selection
-from atrous.models import ResNet, resnet34
+from atrous.models import BasicBlock, ResNet, resnet34
 from atrous.tools.explain import explain
 from atrous.tools.explain import target as targets
 from atrous.tools.explain.conv_layers import ConvLayer
@@ -38,7 +38,7 @@ def model():
 
 @pytest.fixture
 def small():
-    return ResNet((1, 1, 1, 1))
+    return ResNet(BasicBlock, (1, 1, 1, 1))
 
 
 def explained(model, backend="auto", shape=SHAPE, **options):
@@ -110,7 +110,7 @@ def test_ieee_has_no_measured_peak(small):
 def test_configs_are_those_of_a_call(chip, dtype, batch):
     """The key equals the one that the kernels' launcher builds from tensors."""
     describe = pytest.importorskip("atrous.triton_kernels.conv.problem", exc_type=ImportError)
-    model = ResNet((1, 1, 1, 1), output_stride=8)
+    model = ResNet(BasicBlock, (1, 1, 1, 1), output_stride=8)
     explanation = explained(model, "triton", (batch, 3, 64, 64), chip=chip, dtype=dtype)
     capability, multiprocessors = int(chip[3:]), targets.CHIPS[chip]
     for choice in explanation.choices:

@@ -6,7 +6,7 @@ from torch import nn
 
 import atrous
 from atrous.fusion import fuse
-from atrous.models import ResNet, resnet34
+from atrous.models import BasicBlock, ResNet, resnet34
 from atrous.tools.explain.layer_table import table
 from atrous.tools.explain.layers import summarize
 
@@ -128,7 +128,7 @@ def test_any_module():
 @pytest.mark.parametrize("backend", ["auto", "library"])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_fused_models_do_the_same_work(backend, freeze):
-    model = ResNet((1, 1, 1, 1), act="prelu", output_stride=8).eval()
+    model = ResNet(BasicBlock, (1, 1, 1, 1), act="prelu", output_stride=8).eval()
     plain = summarize(model, (1, 3, 64, 64))
     fused = summarize(fuse(model, backend=backend, freeze=freeze), (1, 3, 64, 64))
     assert (fused.macs, fused.convolution_macs) == (plain.macs, plain.convolution_macs)

@@ -159,7 +159,7 @@ def test_invalid_shapes_end_in_one_line(run, tmp_path, content, message):
 
 
 @pytest.mark.parametrize("options, message", [
-    (("resnet50",), "expected resnet34 or package.module:factory"),
+    (("resnet101",), "prelu_net14 or package.module:factory, got 'resnet101'"),
     (("resnet34", "--batch", "1,x"), "--batch: expected a positive integer, got 'x'"),
     (("resnet34", "--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
     (("resnet34", "--layout", "NHWC"), "--layout: invalid choice: 'NHWC'"),

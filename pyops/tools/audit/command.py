@@ -14,6 +14,7 @@ from torch import nn
 
 from ...audit import Audit, audit_dilation
 from ...core.checks import UsageError, writable
+from ..model_argument import OPTIONS
 from . import report
 
 
@@ -96,8 +97,9 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 def _check(args: argparse.Namespace) -> None:
     rates = re.fullmatch(r"[-+.\d,\s]+", args.model)
-    model_options = ("channels", "act", "output_stride", "multi_grid", "first_dilation")
-    unused = [name for name in (model_options if rates else ("kernel_sizes",)) if getattr(args, name) is not None]
+    unused = [
+        name for name in (("channels", *OPTIONS) if rates else ("kernel_sizes",)) if getattr(args, name) is not None
+    ]
     if unused:
         kind = "a model" if rates else "rates"
         raise UsageError(f"--{unused[0].replace('_', '-')} is for {kind}, not for {args.model}")

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
 
 def _prepared(model: nn.Module, args: argparse.Namespace) -> tuple[nn.Module, str]:
     """The model to export, and a line that says where its weights come from."""
-    random = args.model == "resnet34"
+    random = ":" not in args.model  # a model of this package
     source = "weights: random, its classes mean nothing" if random else "weights: those of the model"
     if args.weights:
         try:

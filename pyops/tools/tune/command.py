@@ -19,13 +19,14 @@ from ...tuning.device_id import device_name, file_name, versions
 from ...tuning.format import DTYPES, LAYOUTS, Table
 from .. import timing
 from ..explain.conv_layers import ConvLayer, conv_layers
+from ..model_argument import OPTIONS
 from . import measure as tuner
 from . import shapes_file
 from .candidates import forms
 from .report import describe, table
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-FOR_MODELS = ("size", "channels", "act", "output_stride", "multi_grid", "first_dilation")
+FOR_MODELS = ("size", "channels", *OPTIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

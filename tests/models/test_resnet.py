@@ -1,7 +1,6 @@
-"""ResNet34 and its dilated variants: sizes, names, values and checkpoints."""
+"""ResNet34 and its dilated variants: sizes, names and values; other ResNets are in test_resnet_options.py."""
 
 import math
-import pickle
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 
 import atrous
 from atrous.core.activation import ACTIVATIONS
-from atrous.models import ResNet, load_weights, resnet34
+from atrous.models import BasicBlock, ResNet, resnet34
 
 BLOCKS = {"layer1": (64, 3), "layer2": (128, 4), "layer3": (256, 6), "layer4": (512, 3)}
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -93,7 +92,7 @@ def test_every_activation_is_its_own_module(act):
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_training_step(act):
     """In-place activations and the in-place add do not overwrite values that the gradients need."""
-    model = ResNet((1, 1, 1, 1), num_classes=3, act=act)
+    model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=3, act=act)
     slopes = [module.weight for module in model.modules() if isinstance(module, nn.PReLU)]
     assert len(slopes) == (9 if act == "prelu" else 0)
     assert all(torch.equal(slope, torch.full_like(slope, 0.25)) for slope in slopes)
@@ -210,10 +209,10 @@ def test_features_are_those_of_the_whole_model(relu):
 
 
 def test_input_channels_classes_and_dropout():
-    model = ResNet((1, 1, 1, 1), num_classes=10, in_channels=1, dropout=1.0)
+    model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=10, in_channels=1, dropout=1.0)
     image = torch.randn(2, 1, 40, 40)
     assert torch.equal(model(image), model.fc.bias.expand(2, 10))  # all dropped: the bias is left
-    plain = ResNet((1, 1, 1, 1), num_classes=10, in_channels=1)
+    plain = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=10, in_channels=1)
     plain.load_state_dict(model.state_dict())
     assert torch.equal(model.eval()(image), plain.eval()(image))
 
@@ -229,7 +228,7 @@ def test_fx_traces_the_model_and_its_blocks(relu):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"output_stride": 4}, r"output_stride: expected 8, 16 or 32, got 4"),
+    ({"output_stride": 2}, r"output_stride: expected None, 4, 8, 16 or 32 with stem_stride=4, got 2"),
     ({"output_stride": "8"}, r"output_stride: .* got '8'"),
     ({"multi_grid": (1, 2)}, r"multi_grid: expected None or 3 positive ints.* got \(1, 2\)"),
     ({"multi_grid": (1, 2, 0)}, r"multi_grid: .* got \(1, 2, 0\)"),
@@ -248,100 +247,3 @@ def test_fx_traces_the_model_and_its_blocks(relu):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         resnet34(**arguments)
-
-
-class Small(nn.Module):
-    """A small module with names as in a ResNet, for small checkpoint files."""
-
-    def __init__(self, act=nn.ReLU, head=True):
-        super().__init__()
-        self.conv1, self.bn1, self.act1 = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), act()
-        if head:
-            self.fc = nn.Linear(4, 5)
-
-
-def same(model, weights):
-    return all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-
-
-def test_resnet34_checkpoint_round_trip(tmp_path, relu):
-    torch.save(relu.state_dict(), tmp_path / "weights.pth")
-    with torch.device("meta"):
-        model = resnet34()
-    model.to_empty(device="cpu")
-    assert load_weights(model, tmp_path / "weights.pth") == []
-    assert same(model, relu.state_dict())
-
-
-@pytest.mark.parametrize("wrap", [
-    lambda weights: {"state_dict": weights, "epoch": 90},
-    lambda weights: {"model": {f"module.{name}": value for name, value in weights.items()}, "lr": 0.1},
-    lambda weights: {f"module._orig_mod.{name}": value for name, value in weights.items()},
-], ids=["state_dict", "model-module", "module-compiled"])  # fmt: skip
-def test_wrapped_checkpoints(tmp_path, wrap):
-    saved, model = Small(), Small()
-    torch.save(wrap(saved.state_dict()), tmp_path / "weights.pth")
-    assert load_weights(model, str(tmp_path / "weights.pth")) == []
-    assert same(model, saved.state_dict())
-
-
-def test_safetensors_round_trip(tmp_path):
-    save_file = pytest.importorskip("safetensors.torch").save_file
-    saved, model = Small(), Small()
-    save_file(saved.state_dict(), tmp_path / "weights.safetensors")
-    assert load_weights(model, tmp_path / "weights.safetensors") == []
-    assert same(model, saved.state_dict())
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"path: expected a safetensors file, but .*cut.safetensors"):
-        load_weights(model, tmp_path / "cut.safetensors")
-
-
-def test_what_a_checkpoint_may_lack_or_hold_besides(tmp_path):
-    saved = Small()
-    weights = {name: value for name, value in saved.state_dict().items() if "num_batches" not in name}  # before 0.4.1
-    torch.save(weights, tmp_path / "weights.pth")
-    assert load_weights(Small(), tmp_path / "weights.pth") == []
-    prelu = Small(nn.PReLU)
-    assert load_weights(prelu, tmp_path / "weights.pth") == ["act1.weight"]
-    assert prelu.act1.weight.item() == 0.25 and torch.equal(prelu.conv1.weight, saved.conv1.weight)
-    backbone = Small(head=False)
-    assert load_weights(backbone, tmp_path / "weights.pth") == []
-    assert torch.equal(backbone.conv1.weight, saved.conv1.weight)
-
-
-def renamed(weights):
-    weights["conv9.weight"] = weights.pop("conv1.weight")
-    return weights
-
-
-@pytest.mark.parametrize("change, message", [
-    (renamed, r"lacks conv1.weight; has unknown conv9.weight"),
-    (lambda weights: {"fc.bias": weights["fc.bias"]}, r"lacks conv1.weight, bn1.weight, .* and 1 more"),
-    (lambda weights: weights | {"fc.bias": torch.zeros(10)}, r"shape of fc.bias \(expected \(5,\), got \(10,\)\)"),
-    (lambda weights: [1, 2], r"expected a state_dict .* holds a list"),
-    (lambda weights: torch.zeros(3), r"expected a state_dict .* holds a Tensor"),
-    (lambda weights: {}, r"holds an empty dict"),
-    (lambda weights: {"epoch": 3, **weights}, r"holds an int under 'epoch'"),
-], ids=["names", "most missing", "shape", "list", "tensor", "empty", "value"])  # fmt: skip
-def test_checkpoints_that_do_not_fit_are_refused_whole(tmp_path, change, message):
-    path, model = tmp_path / "weights.pth", Small()
-    torch.save(change(dict(Small().state_dict())), path)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=message) as error:
-        load_weights(model, path)
-    assert str(path) in str(error.value) and str(error.value).startswith("path: ")
-    assert same(model, before)
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    model = Small()
-    for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(FileNotFoundError, match="path: expected a checkpoint file"):
-            load_weights(model, path)
-    torch.save(model, tmp_path / "module.pth")  # pickled code is never run
-    (tmp_path / "text.pth").write_text("these are no weights")
-    (tmp_path / "empty.pth").write_bytes(b"")
-    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"weights": print}, protocol=2))
-    for name in ("module.pth", "text.pth", "empty.pth", "pickle.pth"):
-        with pytest.raises(ValueError, match=rf"path: expected what torch.load\(weights_only=True\) reads.*{name}"):
-            load_weights(model, tmp_path / name)
