@@ -65,11 +65,7 @@ def _vessels(samples: Sequence[Sample]) -> str:
     if bare:
         lines.append(
             f"no annotation for {_count(bare, 'image')}: prediction is possible, evaluation is not"
-            + (
-                ""
-                if annotated
-                else "; scores need annotated images, such as the validation part of the training images"
-            )
+            + ("" if annotated else "; the validation part of the training images has annotations")
         )
     return "\n".join(lines)
 

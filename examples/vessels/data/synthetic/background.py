@@ -40,7 +40,9 @@ def texture() -> np.ndarray:
     keep = inside & ~_vessels(image[..., 1], inside) & ~_spots(image[..., 1], inside)
     low = np.stack([_blur(image[..., c], keep, SMOOTH) for c in range(3)], 2)
     relative = (image / np.maximum(low, 1) - 1) * keep[..., None]
-    return _copy_into(relative, keep).astype(np.float32)
+    result = _copy_into(relative, keep).astype(np.float32)
+    result.flags.writeable = False  # it is cached
+    return result
 
 
 def turned(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

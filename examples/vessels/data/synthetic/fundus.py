@@ -24,16 +24,23 @@ def generate(split: str, count: int = COUNT, seed: int = 0) -> list[Sample]:
     return [_sample(f"synthetic_{split}_{i:02d}", source, (seed, SPLITS[split], i)) for i in range(count)]
 
 
-def _sample(name: str, source: str, key: tuple[int, int, int]) -> Sample:
-    eye_rng, tree_rng, scene_rng, noise_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(key).spawn(4))
-    eye = _eye(eye_rng)
-    segments = grow(eye, tree_rng)
-    drawn = {kind: vessels.draw(segments, kind, SHAPE, tree_rng) for kind in (ARTERY, VEIN)}
+def vessels_of(key: tuple[int, int, int]) -> tuple[Eye, np.ndarray, dict[int, vessels.Drawn]]:
+    """Returns the eye of (seed, split, number), its vessels' truth (H, W), and arteries and veins as drawn."""
+    rng = np.random.default_rng((*key, 0))
+    eye = _eye(rng)
+    segments = grow(eye, rng)
+    drawn = {kind: vessels.draw(segments, kind, SHAPE, rng) for kind in (ARTERY, VEIN)}
     field = scene.distances(eye, CENTRE) <= RADIUS
-    truth = (drawn[ARTERY].covered | drawn[VEIN].covered) & field
+    return eye, (drawn[ARTERY].covered | drawn[VEIN].covered) & field, drawn
+
+
+def _sample(name: str, source: str, key: tuple[int, int, int]) -> Sample:
+    eye, truth, drawn = vessels_of(key)
+    scene_rng, noise_rng = (np.random.default_rng((*key, stream)) for stream in (1, 2))
     blood = sum(vessels.density(drawn[kind], kind) for kind in drawn)
     clear = _retina(eye, scene_rng) * np.exp(-scene_rng.uniform(0.75, 1.1) * blood)
     image = _photograph(clear, eye, noise_rng)
+    field = scene.distances(eye, CENTRE) <= RADIUS
     return Sample(name, image, truth, None, field, synthetic=True, source=source)
 
 

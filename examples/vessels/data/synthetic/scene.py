@@ -111,11 +111,9 @@ def _blob(
     part = values[window]
     if not part.size:
         return
-    y, x = np.ogrid[
-        window[0].start : window[0].start + part.shape[0], window[1].start : window[1].start + part.shape[1]
-    ]
+    y, x = (place.start + np.arange(side) for place, side in zip(window, part.shape))
     angle, waves, phase = rng.uniform(0, np.pi), rng.integers(2, 6), rng.uniform(0, 2 * np.pi)
-    dy, dx = y - at[0], x - at[1]
+    dy, dx = y[:, None] - at[0], x - at[1]
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
     far = np.hypot(along / length, across) + 0.15 * radius * np.sin(waves * np.arctan2(across, along) + phase)
     np.maximum(part, height * soft(far, radius, border), out=part)
