@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -50,7 +51,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     values = {
         **vars(checkpoint), "format": FORMAT, "config": checkpoint.config.as_dict(), "preparation": preparation
     }  # fmt: skip
-    write(path, lambda file: torch.save(values, file))
+    buffer = io.BytesIO()  # torch reports a full disk in words of its own
+    torch.save(values, buffer)
+    write(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -62,9 +65,7 @@ def load(path: str | Path) -> Checkpoint:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # for other files the unpickler raises almost anything
-        raise RunError(
-            f"{path}: expected a checkpoint of this program, got a file that cannot be read as one"
-        ) from error
+        raise RunError(f"{path}: expected a checkpoint of this program, got a file that is not one") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise RunError(f"{path}: expected a checkpoint of this program ({FORMAT}), got one of another")
     config, preparation = Config.from_dict(values.pop("config")), Preparation(**values.pop("preparation"))
@@ -97,7 +98,7 @@ def check_same_run(saved: Config, config: Config) -> None:
 
 def write(path: Path, fill: Callable[[Any], None]) -> None:
     """Writes a file through a temporary one beside it, flushed to the disk before it takes the name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.new")
     try:
         with open(temporary, "wb") as file:
             fill(file)

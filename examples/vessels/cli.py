@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"vessels {args.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"vessels {args.command}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        advice = "; the same command goes on behind the last finished epoch" if args.command == "train" else ""
+        print(f"vessels {args.command}: stopped{advice}", file=sys.stderr)
         return 130
     return 0
 
@@ -48,7 +49,7 @@ def parser() -> Parser:
             "evaluate",
             on_checkpoint.add_evaluate,
             on_checkpoint.evaluate,
-            "print and write every figure of a checkpoint",
+            "print and write all figures of a checkpoint",
         ),
         ("predict", on_checkpoint.add_predict, on_checkpoint.predict, "write probabilities of images as PNGs"),
         ("export", on_checkpoint.add_export, on_checkpoint.export_package, "write the package that C++ runs"),

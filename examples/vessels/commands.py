@@ -65,7 +65,10 @@ def evaluate(args: argparse.Namespace) -> None:
     print(describe(images.samples), flush=True)
     images = _annotated(images, args.split)
     model, way = _ready(saved, args), _way(saved, args)
-    result = metrics.evaluate(predictions(model, images, way), _validation(saved, args, model, way))
+    try:
+        result = metrics.evaluate(predictions(model, images, way), _validation(saved, args, model, way))
+    except ValueError as error:
+        raise RunError(str(error)) from error
     result |= {
         "checkpoint": str(path), "options": saved.config.as_dict(), "epochs": saved.epochs, "split": args.split,
         "data": config.data, "inference": str(way), "description": describe(images.samples).splitlines(),

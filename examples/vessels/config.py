@@ -108,9 +108,7 @@ class Config:
         """Returns the configuration of `as_dict`. Raises RunError for names that this version does not know."""
         unknown = values.keys() - {field.name for field in dataclasses.fields(cls)}
         if unknown:
-            raise RunError(
-                f"a configuration with options that this version does not know: {', '.join(sorted(unknown))}"
-            )
+            raise RunError(f"a configuration with options that are unknown here: {', '.join(sorted(unknown))}")
         return cls(**{**values, "rates": tuple(values.get("rates", cls.rates))})
 
     def differences(self, other: Config) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .config import Config, RunError
-from .data import DataError, Preparation, Sample, describe, hold_out, load, random_patches
+from .data import DataError, Preparation, Sample, cut, describe, hold_out, load, random_patches
 
 AT_ONCE = 100  # steps whose patches are drawn together: finding the places of a field takes longer than a patch
 
@@ -40,6 +40,7 @@ def load_run(config: Config) -> RunData:
     _check(samples, config)
     train, validation = hold_out(samples, config.validation)
     preparation = Preparation.fit(train)
+    _check_patches(samples, config)
     text = f"{describe(samples)}\n{len(train)} images for training, {len(validation)} for validation"
     return RunData(prepare(train, preparation), prepare(validation, preparation), preparation, text)
 
@@ -87,3 +88,11 @@ def _check(samples: Sequence[Sample], config: Config) -> None:
         )
     if bare := [sample.name for sample in samples if sample.truth is None]:
         raise DataError(f"{config.data}: no annotation to train on for {', '.join(bare)}")
+
+
+def _check_patches(samples: Sequence[Sample], config: Config) -> None:
+    for sample in samples:
+        try:
+            cut.corners(sample.field, config.patch)
+        except ValueError as error:
+            raise RunError(f"--patch {config.patch}: {str(error).replace('image 0', sample.name)}") from error

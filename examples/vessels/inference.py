@@ -1,4 +1,4 @@
-"""Probabilities of whole images: in one pass, or as the mean of overlapping patches (data/cut.py has the difference)."""
+"""Probabilities of whole images: in one pass, or the mean over overlapping patches; data/cut.py has the difference."""
 
 from __future__ import annotations
 
