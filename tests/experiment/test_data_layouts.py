@@ -45,8 +45,8 @@ def chase(root):
     for number in range(1, 15):
         for eye in "LR":
             write(root / f"Image_{number:02d}{eye}.jpg", PHOTO)
-            for ending, mask in (("1stHO", TRUTH), ("2ndHO", SECOND)):
-                path = root / f"Image_{number:02d}{eye}_{ending}.png"
+            for end, mask in (("1stHO", TRUTH), ("2ndHO", SECOND)):
+                path = root / f"Image_{number:02d}{eye}_{end}.png"
                 Image.fromarray((mask * 255).astype(np.uint8)).convert("1").save(path)  # 1 bit, as published
 
 

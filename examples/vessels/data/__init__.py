@@ -7,6 +7,6 @@ from .preprocess import Preparation
 from .sample import DataError, Sample, describe
 
 __all__ = [
-    "DataError", "Layout", "PatchSampler", "Preparation", "Sample", "crop", "describe", "hold_out", "load", "merge", "pad", "patches",
-    "random_patches",
+    "DataError", "Layout", "PatchSampler", "Preparation", "Sample", "crop", "describe", "hold_out", "load",
+    "merge", "pad", "patches", "random_patches",
 ]  # fmt: skip

@@ -11,9 +11,10 @@ from scipy import ndimage
 
 from ..sample import Sample
 from . import background, scene, vessels
-from .tree import ARTERY, VEIN, Eye, grow
+from .anatomy import ARTERY, VEIN, Eye
+from .tree import grow
 
-SHAPE, CENTRE, RADIUS = (584, 565), (291.5, 282.0), 270.0  # of the image, and of its field of view, as in DRIVE
+SHAPE, CENTRE, RADIUS = (584, 565), (291.5, 282.0), 270.0  # the image and its field of view, as in DRIVE
 SPLITS = {"train": 0, "test": 1}  # their images come from different seeds
 COUNT = 20  # images of a split, as in DRIVE
 
@@ -21,20 +22,21 @@ COUNT = 20  # images of a split, as in DRIVE
 def generate(split: str, count: int = COUNT, seed: int = 0) -> list[Sample]:
     """Returns `count` images of a split; image i is the same for every count."""
     source = f"synthetic fundus images, {split}, seed {seed}"
-    return [_sample(f"synthetic_{split}_{i:02d}", source, (seed, SPLITS[split], i)) for i in range(count)]
+    return [sample(f"synthetic_{split}_{i:02d}", source, (seed, SPLITS[split], i)) for i in range(count)]
 
 
 def vessels_of(key: tuple[int, int, int]) -> tuple[Eye, np.ndarray, dict[int, vessels.Drawn]]:
     """Returns the eye of (seed, split, number), its vessels' truth (H, W), and arteries and veins as drawn."""
     rng = np.random.default_rng((*key, 0))
-    eye = _eye(rng)
+    eye = eye_of(rng)
     segments = grow(eye, rng)
     drawn = {kind: vessels.draw(segments, kind, SHAPE, rng) for kind in (ARTERY, VEIN)}
     field = scene.distances(eye, CENTRE) <= RADIUS
     return eye, (drawn[ARTERY].covered | drawn[VEIN].covered) & field, drawn
 
 
-def _sample(name: str, source: str, key: tuple[int, int, int]) -> Sample:
+def sample(name: str, source: str, key: tuple[int, int, int]) -> Sample:
+    """Returns the image of (seed, split, number)."""
     eye, truth, drawn = vessels_of(key)
     scene_rng, noise_rng = (np.random.default_rng((*key, stream)) for stream in (1, 2))
     blood = sum(vessels.density(drawn[kind], kind) for kind in drawn)
@@ -44,8 +46,8 @@ def _sample(name: str, source: str, key: tuple[int, int, int]) -> Sample:
     return Sample(name, image, truth, None, field, synthetic=True, source=source)
 
 
-def _eye(rng: np.random.Generator) -> Eye:
-    """A left or a right eye, with the macula near the middle of the image, as in DRIVE."""
+def eye_of(rng: np.random.Generator) -> Eye:
+    """Returns a left or a right eye, with the macula near the middle of the image, as in DRIVE."""
     side = 1 if rng.random() < 0.5 else -1
     disc = (CENTRE[0] + rng.uniform(-25, 25), CENTRE[1] - side * rng.uniform(165, 205))
     fovea = (disc[0] + rng.uniform(0, 25), disc[1] + side * rng.uniform(185, 215))

@@ -1,11 +1,11 @@
-"""What surrounds the vessels in a fundus photograph: illumination, choroid, optic disc, fovea, lesions, noise."""
+"""Draw the surroundings of the vessels: illumination, choroid, optic disc, fovea, lesions."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-from .tree import Eye
+from .anatomy import Eye
 
 
 def distances(eye: Eye, at: tuple[float, float], squeeze: float = 1.0) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .tree import ARTERY, SMALLEST, VEIN, Segment
+from .anatomy import ARTERY, SMALLEST, VEIN, Segment
 
 SAMPLING = 0.6  # pixels between two points of a centreline when it is drawn
 SATURATION = 2.8  # pixels of blood after which a vessel is as dark as it gets: light comes in from its sides
