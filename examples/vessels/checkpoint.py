@@ -92,7 +92,7 @@ def check_same_run(saved: Config, config: Config) -> None:
     if differences := saved.differences(config):
         raise RunError(
             f"{config.folder / NAME} is a checkpoint of another run: {', '.join(differences)}; give these options, or "
-            "another --run"
+            "another --output"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 ACTIVATIONS = ("prelu", "leaky_relu", "rrelu", "relu")
 DTYPES = ("float32", "float64")
 AMP = ("none", "bf16", "fp16")
-PLACES = ("run", "epochs", "device", "tensorboard")  # options that a resumed run may change
+PLACES = ("output", "epochs", "device", "tensorboard")  # options that a resumed run may change
 
 
 class RunError(Exception):
@@ -67,7 +67,7 @@ def option(default: Any, text: str, parse: Callable = str, choices: tuple | None
 class Config:
     """Everything that a run depends on. `Config(act="relu")` has the defaults of the command line."""
 
-    run: str = option("out/vessels", "the run's folder: checkpoint, history, configuration")
+    output: str = option("out/vessels", "the run's folder: checkpoint, history, configuration")
     data: str | None = option(None, "data folder (default: synthetic images)")
     images: int | None = option(None, "at most so many training images, validation ones among them", count)
     validation: int = option(4, "training images that are held out for validation", count)
@@ -97,7 +97,7 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        return Path(self.run)
+        return Path(self.output)
 
     def as_dict(self) -> dict[str, Any]:
         """The options for JSON and for a checkpoint."""

@@ -44,5 +44,5 @@ def _picture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def arguments(command: str, data: Path, run: Path, *more: object, **changes: object) -> list[str]:
     """The command line of a tiny training run; `changes` replaces options, width=16 for --width."""
     options = {**OPTIONS, **{f"--{name}": value for name, value in changes.items()}}
-    words = [command, "--data", data, "--run", run, *(part for pair in options.items() for part in pair), *more]
+    words = [command, "--data", data, "--output", run, *(part for pair in options.items() for part in pair), *more]
     return [str(word) for word in words]
