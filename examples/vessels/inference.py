@@ -14,7 +14,7 @@ from .dataset import Images
 from .metrics import Prediction
 
 PATCHES_AT_ONCE = 256
-MULTIPLE = 2  # of the sides of an image in one pass: the largest output stride
+MULTIPLE = 2  # an image is padded to a multiple of the largest output stride
 
 
 @dataclass(frozen=True)

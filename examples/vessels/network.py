@@ -11,7 +11,7 @@ from atrous.models import ResNet, heads, resnet18, resnet34
 
 from .config import Config, RunError
 
-LIMIT = 0.35  # of the head's taps may read padding
+LIMIT = 0.35  # the largest fraction of the head's taps that may read padding
 BACKBONES = {"resnet18": resnet18, "resnet34": resnet34}
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its checkpoint: config.json, history.json and, if asked for, TensorBoard logs."""
+"""The files of a run beside its checkpoint: config.json, history.json and, if asked for, TensorBoard logs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from .progress import Progress
 SMALL = 1e-7  # probabilities in a validation loss are at least this far from 0 and 1
 
 
-def train(config: Config, data: RunData | None = None, resume: bool = False, shown: bool = True) -> VesselNet | None:
+def train(config: Config, data: RunData | None = None, resume: bool = False, shown: bool = True) -> VesselNet:
     """Trains, or goes on from the checkpoint in config.folder; returns the trained plain network.
 
     data: the images, if they are loaded. resume: there must be a checkpoint. shown: prints options and progress.
@@ -42,15 +42,17 @@ def train(config: Config, data: RunData | None = None, resume: bool = False, sho
         record.check_tensorboard()
     with process(config.device) as here:
         start = _saved(config, resume)
+        shown = shown and here.first
+        if shown:
+            print(f"options:\n{config.text()}\n{record.head(config)}", flush=True)
         data = data or load_run(config)
         run = Run(config, data, here, start)
         if here.first:
             config.folder.mkdir(parents=True, exist_ok=True)
             record.write_config(config, data, run.model)
-            if shown:
-                print(f"options:\n{config.text()}\n{data.text}\n{record.head(config)}", flush=True)
-                print(run.where(), flush=True)
-        run.epochs(Progress(config.steps, config.epochs, run.state.epochs, shown and here.first))
+        if shown:
+            print(f"{data.text}\n{run.where()}", flush=True)
+        run.epochs(Progress(config.steps, config.epochs, run.state.epochs, shown))
     return run.model.eval()
 
 
@@ -58,6 +60,11 @@ class Run:
     """A network, its optimizer and the state that is saved; `epochs` trains what is left."""
 
     def __init__(self, config: Config, data: RunData, here: Process, saved: checkpoint.Checkpoint | None):
+        if saved and saved.preparation != data.preparation:
+            raise RunError(
+                f"{config.data or 'synthetic images'}: expected the training images of the checkpoint, got others: "
+                f"their mean grey level is {data.preparation.mean:.4f} instead of {saved.preparation.mean:.4f}"
+            )
         self.config, self.data, self.here = config, data, here
         self.state = saved or checkpoint.Checkpoint(config, data.preparation)
         self.state.config = config

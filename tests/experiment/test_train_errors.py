@@ -70,11 +70,20 @@ def test_data_that_does_not_fit(tmp_path, fails):
     assert not run.exists()
 
 
-def test_a_checkpoint_of_another_run_is_named_and_kept(trained, fails):
+def test_a_checkpoint_of_another_run_is_named_and_kept(trained, tmp_path, fails):
     images, run = trained
     before = (run / "checkpoint.pt").read_bytes()
     message = fails(vessel_images.arguments("train", images, run, "--plain", act="relu", width=16))
     assert "width 8 instead of 16, act prelu instead of relu; give these options" in message
+    other = vessel_images.draw(tmp_path, train=4)
+    message = fails(vessel_images.arguments("train", other, run, "--plain", epochs=2))
+    assert f"instead of {other}" in message
+    path = images / "train/images/train0.png"
+    unchanged = path.read_bytes()
+    Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+    message = fails(vessel_images.arguments("train", images, run, "--plain", epochs=2))
+    path.write_bytes(unchanged)
+    assert "expected the training images of the checkpoint, got others" in message
     assert (run / "checkpoint.pt").read_bytes() == before
     assert "does not exist" in fails(vessel_images.arguments("train", images, run / "new", "--resume"))
 
