@@ -1,0 +1,125 @@
+"""A run's checkpoint: written so that a kill leaves the old one or the new one, and read without running its code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import Config, RunError
+from .data import Preparation
+from .network import VesselNet, build
+
+FORMAT = "atrous vessels 1"
+NAME = "checkpoint.pt"
+
+
+@dataclass
+class Checkpoint:
+    """The state of a run behind an epoch.
+
+    config: the options that it was trained with. preparation: mean and deviation of its training images.
+    epochs: the finished ones. history: as in history.json.
+    model, optimizer, scaler: state_dicts.
+    Random numbers have no state here: each epoch seeds them from the run's seed, its number and the rank.
+    """
+
+    config: Config
+    preparation: Preparation
+    epochs: int = 0
+    history: dict[str, list] = field(default_factory=lambda: {"epochs": [], "losses": []})
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+    def network(self) -> VesselNet:
+        """Returns the trained network, plain and in eval mode, on the CPU."""
+        model = build(self.config)
+        load_into(model, self.model, "the checkpoint")
+        return model.eval()
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    preparation = {"mean": checkpoint.preparation.mean, "deviation": checkpoint.preparation.deviation}
+    values = {
+        **vars(checkpoint), "format": FORMAT, "config": checkpoint.config.as_dict(), "preparation": preparation
+    }  # fmt: skip
+    buffer = io.BytesIO()  # torch reports a full disk in words of its own
+    torch.save(values, buffer)
+    write(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Raises RunError for a file that is missing, unreadable or another program's."""
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    if not path.is_file():
+        raise RunError(f"{path}: expected a checkpoint, got no such file")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # for other files the unpickler raises almost anything
+        raise RunError(f"{path}: expected a checkpoint of this program, got a file that is not one") from error
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise RunError(f"{path}: expected a checkpoint of this program ({FORMAT}), got one of another")
+    config, preparation = Config.from_dict(values.pop("config")), Preparation(**values.pop("preparation"))
+    return Checkpoint(config, preparation, **values)
+
+
+def load_into(model: nn.Module, weights: dict[str, Any], source: str) -> None:
+    """Copies weights into a model. Raises RunError that names what differs; nothing is copied then."""
+    own = model.state_dict()
+    problems = [f"it lacks {name}" for name in own if name not in weights]
+    problems += [f"it has unknown {name}" for name in weights if name not in own]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in own.items() if name in weights and weights[name].shape != value.shape
+    ]  # fmt: skip
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise RunError(f"{source} is of another model: {', '.join(problems[:3])}{more}")
+    model.load_state_dict(weights)
+
+
+def check_same_run(saved: Config, config: Config) -> None:
+    """Raises RunError that names each option in which a checkpoint differs from the run that would go on with it."""
+    if differences := saved.differences(config):
+        raise RunError(
+            f"{config.folder / NAME} is a checkpoint of another run: {', '.join(differences)}; give these options, or "
+            "another --output"
+        )
+
+
+def write(path: Path, fill: Callable[[Any], None]) -> None:
+    """Writes a file through a temporary one beside it, flushed to the disk before it takes the name."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with open(temporary, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON with each item of the lists in `value` in a line of its own."""
+    write(path, lambda file: file.write((_lines(value) + "\n").encode()))
+
+
+def _lines(value: Any) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    parts = []
+    for key, item in value.items():
+        items = item if isinstance(item, list) and item and isinstance(item[0], dict) else None
+        text = "[\n" + ",\n".join(map(json.dumps, items)) + "\n]" if items else json.dumps(item)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}"
