@@ -23,7 +23,7 @@ from atrous.tools import info, timing
 from bench import record
 
 RATES = (12, 24, 36)  # DeepLabv3's at output stride 8
-BOUND = 1e-4  # of the largest score; fp32 against fp32
+BOUND = 1e-4  # relative to the largest score, between fp32 results
 
 
 def networks(size: int) -> dict[str, nn.Module]:

@@ -195,7 +195,8 @@ def convolution_backward(
     grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format, needed: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """dx is the convolution of grad with the weight rotated by 180 degrees and its two channel axes swapped."""
-    padding = tuple(2 * d - p for d, p in zip(spec.dilation, spec.padding))
+    height, width = (2 * d - p for d, p in zip(spec.dilation, spec.padding))
+    padding = height, width
     if not (needed[0] and min(padding) >= 0 and _winograd(grad, weight, spec._replace(padding=padding), layout)):
         return aten.convolution_backward(grad, input, weight, spec, layout, needed)
     rotated = torch.ops.atrous._winograd_weight(weight, True)

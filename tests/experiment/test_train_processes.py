@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.gate
 def test_two_processes_have_the_same_weights(tmp_path):
     folder, run, script = vessel_images.draw(tmp_path / "images"), tmp_path / "run", tmp_path / "train.py"
     script.write_text(TRAIN)

@@ -34,8 +34,8 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> list[Block]:
-    found = [code.splitlines() for language, code in documents.FENCED.findall(text) if not language]
-    return [Block(lines[0], lines[1:]) for lines in found if lines and lines[0].startswith(START)]
+    answer = [code.splitlines() for language, code in documents.FENCED.findall(text) if not language]
+    return [Block(lines[0], lines[1:]) for lines in answer if lines and lines[0].startswith(START)]
 
 
 def run(command: str, picture: Path | None = None) -> tuple[int, list[str]]:
