@@ -97,6 +97,7 @@ def test_a_row_shows_whether_it_was_tuned(quick, tuning_folder):
     assert "tuned: 1 of 2: of the matmul ceiling" in "\n".join(fused_table._layers(list(rows.values())))
 
 
+@pytest.mark.gate
 def test_a_network_counts_its_tuned_convolutions(monkeypatch):
     fused = atrous.fuse(atrous.models.resnet34().eval(), freeze=True)
     target = fused_models.Target(CPU, torch.float32, torch.channels_last)
@@ -152,6 +153,7 @@ def test_calls_that_are_not_timed_do_not_search_for_an_algorithm(monkeypatch):
 # Networks
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("backend", ["auto", *CPU_BACKENDS])
 def test_a_network_is_measured(quick, backend):
     *_, row = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, backend)
@@ -159,6 +161,7 @@ def test_a_network_is_measured(quick, backend):
     assert not row["missing"] and set(row["images_s"].values()) == {1000.0} and json.loads(json.dumps(row)) == row
 
 
+@pytest.mark.gate
 def test_graphs_of_torch_compile_are_for_batch_1(quick):
     variants = fused_models.compiled(1)
     *_, row = fused_models.measure(fused_models.Network(1, 32, 8), torch.float32, CPU, variants=variants)
@@ -178,6 +181,7 @@ def test_a_compilation_begins_only_where_it_may_end(quick):
     assert row["missing"] == {fused_models.SLOW: "no time to compile: it may take 240 s, 200 s were left"}
 
 
+@pytest.mark.gate
 def test_a_row_grows_by_a_variant_and_each_is_timed_beside_eager(quick, monkeypatch):
     timed = []
     monkeypatch.setattr(
@@ -189,6 +193,7 @@ def test_a_row_grows_by_a_variant_and_each_is_timed_beside_eager(quick, monkeypa
     assert timed == [{variants[0], name} for name in variants] + [set(variants)]
 
 
+@pytest.mark.gate
 def test_a_variant_that_fails_or_disagrees_is_missing_with_its_reason(quick, monkeypatch):
     def compiled(model, **options):
         if options.get("mode"):
@@ -231,6 +236,7 @@ def result(table):
     return copy.deepcopy(table)
 
 
+@pytest.mark.gate
 def test_the_whole_table(result):
     assert len(result["layers"]) == 9 * 2 and len(result["networks"]) == 2 and not result["not_run"]
     assert [tuple(row["ms"]) for row in result["compiled"]] == [fused_models.compiled(1)] * 2
@@ -242,6 +248,7 @@ def test_the_whole_table(result):
     assert not fused_table.wrong(result)
 
 
+@pytest.mark.gate
 def test_a_wrong_result_of_ours_is_the_exit_status(result, monkeypatch):
     result["networks"][0]["missing"]["compile"] = "disagrees with fp64 by 1"
     assert not fused_table.wrong(result)
@@ -253,6 +260,7 @@ def test_a_wrong_result_of_ours_is_the_exit_status(result, monkeypatch):
     assert fused_table.run(SimpleNamespace(seconds={}), CPU, result, lambda: None)[1] == 1
 
 
+@pytest.mark.gate
 def test_the_file_is_named_after_gpu_and_day(result, monkeypatch, tmp_path, capsys):
     known = {
         "is_available": lambda: True, "current_device": lambda: 0, "get_device_name": lambda device: "NVIDIA H100",

@@ -109,6 +109,7 @@ def checks(rank):
     return ((name, partial(check_pair, rank, fused, plain)) for name, fused, plain in pairs_of_models())
 
 
+@pytest.mark.gate
 @pytest.mark.skipif(not GLOO, reason="torch was built without gloo")
 def test_two_processes():
     errors = errors_of(checks)

@@ -79,6 +79,7 @@ def test_features(make):
     assert len(slopes) == (25 if make is drn_c_26 else 21)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("make, layers", [(drn_c_26, 30), (drn_d_22, 25)])
 @torch.no_grad()
 def test_every_layer_is_fused(make, layers):

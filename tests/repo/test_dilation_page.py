@@ -11,6 +11,7 @@ BLOCKS = dilation_page.blocks(TEXT)
 LARGEST_PICTURE = 150_000  # bytes
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.command.removeprefix(dilation_page.START))
 def test_a_command_prints_what_the_page_shows(block, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # where examples/ is

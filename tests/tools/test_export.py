@@ -140,7 +140,7 @@ def test_a_model_that_fixes_its_batch(run, net):
     (("--output", "net.pt2", "--batch", "0"), "--batch: expected a positive integer, got '0'"),
     (("--output", "net.pt2", "--weights", "none.pt"), "--weights: expected a checkpoint file, got 'none.pt'"),
     (("--output", "net.pt2", "--weights", "a_models.py"), "--weights: expected what torch.load(weights_only"),
-    (("--output", "net.pt2", "--act", "relu"), "--act is for resnet34"),
+    (("--output", "net.pt2", "--act", "relu"), "--act is for resnet18, resnet34, resnet50"),
 ])  # fmt: skip
 def test_errors_end_in_one_line(run, net, arguments, message):
     assert message in error_line(run("export", net[0], *arguments))
