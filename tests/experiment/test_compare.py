@@ -97,7 +97,7 @@ def test_an_arm_that_diverges_is_listed(tmp_path, monkeypatch):
         return step(self, x * float("nan") if self.config.act == "relu" else x, y, number)
 
     monkeypatch.setattr(training.Run, "_step", diverging)
-    assert cli.main(arguments(data, tmp_path / "out", "relu", seeds=1, epochs=1, patch=48)) == 0
+    assert cli.main(arguments(data, tmp_path / "out", "relu", seeds=1, epochs=1)) == 0
     page = (tmp_path / "out/table.md").read_text()
     assert "- relu: seed 0: the loss became nan at step 1" in page and "| relu |" not in page
 

@@ -53,7 +53,7 @@ def layers(model: nn.Module, images: Sequence[np.ndarray]) -> list[Layer]:
 
 def _watch(name: str, alive: dict[str, Tensor]):
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        positive = (inputs[0] > 0).amax((0, 2, 3)).cpu()
+        positive = (inputs[0] > 0).transpose(0, 1).flatten(1).any(1).cpu()
         alive[name] = alive[name] | positive if name in alive else positive
 
     return hook
