@@ -27,7 +27,7 @@ def caption(
         f"stride {stride}; seeds {', '.join(map(str, seeds))}.",
         "Each arm differs from the reference (PReLU, rates 1,2,5, dropout 0) in one factor. Figures are means over "
         "images and seeds, inside the field of view, at threshold 0.5; thin vessels are at most 3 pixels wide.",
-        "In brackets: the median over images, averaged over seeds, of the difference from the reference, its "
+        "In parentheses: the median over images, averaged over seeds, of the difference from the reference, its "
         f"{CONFIDENCE:.0%} bootstrap interval over images ({RESAMPLES:,} resamples, seed {SEED}), and the p of "
         "Wilcoxon's signed-rank test after Holm's correction over the arms, within each column.",
         f"A difference is shown where p < {LEVEL} and the interval excludes 0; where none is shown, equality is not "
