@@ -29,7 +29,7 @@ BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if 
 	$(if $(STEPS),--steps "$(STEPS)")
 
 .PHONY: help setup demo cpp-example test gates standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
-	gpu-bundle-check bench bench-host public-models bench-report docs kernel-table lint format clean
+	gpu-bundle-check bench bench-host public-models bench-report docs kernel-table experiment lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -143,6 +143,15 @@ docs: setup  ## write docs/api.md from the docstrings, and draw the pictures of 
 kernel-table: setup  ## write the tables of Triton and CUDA C++ kernels in docs/ (needs nvcc)
 	$(BIN)/python tests/support/gates/conv_gate.py docs/triton-kernels.md
 	$(BIN)/python tests/support/gates/cuda_table.py docs/cuda-kernels.md
+
+# 1,000 steps a run: about 5 minutes each on 2 cores, the rest is for images, evaluation and the page. A run that was
+# stopped goes on, and a finished one is not trained again: after a change of the sources, remove out/experiment.
+EXPERIMENT := out/experiment
+experiment: setup  ## train PReLU and LeakyReLU on synthetic vessels, 15 minutes; page in out/experiment; fails below an area of 0.95
+	$(BIN)/python -m examples.vessels train --act prelu --steps 100 --epochs 10 --output $(EXPERIMENT)/prelu
+	$(BIN)/python -m examples.vessels train --act leaky_relu --steps 100 --epochs 10 --output $(EXPERIMENT)/leaky_relu
+	$(BIN)/python -m examples.vessels report $(EXPERIMENT)/prelu $(EXPERIMENT)/leaky_relu --output $(EXPERIMENT)/report \
+		--require-area 0.95
 
 lint: setup  ## run ruff, mypy and clang-format
 	$(BIN)/ruff check .

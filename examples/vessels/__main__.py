@@ -1,4 +1,4 @@
-"""python -m examples.vessels train | evaluate | predict | export: the experiment's program."""
+"""python -m examples.vessels train | evaluate | predict | export | report | compare: the experiment's program."""
 
 from .cli import main
 

@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        args.call(args)
+        return args.call(args) or 0
     except (RunError, DataError) as error:
         print(f"vessels {args.command}: {error}", file=sys.stderr)
         return 2
@@ -30,10 +30,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"vessels {args.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        advice = "; the same command goes on behind the last finished epoch" if args.command == "train" else ""
+        trains = args.command in ("train", "compare")
+        advice = "; the same command goes on behind the last finished epoch" if trains else ""
         print(f"vessels {args.command}: stopped{advice}", file=sys.stderr)
         return 130
-    return 0
 
 
 def parser() -> Parser:
@@ -43,6 +43,8 @@ def parser() -> Parser:
     options.add_arguments(train)
     train.add_argument("--resume", action="store_true", help="fail unless the run's folder has a checkpoint")
     from . import commands as on_checkpoint
+    from .comparison.command import add_compare, compare
+    from .report.command import add_report, report
 
     for name, add, call, text in (
         (
@@ -53,6 +55,8 @@ def parser() -> Parser:
         ),
         ("predict", on_checkpoint.add_predict, on_checkpoint.predict, "write probabilities of images as PNGs"),
         ("export", on_checkpoint.add_export, on_checkpoint.export_package, "write the package that C++ runs"),
+        ("report", add_report, report, "write one page on one or several runs: figures, curves, pictures, costs"),
+        ("compare", add_compare, compare, "train arms that differ in one factor each, and write a table of them"),
     ):
         add(_command(commands, name, call, text))
     return whole

@@ -21,6 +21,10 @@ class RunError(Exception):
     """A run that cannot begin or go on, as one sentence for the user; the exit status is 2."""
 
 
+class Diverged(RunError):
+    """A loss or weights that are not finite: another run with the same options stops at the same step."""
+
+
 def rates(text: str) -> tuple[int, ...]:
     """Returns the dilations of "1,2,5"; "none" is 1,1,1."""
     parts = ["1"] * 3 if text == "none" else text.split(",")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import atrous
 
 from . import checkpoint, network, record
-from .config import Config, RunError
+from .config import Config, Diverged, RunError
 from .dataset import RunData, batches, load_run
 from .distributed import Process, process, resolve
 from .inference import predictions
@@ -125,7 +125,7 @@ class Run:
         return line
 
     def _step(self, x: Tensor, y: Tensor, number: int) -> float:
-        """One step of SGD; returns the loss, the mean over all processes. Raises RunError if it is not finite."""
+        """One step of SGD; returns the loss, the mean over all processes. Raises Diverged if it is not finite."""
         lr = rate(self.config, number)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -136,17 +136,17 @@ class Run:
         loss = F.binary_cross_entropy_with_logits(logits.to(y.dtype), y)
         value = self.here.mean(loss).item()
         if not math.isfinite(value):
-            raise RunError(_stopped(value, number, lr, self.state))
+            raise Diverged(_stopped(value, number, lr, self.state))
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value
 
     def _check_finite(self, number: int, lr: float) -> None:
-        """Raises RunError if the last step left weights or statistics that are not finite, before they are saved."""
+        """Raises Diverged if the last step left weights or statistics that are not finite, before they are saved."""
         tensors = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         if not all(bool(torch.isfinite(value).all()) for value in tensors):
-            raise RunError(_stopped(math.nan, number, lr, self.state))
+            raise Diverged(_stopped(math.nan, number, lr, self.state))
 
     def _validate(self) -> tuple[float, float | None]:
         """Returns loss and ROC area over the fields of view of the validation images, in one pass over each."""
