@@ -11,6 +11,8 @@ from examples.vessels.comparison import table
 from examples.vessels.comparison.arms import ARMS, REFERENCE
 from examples.vessels.comparison.runs import RESULT
 
+pytestmark = pytest.mark.gate  # they train
+
 OPTIONS = {
     "--width": 8, "--batch": 4, "--steps": 3, "--epochs": 2, "--patch": 24, "--stride": 12, "--validation": 1,
     "--seeds": 2, "--device": "cpu",

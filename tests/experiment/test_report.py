@@ -10,6 +10,8 @@ from PIL import Image
 from examples.vessels import cli, metrics
 from examples.vessels.report import check
 
+pytestmark = pytest.mark.gate  # they train
+
 VOID = {"img", "meta"}
 RUNS = {"fused": [], "plain": ["--plain"], "relu": ["--plain", "--act", "relu"]}
 
