@@ -74,7 +74,7 @@ def areas(path: Path, runs: Sequence[RunResult], baselines: Sequence[dict], publ
             )
             axes[1].plot(pr["recall"], pr["precision"], label=_label(name, values["average_precision"]), **look)
         point = published.figures
-        look = {"marker": "x", "color": "#000000", "linestyle": "", "label": "published, DRIVE: other data"}
+        look = {"marker": "x", "color": "#000000", "linestyle": "", "label": "published run (DRIVE)"}
         axes[0].plot(1 - point["specificity"], point["sensitivity"], **look)
         axes[1].plot(point["sensitivity"], point["precision"], **look)
         labels = (
