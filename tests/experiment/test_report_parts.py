@@ -15,7 +15,8 @@ from examples.vessels.metrics import Prediction, published
 from examples.vessels.report import comparable, cost, image_row
 from examples.vessels.report.layers import layers, slope_sentence
 
-IMAGES = list(np.random.default_rng(0).standard_normal((2, 32, 32), np.float32))  # of mean 0: no channel dies by chance
+# The mean is 0, so that no channel dies by chance.
+IMAGES = list(np.random.default_rng(0).standard_normal((2, 32, 32), np.float32))
 
 
 def plant(model, channel):
