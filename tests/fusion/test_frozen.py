@@ -249,3 +249,16 @@ def test_replaced_tensors_leave_nothing_behind():
         frozen.load_state_dict({k: v.clone() for k, v in frozen.state_dict().items()}, assign=True)
         frozen(x)
     assert len(frozen._atrous.compiler.store.known) == 1
+
+
+def test_a_branch_of_one_pixel_does_not_lay_out_the_others_again():
+    """torch.cat of channels_last maps and an enlarged one is NCHW: the small one is copied, and not the whole."""
+    model = atrous.models.heads.ASPP(16, 16, rates=(1, 2)).eval()
+    image = torch.randn(1, 16, 12, 12).contiguous(memory_format=torch.channels_last)
+    fused = atrous.fuse(model, freeze=True)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(image), model(image), rtol=1e-4, atol=1e-5)
+        with torch.profiler.profile(record_shapes=True) as profile:
+            fused(image)
+    copied = [event.input_shapes[0] for event in profile.events() if event.name == "aten::copy_"]
+    assert [1, 16, 12, 12] in copied and [1, 64, 12, 12] not in copied

@@ -74,17 +74,17 @@ def areas(path: Path, runs: Sequence[RunResult], baselines: Sequence[dict], publ
             )
             axes[1].plot(pr["recall"], pr["precision"], label=_label(name, values["average_precision"]), **look)
         point = published.figures
-        look = {"marker": "x", "color": "#000000", "linestyle": "", "label": "published, DRIVE: other data"}
+        look = {"marker": "x", "color": "#000000", "linestyle": "", "label": "published run (DRIVE)"}
         axes[0].plot(1 - point["specificity"], point["sensitivity"], **look)
         axes[1].plot(point["sensitivity"], point["precision"], **look)
         labels = (
-            ("ROC", "1 - specificity", "sensitivity"),
-            ("precision and recall", "recall", "precision"),
+            ("ROC", "1 - specificity", "sensitivity", "area"),
+            ("precision and recall", "recall", "precision", "average precision"),
         )
-        for axis, (text, across, up) in zip(axes, labels):
+        for axis, (text, across, up, legend) in zip(axes, labels):
             axis.set(xlabel=across, ylabel=up, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
             axis.set_title(title(text, runs), fontsize=10)
-            axis.legend(fontsize=7)
+            axis.legend(fontsize=7, title=legend, title_fontsize=7)
 
     return figure(path, 2, draw)
 

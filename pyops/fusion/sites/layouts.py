@@ -53,7 +53,9 @@ def _lower_in_channels_last(gm: fx.GraphModule) -> None:
             with modes.at(node):
                 traced = node.target.traced([in_its_layout(tensor) for tensor in node.args])
             got, result = _like(value(traced.graph.output_node().args[0])), inline(gm.graph, node, traced)
-        elif any(used in actual for used in node.all_input_nodes):
+        elif any(used in actual for used in node.all_input_nodes) or _joins_layouts(node, in_its_layout):
+            if _joins_layouts(node, in_its_layout):
+                _join_in_channels_last(gm.graph, node, in_its_layout, actual)
             if node.target not in FOLLOWING or draws(node):
                 _restore_inputs(gm.graph, node, actual, restored)
                 continue
@@ -87,6 +89,31 @@ def _like(fake: Tensor) -> Tensor:
     """A fake tensor of its own: calls of the same operators share theirs."""
     with fake_mode([fake]):
         return torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device)
+
+
+def _joins_layouts(node: fx.Node, values: Callable[[Any], Any]) -> bool:
+    """True for a torch.cat of maps of which most elements, and not all, are in channels_last: it would be NCHW."""
+    if node.target is not torch.cat or not node.args or not isinstance(node.args[0], (list, tuple)):
+        return False
+    maps = [values(used) for used in node.args[0]]
+    if any(not isinstance(one, Tensor) or one.dim() != 4 or not isinstance(one.numel(), int) for one in maps):
+        return False
+    last = [one.numel() for one in maps if memory_format(one) == torch.channels_last]
+    return 0 < len(last) < len(maps) and 2 * sum(last) > sum(one.numel() for one in maps)
+
+
+def _join_in_channels_last(
+    graph: fx.Graph, node: fx.Node, values: Callable[[Any], Any], actual: dict[fx.Node, Any]
+) -> None:
+    """Copies the smaller part, so that neither the whole nor what follows is copied: ASPP's mean, for example."""
+    for used in dict.fromkeys(node.args[0]):
+        if memory_format(values(used)) != torch.channels_last:
+            with graph.inserting_before(node):
+                copy = graph.call_method("contiguous", (used,), {"memory_format": torch.channels_last})
+            copy.meta = dict(used.meta)
+            with fake_mode([values(used)]):
+                actual[copy] = values(used).contiguous(memory_format=torch.channels_last)
+            node.replace_input_with(used, copy)
 
 
 def _other_layout(got: Any, wanted: Any) -> bool:
