@@ -49,12 +49,13 @@ def _lower_in_channels_last(gm: fx.GraphModule) -> None:
         return actual.get(node, value(node))
 
     for node in list(gm.graph.nodes):
+        joins = _joins_layouts(node, in_its_layout)
         if isinstance(node.target, Call):
             with modes.at(node):
                 traced = node.target.traced([in_its_layout(tensor) for tensor in node.args])
             got, result = _like(value(traced.graph.output_node().args[0])), inline(gm.graph, node, traced)
-        elif any(used in actual for used in node.all_input_nodes) or _joins_layouts(node, in_its_layout):
-            if _joins_layouts(node, in_its_layout):
+        elif joins or any(used in actual for used in node.all_input_nodes):
+            if joins:
                 _join_in_channels_last(gm.graph, node, in_its_layout, actual)
             if node.target not in FOLLOWING or draws(node):
                 _restore_inputs(gm.graph, node, actual, restored)
@@ -108,9 +109,7 @@ def _join_in_channels_last(
     """Copies the smaller part, so that neither the whole nor what follows is copied: ASPP's mean, for example."""
     for used in dict.fromkeys(node.args[0]):
         if memory_format(values(used)) != torch.channels_last:
-            with graph.inserting_before(node):
-                copy = graph.call_method("contiguous", (used,), {"memory_format": torch.channels_last})
-            copy.meta = dict(used.meta)
+            copy = _laid_out(graph, node, used, torch.channels_last)
             with fake_mode([values(used)]):
                 actual[copy] = values(used).contiguous(memory_format=torch.channels_last)
             node.replace_input_with(used, copy)
@@ -128,17 +127,18 @@ def _restore_inputs(
     for used in list(node.all_input_nodes):
         if used in actual and isinstance(actual[used], Tensor):
             if used not in restored:
-                restored[used] = _restored(graph, node, used)
+                restored[used] = _laid_out(graph, node, used, memory_format(value(used)))
             node.replace_input_with(used, restored[used])
 
 
-def _restored(graph: fx.Graph, before: fx.Node, node: fx.Node) -> fx.Node:
+def _laid_out(graph: fx.Graph, before: fx.Node, node: fx.Node, layout: torch.memory_format) -> fx.Node:
+    """A copy of a node's value in a layout, entered before another node."""
     with graph.inserting_before(before):
-        copy = graph.call_method("contiguous", (node,), {"memory_format": memory_format(value(node))})
+        copy = graph.call_method("contiguous", (node,), {"memory_format": layout})
     copy.meta = dict(node.meta)
     return copy
 
 
 def _restore_everywhere(graph: fx.Graph, node: fx.Node) -> None:
-    copy = _restored(graph, node.next, node)
+    copy = _laid_out(graph, node.next, node, memory_format(value(node)))
     node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
