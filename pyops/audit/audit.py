@@ -67,10 +67,10 @@ class Audit:
     def as_dict(self) -> dict:
         """The audit for JSON, with the same keys."""
         counts = [[int(n) if n < EXACT else n for n in line] for line in self.profile.tolist()]
-        inner = {
-            name: value and value.as_dict() for name, value in vars(self).items() if name in ("stack", "suggestion")
-        }
-        return {**vars(self), **inner, "profile": counts, "layers": [vars(layer) for layer in self.layers]}
+        return {
+            **vars(self), "profile": counts, "layers": [vars(layer) for layer in self.layers],
+            "stack": self.stack and self.stack.as_dict(), "suggestion": self.suggestion and self.suggestion.as_dict(),
+        }  # fmt: skip
 
 
 def audit_dilation(

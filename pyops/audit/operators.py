@@ -34,10 +34,9 @@ ALONG = {"cat": 0, "glu": -1, "linear": -1, "log_softmax": 0, "softmax": 0, "spl
 # Besides those that torch tags as pointwise and those of ALONG: they read, of each map, the output's own position.
 # Normalizations are among them; their statistics over a map are not followed.
 SAME_POSITION = {
-    "_epilogue", "_native_batch_norm_legit_no_training", "_to_copy", "alias", "alpha_dropout", "batch_norm", "celu",
+    "_epilogue", "_native_batch_norm_legit_no_training", "_to_copy", "alias", "alpha_dropout", "batch_norm",
     "channel_shuffle", "clone", "contiguous", "detach", "dropout", "expand", "feature_dropout", "getitem", "group_norm",
-    "hardswish", "instance_norm", "layer_norm", "prelu", "relu6", "rms_norm", "rrelu", "select", "selu", "stack", "to",
-    "unbind",
+    "hardswish", "instance_norm", "layer_norm", "prelu", "rms_norm", "select", "slice", "stack", "to", "unbind",
 }  # fmt: skip
 
 
@@ -166,7 +165,7 @@ def is_followed(node: fx.Node, axes: Pair, dimensions: int) -> bool:
         return not set(_dims(a["dim"], dimensions)) & set(axes)
     if kind in ("select", "slice", "unbind") and a["dim"] % dimensions in axes:
         return False
-    return kind in SAME_POSITION or kind == "slice" or torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return kind in SAME_POSITION or torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 
 def is_global_pooling(node: fx.Node, axes: Pair, source: tuple[int, ...]) -> bool:

@@ -60,7 +60,7 @@ def status(args: argparse.Namespace, audit: Audit) -> int:
 def _audits(args: argparse.Namespace, model_of: Callable) -> tuple[str, Audit, list[Audit]]:
     """A title, the audit, and the audits of what it suggests."""
     try:
-        if re.fullmatch(r"[-+.\d,\s]+", args.model):
+        if _is_rates(args.model):
             kernels = _numbers("--kernel-sizes", args.kernel_sizes or "3")
             kernel_sizes = kernels[0] if len(kernels) == 1 else kernels
             rates = _numbers("RATES", args.model)
@@ -83,6 +83,11 @@ def _audits(args: argparse.Namespace, model_of: Callable) -> tuple[str, Audit, l
         raise UsageError(f"{names.get(argument, argument)}: {rest}") from error
 
 
+def _is_rates(text: str) -> bool:
+    """True for numbers, right or wrong, and not for the name of a model."""
+    return re.fullmatch(r"[-+.\d,\s]+", text) is not None
+
+
 def _options(args: argparse.Namespace) -> str:
     """The options of the model, as they were given."""
     given = [(name.replace("_", "-"), getattr(args, name)) for name in OPTIONS if getattr(args, name) is not None]
@@ -103,7 +108,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    rates = re.fullmatch(r"[-+.\d,\s]+", args.model)
+    rates = _is_rates(args.model)
     unused = [
         name for name in (("channels", *OPTIONS) if rates else ("kernel_sizes",)) if getattr(args, name) is not None
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from ...audit import Audit
@@ -26,30 +26,30 @@ def page(title: str, audit: Audit, suggested: Sequence[Audit], png: bytes) -> st
     picture = base64.b64encode(png).decode()
     texts = ", ".join(f"rates {report.rates(other)}" for other in suggested)
     described = f"Heat map of the field of {title}" + (f", beside {texts}" if texts else "")
+    holes = f"with {report.holes(audit)}" if audit.holes else "without holes"
     parts = [
         f"<h1>Dilation audit: {escape(title)}</h1>",
-        f"<p><span class=big>{report.percent(audit.coverage)}</span> of the field is read, {_holes(audit)}.</p>",
+        f"<p><span class=big>{report.percent(audit.coverage)}</span> of the field is read, {holes}.</p>",
         f'<img alt="{escape(described)}" src="data:image/png;base64,{picture}">',
         f"<table>{facts}</table>",
     ]
     if audit.input_size:
-        head = "".join(_cell("th", index, name) for index, name in enumerate(report.COLUMNS))
-        lines = "".join(
-            "<tr>" + "".join(_cell("td", index, text) for index, text in enumerate(cells)) + "</tr>"
-            for cells in report.layer_cells(audit.layers)
-        )
         parts += ["<h2>Layers</h2>", "<p>Padding is the fraction of a layer's taps that read padding.</p>",
-                  f"<div class=scroll><table><tr>{head}</tr>{lines}</table></div>"]  # fmt: skip
+                  table([report.COLUMNS, *report.layer_cells(audit.layers)])]  # fmt: skip
+    return document(title, "".join(parts))
+
+
+def document(title: str, body: str, style: str = STYLE) -> str:
+    """A whole page around a body in HTML."""
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)}</title>"
-    body = "".join(parts)
-    return f"<!doctype html>\n<html lang=en><head>{head}<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    return f"<!doctype html>\n<html lang=en><head>{head}<style>{style}</style></head>\n<body>{body}</body></html>\n"
 
 
-def _holes(audit: Audit) -> str:
-    if not audit.holes:
-        return "without holes"
-    return f"with {audit.holes:,} holes, the largest {audit.largest_hole}x{audit.largest_hole} pixels"
-
-
-def _cell(tag: str, index: int, text: str) -> str:
-    return f"<{tag}{' class=number' if index else ''}>{escape(text)}</{tag}>"
+def table(lines: Iterable[Sequence[str]]) -> str:
+    """A table whose first line is its head; all columns but the first have numbers."""
+    text = ""
+    for number, cells in enumerate(lines):
+        tag = "td" if number else "th"
+        parts = (f"<{tag}{' class=number' if i else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
+        text += f"<tr>{''.join(parts)}</tr>"
+    return f"<div class=scroll><table>{text}</table></div>"

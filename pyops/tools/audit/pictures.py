@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...audit import Audit
 from ...core.checks import UsageError
+from ..image_file import read_rgb
 from . import report
 
 LONGEST_SIDE = 1024  # pixels of an image for a list of rates without --size
@@ -22,15 +23,10 @@ DPI = 110
 def read(path: Path, audit: Audit) -> Any:
     """The image in RGB: its middle part at the audited size, or as it is, up to LONGEST_SIDE."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import ImageOps
     except ImportError as error:
         raise UsageError("--image needs Pillow: pip install pillow") from error
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"--image: cannot read {path}: {' '.join(reason.split())}") from error
+    image = read_rgb(path, "--image: cannot read")
     if audit.input_size:
         return ImageOps.fit(image, audit.input_size[::-1])
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
@@ -90,9 +86,7 @@ def _label(audit: Audit) -> str:
 def summary(audit: Audit) -> str:
     """The numbers that stand above a heat map."""
     height, width = audit.receptive_field
-    holes = (
-        f"{audit.holes:,} holes, the largest {audit.largest_hole}x{audit.largest_hole}" if audit.holes else "no holes"
-    )
+    holes = report.holes(audit).removesuffix(" pixels")
     return f"{height}x{width} pixels, {report.percent(audit.coverage)} read\n{holes}"
 
 

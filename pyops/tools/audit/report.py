@@ -35,10 +35,9 @@ def render(title: str, audit: Audit, suggested: Sequence[Audit], width: int, blo
 def facts(audit: Audit) -> list[tuple[str, str]]:
     """The numbers of an audit, each with its name."""
     height, width = audit.receptive_field
-    holes = f"{audit.holes:,} holes, the largest {audit.largest_hole}x{audit.largest_hole} pixels"
     lines = [
         ("field", f"{height}x{width} pixels, {audit.positions:,} positions"),
-        ("read", f"{audit.reached:,} of them, {percent(audit.coverage)}; {holes if audit.holes else 'no holes'}"),
+        ("read", f"{audit.reached:,} of them, {percent(audit.coverage)}; {holes(audit)}"),
         ("read how often", f"{number(lowest(audit))} to {number(float(audit.profile.max()))} times"),
     ]
     if audit.stack:
@@ -56,6 +55,13 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     return lines
 
 
+def holes(audit: Audit) -> str:
+    """Their number, and the side of the largest."""
+    if not audit.holes:
+        return "no holes"
+    return f"{audit.holes:,} holes, the largest {audit.largest_hole}x{audit.largest_hole} pixels"
+
+
 def lowest(audit: Audit) -> float:
     """The least count of a position that is read."""
     return float(audit.profile[audit.profile > 0].min())
@@ -64,12 +70,7 @@ def lowest(audit: Audit) -> float:
 def rates(audit: Audit) -> str:
     """1, 2, 5; with equal ones in a row counted: 1, 2 (4 times)."""
     assert audit.stack is not None
-    runs: list[list[int]] = []
-    for rate in audit.stack.rates:
-        if runs and runs[-1][0] == rate:
-            runs[-1][1] += 1
-        else:
-            runs.append([rate, 1])
+    runs = [(rate, len(list(equal))) for rate, equal in groupby(audit.stack.rates)]
     return ", ".join(", ".join([str(rate)] * count) if count < 4 else f"{rate} ({count} times)" for rate, count in runs)
 
 
@@ -86,8 +87,8 @@ def _maps(audits: Sequence[tuple[str, Audit]], width: int, blocks: str) -> list[
     """The maps beside each other, or below each other where the terminal is too narrow, and what they show."""
     by_holes = [_shows_holes(audit, width) for _, audit in audits]
     columns = []
-    for (name, audit), holes in zip(audits, by_holes):
-        lines = hole_map(audit.profile, blocks) if holes else count_map(audit.profile, width, blocks)
+    for (name, audit), has_holes in zip(audits, by_holes):
+        lines = hole_map(audit.profile, blocks) if has_holes else count_map(audit.profile, width, blocks)
         columns.append([name, *lines])
     sides = [max(map(len, column)) for column in columns]
     if sum(sides) + 3 * (len(sides) - 1) <= width:
@@ -96,7 +97,7 @@ def _maps(audits: Sequence[tuple[str, Audit]], width: int, blocks: str) -> list[
     else:
         shown = [line for column in columns for line in (*column, "")][:-1]
     notes = {True: "with holes: black is read, a blank is not", False: "without holes: darker is read more often"}
-    return [*shown, *(wrap(note, width) for holes, note in notes.items() if holes in by_holes)]
+    return [*shown, *(wrap(note, width) for has_holes, note in notes.items() if has_holes in by_holes)]
 
 
 def _shows_holes(audit: Audit, width: int) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ... import models
 from ...core.checks import UsageError
+from ..image_file import read_rgb
 
 # Photographs inside installed packages: (module, its name for pip, path in it). They are read as files: importing the
 # packages takes seconds, and some versions of them would look for a download.
@@ -47,12 +48,7 @@ def _photograph(path: Path, size: int) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise UsageError("reading photographs needs Pillow and NumPy: pip install pillow numpy") from error
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"cannot read the image {path}: {' '.join(reason.split())}") from error
+    image = read_rgb(path, "cannot read the image")
     scale = size * 256 / 224 / min(image.size)  # the usual crop: 224 of 256
     image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in image.size)

@@ -1,0 +1,20 @@
+"""Read an image file of the user's. Pillow must be installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..core.checks import UsageError
+
+
+def read_rgb(path: Path, failure: str) -> Any:
+    """The image in RGB. Raises UsageError with "failure PATH: reason" for a file that is none or cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"{failure} {path}: {' '.join(reason.split())}") from error
