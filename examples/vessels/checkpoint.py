@@ -56,10 +56,15 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     write(path, lambda file: file.write(buffer.getbuffer()))
 
 
+def file_of(path: str | Path) -> Path:
+    """Returns the checkpoint in a run's folder, or the path as it is."""
+    path = Path(path)
+    return path / NAME if path.is_dir() else path
+
+
 def load(path: str | Path) -> Checkpoint:
     """Raises RunError for a file that is missing, unreadable or another program's."""
-    path = Path(path)
-    path = path / NAME if path.is_dir() else path
+    path = file_of(path)
     if not path.is_file():
         raise RunError(f"{path}: expected a checkpoint, got no such file")
     try:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+
+from atrous.tools.cli import Parser
 
 from . import config as options
 from .config import RunError
 from .data import DataError
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that prints an error without the usage lines before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(argv: list[str] | None = None) -> int:

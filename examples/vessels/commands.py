@@ -58,7 +58,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Prints every figure of a split and writes it as JSON; the second threshold is that of the validation images."""
-    saved, path = checkpoint.load(args.checkpoint), _path(args.checkpoint)
+    saved, path = checkpoint.load(args.checkpoint), checkpoint.file_of(args.checkpoint)
     config = saved.config if args.data is None else dataclasses.replace(saved.config, data=args.data)
     config = dataclasses.replace(config, partial=config.partial or args.partial)
     images = load_split(config, saved.preparation, args.split)
@@ -97,7 +97,7 @@ def predict(args: argparse.Namespace) -> None:
 
 def export_package(args: argparse.Namespace) -> None:
     """Writes the package of `python -m atrous export`: prepared images in, probabilities out."""
-    saved, path = checkpoint.load(args.checkpoint), _path(args.checkpoint)
+    saved, path = checkpoint.load(args.checkpoint), checkpoint.file_of(args.checkpoint)
     output = args.output or path.with_name("model.pt2")
     if output.suffix != ".pt2":
         raise RunError(f"--output: expected a name that ends in .pt2, got {str(output)!r}")
@@ -159,8 +159,3 @@ def _way(saved: Checkpoint, args: argparse.Namespace) -> Way:
     if args.patches and args.stride > saved.config.patch:
         raise RunError(f"--stride: expected at most the patch's side, {saved.config.patch}, got {args.stride}")
     return Way(saved.config.patch, args.stride) if args.patches else Way()
-
-
-def _path(given: str) -> Path:
-    path = Path(given)
-    return path / checkpoint.NAME if path.is_dir() else path

@@ -11,6 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from atrous.tools.model_argument import count
+
 ACTIVATIONS = ("prelu", "leaky_relu", "rrelu", "relu")
 DTYPES = ("float32", "float64")
 AMP = ("none", "bf16", "fp16")
@@ -49,12 +51,6 @@ def probability(text: str) -> float:
     if (value := number(text)) >= 1:
         raise argparse.ArgumentTypeError(f"expected a probability below 1, got {text!r}")
     return value
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
 
 
 def whole(text: str) -> int:

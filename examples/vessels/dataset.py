@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .config import Config, RunError
-from .data import DataError, Preparation, Sample, cut, describe, hold_out, load, random_patches
+from .data import DataError, PatchSampler, Preparation, Sample, cut, describe, hold_out, load
 
-AT_ONCE = 100  # steps whose patches are drawn together: finding the places of a field takes longer than a patch
+AT_ONCE = 100  # steps whose patches are drawn together
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,11 @@ class Images:
 
     samples: Sequence[Sample]
     prepared: Sequence[np.ndarray]
+
+    def sampler(self, size: int) -> PatchSampler:
+        """Returns a source of random patches; it searches every field of view, so that a run keeps one."""
+        truths, fields = ([getattr(sample, part) for sample in self.samples] for part in ("truth", "field"))
+        return PatchSampler(self.prepared, truths, fields, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +64,16 @@ def prepare(samples: Sequence[Sample], preparation: Preparation) -> Images:
     return Images(samples, [preparation(sample.image) for sample in samples])
 
 
-def batches(data: Images, config: Config, epoch: int, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(sampler: PatchSampler, config: Config, epoch: int, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields an epoch's batches of a process: patches and truths, (batch, 1, patch, patch) of config.dtype.
 
     They depend on the seed, the epoch and the rank alone, so that a resumed run has the same, and no two processes do.
     """
-    truths = [sample.truth for sample in data.samples]
-    fields = [sample.field for sample in data.samples]
     dtype = getattr(torch, config.dtype)
     for start in range(0, config.steps, AT_ONCE):
         steps = min(AT_ONCE, config.steps - start)
         rng = np.random.default_rng((config.seed, epoch, start, rank))
-        x, y = random_patches(
-            data.prepared, truths, fields, steps * config.batch, rng, config.patch, config.turn
-        )  # fmt: skip
+        x, y = sampler(steps * config.batch, rng, config.turn)
         parts = (torch.from_numpy(values).to(dtype).split(config.batch) for values in (x, y))
         yield from zip(*parts)
 

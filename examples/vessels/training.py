@@ -68,6 +68,7 @@ class Run:
         self.config, self.data, self.here = config, data, here
         self.state = saved or checkpoint.Checkpoint(config, data.preparation)
         self.state.config = config
+        self.sampler = data.train.sampler(config.patch)
         model = network.build(config).to(here.device)
         if here.world > 1 and here.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -107,7 +108,7 @@ class Run:
         seed_epoch(self.config.seed, epoch, self.here.rank)
         start, losses = time.monotonic(), []
         self.trained.train()
-        for x, y in batches(self.data.train, self.config, epoch, self.here.rank):
+        for x, y in batches(self.sampler, self.config, epoch, self.here.rank):
             number = epoch * self.config.steps + len(losses)
             losses.append(self._step(x.to(self.here.device), y.to(self.here.device), number))
             progress.step(losses[-1])

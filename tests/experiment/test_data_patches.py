@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from examples.vessels.data import crop, merge, pad, patches, random_patches
+from examples.vessels.data import PatchSampler, crop, merge, pad, patches
 
 DISC = np.hypot(*(np.mgrid[:90, :100] - 45)) <= 40
 
@@ -43,7 +43,7 @@ def test_patches_of_a_grid_are_a_view():
 
 def test_random_patches_lie_in_the_field_and_match():
     where = np.arange(9000, dtype=np.float32).reshape(90, 100)  # each pixel's own number
-    x, y = random_patches([where], [DISC], [DISC], 200, np.random.default_rng(0))
+    x, y = PatchSampler([where], [DISC], [DISC])(200, np.random.default_rng(0))
     assert x.shape == y.shape == (200, 1, 48, 48) and x.dtype == np.float32 and y.dtype == bool
     assert y.all()
     np.testing.assert_array_equal(x[:, 0] - x[:, :, 0, :1], np.broadcast_to(where[:48, :48], (200, 48, 48)))
@@ -51,8 +51,9 @@ def test_random_patches_lie_in_the_field_and_match():
 
 
 def test_random_patches_are_reproducible_and_even():
-    arguments = ([image(), image(seed=1) + 2], [DISC, ~DISC], [DISC, DISC], 21)
-    (x, y), (again, _), (other, _) = (random_patches(*arguments, np.random.default_rng(s)) for s in (0, 0, 1))
+    arguments = ([image(), image(seed=1) + 2], [DISC, ~DISC], [DISC, DISC])
+    sampler = PatchSampler(*arguments)
+    (x, y), (again, _), (other, _) = (sampler(21, np.random.default_rng(s)) for s in (0, 0, 1))
     np.testing.assert_array_equal(x, again)
     assert not np.array_equal(x, other)
     second = x.mean((1, 2, 3)) > 1.5
@@ -62,7 +63,7 @@ def test_random_patches_are_reproducible_and_even():
 def test_turned_patches_are_the_eight_symmetries():
     original = image((48, 48))
     field = np.ones((48, 48), bool)
-    x, y = random_patches([original], [original > 0.5], [field], 200, np.random.default_rng(0), turn=True)
+    x, y = PatchSampler([original], [original > 0.5], [field])(200, np.random.default_rng(0), turn=True)
     np.testing.assert_array_equal(y, x > 0.5)
     squares = [np.rot90(part, k) for part in (original, original[:, ::-1]) for k in range(4)]
     counts = [sum(np.array_equal(patch, square) for patch in x[:, 0]) for square in squares]
@@ -73,9 +74,9 @@ def test_a_field_without_a_patch_is_named():
     small = np.zeros((90, 100), bool)
     small[10:50, 10:90] = True
     with pytest.raises(ValueError, match="no patch of 48x48 pixels lies in the field of view of image 1"):
-        random_patches([image(), image()], [DISC, DISC], [DISC, small], 4, np.random.default_rng(0))
+        PatchSampler([image(), image()], [DISC, DISC], [DISC, small])
     with pytest.raises(ValueError, match="image 0 is 40x30 pixels, a patch 48x48"):
-        random_patches([image((30, 40))], [DISC], [np.ones((30, 40), bool)], 4, np.random.default_rng(0))
+        PatchSampler([image((30, 40))], [DISC], [np.ones((30, 40), bool)])
 
 
 @pytest.mark.parametrize("shape", [(584, 565), (8, 16), (3, 5)])

@@ -49,12 +49,12 @@ def test_a_run_leaves_its_configuration_and_a_line_for_each_epoch(folder, tmp_pa
 
 def test_batches_depend_on_seed_epoch_and_process(folder, tmp_path):
     chosen = options(folder, tmp_path)
-    images = dataset.load_run(chosen).train
-    first = torch.cat([x for x, _ in dataset.batches(images, chosen, 0, 0)])
+    sampler = dataset.load_run(chosen).train.sampler(chosen.patch)
+    first = torch.cat([x for x, _ in dataset.batches(sampler, chosen, 0, 0)])
     assert first.shape == (5 * 4, 1, 24, 24)
-    assert torch.equal(first, torch.cat([x for x, _ in dataset.batches(images, chosen, 0, 0)]))
+    assert torch.equal(first, torch.cat([x for x, _ in dataset.batches(sampler, chosen, 0, 0)]))
     for epoch, rank in ((1, 0), (0, 1)):
-        assert not torch.equal(first, torch.cat([x for x, _ in dataset.batches(images, chosen, epoch, rank)]))
+        assert not torch.equal(first, torch.cat([x for x, _ in dataset.batches(sampler, chosen, epoch, rank)]))
 
 
 @pytest.mark.parametrize("stages, backbone, act", [(1, "resnet18", "rrelu"), (2, "resnet34", "prelu")])

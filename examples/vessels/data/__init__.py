@@ -1,6 +1,6 @@
 """Images of the experiment: published data sets, a folder of one's own, or synthetic ones; patches and preparation."""
 
-from .cut import PatchSampler, crop, merge, pad, patches, random_patches
+from .cut import PatchSampler, crop, merge, pad, patches
 from .layouts import Layout
 from .loading import hold_out, load
 from .preprocess import Preparation
@@ -8,5 +8,5 @@ from .sample import DataError, Sample, describe
 
 __all__ = [
     "DataError", "Layout", "PatchSampler", "Preparation", "Sample", "crop", "describe", "hold_out", "load",
-    "merge", "pad", "patches", "random_patches",
+    "merge", "pad", "patches",
 ]  # fmt: skip

@@ -54,14 +54,6 @@ class PatchSampler:
         return x[:, None], y[:, None]
 
 
-def random_patches(
-    images: Sequence[np.ndarray], truths: Sequence[np.ndarray], fields: Sequence[np.ndarray], count: int,
-    rng: np.random.Generator, size: int = SIZE, turn: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Returns `count` patches at once, as `PatchSampler` does; for many batches, keep a sampler."""
-    return PatchSampler(images, truths, fields, size)(count, rng, turn)
-
-
 def corners(field: np.ndarray, size: int, index: int = 0) -> np.ndarray:
     """Returns the upper left corners of all patches in a field of view, as y * (W - size + 1) + x.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from atrous.tools.audit.page import STYLE
+from atrous.tools.audit.page import STYLE, document
+from atrous.tools.audit.page import table as html_table
 
 from .tables import Table
 
@@ -31,7 +32,7 @@ class Page:
         self.parts.append(f'<p><img src="{escape(name)}" alt="{escape(description)}"></p>')
 
     def table(self, table: Table) -> None:
-        self.parts.append(f"<div class=scroll><table>{''.join(_lines(table))}</table></div>")
+        self.parts.append(html_table(table))
 
     def details(self, summary: str, tables: Sequence[tuple[str, Table]], notes: Sequence[str]) -> None:
         """Tables that are closed at first."""
@@ -43,22 +44,4 @@ class Page:
         self.parts.append("</details>")
 
     def render(self) -> str:
-        title = escape(self.title)
-        head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{title}</title>"
-        body = "\n".join([f"<h1>{title}</h1>", *self.parts])
-        return (
-            f"<!doctype html>\n<html lang=en><head>{head}<style>{STYLE}{WARNING}</style></head>\n<body>{body}</body>"
-            "</html>\n"
-        )
-
-
-def _lines(table: Table) -> Iterator[str]:
-    for number, cells in enumerate(table):
-        tag = "td" if number else "th"
-        yield (
-            "<tr>"
-            + "".join(
-                f"<{tag}{' class=number' if column else ''}>{escape(cell)}</{tag}>" for column, cell in enumerate(cells)
-            )
-            + "</tr>"
-        )
+        return document(self.title, "\n".join([f"<h1>{escape(self.title)}</h1>", *self.parts]), STYLE + WARNING)
