@@ -201,3 +201,9 @@ def test_triton_kernels_import_torch_and_triton_only():
 def test_every_environment_variable_is_a_known_one():
     """Options are arguments. The environment names Triton's interpreter and the user's cache; setup.py reads more."""
     assert set(re.findall(r"""environ(?:\.get\(|\[)["'](\w+)""", "".join(SOURCES.values()))) <= ENVIRONMENT
+
+
+def test_each_test_file_has_a_name_of_its_own():
+    """pytest imports test files by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert {name for name in names if names.count(name) > 1} == set()
