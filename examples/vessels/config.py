@@ -69,6 +69,7 @@ class Config:
 
     output: str = option("out/vessels", "the run's folder: checkpoint, history, configuration")
     data: str | None = option(None, "data folder (default: synthetic images)")
+    image_seed: int = option(0, "seed of the synthetic images", whole)
     images: int | None = option(None, "at most so many training images, validation ones among them", count)
     validation: int = option(4, "training images that are held out for validation", count)
     partial: bool = option(False, "take what is there of a published data set")
@@ -89,7 +90,7 @@ class Config:
     epochs: int = option(20, "epochs", count)
     patch: int = option(48, "side of a patch in pixels", count)
     turn: bool = option(False, "turn and mirror patches at random")
-    seed: int = option(0, "seed of weights, patches, dropout and synthetic images", whole)
+    seed: int = option(0, "seed of weights, patches, dropout and rrelu's slopes", whole)
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU where there is one")
     dtype: str = option("float32", "type of the weights", choices=DTYPES)
     amp: str = option("none", "automatic mixed precision", choices=AMP)

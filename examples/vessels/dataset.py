@@ -41,7 +41,7 @@ class RunData:
 
 def load_run(config: Config) -> RunData:
     """Returns the images that a configuration asks for. Raises DataError for a folder that does not fit."""
-    samples = load(_path(config.data), "train", config.seed, config.images, partial=config.partial)
+    samples = load(_path(config.data), "train", config.image_seed, config.images, partial=config.partial)
     _check(samples, config)
     train, validation = hold_out(samples, config.validation)
     preparation = Preparation.fit(train)
@@ -54,8 +54,8 @@ def load_split(config: Config, preparation: Preparation, split: str) -> Images:
     """Returns prepared images to evaluate: "test", or "validation", those that training held out."""
     path = _path(config.data)
     if split == "test":
-        return prepare(load(path, "test", config.seed, partial=config.partial), preparation)
-    samples = load(path, "train", config.seed, config.images, partial=config.partial)
+        return prepare(load(path, "test", config.image_seed, partial=config.partial), preparation)
+    samples = load(path, "train", config.image_seed, config.images, partial=config.partial)
     _check(samples, config)
     return prepare(hold_out(samples, config.validation)[1], preparation)
 

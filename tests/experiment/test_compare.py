@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import vessel_images
+from PIL import Image
 
 from examples.vessels import checkpoint, cli, training
-from examples.vessels.comparison import table
+from examples.vessels.comparison import pictures, table
 from examples.vessels.comparison.arms import ARMS, REFERENCE
 from examples.vessels.comparison.runs import RESULT
 
@@ -43,6 +45,8 @@ def test_results_and_table(finished):
     for text in ("2 epochs of 3 steps", "stride 12", "seeds 0, 1", "2 for training, 1 for validation, 2 for test"):
         assert text in page
     assert "SYNTHETIC" not in page
+    for picture in ("differences.png", "rates.png"):
+        assert Image.open(output / picture).size[0] > 300
     # Two images: the smallest p is 0.5.
     assert "- relu: no difference is shown in F1, ROC area, sensitivity of thin vessels and" in page
 
@@ -112,3 +116,10 @@ def test_sentences_say_no_more_than_the_intervals():
     assert text.startswith("relu: F1 is lower (-0.0200 [-0.0300, -0.0100], p 0.004) and sensitivity of thin vessels is")
     assert text.endswith("; no difference is shown in ROC area and sensitivity of thick vessels.")
     assert table.table([REFERENCE], {}) == [["arm", "F1", "ROC area", *list(table.METRICS.values())[2:]]]
+
+
+def test_the_part_of_an_image_that_is_drawn():
+    mask = np.zeros((50, 70), bool)
+    mask[30:40, 20:30] = True
+    assert pictures.densest(mask, 20) == (slice(20, 40), slice(10, 30))
+    assert pictures.densest(mask, 60) == (slice(0, 50), slice(0, 60))

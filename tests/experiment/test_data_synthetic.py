@@ -5,10 +5,12 @@ import time
 import numpy as np
 import pytest
 
+from examples.vessels.config import Config
 from examples.vessels.data import describe, load
 from examples.vessels.data.synthetic import background, fundus, generate
 from examples.vessels.data.synthetic.anatomy import LARGEST, SMALLEST, angles, murray
 from examples.vessels.data.synthetic.tree import grow
+from examples.vessels.dataset import load_run
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +107,11 @@ def test_load_without_a_folder_says_that_it_is_synthetic():
     assert [sample.name for sample in loaded] == ["synthetic_test_00"]
     text = describe(loaded)
     assert "SYNTHETIC" in text and "1 image of 565x584 pixels" in text and "as given" in text and "seed 5" in text
+
+
+def test_the_images_depend_on_their_own_seed_alone():
+    first, second, third = (
+        load_run(Config(images=2, validation=1, **seeds)).train.samples[0].image
+        for seeds in ({}, {"seed": 1}, {"image_seed": 1})
+    )
+    assert (first == second).all() and (first != third).any()

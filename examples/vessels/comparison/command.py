@@ -7,18 +7,21 @@ from pathlib import Path
 
 from .. import checkpoint
 from ..config import Config, RunError, count, number
-from . import statistics, table
+from ..report import charts
+from . import pictures, statistics, table
 from .arms import ARMS, FIXED, REFERENCE, Arm
 from .runs import Runs
 
 RESULTS, TABLE = "results.json", "table.md"
+DIFFERENCES, DETAILS = "differences.png", "rates.png"
+FILES = (RESULTS, TABLE, DIFFERENCES, DETAILS)
 QUICK = {"steps": 100, "epochs": 12, "stride": 24}
 FULL = {"steps": 1000, "epochs": 50, "stride": 5}
 TAKEN = ("data", "partial", "images", "validation", "width", "batch", "patch", "lr", "device")  # options of Config
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
-    text = f"folder for the runs, {RESULTS} and {TABLE}; what is finished there is not run again (default out/compare)"
+    text = f"folder for the runs, {', '.join(FILES)}; what is finished there is not run again (default out/compare)"
     parser.add_argument("--output", default="out/compare", metavar="DIR", help=text)
     parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each arm (default 3)")
     for name, about in (
@@ -46,7 +49,8 @@ def _as_in_train(parser: argparse.ArgumentParser, name: str, parse) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Runs what has no result yet, then writes results.json and the table, and prints the table."""
+    """Runs what has no result yet, then writes results, table and pictures, and prints the table."""
+    charts.check()
     runs = _runs(args)
     if runs.stride > runs.base.patch:
         raise RunError(f"--stride: expected at most the patch's side, {runs.base.patch}, got {runs.stride}")
@@ -105,4 +109,14 @@ def _write(runs: Runs, results: dict, compared: dict, aside: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(folder / RESULTS, value)
     checkpoint.write(folder / TABLE, lambda file: file.write(page.encode()))
-    print(f"{page}\nwritten: {folder / RESULTS}, {folder / TABLE}", flush=True)
+    _draw(runs, compared, folder)
+    print(f"{page}\nwritten: {', '.join(str(folder / name) for name in FILES)}", flush=True)
+
+
+def _draw(runs: Runs, compared: dict, folder: Path) -> None:
+    """Draws the differences, and the first test image by the arms that differ in their rates."""
+    synthetic = any(sample.synthetic for sample in runs.test.samples)
+    pictures.differences(folder / DIFFERENCES, runs.arms, compared, synthetic)
+    dilated = [arm for arm in runs.arms if arm.name in compared and (arm is REFERENCE or "rates" in arm.changes)]
+    names = [f"rates {','.join(map(str, runs.config(arm, 0).rates))}" for arm in dilated]
+    pictures.details(folder / DETAILS, dict(zip(names, map(runs.first_image, dilated))), synthetic)

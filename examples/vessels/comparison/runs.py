@@ -27,7 +27,7 @@ RESULT = "result.json"
 
 @dataclass
 class Runs:
-    """The runs of a comparison. base: the reference's options, whose seed is that of the images."""
+    """The runs of a comparison. base: the reference's options; every run has its images."""
 
     base: Config
     arms: Sequence[Arm]
@@ -78,7 +78,7 @@ class Runs:
         config, path = self.config(arm, seed), self._path(arm, seed)
         if path.exists():
             return self._read(path, config)
-        about = {"options": config.as_dict(), "stride": self.stride, "image_seed": self.base.seed}
+        about = {"options": config.as_dict(), "stride": self.stride}
         start = time.monotonic()
         try:
             model = train(config, self.data, shown=False)
@@ -107,6 +107,13 @@ class Runs:
             "description": describe(self.test.samples).splitlines(),
         }
 
+    def first_image(self, arm: Arm) -> metrics.Prediction:
+        """Returns the first test image as the run of the first seed sees it."""
+        config = self.config(arm, self.seeds[0])
+        model = checkpoint.load(config.folder).network().to(resolve(config.device))
+        first = Images(self.test.samples[:1], self.test.prepared[:1])
+        return predictions(model, first, Way(config.patch, self.stride))[0]
+
     def _path(self, arm: Arm, seed: int) -> Path:
         return self.config(arm, seed).folder / RESULT
 
@@ -115,9 +122,8 @@ class Runs:
         try:
             result = json.loads(path.read_text())
             differences = Config.from_dict(result["options"]).differences(config)
-            for name, wanted in (("stride", self.stride), ("image_seed", self.base.seed)):
-                if result[name] != wanted:
-                    differences.append(f"{name} {result[name]} instead of {wanted}")
+            if result["stride"] != self.stride:
+                differences.append(f"stride {result['stride']} instead of {self.stride}")
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: expected a result of compare, got another file; remove it to run again") from error
         if differences:

@@ -21,7 +21,7 @@ def caption(
         )  # fmt: skip
     counts = ", ".join(f"{len(group)} for {name}" for name, group in samples.items())
     parts += [
-        f"Images: {counts} (image seed {base.seed}).",
+        f"Images: {counts}" + (f" (image seed {base.image_seed})." if base.data is None else "."),
         f"{base.epochs} epochs of {base.steps} steps ({base.epochs * base.steps:,} steps) of {base.batch} patches of "
         f"{base.patch}x{base.patch}, width {base.width}, {base.backbone}; test images by overlapping patches, patch "
         f"stride {stride}; seeds {', '.join(map(str, seeds))}.",

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import RunError
 from ..metrics.published import Published
 from .gather import RunResult
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 STYLES = ("-", "--", "-.", ":")  # beside the colours, for more runs and for print
 DPI = 110
+
+
+def check() -> None:
+    """Raises RunError without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RunError("expected matplotlib, which draws the pictures, and it is missing: pip install matplotlib")
 
 
 def style(index: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from ..config import RunError, count, number
 from ..data import cut
 from ..inference import Way
 from ..metrics import published
-from . import check
+from . import charts, check
 from .compose import compose
 from .gather import Gather, RunResult
 
@@ -39,8 +38,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Writes the page and returns the exit status: 1 if --require-area is not met."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise RunError("report needs matplotlib: pip install matplotlib")
+    charts.check()
     gather = Gather(_way(args), args.device, args.resamples)
     runs = gather.runs(args.runs)
     filtered = [gather.baseline(run) for run in runs]

@@ -18,7 +18,7 @@ from ..inference import Way, predictions
 from . import cost
 from .layers import Layer, layers
 
-DATA = ("data", "seed", "images", "validation", "partial")  # options that choose a run's images
+DATA = ("data", "image_seed", "images", "validation", "partial")  # options that choose a run's images
 
 
 @dataclass(frozen=True, eq=False)
