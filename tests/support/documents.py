@@ -20,6 +20,7 @@ from unittest import mock
 
 from atrous.tools import cli
 from bench.gpu import run as gpu_run
+from examples.vessels import cli as vessels
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
@@ -67,6 +68,8 @@ def problem(command: str) -> str:
         return _make(arguments)
     if name == ".ci/gpu":
         return _error(gpu_run.main, [*arguments, "--dry-run"])
+    if arguments[:2] == ["-m", "examples.vessels"]:
+        return _parsed(vessels.main, arguments[2:])
     if arguments[:2] == ["-m", "atrous"]:  # a sentence names a command without its arguments
         return _parsed(cli.main, arguments[2:] if len(arguments) > 3 else [*arguments[2:], "--help"])
     if name.startswith("python"):
