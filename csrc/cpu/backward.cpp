@@ -14,8 +14,8 @@ namespace {
 template <class T>
 struct Constants {
   bool batch;  // mean and var are the batch's; otherwise dz = scale * du
-  const T *scale, *offset;
-  std::vector<T> weight;
+  const T* scale;
+  std::vector<T> offset, weight;
 };
 
 template <bool CHANNELS_LAST, class S, class T>
@@ -68,10 +68,13 @@ template <class S>
 void write_gradients(const GradientInputs<S>& inputs, const Wide<S>* means, S* dz, S* du) {
   using T = Wide<S>;
   const Layout& layout = inputs.layout;
-  Constants<T> constants{inputs.batch_norm && means, inputs.vectors.scale, means, {}};
+  Constants<T> constants{inputs.batch_norm && means, inputs.vectors.scale, {}, inputs.factor};
   if (constants.batch) {
-    constants.weight = inputs.factor;
-    for (int64_t i = 0; i < layout.channels; ++i) constants.weight[i] *= means[layout.channels + i];
+    const int64_t own = layout.own_channels();
+    constants.offset.assign(means, means + own);
+    constants.offset.resize(layout.channels);
+    for (int64_t i = 0; i < own; ++i) constants.weight[i] *= means[own + i];
+    for (std::vector<T>* values : {&constants.offset, &constants.weight}) repeat(values->data(), own, layout.channels);
   }
   const WorkPartition partition(layout);
   torch::stable::parallel_for(0, partition.size(), partition.grain(), [&](int64_t begin, int64_t end) {

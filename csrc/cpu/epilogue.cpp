@@ -66,8 +66,8 @@ ATROUS_CLONES void epilogue_range(const Task<BFloat16>& task, int64_t begin, int
 
 template <class S>
 void parallel_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, Order order) {
-  const Layout layout(y, order);
-  const Channels<Wide<S>> vectors(arguments, layout.channels);
+  const Layout rows(y, order), layout = arguments.draws() ? rows : rows.with_long_rows();
+  const Channels<Wide<S>> vectors(arguments, layout);
   const Task<S> task{z,
                      arguments.residual_data<S>(),
                      static_cast<S*>(y.mutable_data_ptr()),

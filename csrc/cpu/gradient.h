@@ -24,31 +24,32 @@ template <class S>
 struct GradientInputs {
   using T = Wide<S>;
   const S *grad, *z, *residual;
-  const Layout& layout;
+  const Layout layout;
   Slope slope;
   Residual place;  // never after: such a residual does not enter the gradient
   bool dropout, batch_norm;
   Channels<T> vectors;
   std::vector<T> mean, factor;  // factor: 1 / sqrt(var + eps); both are 0 without BatchNorm
 
-  GradientInputs(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& layout)
+  GradientInputs(const Epilogue& arguments, const Tensor& grad, const S* z, const Layout& rows)
       : grad(static_cast<const S*>(grad.const_data_ptr())),
         z(z),
         residual(arguments.residual_data<S>()),
-        layout(layout),
+        layout(arguments.draws() ? rows : rows.with_long_rows()),
         slope(arguments.slope_kind),
         place(arguments.place() == Residual::before ? Residual::before : Residual::none),
         dropout(arguments.dropout > 0),
         batch_norm(arguments.mean),
-        vectors(arguments, layout.channels),
+        vectors(arguments, layout),
         mean(layout.channels),
         factor(layout.channels) {
     if (!batch_norm) return;
     const ChannelVectors channels = vectors_of(arguments);
-    for (int64_t i = 0; i < layout.channels; ++i) {
+    for (int64_t i = 0; i < rows.channels; ++i) {
       mean[i] = channels.mean.read(i, T(0));
       factor[i] = channels.factor<T>(i);
     }
+    for (T* values : {mean.data(), factor.data()}) repeat(values, rows.channels, layout.channels);
   }
 };
 

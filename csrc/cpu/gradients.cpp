@@ -27,7 +27,7 @@ Tensor vector_gradient(const Tensor& vector, const T* sums, int64_t channels) {
 // Writes dz and du and returns the sums; the second pass runs only where one of its results is needed.
 template <class S>
 std::vector<Wide<S>> both_passes(const GradientInputs<S>& inputs, bool batch_stats, bool need_sums, S* dz, S* du) {
-  const int64_t channels = inputs.layout.channels;
+  const int64_t channels = inputs.layout.own_channels();
   const bool with_means = batch_stats && dz && inputs.batch_norm;
   std::vector<Wide<S>> sums, means;
   if (need_sums || with_means) sums = gradient_sums(inputs);

@@ -34,14 +34,6 @@ struct Lanes {
       load(wide);
     }
   }
-  // Loads `count` values; the remaining lanes are taken from `other`.
-  template <class S>
-  void load(const S* values, int64_t count, const Lanes& other) {
-    T wide[size];
-    other.store(wide);
-    for (int64_t i = 0; i < count; ++i) wide[i] = widen(values[i]);
-    load(wide);
-  }
   void store(T* values) const {
     for (int i = 0; i < 4; ++i) std::memcpy(values + i * Register<T>::size, &part[i], sizeof part[i]);
   }

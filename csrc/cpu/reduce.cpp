@@ -67,12 +67,14 @@ void add_tile(const TileGradients<T>& gradients, const Tile& tile, bool channels
 ATROUS_ADD(float)
 ATROUS_ADD(double)
 
-// The total of [slot][3][channel] over the slots, added in order in fp64.
+// The total of [slot][3][repeat][channel] over the slots, then over the repeats, added in order in fp64.
 template <class T>
-std::vector<double> combine(const std::vector<T>& sums, int64_t count) {
-  std::vector<double> total(count);
+std::vector<double> combine(const std::vector<T>& sums, const Layout& layout) {
+  const int64_t channels = layout.own_channels(), count = 3 * layout.channels;
+  std::vector<double> all(count), total(3 * channels);
   for (auto slot = sums.begin(); slot != sums.end(); slot += count)
-    for (int64_t i = 0; i < count; ++i) total[i] += slot[i];
+    for (int64_t i = 0; i < count; ++i) all[i] += slot[i];
+  for (int64_t i = 0; i < count; ++i) total[i / layout.channels * channels + i % channels] += all[i];
   return total;
 }
 
@@ -94,10 +96,10 @@ std::vector<Wide<S>> gradient_sums(const GradientInputs<S>& inputs) {
             channels);
       });
   });
-  const std::vector<double> total = combine(sums, 3 * channels);
+  const std::vector<double> total = combine(sums, inputs.layout);
   sums.assign(total.begin(), total.end());
-  for (int64_t i = 0; i < channels; ++i)
-    sums[channels + i] = inputs.batch_norm ? total[channels + i] * inputs.factor[i] : 0;
+  const int64_t own = inputs.layout.own_channels();
+  for (int64_t i = 0; i < own; ++i) sums[own + i] = inputs.batch_norm ? total[own + i] * inputs.factor[i] : 0;
   return sums;
 }
 

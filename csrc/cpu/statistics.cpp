@@ -17,41 +17,6 @@ namespace atrous::cpu {
 
 namespace {
 
-// The values of one channel (contiguous) or of one channel per lane (a row each): `full` vectors and then `partial`
-// vectors of only `width` elements, `step` apart.
-template <class S>
-struct Strip {
-  const S* z;
-  int64_t step, full, partial, width;
-};
-
-// Calls function(values) for each vector of the strip; lanes beyond `width` are taken from `rest`.
-template <class S, class Function>
-void for_each_vector(const Strip<S>& strip, const Lanes<Wide<S>>& rest, Function&& function) {
-  Lanes<Wide<S>> values{};
-  for (int64_t i = 0; i < strip.full; ++i) {
-    values.load(strip.z + i * strip.step);
-    function(values);
-  }
-  for (int64_t i = strip.full; i < strip.full + strip.partial; ++i) {
-    values.load(strip.z + i * strip.step, strip.width, rest);
-    function(values);
-  }
-}
-
-// The sums of the deviations from the pivot and of their squares; lanes that hold the pivot add nothing.
-template <class S>
-void deviations(const Strip<S>& strip, const Lanes<Wide<S>>& pivot, Lanes<Wide<S>>& sum, Lanes<Wide<S>>& squares) {
-  sum = squares = {};
-  for_each_vector(strip, pivot, [&](const auto& values) {
-    for (int i = 0; i < 4; ++i) {
-      const auto deviation = values.part[i] - pivot.part[i];
-      sum.part[i] += deviation;
-      squares.part[i] += deviation * deviation;
-    }
-  });
-}
-
 // The pivot is the rounded mean; `sum` corrects the rounding, but not that of an infinite mean.
 void write(double pivot, double sum, double squares, int64_t count, double* mean, double* m2) {
   *mean = std::isfinite(pivot) ? pivot + sum / count : pivot;
@@ -64,16 +29,27 @@ template <class S>
 void moments_of_row(const S* z, int64_t count, double* mean, double* m2) {
   using T = Wide<S>;
   using L = Lanes<T>;
-  const Strip<S> strip{z, L::size, count / L::size, 0, 0};
-  L pivot{}, sum{}, squares{};
+  const int64_t full = count / L::size * L::size;
+  L values{}, pivot{}, sum{}, squares{};
   T rest = 0, rest_squares = 0;
-  for_each_vector(strip, pivot, [&](const L& values) { sum.add(values); });
-  for (int64_t i = strip.full * L::size; i < count; ++i) rest += widen(z[i]);
+  for (int64_t i = 0; i < full; i += L::size) {
+    values.load(z + i);
+    sum.add(values);
+  }
+  for (int64_t i = full; i < count; ++i) rest += widen(z[i]);
   const T middle = (sum.total() + rest) / count;
   pivot.fill(middle);
-  deviations(strip, pivot, sum, squares);
+  sum = {};
+  for (int64_t i = 0; i < full; i += L::size) {
+    values.load(z + i);
+    for (int p = 0; p < 4; ++p) {
+      const auto deviation = values.part[p] - pivot.part[p];
+      sum.part[p] += deviation;
+      squares.part[p] += deviation * deviation;
+    }
+  }
   rest = 0;
-  for (int64_t i = strip.full * L::size; i < count; ++i) {
+  for (int64_t i = full; i < count; ++i) {
     const T deviation = widen(z[i]) - middle;
     rest += deviation;
     rest_squares += deviation * deviation;
@@ -81,32 +57,32 @@ void moments_of_row(const S* z, int64_t count, double* mean, double* m2) {
   write(middle, sum.total() + rest, squares.total() + rest_squares, count, mean, m2);
 }
 
+// Row by row, since memory is read fastest in its order; the sums stay in the L1 cache.
 template <class S>
-void moments_of_columns(const S* z, int64_t rows, int64_t stride, int64_t width, double* mean, double* m2) {
+void moments_of_columns(const S* z, const Chunk& chunk, double* mean, double* m2) {
   using T = Wide<S>;
-  using L = Lanes<T>;
-  const bool full = width == L::size;
-  const Strip<S> strip{z, stride, full ? rows : 0, full ? 0 : rows, width};
-  L pivot{}, sum{}, squares{};
-  for_each_vector(strip, pivot, [&](const L& values) { sum.add(values); });
-  for (int i = 0; i < 4; ++i) pivot.part[i] = sum.part[i] / T(rows);
-  deviations(strip, pivot, sum, squares);
-  T values[3][L::size];
-  pivot.store(values[0]);
-  sum.store(values[1]);
-  squares.store(values[2]);
-  for (int64_t i = 0; i < width; ++i) write(values[0][i], values[1][i], values[2][i], rows, mean + i, m2 + i);
+  T pivot[MAX_CHANNELS] = {}, sum[MAX_CHANNELS] = {}, squares[MAX_CHANNELS] = {};
+  for (int64_t row = 0; row < chunk.rows; ++row) {
+    const S* values = z + row * chunk.stride;
+    for (int64_t i = 0; i < chunk.length; ++i) pivot[i] += widen(values[i]);
+  }
+  for (int64_t i = 0; i < chunk.length; ++i) pivot[i] /= T(chunk.rows);
+  for (int64_t row = 0; row < chunk.rows; ++row) {
+    const S* values = z + row * chunk.stride;
+    for (int64_t i = 0; i < chunk.length; ++i) {
+      const T deviation = widen(values[i]) - pivot[i];
+      sum[i] += deviation;
+      squares[i] += deviation * deviation;
+    }
+  }
+  for (int64_t i = 0; i < chunk.length; ++i) write(pivot[i], sum[i], squares[i], chunk.rows, mean + i, m2 + i);
 }
 
 template <class S>
 void moments_of_chunk(const S* z, const Chunk& chunk, bool channels_last, double* mean, double* m2) {
-  constexpr int64_t SIZE = Lanes<Wide<S>>::size;
-  if (channels_last)
-    for (int64_t i = 0; i < chunk.length; i += SIZE)
-      moments_of_columns(z + i, chunk.rows, chunk.stride, std::min(SIZE, chunk.length - i), mean + i, m2 + i);
-  else
-    for (int64_t row = 0; row < chunk.rows; ++row)
-      moments_of_row(z + row * chunk.stride, chunk.length, mean + row, m2 + row);
+  if (channels_last) return moments_of_columns(z, chunk, mean, m2);
+  for (int64_t row = 0; row < chunk.rows; ++row)
+    moments_of_row(z + row * chunk.stride, chunk.length, mean + row, m2 + row);
 }
 
 #define ATROUS_MOMENTS(S)                                                                                    \
@@ -118,26 +94,41 @@ ATROUS_MOMENTS(double)
 ATROUS_MOMENTS(Half)
 ATROUS_MOMENTS(BFloat16)
 
-// Combines the moments of all slots, [slot][2][channel], into those of the first.
-ATROUS_CLONES void combine(const WorkPartition& partition, int64_t channels, double* moments) {
-  double *mean = moments, *m2 = moments + channels, count = partition.count(0);
-  for (int64_t slot = 1; slot < partition.slots(); ++slot) {
-    const double *other_mean = moments + 2 * slot * channels, *other_m2 = other_mean + channels;
-    const double more = partition.count(slot), fraction = more / (count + more);
-    ATROUS_INDEPENDENT
-    for (int64_t i = 0; i < channels; ++i) {
-      const double difference = other_mean[i] - mean[i];
-      mean[i] += std::isfinite(difference) ? difference * fraction : other_mean[i];
-      m2[i] += other_m2[i] + difference * difference * (count * fraction);
-    }
-    count += more;
+// The means of `channels` sets of `count` values, and the sums of their squared deviations from these.
+struct Moments {
+  double *mean, *m2, count;
+};
+
+// Adds the values of `other` to those of `all`.
+void merge(Moments& all, const Moments& other, int64_t channels) {
+  const double fraction = other.count / (all.count + other.count);
+  ATROUS_INDEPENDENT
+  for (int64_t i = 0; i < channels; ++i) {
+    const double difference = other.mean[i] - all.mean[i];
+    all.mean[i] += std::isfinite(difference) ? difference * fraction : other.mean[i];
+    all.m2[i] += other.m2[i] + difference * difference * (all.count * fraction);
   }
-  for (int64_t i = 0; i < channels; ++i) m2[i] /= count;
+  all.count += other.count;
+}
+
+// Combines the moments of all slots and repeats, [slot][2][repeat][channel], into mean and variance of each channel.
+ATROUS_CLONES void combine(const WorkPartition& partition, const Layout& layout, double* moments) {
+  const int64_t row = layout.channels, own = layout.own_channels();
+  const auto of_slot = [&](int64_t slot) {
+    double* mean = moments + 2 * slot * row;
+    return Moments{mean, mean + row, double(partition.count(slot))};
+  };
+  Moments all = of_slot(0);
+  for (int64_t slot = 1; slot < partition.slots(); ++slot) merge(all, of_slot(slot), row);
+  const double count = all.count;
+  for (int64_t at = own; at < row; at += own) merge(all, {all.mean + at, all.m2 + at, count}, own);
+  for (int64_t i = 0; i < own; ++i) all.m2[i] /= all.count;
 }
 
 template <class S>
-void statistics_into(const S* z, const Layout& layout, Tensor& mean, Tensor& var) {
+void statistics_into(const S* z, const Layout& rows, Tensor& mean, Tensor& var) {
   using T = Wide<S>;
+  const Layout layout = rows.with_long_rows();
   const WorkPartition partition(layout);
   const int64_t channels = layout.channels;
   std::vector<double> all(2 * partition.slots() * channels);
@@ -148,9 +139,9 @@ void statistics_into(const S* z, const Layout& layout, Tensor& mean, Tensor& var
       moments(z + chunk.at, chunk, layout.channels_last, means, means + channels);
     }
   });
-  combine(partition, channels, all.data());
-  std::copy_n(all.data(), channels, mean.mutable_data_ptr<T>());
-  std::copy_n(all.data() + channels, channels, var.mutable_data_ptr<T>());
+  combine(partition, layout, all.data());
+  std::copy_n(all.data(), rows.channels, mean.mutable_data_ptr<T>());
+  std::copy_n(all.data() + channels, rows.channels, var.mutable_data_ptr<T>());
 }
 
 }  // namespace

@@ -4,9 +4,9 @@ namespace atrous {
 
 namespace {
 
-constexpr int64_t MAX_ELEMENTS = 8192;  // a chunk stays in the L1 cache
-constexpr int64_t MAX_CHANNELS = 128;   // most channels of a chunk
-constexpr int64_t MAX_ROWS = 256;       // most rows of a channels-last chunk: a sum over more rows loses digits
+constexpr int64_t MAX_ELEMENTS = 8192;        // a chunk stays in the L1 cache
+constexpr int64_t MAX_ELEMENTS_LAST = 32768;  // channels last, in the L2 cache: each chunk has sums of each channel
+constexpr int64_t MAX_ROWS = 256;             // most rows of a channels-last chunk: a sum over more rows loses digits
 
 // The beginning of part `part`, if `size` is divided into `parts` nearly equal parts.
 int64_t bound(int64_t size, int64_t part, int64_t parts) { return size * part / parts; }
@@ -17,7 +17,7 @@ WorkPartition::WorkPartition(const Layout& layout) : layout_(layout) {
   const int64_t channels = layout.channels;
   if (layout.channels_last) {
     blocks_ = ceil_div(channels, MAX_CHANNELS);
-    const int64_t rows = std::min(MAX_ROWS, MAX_ELEMENTS / ceil_div(channels, blocks_));
+    const int64_t rows = std::min(MAX_ROWS, MAX_ELEMENTS_LAST / ceil_div(channels, blocks_));
     slots_ = pieces_ = ceil_div(layout.images * layout.spatial, rows);
   } else {
     pieces_ = ceil_div(layout.spatial, MAX_ELEMENTS);

@@ -8,7 +8,8 @@
 
 namespace atrous {
 
-constexpr int64_t GRAIN = 16384;  // elements per thread: with fewer, a second thread costs more than it saves
+constexpr int64_t GRAIN = 16384;       // elements per thread: with fewer, a second thread costs more than it saves
+constexpr int64_t MAX_CHANNELS = 256;  // most channels of a chunk
 
 // A rectangle of memory: `rows` rows of `length` elements, `stride` apart, the first at `at`. Its channels start at
 // `channel` and run along a row (channels last) or from row to row (channels first).

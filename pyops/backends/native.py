@@ -108,8 +108,9 @@ def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
         problems.append(f"stride: expected (1, 1), got {spec.stride}")
     if spec.groups != 1:
         problems.append(f"groups: expected 1, got {spec.groups}")
-    if weight.shape[0] < 16 or weight.shape[1] < 16:
-        problems.append(f"channels: expected at least 16 in and out, got {weight.shape[1]} and {weight.shape[0]}")
+    least = LEAST_CHANNELS if max(spec.dilation) == 1 else LEAST_DILATED_CHANNELS
+    if min(weight.shape[:2]) < least:
+        problems.append(f"channels: expected at least {least} in and out, got {weight.shape[1]} and {weight.shape[0]}")
     if compute_dtype(input) != torch.float32:
         problems.append(f"dtype: expected one that this processor multiplies in fp32, got {input.dtype}")
     if not problems and max(spec.dilation) > 1 and tuning.all_ints(input.shape):
@@ -122,7 +123,9 @@ def pack_reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
     return problems
 
 
-LARGEST_FRACTION = 0.9  # measured on AVX-512: bench/results/NOTES.md
+# Measured on AVX-512: bench/results/NOTES.md. With fewer channels the transforms take longer than they save.
+LEAST_CHANNELS, LEAST_DILATED_CHANNELS = 24, 64
+LARGEST_FRACTION = 0.9
 
 
 def _multiplications(input: Tensor, spec: Spec) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def flops(layer, x, training):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("channels, size", [(4, 9), (16, 24)], ids=["direct", "Winograd"])
+@pytest.mark.parametrize("channels, size", [(4, 9), (24, 24)], ids=["direct", "Winograd"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_torchs_counter_counts_the_operators(backend, layout, channels, size):
     children = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()

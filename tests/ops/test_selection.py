@@ -97,7 +97,7 @@ def test_the_rule_applies_if_the_measured_backend_is_unknown(measured):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_table_in_the_user_s_folder_decides(tuning_folder, frozen):
     """The table is used in eager and compiled calls; when its file is deleted the rule applies again."""
-    x, w, spec = torch.randn(2, 16, 9, 9), torch.randn(16, 16, 3, 3), Spec(padding=(1, 1))
+    x, w, spec = torch.randn(2, 24, 9, 9), torch.randn(24, 24, 3, 3), Spec(padding=(1, 1))
     key = tuning.key(x, w, spec, residual=False, frozen=frozen)
     entries = {key: Entry("library", None, {"library": 1.0, "native": 2.0})}
     path = tuning_folder / "here.json"
@@ -131,17 +131,27 @@ def test_multiplications_are_counted(rate, extra):
         assert got == (16 * tiles[0] * tiles[1], taps[0] * taps[1])
 
 
+@pytest.mark.parametrize("rate, channels, reason", [
+    (1, (16, 64), "at least 24"), (1, (64, 16), "at least 24"), (1, (24, 24), None), (2, (32, 64), "at least 64"),
+    (2, (64, 64), None),
+])  # fmt: skip
+def test_few_channels_are_direct(rate, channels, reason):
+    x, w = torch.empty(1, channels[0], 28, 28), torch.empty(*channels[::-1], 3, 3)
+    reasons = native.pack_reasons(x, w, Spec((1, 1), (rate, rate), (rate, rate)))
+    assert [reason in text for text in reasons] == [True] if reason else reasons == []
+
+
 @pytest.mark.parametrize("size, rate, name", [
     (64, 1, "native"), (64, 4, "native"), (64, 12, "native"), (64, 24, "library"), (64, 36, "library"),
     (33, 12, "library"), (7, 1, "native"),
 ])  # fmt: skip
 def test_a_large_dilation_is_direct(size, rate, name):
     """DeepLabv3's rates: most taps read padding, which a direct convolution leaves out."""
-    x, w, spec = torch.empty(1, 16, size, size), torch.empty(16, 16, 3, 3), Spec((1, 1), (rate, rate), (rate, rate))
+    x, w, spec = torch.empty(1, 64, size, size), torch.empty(64, 64, 3, 3), Spec((1, 1), (rate, rate), (rate, rate))
     assert selection.choose("auto", x, w, spec, frozen=True).name == name
     assert ("dilation: expected one" in "".join(native.pack_reasons(x, w, spec))) == (name == "library")
-    conv, bn = torch.nn.Conv2d(16, 16, 3, padding=rate, dilation=rate, bias=False), torch.nn.BatchNorm2d(16)
-    model, image = torch.nn.Sequential(conv, bn, torch.nn.PReLU()).eval(), torch.randn(1, 16, size, size)
+    conv, bn = torch.nn.Conv2d(64, 64, 3, padding=rate, dilation=rate, bias=False), torch.nn.BatchNorm2d(64)
+    model, image = torch.nn.Sequential(conv, bn, torch.nn.PReLU()).eval(), torch.randn(1, 64, size, size)
     fused = fuse(model, freeze=True)
     with torch.no_grad():
         torch.testing.assert_close(fused(image), model(image), rtol=1e-4, atol=1e-4)

@@ -25,9 +25,9 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.bn1, self.act = nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.PReLU(16)
-        self.conv2, self.bn2 = nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.BatchNorm2d(16)
-        self.fc = nn.Linear(16, 7)
+        self.conv1, self.bn1, self.act = nn.Conv2d(3, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.PReLU(64)
+        self.conv2, self.bn2 = nn.Conv2d(64, 64, 3, padding=2, dilation=2), nn.BatchNorm2d(64)
+        self.fc = nn.Linear(64, 7)
 
     def forward(self, x):
         x = self.act(self.bn1(self.conv1(x)))
@@ -116,7 +116,7 @@ def test_a_package_with_a_wrong_result_is_discarded(run, net, monkeypatch):
     monkeypatch.setattr(
         torch._inductor, "aoti_compile_and_package", lambda *_, package_path, **__: Path(package_path).touch()
     )
-    wrong = {"map": torch.zeros(2, 16, 10, 10), "scores": torch.zeros(2, 7)}
+    wrong = {"map": torch.zeros(2, 64, 10, 10), "scores": torch.zeros(2, 7)}
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: lambda x: wrong)
     Path("net.pt2").write_text("an older one")
     status, _, err = run("export", net[0], "--output", "net.pt2", "--size", "20")

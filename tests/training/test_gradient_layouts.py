@@ -11,7 +11,7 @@ from torch import nn
 from atrous.nn import AddAct, BNAct2d, ConvBNAct2d
 from atrous.testing import assert_tensor
 
-CHANNELS, SIZE = 16, (2, 16, 16, 18)  # from 512 pixels on a convolution in training may be Winograd's
+CHANNELS, SIZE = 24, (2, 24, 16, 18)  # from 512 pixels on a convolution in training may be Winograd's
 
 
 class BNAct(nn.Module):
