@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._C import DispatchKey
 
 from .torch_compat import outside_modes
 
@@ -140,8 +141,39 @@ def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
     def run(*args: Any) -> Any:
         return fx.Interpreter(gm).run(*args)
 
-    with compiling(False), fx.traceback.preserve_node_meta():
+    with compiling(False), fx.traceback.preserve_node_meta(), whole_resizes():
         return _without_checks(aot_export_joint_simple(run, tuple(fakes), trace_joint=True))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def whole_resizes() -> Iterator[None]:
+    """Traces a resize and its gradient as the operators of eager mode.
+
+    torch would replace them by indexing, which Inductor needs; run as it is, that takes several times as long.
+    """
+    packets = [getattr(torch.ops.aten, name) for name in RESIZES]
+    resizes = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+    before = [dict(resize.py_kernels) for resize in resizes]
+    for resize in resizes:
+        for key in (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd):
+            resize.py_kernels.pop(key, None)
+        resize._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        for resize, kernels in zip(resizes, before):
+            resize.py_kernels.update(kernels)
+            resize._dispatch_cache.clear()
+
+
+RESIZES = tuple(
+    f"{mode}{dimensions}d"
+    for mode, several in {
+        "upsample_nearest": (1, 2, 3), "_upsample_nearest_exact": (1, 2, 3), "upsample_linear": (1,),
+        "upsample_bilinear": (2,), "upsample_trilinear": (3,), "upsample_bicubic": (2,),
+    }.items()
+    for dimensions in several
+)  # fmt: skip
 
 
 def partition(
