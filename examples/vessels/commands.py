@@ -70,7 +70,8 @@ def evaluate(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise RunError(str(error)) from error
     result |= {
-        "checkpoint": str(path), "options": saved.config.as_dict(), "epochs": saved.epochs, "split": args.split,
+        "checkpoint": str(path), "options": saved.config.as_dict(), "epochs": saved.epochs,
+        "best_epoch": saved.best_epoch, "split": args.split,
         "data": config.data, "inference": str(way), "description": describe(images.samples).splitlines(),
         "synthetic": any(sample.synthetic for sample in images.samples),
     }  # fmt: skip

@@ -30,7 +30,7 @@ SMALL = 1e-7  # probabilities in a validation loss are at least this far from 0 
 
 
 def train(config: Config, data: RunData | None = None, resume: bool = False, shown: bool = True) -> VesselNet:
-    """Trains, or goes on from the checkpoint in config.folder; returns the trained plain network.
+    """Trains, or goes on from the checkpoint in config.folder; returns the plain network of the best epoch, on the CPU.
 
     data: the images, if they are loaded. resume: there must be a checkpoint. shown: prints options and progress.
 
@@ -53,7 +53,7 @@ def train(config: Config, data: RunData | None = None, resume: bool = False, sho
         if shown:
             print(f"{data.text}\n{run.where()}", flush=True)
         run.epochs(Progress(config.steps, config.epochs, run.state.epochs, shown))
-    return run.model.eval()
+    return run.state.network()
 
 
 class Run:
@@ -70,6 +70,8 @@ class Run:
         self.state.config = config
         self.sampler = data.train.sampler(config.patch)
         model = network.build(config).to(here.device)
+        if not config.plain:  # the layout that fused convolutions are fastest in
+            model = model.to(memory_format=torch.channels_last)
         if here.world > 1 and here.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model
@@ -98,6 +100,7 @@ class Run:
                     line = self._epoch(epoch, progress)
                 finally:
                     progress.close()
+                self._keep()
                 if self.here.first:
                     self._save()
                     board(line)
@@ -154,10 +157,15 @@ class Run:
         self.fused.eval()
         return figures(predictions(self.fused, self.data.validation))
 
-    def _save(self) -> None:
-        """Writes the checkpoint, then history.json from it."""
+    def _keep(self) -> None:
+        """Takes over the state behind an epoch, whose line is in the history."""
         self.state.model = self.model.state_dict()
         self.state.optimizer, self.state.scaler = self.optimizer.state_dict(), self.scaler.state_dict()
+        if self.state.best_epoch == self.state.epochs:
+            self.state.best = {name: value.cpu().clone() for name, value in self.state.model.items()}
+
+    def _save(self) -> None:
+        """Writes the checkpoint, then history.json from it."""
         checkpoint.save(self.state, self.config.folder / checkpoint.NAME)
         checkpoint.write_json(self.config.folder / record.HISTORY, self.state.history)
 

@@ -7,7 +7,7 @@ import torch
 import vessel_images
 
 from atrous import audit_dilation
-from examples.vessels import cli, config, dataset, network, training
+from examples.vessels import checkpoint, cli, config, dataset, network, training
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,28 @@ def test_options_are_parsed():
     assert config.from_arguments(cli.parser().parse_args(["train"])) == config.Config()
     with pytest.raises(SystemExit):
         cli.parser().parse_args(["train", "--rates", "1,0"])
+
+
+def test_the_network_is_that_of_the_best_epoch(folder, tmp_path, monkeypatch):
+    areas = iter([0.6, 0.9, 0.9, None, 0.7])
+    weights = []
+
+    def validate(run):
+        weights.append({name: value.clone() for name, value in run.model.state_dict().items()})
+        return 1.0, next(areas)
+
+    monkeypatch.setattr(training.Run, "_validate", validate)
+    model = training.train(options(folder, tmp_path, "--plain", epochs=3), shown=False)
+    assert training.train(options(folder, tmp_path, "--plain", epochs=5), shown=False).state_dict().keys()
+    saved = checkpoint.load(tmp_path)
+    assert saved.epochs == 5 and saved.best_epoch == 2
+    for network_ in (model, saved.network()):
+        assert all(torch.equal(value, weights[1][name]) for name, value in network_.state_dict().items())
+    assert any(not torch.equal(value, weights[1][name]) for name, value in saved.model.items())
+
+
+def test_without_areas_the_last_epoch_is_the_best(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Run, "_validate", lambda run: (1.0, None))
+    training.train(options(folder, tmp_path, "--plain", epochs=2), shown=False)
+    saved = checkpoint.load(tmp_path)
+    assert saved.best_epoch == 2 and all(torch.equal(value, saved.best[name]) for name, value in saved.model.items())

@@ -95,7 +95,7 @@ def test_a_file_that_is_no_checkpoint_of_the_model(trained, tmp_path, fails):
     torch.save({"model": {}}, tmp_path / "other.pt")
     assert "got one of another" in fails(["evaluate", tmp_path / "other.pt"])
     saved = checkpoint.load(run)
-    saved.model["classifier.weight"] = torch.zeros(1, 5, 1, 1)
+    saved.best["classifier.weight"] = torch.zeros(1, 5, 1, 1)
     checkpoint.save(saved, tmp_path / "wide.pt")
     message = fails(["evaluate", tmp_path / "wide.pt"])
     assert "of another model: classifier.weight is (1, 5, 1, 1) instead of (1, 16, 1, 1)" in message

@@ -24,7 +24,8 @@ def caption(
         f"Images: {counts}" + (f" (image seed {base.image_seed})." if base.data is None else "."),
         f"{base.epochs} epochs of {base.steps} steps ({base.epochs * base.steps:,} steps) of {base.batch} patches of "
         f"{base.patch}x{base.patch}, width {base.width}, {base.backbone}; test images by overlapping patches, patch "
-        f"stride {stride}; seeds {', '.join(map(str, seeds))}.",
+        f"stride {stride}; seeds {', '.join(map(str, seeds))}. A run's figures are those of its epoch with the largest "
+        "validation ROC area.",
         "Each arm differs from the reference (PReLU, rates 1,2,5, dropout 0) in one factor. Figures are means over "
         "images and seeds, inside the field of view, at threshold 0.5; thin vessels are at most 3 pixels wide.",
         "In parentheses: the median over images, averaged over seeds, of the difference from the reference, its "

@@ -79,7 +79,8 @@ def _figures(runs: Sequence[RunResult], baselines: Sequence[dict], way: Way) -> 
     parts = [
         {
             "name": run.name, "options": run.config.as_dict(), "epochs": run.saved_run.epochs,
-            "synthetic": run.synthetic, "figures": run.figures, "frangi": baseline,
+            "best_epoch": run.saved_run.best_epoch, "synthetic": run.synthetic, "figures": run.figures,
+            "frangi": baseline,
             "layers": [asdict(layer) for layer in run.layers], "saved_bytes": run.saved,
         }
         for run, baseline in zip(runs, baselines)

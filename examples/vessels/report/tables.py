@@ -105,11 +105,11 @@ def convergence(runs: Sequence[RunResult], loss: float | None = None) -> Table:
     fixed = {name: cost.common_loss(histories, name) if loss is None else loss for name in ("loss", "validation_loss")}
     titles = {"loss": "training loss", "validation_loss": "validation loss"}
     heads = [f"epochs to {titles[name]} {'-' if value is None else f'{value:.4f}'}" for name, value in fixed.items()]
-    lines = [["run", "activation", *heads, "epochs trained"]]
+    lines = [["run", "activation", *heads, "epochs trained", "best epoch: that of the figures"]]
     for run in runs:
         reached = [cost.epochs_to(run.history, name, value) for name, value in fixed.items()]
         cells = ["not reached" if epoch is None else str(epoch) for epoch in reached]
-        lines.append([run.name, activation(run), *cells, str(run.saved_run.epochs)])
+        lines.append([run.name, activation(run), *cells, str(run.saved_run.epochs), str(run.saved_run.best_epoch)])
     return lines
 
 
