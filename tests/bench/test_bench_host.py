@@ -16,6 +16,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.gate
 def test_every_row_agrees_with_its_peer(monkeypatch):
     host_time.compare("")
     rows = list(host_time.rows())

@@ -15,6 +15,7 @@ def two_variants(monkeypatch):
     )
 
 
+@pytest.mark.gate
 def test_a_row_of_each_batch(two_variants):
     result = {"device": "cpu"}
     seconds = {"steps": 600.0}

@@ -58,11 +58,13 @@ def run(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.gate
 def test_the_fake_device_raises_the_errors_of_a_gpu(tmp_path):
     (tmp_path / "test_fake.py").write_text(REFUSED)
     assert re.search(r"\b5 passed", run("-p", "conftest", str(tmp_path), folder=tmp_path))
 
 
+@pytest.mark.gate
 def test_the_cases_of_types_and_devices():
     assert re.search(
         r"\b\d\d+ passed", run("tests/api/test_cases_types.py", "-k", f"not ({SKIPPED})", folder=TESTS.parent)

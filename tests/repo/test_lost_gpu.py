@@ -38,6 +38,7 @@ def run(folder, *options):
     return done.returncode, done.stdout
 
 
+@pytest.mark.gate
 def test_a_new_worker_runs_the_remaining_tests(tmp_path):
     pytest.importorskip("xdist")
     status, out = run(tmp_path, "-n", "1")
@@ -46,6 +47,7 @@ def test_a_new_worker_runs_the_remaining_tests(tmp_path):
     assert set(re.findall(r"FAILED test_some.py::test\[(\d)\]", out)) == {"3"}
 
 
+@pytest.mark.gate
 def test_without_workers_the_run_ends(tmp_path):
     status, out = run(tmp_path)
     assert status == 1 and "3 passed" in out and "nothing runs on the GPU in this process any more" in out

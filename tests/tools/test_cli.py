@@ -62,6 +62,7 @@ def test_explain_prints_the_layers(run):
     assert "36 of 36 convolutions" in out  # --backend auto
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("columns", [60, 100])
 def test_explain_fits_the_terminal(run, columns):
     status, out, _ = run("explain", "resnet34", "--act", "prelu", "--output-stride", "8", columns=columns)
@@ -89,6 +90,7 @@ def test_explain_takes_the_options_of_resnet34(run, tmp_path):
     assert result["totals"]["macs"] == sum(layer["macs"] for layer in result["layers"])
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("name, options, parameters", [
     ("resnet18", ("--output-stride", "8"), "11,683,240"), ("resnet50", ("--multi-grid", "1,2,4"), "25,550,760"),
     ("drn_c_26", (), "21,125,016"), ("drn_d_22", (), "16,392,184"),

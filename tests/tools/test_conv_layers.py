@@ -135,6 +135,7 @@ class Real(nn.Module):
         return self.body(x) if float(x.sum()) == 0 else x
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_a_model_that_needs_numbers(dtype, freeze):

@@ -128,6 +128,7 @@ def test_random_weights_are_seeded_and_not_trivial(picture):
         assert a[kind].std() > 0.01
 
 
+@pytest.mark.gate
 def test_a_wrong_fused_model_is_rejected_before_anything_is_timed(picture, tmp_path, monkeypatch, capsys):
     def wrong(model, **options):
         fused = fuse(model, **options)
@@ -144,6 +145,7 @@ def test_a_wrong_fused_model_is_rejected_before_anything_is_timed(picture, tmp_p
     assert not result["agreement"]["float32"]["agrees"] and not result["inference"]
 
 
+@pytest.mark.gate
 def test_a_compiler_that_fails_is_reported_as_not_run(picture, monkeypatch, capsys):
     def broken(*arguments, **options):
         raise RuntimeError("no C++ compiler\nlong explanation")

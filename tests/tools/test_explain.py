@@ -250,6 +250,7 @@ def test_everything_measured(small, measured, monkeypatch):
     assert "measured 600.00 us" in render(explanation)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_the_table_fits(model, width):
     explanation = explained(model, "triton")

@@ -103,6 +103,7 @@ def outcomes():
     return errors_of(checks)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("name", CHECKS)
 def test_two_processes(outcomes, name):
     assert all(outcomes.get((name, rank)) == "" for rank in range(2)), {

@@ -48,6 +48,7 @@ def test_resnet34_saves_one_feature_map_per_convolution(act, ratio):
     assert fused <= 20.5 * MB and eager >= 32 * MB, "per image; the eager number checks the count itself"
 
 
+@pytest.mark.gate
 def test_dilated_resnet34_saves_in_proportion():
     """At 256 pixels it saves a quarter of what it saves at 512: every feature map is in proportion to the image."""
     plain, x = resnet34(act="prelu", output_stride=8).train(), torch.randn(1, 3, 256, 256)

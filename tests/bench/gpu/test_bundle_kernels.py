@@ -45,6 +45,7 @@ def report(tmp_path: Path, cache: Path) -> dict:
     return result
 
 
+@pytest.mark.gate
 def test_triton_finds_its_kernels_at_another_place(tmp_path):
     pytest.importorskip("triton")
     first = report(tmp_path, tmp_path / "first")
@@ -70,6 +71,7 @@ def test_on_the_gpu():
 """
 
 
+@pytest.mark.gate
 def test_assertions_do_not_end_a_test_under_the_stand_in(tmp_path):
     pytest.importorskip("triton")
     (tmp_path / "test_it.py").write_text(TESTS)
@@ -89,6 +91,7 @@ with torch.random.fork_rng():
 """
 
 
+@pytest.mark.gate
 def test_tensors_on_the_default_device_under_the_stand_in(tmp_path):
     """The tests' `--device cuda` sets the default device, a torch function mode that looks up attributes by name."""
     pytest.importorskip("triton")

@@ -145,6 +145,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("phase", FAULTS)
 def test_a_phase_with_a_failure_a_hang_and_a_crash_runs_every_step(machine, watched, phase):
     status, out = machine.run(phase, "--limit", 8, behave=FAULTS[phase])
@@ -200,6 +201,7 @@ def test_a_step_that_the_machine_cannot_run_is_no_failure(machine):
     assert status == plan.NOT_AVAILABLE
 
 
+@pytest.mark.gate
 def test_an_informative_step_does_not_change_the_status(machine):
     assert machine.run("full", behave={"sanitize racecheck": 1, "sanitize initcheck": "SIGSEGV"})[0] == 0
     states = {entry["name"]: entry["state"] for entry in machine.steps("full")}
@@ -215,6 +217,7 @@ def began(machine, process, count):
     return machine.notes()[-1]["pids"]
 
 
+@pytest.mark.gate
 def test_a_run_that_was_killed_leaves_valid_json(machine):
     process = machine.start("right", behave={"launches.py": "hang"})
     began(machine, process, 3)
@@ -224,6 +227,7 @@ def test_a_run_that_was_killed_leaves_valid_json(machine):
     assert states[:4] == ["passed", "passed", "running", "not reached"]
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_stopped_stops_its_step(machine, number):
     process = machine.start("right", behave={"launches.py": "hang"})

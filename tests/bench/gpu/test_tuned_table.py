@@ -61,6 +61,7 @@ def run(tmp_path):
     return call
 
 
+@pytest.mark.gate
 def test_the_table_that_tune_wrote_decides_in_the_next_process(run, tmp_path):
     (tmp_path / "shapes.json").write_text(json.dumps([SHAPE]))
     assert "1 to measure, bfloat16, channels_last\nfake\n" in run(TUNE, tmp_path / "shapes.json")
