@@ -70,7 +70,7 @@ def test_each_axis_costs_one_compile(make, training):
 MODES = ["eval", "inference", "autocast", "gradients", "train"]
 
 
-@catches(compiles_each_size, gates=("frozen",))
+@catches(compiles_each_size, gates=("fused", "frozen"))
 def test_modes_and_sizes_in_any_order(make):
     """Twelve sizes in each of five modes, shuffled: each mode costs what it would alone, and nothing once seen."""
     names = MODES[:1] if make.wrong else MODES[:-1] if make.frozen else MODES

@@ -66,6 +66,7 @@ def test_bytes(layers, name):
         assert larger.bytes(4) == 2 * larger.bytes(2)
 
 
+@pytest.mark.gate
 def test_dilated(model):
     layers = {layer.name: layer for layer in conv_layers(resnet34(output_stride=8), (2, 3, 96, 64))}
     assert layers["layer4.2.conv2"].spec == Spec((1, 1), (4, 4), (4, 4))
@@ -73,6 +74,7 @@ def test_dilated(model):
     assert layers["layer4.0.conv1"].spec.dilation == (2, 2)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("change", [
     lambda model: atrous.fuse(model),
     lambda model: atrous.fuse(model, backend="library"),

@@ -93,7 +93,7 @@ def gradients_or_error(call, change, after, leaves, compiled=False):
         return error
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.gate)])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_in_place(name, after, compiled):
