@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,17 @@ def check_same_run(saved: Config, config: Config) -> None:
             f"{config.folder / NAME} is a checkpoint of another run: {', '.join(differences)}; give these options, or "
             "another --output"
         )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Raises RunError if another process trains in the folder. The lock ends with its process, however that ends."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: another process trains there; wait for it or give another --output") from error
+        yield
 
 
 def write(path: Path, fill: Callable[[Any], None]) -> None:

@@ -6,6 +6,7 @@ checkpoint. A run that was killed therefore repeats its last epoch alone, with t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 
@@ -47,12 +48,14 @@ def train(config: Config, data: RunData | None = None, resume: bool = False, sho
             print(f"options:\n{config.text()}\n{record.head(config)}", flush=True)
         data = data or load_run(config)
         run = Run(config, data, here, start)
-        if here.first:
-            config.folder.mkdir(parents=True, exist_ok=True)
-            record.write_config(config, data, run.model)
-        if shown:
-            print(f"{data.text}\n{run.where()}", flush=True)
-        run.epochs(Progress(config.steps, config.epochs, run.state.epochs, shown))
+        with contextlib.ExitStack() as stack:
+            if here.first:
+                config.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(checkpoint.locked(config.folder))
+                record.write_config(config, data, run.model)
+            if shown:
+                print(f"{data.text}\n{run.where()}", flush=True)
+            run.epochs(Progress(config.steps, config.epochs, run.state.epochs, shown))
     return run.state.network()
 
 

@@ -9,7 +9,7 @@ import vessel_images
 from PIL import Image
 
 from examples.vessels import checkpoint, cli, training
-from examples.vessels.comparison import pictures, table
+from examples.vessels.comparison import pictures, runs, table
 from examples.vessels.comparison.arms import ARMS, REFERENCE
 from examples.vessels.comparison.runs import RESULT
 
@@ -116,6 +116,11 @@ def test_sentences_say_no_more_than_the_intervals():
     assert text.startswith("relu: F1 is lower (-0.0200 [-0.0300, -0.0100], p 0.004) and sensitivity of thin vessels is")
     assert text.endswith("; no difference is shown in ROC area and sensitivity of thick vessels.")
     assert table.table([REFERENCE], {}) == [["arm", "F1", "ROC area", *list(table.METRICS.values())[2:]]]
+
+
+def test_the_time_left(monkeypatch):
+    monkeypatch.setattr(runs.time, "monotonic", lambda: 160.0)
+    assert runs._left(100.0, 1, 3) == "2:00" and runs._left(100.0, 3, 3) == "0:00"
 
 
 def test_the_part_of_an_image_that_is_drawn():

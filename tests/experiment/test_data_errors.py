@@ -38,7 +38,7 @@ def test_all_problems_stand_in_one_error(folder):
     assert lines[0] == f"{folder}: 4 problems"
     assert lines[1] == "  masks/a.*: the annotation of images/a.png is missing"
     assert "  masks/b.png: is 40x40 pixels, its image is 48x40" in lines
-    assert any(re.match(r"  fields/b.png: cannot be read: cannot identify", line) for line in lines)
+    assert any(re.match(r"  fields/b.png: cannot be read: it is no image of a known format$", line) for line in lines)
     assert any(re.match(r"  images/c.png: cannot be read: .*truncated", line) for line in lines)
 
 

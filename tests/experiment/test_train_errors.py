@@ -121,3 +121,13 @@ def test_images_without_annotation_can_be_predicted(trained, tmp_path, capsys, f
     assert "different names" in fails(["predict", run, image, image])
     assert "cannot be read" in fails(["predict", run, run / "config.json"])
     assert json.loads((run / "config.json").read_text())["parameters"] > 0
+
+
+def test_two_processes_do_not_train_in_one_folder(trained, tmp_path, fails):
+    images, _ = trained
+    run = tmp_path / "run"
+    run.mkdir()
+    with checkpoint.locked(run):
+        message = fails(vessel_images.arguments("train", images, run, "--plain"))
+    assert "another process trains there; wait for it or give another --output" in message
+    assert not (run / "checkpoint.pt").exists()

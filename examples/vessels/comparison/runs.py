@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +62,7 @@ class Runs:
         arms = [arm for arm in self.arms if arm.name not in refused]
         todo = [(arm, seed) for arm in arms for seed in self.seeds if not self._path(arm, seed).exists()]
         results: dict[str, list[dict]] = {arm.name: [] for arm in arms}
-        clock_text = _left(len(todo))
+        start, done = time.monotonic(), 0
         for arm in arms:
             for seed in self.seeds:
                 fresh = (arm, seed) in todo
@@ -70,7 +70,9 @@ class Runs:
                     say(f"{arm.name}, seed {seed}: training")
                 results[arm.name].append(self.run(arm, seed))
                 if fresh:
-                    say(f"{arm.name}, seed {seed}: {_text(results[arm.name][-1])}; {next(clock_text)} left")
+                    done += 1
+                    left = _left(start, done, len(todo))
+                    say(f"{arm.name}, seed {seed}: {_text(results[arm.name][-1])}; {left} left")
         return results
 
     def run(self, arm: Arm, seed: int) -> dict:
@@ -139,8 +141,6 @@ def _text(result: dict) -> str:
     return f"ROC area {mean} (mean over images), {result['seconds']:.0f} s"
 
 
-def _left(count: int) -> Iterator[str]:
-    """Yields the time left behind each of `count` runs at the mean pace so far."""
-    start = time.monotonic()
-    for done in range(1, count + 1):
-        yield clock((time.monotonic() - start) / done * (count - done))
+def _left(start: float, done: int, count: int) -> str:
+    """The time left behind `done` of `count` runs at the mean pace since `start`."""
+    return clock((time.monotonic() - start) / done * (count - done))

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .sample import DataError
 
@@ -85,6 +85,8 @@ def _open(path: Path, problems: Problems) -> Image.Image | None:
         opened = Image.open(io.BytesIO(data))
         opened.load()
         return opened.convert("L") if opened.mode == "1" else opened
+    except UnidentifiedImageError:
+        problems.add(path, "cannot be read: it is no image of a known format")
     except UNREADABLE as error:
         reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
         problems.add(path, "cannot be read: " + reason.replace(f"{path}", "it"))
