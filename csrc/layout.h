@@ -8,7 +8,7 @@ namespace atrous {
 struct Layout {
   int64_t images, channels, spatial;
   bool channels_last;
-  int64_t repeats = 1;  // of the channels in a row, which holds as many pixels: channels counts them all
+  int64_t repeats = 1;  // pixels in a row: `channels` is then their product with the channels of one
 
   // Chooses the order with the longer rows if both apply. z must have at least one element.
   Layout(const Tensor& z, Order order);

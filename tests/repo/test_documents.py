@@ -13,7 +13,7 @@ from documents import ROOT
 
 from bench.report import picture, report
 
-PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {path: path.read_text() for path in PATHS if path.name != "api.md"}  # test_api_page.py compares that page
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 TEXTS |= {path: ast.get_docstring(ast.parse(path.read_text())) or "" for path in EXAMPLES}
