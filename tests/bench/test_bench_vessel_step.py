@@ -34,7 +34,7 @@ def test_a_row_of_each_activation(tmp_path, capsys):
 )
 def test_goals(fused, saved, state):
     times = {"plain": 100.0, "plain channels_last": 90.0, "fused": fused}
-    line = vessel_step.text({"act": "prelu", "median_ms": times, "saved": saved})
+    line = vessel_step.text({"act": "prelu", "median_ms": times, "saved": saved, "saved_in_place": 0.7})
     assert f"{state})" in line and f"{100 / fused:.2f}x plain," in line
 
 

@@ -17,9 +17,15 @@ from ..network import build
 ASIDE = ("plain", "output", "device", "tensorboard")  # options in which a fused run and its plain one may differ
 
 
-def saved_bytes(config: Config, plain: bool) -> int:
-    """Returns the bytes that autograd saves in one training step on the CPU, each storage once, weights aside."""
+def saved_bytes(config: Config, plain: bool, in_place: bool = True) -> int:
+    """Returns the bytes that autograd saves in one training step on the CPU, each storage once, weights aside.
+
+    in_place: whether the activations overwrite their input, as those of `atrous.models` do; torch's default is not to.
+    """
     model = build(config).train()
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace &= in_place
     trained = model if plain else atrous.fuse(model)
     x = torch.rand(config.batch, 1, config.patch, config.patch, dtype=getattr(torch, config.dtype))
     return saved(lambda: F.binary_cross_entropy_with_logits(trained(x), torch.zeros_like(x)), model, x)[1]
