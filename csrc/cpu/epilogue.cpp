@@ -22,8 +22,8 @@ struct Task {
   const Channels<Wide<S>>& vectors;
 };
 
-// Computes elements begin .. end in memory order, row by row: a row is one channel of an image (channels first) or one
-// pixel (channels last).
+// Computes elements begin .. end in memory order, row by row: a row is one channel of an image (channels first), or
+// one pixel or, for an epilogue that does not draw, several (channels last).
 template <bool CHANNELS_LAST, class S, class SlopeKind, class Place, class Dropout>
 void epilogue_rows(const Task<S>& task, int64_t begin, int64_t end, SlopeKind, Place, Dropout) {
   const Layout& layout = task.layout;

@@ -1,6 +1,6 @@
 // _statistics: mean and biased variance of each channel. _statistics_epilogue: the epilogue with these.
 //
-// Each chunk's mean is computed first, then its squared deviations from that mean, both while the chunk is in the L1
+// Each chunk's mean is computed first, then its squared deviations from that mean, both while the chunk is in a
 // cache. Chunks are combined by Chan's formula. No mean is ever squared.
 // Source: Chan, Golub, LeVeque: Algorithms for computing the sample variance (The American Statistician 37, 1983).
 #include <torch/csrc/stable/ops.h>

@@ -6,6 +6,7 @@ namespace {
 
 constexpr int64_t MAX_ELEMENTS = 8192;        // a chunk stays in the L1 cache
 constexpr int64_t MAX_ELEMENTS_LAST = 32768;  // channels last, in the L2 cache: each chunk has sums of each channel
+constexpr int64_t ENOUGH = 64;                // chunks for all threads; only with more do they become larger
 constexpr int64_t MAX_ROWS = 256;             // most rows of a channels-last chunk: a sum over more rows loses digits
 
 // The beginning of part `part`, if `size` is divided into `parts` nearly equal parts.
@@ -17,8 +18,9 @@ WorkPartition::WorkPartition(const Layout& layout) : layout_(layout) {
   const int64_t channels = layout.channels;
   if (layout.channels_last) {
     blocks_ = ceil_div(channels, MAX_CHANNELS);
-    const int64_t rows = std::min(MAX_ROWS, MAX_ELEMENTS_LAST / ceil_div(channels, blocks_));
-    slots_ = pieces_ = ceil_div(layout.images * layout.spatial, rows);
+    const int64_t pixels = layout.images * layout.spatial, width = ceil_div(channels, blocks_);
+    const int64_t rows = std::clamp(pixels / ENOUGH, MAX_ELEMENTS / width, MAX_ELEMENTS_LAST / width);
+    slots_ = pieces_ = ceil_div(pixels, std::min(MAX_ROWS, rows));
   } else {
     pieces_ = ceil_div(layout.spatial, MAX_ELEMENTS);
     const int64_t together = std::clamp<int64_t>(MAX_ELEMENTS / ceil_div(layout.spatial, pieces_), 1, MAX_CHANNELS);

@@ -19,7 +19,7 @@ from .config import Config, RunError
 from .data import Preparation
 from .network import VesselNet, build
 
-FORMAT = "atrous vessels 1"
+FORMAT = "atrous vessels 2"
 NAME = "checkpoint.pt"
 
 
@@ -120,6 +120,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"{folder}: another process trains there; wait for it or give another --output") from error
+        except OSError as error:  # a file system without locks
+            raise RunError(f"{folder}: cannot be locked ({error.strerror}); give an --output elsewhere") from error
         yield
 
 

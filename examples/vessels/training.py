@@ -49,10 +49,8 @@ def train(config: Config, data: RunData | None = None, resume: bool = False, sho
         data = data or load_run(config)
         run = Run(config, data, here, start)
         with contextlib.ExitStack() as stack:
-            if here.first:
-                config.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(checkpoint.locked(config.folder))
-                record.write_config(config, data, run.model)
+            if problem := here.from_first(_enter(run, stack) if here.first else None):
+                raise RunError(problem)
             if shown:
                 print(f"{data.text}\n{run.where()}", flush=True)
             run.epochs(Progress(config.steps, config.epochs, run.state.epochs, shown))
@@ -199,6 +197,21 @@ def _saved(config: Config, resume: bool) -> checkpoint.Checkpoint | None:
     saved = checkpoint.load(path)
     checkpoint.check_same_run(saved.config, config)
     return saved
+
+
+def _enter(run: Run, stack: contextlib.ExitStack) -> str:
+    """Locks the run's folder and writes its configuration; returns why the run cannot begin, or ""."""
+    folder = run.config.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(checkpoint.locked(folder))
+        saved = _saved(run.config, resume=False)
+    except RunError as error:
+        return str(error)
+    if (saved.epochs if saved else 0) != run.state.epochs:
+        return f"{folder}: another process trained there since this one began; run the command again"
+    record.write_config(run.config, run.data, run.model)
+    return ""
 
 
 def _check_precision(config: Config) -> None:

@@ -131,8 +131,10 @@ def retrace(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
 # AOTAutograd
 
 
-def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
+def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any], then_compiled: bool) -> fx.GraphModule:
     """The forward and backward of a graph in one graph, whose nodes keep the tags of those that they come from.
+
+    then_compiled: Inductor gets the two. Otherwise they run as they are, and a resize stays one operator.
 
     Raises RuntimeError if the graph changes an input, or returns a view of an input or of another output.
     """
@@ -141,17 +143,20 @@ def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
     def run(*args: Any) -> Any:
         return fx.Interpreter(gm).run(*args)
 
-    with compiling(False), fx.traceback.preserve_node_meta(), whole_resizes():
+    sizes = [size for fake in fakes if isinstance(fake, Tensor) for size in fake.shape]
+    whole = not then_compiled and all(isinstance(one, int) for one in (*sizes, *fakes) if not isinstance(one, Tensor))
+    resizes = whole_resizes() if whole else contextlib.nullcontext()
+    with compiling(False), fx.traceback.preserve_node_meta(), resizes:
         return _without_checks(aot_export_joint_simple(run, tuple(fakes), trace_joint=True))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def whole_resizes() -> Iterator[None]:
-    """Traces a resize and its gradient as the operators of eager mode.
+    """Traces a resize and its gradient as the operators of eager mode, which take sizes that are known.
 
     torch would replace them by indexing, which Inductor needs; run as it is, that takes several times as long.
     """
-    packets = [getattr(torch.ops.aten, name) for name in RESIZES]
+    packets = [getattr(torch.ops.aten, name) for name in RESIZES if hasattr(torch.ops.aten, name)]
     resizes = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
     before = [dict(resize.py_kernels) for resize in resizes]
     for resize in resizes:

@@ -80,7 +80,7 @@ class Compiler:
         finish = functools.partial(self._finish, half=True)
         return first_that_works(
             record.fallbacks,
-            lambda: training.compiled(gm, plain, inputs, self.options.recompute, finish),
+            lambda: training.compiled(gm, plain, inputs, self.options.recompute, self.then == "inductor", finish),
             lambda: graph_compat.with_aot_autograd(gm, inputs),
             lambda: gm.forward,
         )

@@ -30,7 +30,7 @@ def test_a_row_of_each_activation(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "fused, saved, state", [(79.0, 0.5, " reached"), (81.0, 0.5, "not reached"), (79.0, 0.51, "not reached")]
+    "fused, saved, state", [(79.0, 0.5, ": reached"), (81.0, 0.5, ": not reached"), (79.0, 0.51, "not reached")]
 )
 def test_goals(fused, saved, state):
     times = {"plain": 100.0, "plain channels_last": 90.0, "fused": fused}

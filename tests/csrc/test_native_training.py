@@ -27,7 +27,17 @@ KINDS = ("relu", "number", "tensor", "random")
 NORMS = ("none", "running", "batch")
 SMALL = ((2, 1, 7, 7), (1, 3, 13, 29), (2, 31, 1, 1), (2, 65, 7, 7), (9, 1), (5, 31), (2, 3, 3, 2, 4))
 # Several chunks and several tiles per chunk: along the plane, the channels and the batch.
-LARGE = ((2, 3, 101, 97), (2, 600, 9, 11), (5, 31, 13, 29), (70, 1, 13, 29), (300, 65), (3, 65, 2, 1, 1))
+LARGE = (
+    (2, 3, 101, 97),
+    (2, 600, 9, 11),
+    (5, 31, 13, 29),
+    (70, 1, 13, 29),
+    (300, 65),
+    (3, 65, 2, 1, 1),
+    (2, 4, 72, 72),
+    (2, 4, 16, 16),
+    (5, 24, 16, 16),
+)
 
 
 def layouts(tensor: Tensor):
@@ -145,10 +155,11 @@ def test_neither_repetition_nor_the_number_of_threads_changes_a_bit():
     calls = []
     for shape, dtype in itertools.product(((3, 70, 23, 31), (2, 512, 7, 7), (1, 3, 120, 110)), DTYPES):
         for z in layouts(torch.randn(shape).to(dtype)):
-            grad, means, e = case(z, "tensor", "before", "batch", 0.3)
             calls.append(lambda z=z: ops._statistics(z))
-            calls.append(lambda grad=grad, z=z, e=e: [ops._epilogue_reduce(grad, z, *e)])
-            calls.append(lambda grad=grad, z=z, m=means, e=e: ops._epilogue_backward(grad, z, m, True, True, *e))
+            for dropout in (0.0, 0.3):
+                grad, means, e = case(z, "tensor", "before", "batch", dropout)
+                calls.append(lambda grad=grad, z=z, e=e: [ops._epilogue_reduce(grad, z, *e)])
+                calls.append(lambda grad=grad, z=z, m=means, e=e: ops._epilogue_backward(grad, z, m, True, True, *e))
     threads, expected = torch.get_num_threads(), [call() for call in calls]
     try:
         for count in (1, 2, 3):

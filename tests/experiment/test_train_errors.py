@@ -131,3 +131,18 @@ def test_two_processes_do_not_train_in_one_folder(trained, tmp_path, fails):
         message = fails(vessel_images.arguments("train", images, run, "--plain"))
     assert "another process trains there; wait for it or give another --output" in message
     assert not (run / "checkpoint.pt").exists()
+
+
+def test_a_run_that_another_process_went_on_with_is_kept(trained, tmp_path, fails, monkeypatch):
+    images, _ = trained
+    command = vessel_images.arguments("train", images, tmp_path, "--plain", epochs=1)
+    load = training.load_run
+
+    def trained_meanwhile(config):
+        monkeypatch.setattr(training, "load_run", load)
+        assert cli.main(command) == 0
+        return load(config)
+
+    monkeypatch.setattr(training, "load_run", trained_meanwhile)
+    assert "another process trained there since this one began; run the command again" in fails(command)
+    assert checkpoint.load(tmp_path).epochs == 1

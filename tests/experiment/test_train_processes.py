@@ -45,5 +45,5 @@ def test_two_processes_have_the_same_weights(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first.keys() - statistics)
     # BatchNorm's statistics are each process's own on a CPU: the patches differ.
     assert any(not torch.equal(first[name], second[name]) for name in statistics)
-    saved = checkpoint.load(run).model
+    saved = checkpoint.load(run).best
     assert all(torch.equal(saved[name], first[name]) for name in first)

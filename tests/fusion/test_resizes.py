@@ -15,12 +15,16 @@ MODES = {
 
 
 class Decoder(nn.Module):
-    def __init__(self, mode):
+    """by: "scale", or "size", that of the input."""
+
+    def __init__(self, mode, by="scale", stride=1):
         super().__init__()
-        self.conv, self.bn, self.act, self.mode = nn.Conv2d(3, 4, 3, 1, 1), nn.BatchNorm2d(4), nn.PReLU(4), mode
+        self.conv, self.bn, self.act = nn.Conv2d(3, 4, 3, stride, 1), nn.BatchNorm2d(4), nn.PReLU(4)
+        self.mode, self.by = mode, by
 
     def forward(self, x):
-        return F.interpolate(self.act(self.bn(self.conv(x))), scale_factor=2, mode=self.mode)
+        size = {"scale_factor": 2} if self.by == "scale" else {"size": x.shape[2:]}
+        return F.interpolate(self.act(self.bn(self.conv(x))), **size, mode=self.mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -43,3 +47,17 @@ def test_a_resize_stays_whole(mode):
     assert {f"aten::{MODES[mode]}", f"aten::{MODES[mode]}_backward"} <= operators
     assert not any("index" in name for name in operators)
     assert resize.py_kernels == before and before
+
+
+@pytest.mark.parametrize("by", ["scale", "size"])
+@pytest.mark.parametrize("mode", MODES)
+def test_other_sizes_and_batches_cost_one_more_compilation(mode, by):
+    torch.manual_seed(0)
+    model = Decoder(mode, by, stride=2).double().train()
+    fused = atrous.fuse(model)
+    for size in ((2, 3, 12, 10), (3, 3, 16, 14), (4, 3, 20, 18), (5, 3, 24, 12), (2, 3, 28, 20)):
+        x = torch.randn(size, dtype=torch.float64)
+        grads = [torch.autograd.grad(module(x).square().sum(), list(model.parameters())) for module in (fused, model)]
+        torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
+    report = fused.fusion_report
+    assert not any(graph.fallbacks for graph in report.graphs) and len(report.graphs) <= 3, report

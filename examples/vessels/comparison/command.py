@@ -109,8 +109,9 @@ def _write(runs: Runs, results: dict, compared: dict, aside: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(folder / RESULTS, value)
     checkpoint.write(folder / TABLE, lambda file: file.write(page.encode()))
+    print(page, flush=True)
     _draw(runs, compared, folder)
-    print(f"{page}\nwritten: {', '.join(str(folder / name) for name in FILES)}", flush=True)
+    print(f"written: {', '.join(str(folder / name) for name in FILES)}", flush=True)
 
 
 def _draw(runs: Runs, compared: dict, folder: Path) -> None:

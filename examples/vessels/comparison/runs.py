@@ -101,6 +101,7 @@ class Runs:
         region = figures["regions"]["field"]
         half = region["half"]
         return {
+            "best_epoch": checkpoint.load(config.folder).best_epoch,
             "images": figures["images"],
             "f1": half["per_image"]["f1"],
             "roc_auc": region["areas"]["per_image"]["roc_auc"],
@@ -126,6 +127,8 @@ class Runs:
             differences = Config.from_dict(result["options"]).differences(config)
             if result["stride"] != self.stride:
                 differences.append(f"stride {result['stride']} instead of {self.stride}")
+            if "stopped" not in result:
+                result["best_epoch"]  # results of an earlier version are of the last epoch
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: expected a result of compare, got another file; remove it to run again") from error
         if differences:

@@ -26,8 +26,10 @@ def saved_bytes(config: Config, plain: bool, in_place: bool = True) -> int:
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace &= in_place
-    trained = model if plain else atrous.fuse(model)
     x = torch.rand(config.batch, 1, config.patch, config.patch, dtype=getattr(torch, config.dtype))
+    if not plain:  # as in training
+        model, x = (value.to(memory_format=torch.channels_last) for value in (model, x))
+    trained = model if plain else atrous.fuse(model)
     return saved(lambda: F.binary_cross_entropy_with_logits(trained(x), torch.zeros_like(x)), model, x)[1]
 
 

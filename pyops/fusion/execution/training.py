@@ -24,15 +24,21 @@ Finish = Callable[[fx.GraphModule], Callable[..., Any]]  # makes a function of a
 
 
 def compiled(
-    gm: fx.GraphModule, plain: fx.GraphModule, fakes: Sequence[Any], recompute: bool, finish: Finish
+    gm: fx.GraphModule,
+    plain: fx.GraphModule,
+    fakes: Sequence[Any],
+    recompute: bool,
+    then_compiled: bool,
+    finish: Finish,
 ) -> Callable[..., Any]:
     """gm with gradients. plain: the graph without sites, which second derivatives differentiate.
+    then_compiled: Inductor gets the halves.
 
     Raises what AOTAutograd raises for a graph that it does not export.
     """
     gm = copied(gm)
     updates = Updates(gm)
-    joint = graph_compat.joint_graph(gm, fakes)
+    joint = graph_compat.joint_graph(gm, fakes, then_compiled)
     results = outputs(gm)
     if recompute:
         choose_kept(joint)
