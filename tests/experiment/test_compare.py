@@ -118,6 +118,17 @@ def test_sentences_say_no_more_than_the_intervals():
     assert table.table([REFERENCE], {}) == [["arm", "F1", "ROC area", *list(table.METRICS.values())[2:]]]
 
 
+def test_the_spread_over_seeds():
+    values = {
+        "f1": [[0.5, 0.7], [0.8, None]],
+        "roc_auc": [[0.9], [0.9]],
+        "thin": [[None], [None]],
+        "thick": [[1.0], [0.5]],
+    }
+    text = table.spread(values)
+    assert "F1 0.6000 to 0.8000, ROC area 0.9000 to 0.9000, sensitivity of thick vessels 0.5000 to 1.0000." in text
+
+
 def test_the_time_left(monkeypatch):
     monkeypatch.setattr(runs.time, "monotonic", lambda: 160.0)
     assert runs._left(100.0, 1, 3) == "2:00" and runs._left(100.0, 3, 3) == "0:00"

@@ -99,6 +99,8 @@ def _write(runs: Runs, results: dict, compared: dict, aside: dict) -> None:
     text = table.caption(runs.base, samples, runs.seeds, runs.stride)
     others = [arm for arm in runs.arms if arm.name in compared and arm is not REFERENCE]
     sentences = [table.sentence(arm, compared[arm.name]) for arm in others]
+    reference = {metric: [run[metric] for run in results[REFERENCE.name]] for metric in statistics.METRICS}
+    text += f"\n{table.spread(reference)}"
     page = table.markdown(text, table.table(runs.arms, compared), sentences, aside)
     folder = Path(runs.base.output)
     value = {

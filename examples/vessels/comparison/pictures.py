@@ -51,7 +51,7 @@ def details(path: Path, predicted: Mapping[str, Prediction], synthetic: bool) ->
     part = densest(first.truth & first.field)
 
     def draw(axes: Any) -> None:
-        values = {"truth": first.truth, **{name: image.probability for name, image in predicted.items()}}
+        values = {"truth": first.truth, **{name: image.probability * image.field for name, image in predicted.items()}}
         for axis, (name, shown) in zip(axes, values.items()):
             axis.imshow(shown[part], cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])

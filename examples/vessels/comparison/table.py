@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ..config import Config
 from ..data import Sample
 from .arms import Arm
-from .statistics import CONFIDENCE, LEVEL, METRICS, RESAMPLES, SEED
+from .statistics import CONFIDENCE, LEVEL, METRICS, RESAMPLES, SEED, Values, averaged
 
 
 def caption(
@@ -35,6 +37,20 @@ def caption(
         "shown either. Few seeds say little about the spread between trainings: the intervals are over images.",
     ]
     return "\n".join(parts)
+
+
+def spread(reference: Mapping[str, Values]) -> str:
+    """Returns how far the reference's trainings lie apart, beside which the differences have to be read."""
+    ranges = []
+    for metric, title in METRICS.items():
+        means = [averaged([run]) for run in reference[metric]]
+        means = [float(values[np.isfinite(values)].mean()) for values in means if np.isfinite(values).any()]
+        if means:
+            ranges.append(f"{title} {min(means):.4f} to {max(means):.4f}")
+    return (
+        f"Mean over images of each seed of the reference, lowest to highest: {', '.join(ranges)}. A difference that is "
+        "smaller than this range is shown for these trainings, and may be another with other seeds."
+    )
 
 
 def table(arms: Sequence[Arm], results: Mapping[str, dict]) -> list[list[str]]:
