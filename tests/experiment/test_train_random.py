@@ -27,5 +27,5 @@ def test_the_areas_agree_within_two_standard_errors(options, tmp_path):
     )
     error = (statistics.variance(fused) / len(fused) + statistics.variance(plain) / len(plain)) ** 0.5
     assert min(*fused, *plain) > 0.7, "expected networks that have learned"
-    # Of three seeds, equal methods exceed two standard errors in one of eight comparisons: 0.01 always passes.
+    # Equal methods exceed two standard errors of three seeds in one of eight comparisons: 0.01 always passes.
     assert abs(statistics.mean(fused) - statistics.mean(plain)) <= max(2 * error, 0.01), (fused, plain)
