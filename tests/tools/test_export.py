@@ -106,8 +106,9 @@ def test_packages_of_every_kind(run, net, options):
         x, model = x.bfloat16(), model.bfloat16()
     with torch.no_grad():
         actual, expected = loaded(x)["map"], model(x)["map"]
-    # Against the model, not fp64: the package runs the same operators, and compiled code for the others.
-    allowed = 4 * torch.finfo(x.dtype).eps * float(expected.abs().max())
+    # Against the model, not fp64: the package runs the same operators, and compiled code for the others. The order of a
+    # convolution's 576 products may be another.
+    allowed = 8 * torch.finfo(x.dtype).eps * float(expected.abs().max())
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=allowed)
 
 
