@@ -15,6 +15,11 @@ void repeat(T* values, int64_t own, int64_t channels) {
   for (int64_t i = own; i < channels; ++i) values[i] = values[i - own];
 }
 
+// The rows that an elementwise loop takes: long ones, but not if it draws, which needs index().
+inline Layout loop_rows(const Epilogue& arguments, const Layout& layout) {
+  return arguments.draws() ? layout : layout.with_long_rows();
+}
+
 template <class T>
 struct Channels {
   Draw<T> draw;

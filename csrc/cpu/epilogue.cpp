@@ -66,7 +66,7 @@ ATROUS_CLONES void epilogue_range(const Task<BFloat16>& task, int64_t begin, int
 
 template <class S>
 void parallel_epilogue(const Epilogue& arguments, const S* z, const Tensor& y, Order order) {
-  const Layout rows(y, order), layout = arguments.draws() ? rows : rows.with_long_rows();
+  const Layout layout = loop_rows(arguments, Layout(y, order));
   const Channels<Wide<S>> vectors(arguments, layout);
   const Task<S> task{z,
                      arguments.residual_data<S>(),

@@ -35,7 +35,7 @@ struct GradientInputs {
       : grad(static_cast<const S*>(grad.const_data_ptr())),
         z(z),
         residual(arguments.residual_data<S>()),
-        layout(arguments.draws() ? rows : rows.with_long_rows()),
+        layout(loop_rows(arguments, rows)),
         slope(arguments.slope_kind),
         place(arguments.place() == Residual::before ? Residual::before : Residual::none),
         dropout(arguments.dropout > 0),
