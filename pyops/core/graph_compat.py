@@ -150,6 +150,13 @@ def joint_graph(gm: fx.GraphModule, fakes: Sequence[Any], then_compiled: bool) -
         return _without_checks(aot_export_joint_simple(run, tuple(fakes), trace_joint=True))  # type: ignore[arg-type]
 
 
+RESIZES = (
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_trilinear3d", "upsample_bicubic2d",
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def whole_resizes() -> Iterator[None]:
     """Traces a resize and its gradient as the operators of eager mode, which take sizes that are known.
@@ -169,16 +176,6 @@ def whole_resizes() -> Iterator[None]:
         for resize, kernels in zip(resizes, before):
             resize.py_kernels.update(kernels)
             resize._dispatch_cache.clear()
-
-
-RESIZES = tuple(
-    f"{mode}{dimensions}d"
-    for mode, several in {
-        "upsample_nearest": (1, 2, 3), "_upsample_nearest_exact": (1, 2, 3), "upsample_linear": (1,),
-        "upsample_bilinear": (2,), "upsample_trilinear": (3,), "upsample_bicubic": (2,),
-    }.items()
-    for dimensions in several
-)  # fmt: skip
 
 
 def partition(
