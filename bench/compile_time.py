@@ -9,13 +9,11 @@ the first has left in caches on disk, if anything.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from atrous.tools import info
 from bench import record
 
 BUDGETS = {"eval": 4.0, "frozen": 4.0, "train": 8.0}
@@ -49,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         over = "  over budget" if min(first, second) > budget else ""
         print(f"{mode:<8}{first:>7.2f} s{second:>7.2f} s in a second process, budget {budget} s{over}", flush=True)
     if args.json:
-        about = record.about(info.processor(), info.versions())
-        args.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        record.write_rows(args.json, rows)
     return int(any(min(row["first_s"], row["second_process_s"]) > row["budget_s"] for row in rows))
 
 

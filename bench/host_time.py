@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 import atrous
 from atrous.models import resnet34
-from atrous.tools import info, timing
+from atrous.tools import timing
 from bench import record
 
 LAYERS, CHANNELS, SIZE = 36, 4, 4
@@ -176,9 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     results = [measured(row, args.rounds) for row in rows() if row.name.startswith(args.row)]
     print(show(results))
     if args.json:
-        args.json.write_text(
-            json.dumps({**record.about(info.processor(), info.versions()), "rows": results}, indent=1) + "\n"
-        )
+        record.write_rows(args.json, results)
     over = [r["row"] for r in results if r["ratio"] > r["budget"]]
     if over:
         print(f"over budget: {', '.join(over)}", file=sys.stderr)

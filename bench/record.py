@@ -51,6 +51,13 @@ def describe(device: Any = None) -> Record:
     return about(torch.cuda.get_device_name(device) if cuda else "cpu", versions)
 
 
+def write_rows(path: Path, rows: list[Record]) -> None:
+    """Writes the rows of a benchmark on this CPU, and their origin."""
+    from atrous.tools import info
+
+    path.write_text(json.dumps({**about(info.processor(), info.versions()), "rows": rows}, indent=1) + "\n")
+
+
 def about(device: str, versions: Record) -> Record:
     """describe() for a given device name and versions. ATROUS_DATE is the day on which a phase began, so that its steps
     fill one file even past midnight."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 import atrous
 from atrous.models import heads, resnet34, segmenter
-from atrous.tools import info, timing
+from atrous.tools import timing
 from bench import record
 
 RATES = (12, 24, 36)  # DeepLabv3's at output stride 8
@@ -63,8 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             over = ", ".join(f"{ms[peer] / ms['atrous']:.2f}x {peer}" for peer in ("eager", "compiled"))
             print(f"{name:<10} {over}; " + ", ".join(f"{peer} {time:.0f} ms" for peer, time in ms.items()), flush=True)
     if args.json:
-        about = record.about(info.processor(), info.versions())
-        args.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        record.write_rows(args.json, rows)
 
 
 if __name__ == "__main__":

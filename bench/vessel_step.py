@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import atrous
-from atrous.tools import info, timing
+from atrous.tools import timing
 from bench import record
 from examples.vessels.config import Config
 from examples.vessels.network import build
@@ -88,8 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(row(dataclasses.replace(base, act=act), args.seconds))
         print(text(rows[-1]), flush=True)
     if args.json:
-        about = record.about(info.processor(), info.versions())
-        args.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        record.write_rows(args.json, rows)
 
 
 if __name__ == "__main__":
