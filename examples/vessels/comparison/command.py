@@ -69,7 +69,7 @@ def compare(args: argparse.Namespace) -> None:
         for name, runs_ in finished.items()
     }
     compared = statistics.compare(values, REFERENCE.name)
-    _write(runs, results, compared, aside)
+    _write(runs, results, compared, table.spread(values[REFERENCE.name]), aside)
 
 
 def _runs(args: argparse.Namespace) -> Runs:
@@ -92,15 +92,13 @@ def _stopped(runs: list[dict]) -> str:
     return "; ".join(f"seed {seed}: {reason}" for seed, reason in stopped)
 
 
-def _write(runs: Runs, results: dict, compared: dict, aside: dict) -> None:
+def _write(runs: Runs, results: dict, compared: dict, spread: str, aside: dict) -> None:
     samples = {
         "training": runs.data.train.samples, "validation": runs.data.validation.samples, "test": runs.test.samples
     }  # fmt: skip
-    text = table.caption(runs.base, samples, runs.seeds, runs.stride)
+    text = f"{table.caption(runs.base, samples, runs.seeds, runs.stride)}\n{spread}"
     others = [arm for arm in runs.arms if arm.name in compared and arm is not REFERENCE]
     sentences = [table.sentence(arm, compared[arm.name]) for arm in others]
-    reference = {metric: [run[metric] for run in results[REFERENCE.name]] for metric in statistics.METRICS}
-    text += f"\n{table.spread(reference)}"
     page = table.markdown(text, table.table(runs.arms, compared), sentences, aside)
     folder = Path(runs.base.output)
     value = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data import cut
 from ..metrics import Prediction
 from ..report.charts import COLOURS, figure
 from .arms import REFERENCE, Arm
@@ -64,7 +65,6 @@ def details(path: Path, predicted: Mapping[str, Prediction], synthetic: bool) ->
 def densest(mask: np.ndarray, side: int = SIDE) -> tuple[slice, slice]:
     """Returns the square of `side` pixels that holds most of a mask, the first of several; all of a smaller mask."""
     height, width = (min(side, size) for size in mask.shape)
-    sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    inside = cut.window_sums(mask, height, width)
     top, left = np.unravel_index(inside.argmax(), inside.shape)
     return slice(top, top + height), slice(left, left + width)

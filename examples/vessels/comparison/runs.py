@@ -80,7 +80,7 @@ class Runs:
         config, path = self.config(arm, seed), self._path(arm, seed)
         if path.exists():
             return self._read(path, config)
-        about = {"options": config.as_dict(), "stride": self.stride}
+        about = {"format": checkpoint.FORMAT, "options": config.as_dict(), "stride": self.stride}
         start = time.monotonic()
         try:
             model = train(config, self.data, shown=False)
@@ -101,7 +101,6 @@ class Runs:
         region = figures["regions"]["field"]
         half = region["half"]
         return {
-            "best_epoch": checkpoint.load(config.folder).best_epoch,
             "images": figures["images"],
             "f1": half["per_image"]["f1"],
             "roc_auc": region["areas"]["per_image"]["roc_auc"],
@@ -124,11 +123,11 @@ class Runs:
         """Raises RunError if the result is of other options."""
         try:
             result = json.loads(path.read_text())
+            if result["format"] != checkpoint.FORMAT:
+                raise ValueError(result["format"])
             differences = Config.from_dict(result["options"]).differences(config)
             if result["stride"] != self.stride:
                 differences.append(f"stride {result['stride']} instead of {self.stride}")
-            if "stopped" not in result:
-                result["best_epoch"]  # results of an earlier version are of the last epoch
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: expected a result of compare, got another file; remove it to run again") from error
         if differences:

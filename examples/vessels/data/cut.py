@@ -61,12 +61,16 @@ def corners(field: np.ndarray, size: int, index: int = 0) -> np.ndarray:
     """
     if min(field.shape) < size:
         raise ValueError(f"image {index} is {field.shape[1]}x{field.shape[0]} pixels, a patch {size}x{size}")
-    sums = np.pad(field.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    inside = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
-    places = np.flatnonzero(inside == size * size).astype(np.int32)
+    places = np.flatnonzero(window_sums(field, size, size) == size * size).astype(np.int32)
     if not len(places):
         raise ValueError(f"no patch of {size}x{size} pixels lies in the field of view of image {index}")
     return places
+
+
+def window_sums(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns (H - height + 1, W - width + 1): how many pixels of a mask each window of height x width holds."""
+    sums = np.pad(mask.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    return sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
 
 
 def _turn(arrays: Sequence[np.ndarray], symmetry: np.ndarray) -> None:
