@@ -147,7 +147,7 @@ kernel-table: setup  ## write the tables of Triton and CUDA C++ kernels in docs/
 # 1,000 steps a run: about 5 minutes each on 2 cores, the rest is for images, evaluation and the page. A run that was
 # stopped goes on, and a finished one is not trained again: after a change of the sources, remove out/experiment.
 EXPERIMENT := out/experiment
-experiment: setup  ## train PReLU and LeakyReLU on synthetic vessels, 15 minutes; page in out/experiment; fails below an area of 0.95
+experiment: setup  ## train PReLU and LeakyReLU on synthetic vessels, 8 minutes; page in out/experiment; fails below an area of 0.95
 	$(BIN)/python -m examples.vessels train --act prelu --steps 100 --epochs 10 --output $(EXPERIMENT)/prelu
 	$(BIN)/python -m examples.vessels train --act leaky_relu --steps 100 --epochs 10 --output $(EXPERIMENT)/leaky_relu
 	$(BIN)/python -m examples.vessels report $(EXPERIMENT)/prelu $(EXPERIMENT)/leaky_relu --output $(EXPERIMENT)/report \

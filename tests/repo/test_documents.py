@@ -2,6 +2,7 @@
 program, each file exists."""
 
 import ast
+import json
 import re
 import runpy
 import struct
@@ -11,6 +12,7 @@ import documents
 import pytest
 from documents import ROOT
 
+from bench import vessel_step
 from bench.report import picture, report
 
 PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -72,6 +74,13 @@ def test_files_exist():
 def test_exceptions_are_needed():
     spans = {span for text in TEXTS.values() for span in documents.spans(text)}
     assert not EXCEPTIONS.keys() - set(COMMANDS) - spans
+
+
+def test_the_page_of_the_experiment_shows_the_lines_of_its_file():
+    page = (ROOT / "docs/experiment/README.md").read_text()
+    (name,) = re.findall(r"\(\.\./\.\./(bench/results/vessel-step[\w.-]+)\)", page)
+    rows = json.loads((ROOT / name).read_text())["rows"]
+    assert len(rows) == 3 and all(f"    {vessel_step.text(row)}\n" in page for row in rows)
 
 
 def test_the_picture_shows_the_results():
