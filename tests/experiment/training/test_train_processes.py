@@ -12,7 +12,7 @@ import vessel_images
 
 from examples.vessels import checkpoint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRAIN = """
 import os, sys
 sys.path.insert(0, os.getcwd())

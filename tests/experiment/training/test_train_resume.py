@@ -11,7 +11,7 @@ import vessel_images
 
 from examples.vessels import checkpoint, cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Step 13 is in the middle of the third epoch.
 KILLED = """
 import os, signal, sys
