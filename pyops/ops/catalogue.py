@@ -34,9 +34,11 @@ def _fused(input, weight, bias, stride, padding, dilation, groups, *epilogue) ->
     return ConvCall(_shape(weight), Spec.of(stride, padding, dilation, groups), Epilogue(*epilogue))
 
 
-def _winograd(input, transformed, out_channels, bias, padding, dilation, *epilogue) -> ConvCall:
-    weight = (out_channels, _shape(input)[1], 3, 3)
-    return ConvCall(weight, Spec.of((1, 1), padding, dilation), Epilogue(*epilogue))
+def _winograd(input, weight, transformed, turned, bias, padding, dilation, *epilogue) -> ConvCall:
+    shape = _shape(weight)
+    return ConvCall(
+        (shape[1], shape[0], 3, 3) if turned else shape, Spec.of((1, 1), padding, dilation), Epilogue(*epilogue)
+    )
 
 
 def _onednn(input, packed, bias, padding, stride, dilation, groups, *activation) -> ConvCall:

@@ -54,14 +54,17 @@ def _conv_epilogue(input, weight, bias, stride, padding, dilation, groups, *argu
     return torch.empty_like(_conv(input, weight, bias, stride, padding, dilation, groups))
 
 
-def _winograd_weight(weight: Tensor, turned: bool = False) -> Tensor:
+def _winograd_weight(weight: Tensor, turned: bool = False, tile=(2, 2), int16: bool = False) -> Tensor:
     inner, outer = weight.shape[turned], weight.shape[not turned]
-    return weight.new_empty(((inner + 15) // 16, 16, outer, 16), dtype=torch.float32)
+    panels, positions = (inner + 15) // 16, (tile[0] + 2) * (tile[1] + 2)
+    if int16:  # pairs of channels, and a line of scales
+        return weight.new_empty((panels, positions, (outer + 31) // 32 * 16 + 1, 32), dtype=torch.int16)
+    return weight.new_empty((panels, positions, outer, 16), dtype=torch.float32)
 
 
-def _winograd_epilogue(input, transformed, out_channels, bias, padding, dilation, *arguments) -> Tensor:
+def _winograd_epilogue(input, weight, transformed, turned, bias, padding, dilation, *arguments) -> Tensor:
     size = Spec.of((1, 1), padding, dilation).output_size(input.shape[2:], (3, 3))
-    shape = (input.shape[0], out_channels, *size)
+    shape = (input.shape[0], weight.shape[turned], *size)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
 

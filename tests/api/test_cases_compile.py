@@ -50,9 +50,9 @@ def test_opcheck(epilogue, layout):
 def test_opcheck_of_winograd():
     weight, bias = torch.randn(32, 16, 3, 3).contiguous(memory_format=torch.channels_last), torch.randn(32)
     x = torch.randn(1, 16, 12, 12).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(torch.ops.atrous._winograd_weight.default, (weight,), test_utils=TESTS)
+    torch.library.opcheck(torch.ops.atrous._winograd_weight.default, (weight, True, (4, 2), True), test_utils=TESTS)
     transformed = torch.ops.atrous._winograd_weight(weight)
-    arguments = (x, transformed, 32, bias, [1, 1], [1, 1], *EPILOGUES["nothing"])
+    arguments = (x, weight, transformed, False, bias, [1, 1], [1, 1], *EPILOGUES["nothing"])
     torch.library.opcheck(torch.ops.atrous._winograd_epilogue.default, arguments, test_utils=TESTS)
     eager = torch.conv2d(x, weight, bias, padding=1)
     truth = torch.conv2d(x.double(), weight.double(), bias.double(), padding=1)

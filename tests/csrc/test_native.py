@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from native_cases import CASES, KINDS, LAYOUTS, PLACES, SHAPES, arguments, assert_near
 from oracle import wide
 from parameters import DTYPES, HALVES
 from torch import Tensor
@@ -15,45 +16,12 @@ from torch import Tensor
 from atrous import reference
 from atrous.backends import selection
 from atrous.backends.prepack import PrepackedWeights
-from atrous.core.spec import Epilogue, Spec
-from atrous.testing import assert_tensor
+from atrous.core.spec import Epilogue
 
 reasons = selection.reasons("native", torch.empty(0))
 pytestmark = pytest.mark.skipif(bool(reasons), reason="; ".join(reasons))
 on_cpu = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="only the CPU has this")
 ops = torch.ops.atrous
-
-STORED = (torch.float32, *HALVES)  # the Winograd convolution's dtypes
-KINDS = ("relu", "number", "tensor", "random")
-PLACES = (None, "before", "after")
-CASES = list(itertools.product(KINDS, PLACES))
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
-SHAPES = ((2, 1, 7, 7), (1, 3, 13, 29), (2, 7, 1, 1), (1, 31, 7, 7), (2, 65, 5, 3), (1, 64, 9, 11))
-
-
-def arguments(like: Tensor, kind: str, place: str | None, norm=True, dtype: torch.dtype | None = None) -> Epilogue:
-    """Random epilogue arguments for an output like this one."""
-    channels, dtype = like.shape[1], dtype or like.dtype
-    mean, gamma, beta = torch.randn(3, channels).to(dtype)
-    slope = torch.randn(channels if channels % 2 else 1).to(dtype) if kind == "tensor" else None
-    return Epilogue(
-        mean=mean if norm else None,
-        var=torch.rand(channels).add(0.5).to(dtype) if norm else None,
-        gamma=gamma if norm else None,
-        beta=beta if norm else None,
-        slope_kind=kind,
-        slope_value=0.125 if kind == "random" else -0.3,
-        slope_upper=0.333,
-        slope=slope,
-        seed=torch.randint(-(2**63), 2**63 - 1, (2,)) if kind == "random" else None,
-        residual=torch.randn_like(like) if place else None,
-        residual_after_act=place == "after",
-    )
-
-
-def assert_near(result: Tensor, truth: Tensor, eager: Tensor) -> None:
-    """The error is at most that of eager in the same dtype, or a few roundings of fp32 (fp64)."""
-    assert_tensor(result, eager, truth, ratio=1.0, relative=1e-14 if result.dtype == torch.float64 else 1e-6)
 
 
 def assert_same(result: Tensor, expected: Tensor) -> None:
@@ -149,110 +117,14 @@ def test_conv_epilogue_is_not_recorded():
 PLAIN = Epilogue()
 
 
-def winograd(input: Tensor, weight: Tensor, bias: Tensor | None, padding, dilation, e: Epilogue = PLAIN) -> Tensor:
-    return ops._winograd_epilogue(input, ops._winograd_weight(weight), len(weight), bias, padding, dilation, *e)
-
-
-def check_winograd(
-    shape, channels, padding, dilation, kind="number", place=None, dtype=torch.float32, norm=False, special=None
-):
-    input = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
-    if special is not None:
-        input[-1, -1, 2:5, 3] = special
-    weight = (torch.randn(channels, shape[1], 3, 3) / (9 * shape[1]) ** 0.5).to(dtype)
-    bias = torch.randn(channels).to(dtype)
-    z = F.conv2d(input, weight, bias, 1, padding, dilation).contiguous(memory_format=torch.channels_last)
-    e = arguments(z, kind, place, norm)
-    y = winograd(input, weight, bias, padding, dilation, e)
-    assert y.shape == z.shape and y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
-    spec = Spec((1, 1), padding, dilation)
-    truth = reference.conv_epilogue(input.double(), weight.double(), bias.double(), spec, wide(e))
-    eager = reference.conv_epilogue(input, weight, bias, spec, e)
-    assert_near(y, truth, eager)
-    again = winograd(input, weight, bias, padding, dilation, e)
-    torch.testing.assert_close(again, y, rtol=0, atol=0, equal_nan=True)
-
-
-@on_cpu
-@pytest.mark.parametrize("channels", [(1, 1), (3, 7), (16, 16), (31, 65), (65, 31), (64, 48)], ids=str)
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (13, 29)], ids=str)
-def test_winograd_of_odd_sizes(channels, size):
-    for images in (1, 3):
-        check_winograd((images, channels[0], *size), channels[1], (1, 1), (1, 1))
-
-
-@on_cpu
-@pytest.mark.parametrize(
-    "padding, dilation",
-    [
-        ((0, 0), (1, 1)),
-        ((1, 2), (2, 1)),
-        ((2, 2), (2, 2)),
-        ((4, 0), (4, 3)),
-        ((5, 7), (5, 7)),
-        ((30, 40), (20, 30)),
-        ((9, 9), (1, 1)),
-    ],
-    ids=str,
-)
-def test_winograd_of_any_padding_and_dilation(padding, dilation):
-    check_winograd((2, 5, 13, 29), 18, padding, dilation)
-    if min(padding) > min(dilation):
-        check_winograd((1, 9, 4, 6), 18, padding, dilation)
-
-
-@on_cpu
-@pytest.mark.parametrize("dtype", STORED, ids=str)
-@pytest.mark.parametrize("kind, place", CASES)
-def test_winograd_epilogue(kind, place, dtype):
-    for shape, channels in (((2, 19, 7, 9), 21), ((1, 32, 10, 6), 16)):
-        check_winograd(shape, channels, (2, 1), (2, 1), kind, place, dtype, norm=True)
-
-
-@on_cpu
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("special", [torch.inf, -torch.inf, torch.nan])
-def test_winograd_of_infinities(special, kind):
-    """Outputs that do not depend on them stay finite; transformed inputs mix all inputs of a tile."""
-    for dtype, dilation in itertools.product(STORED, ((1, 1), (2, 3))):
-        check_winograd((2, 19, 13, 11), 21, (1, 1), dilation, kind, "before", dtype, special=special)
-
-
-@on_cpu
-def test_winograd_of_nothing():
-    weight = torch.randn(8, 4, 3, 3)
-    input = torch.empty(0, 4, 5, 5).contiguous(memory_format=torch.channels_last)
-    assert winograd(input, weight, None, (1, 1), (1, 1)).shape == (0, 8, 5, 5)
-
-
-@on_cpu
-def test_winograd_weight():
-    """u = G g G' of each pair of channels, in panels of 16 output channels, the last padded with zeros."""
-    weight = torch.randn(19, 5, 3, 3)
-    matrix = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
-    u = (matrix @ weight.double() @ matrix.T).float().reshape(19, 5, 16)
-    expected = F.pad(u, (0, 0, 0, 0, 0, 13)).reshape(2, 16, 5, 16).permute(0, 3, 2, 1)
-    assert torch.equal(ops._winograd_weight(weight), expected)
-    assert torch.equal(ops._winograd_weight(weight.contiguous(memory_format=torch.channels_last)), expected)
-
-
 @on_cpu
 def test_the_number_of_threads_does_not_change_a_bit():
-    input = torch.randn(2, 40, 23, 31).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(70, 40, 3, 3)
-    small = input[:1, :, :5, :3].contiguous(memory_format=torch.channels_last)
-    z = torch.randn(3, 70, 23, 31)
-    calls = (
-        lambda: winograd(input, weight, None, (1, 1), (1, 1)),
-        lambda: winograd(small, weight, None, (1, 1), (1, 1)),
-        lambda: ops._epilogue(z, *Epilogue(slope_kind="random", slope_value=-1.0, seed=torch.tensor([3, 4]))),
-    )
-    threads, several = torch.get_num_threads(), [call() for call in calls]
+    z, e = torch.randn(3, 70, 23, 31), Epilogue(slope_kind="random", slope_value=-1.0, seed=torch.tensor([3, 4]))
+    threads, several = torch.get_num_threads(), ops._epilogue(z, *e)
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            for call, result in zip(calls, several):
-                assert torch.equal(call(), result)
+            assert torch.equal(ops._epilogue(z, *e), several)
     finally:
         torch.set_num_threads(threads)
 
@@ -324,34 +196,6 @@ def test_errors_of_the_convolution(change, message):
     good = dict(input=Z, weight=torch.randn(6, 4, 3, 3), bias=None, **geometry)
     with pytest.raises(RuntimeError, match=message):
         ops._conv_epilogue(*(good | change).values(), *PLAIN)
-
-
-@on_cpu
-def test_errors_of_winograd():
-    input = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(8, 4, 3, 3)
-    u = ops._winograd_weight(weight)
-    good = dict(input=input, transformed=u, out_channels=8, bias=None, padding=(1, 1), dilation=(1, 1))
-    for change, message in (
-        ({"input": input[0]}, "input: expected 4-D"),
-        ({"input": input.double()}, "input: expected dtype .*Double"),
-        ({"input": input.long()}, "input: expected dtype .*Long"),
-        ({"transformed": weight}, r"transformed: expected .*\[1, 16, 4, 16\].* got .*\[8, 4, 3, 3\]"),
-        ({"transformed": u.double()}, "transformed: .*got Double"),
-        ({"transformed": u.transpose(1, 3)}, "transformed: .*contiguous"),
-        ({"out_channels": 17}, r"transformed: expected .*\[2, 16, 4, 16\]"),
-        ({"out_channels": -1}, "out_channels: .*-1"),
-        ({"bias": torch.zeros(4)}, r"bias: expected shape \[8\], got \[4\]"),
-        ({"padding": (-1, 0)}, r"padding: .*\[-1, 0\]"),
-        ({"dilation": (0, 1)}, r"dilation: .*\[0, 1\]"),
-        ({"dilation": (4, 1)}, "input: expected a padded size of at least the dilated kernel's, 9, got 7"),
-        ({"dilation": (2**62, 1)}, "dilation: "),
-    ):
-        with pytest.raises(RuntimeError, match=message):
-            ops._winograd_epilogue(*(good | change).values(), *Epilogue())
-    for bad in (torch.randn(4, 4, 1, 1), torch.randn(4, 9), torch.ones(4, 4, 3, 3, dtype=torch.int32)):
-        with pytest.raises(RuntimeError, match="weight: expected"):
-            ops._winograd_weight(bad)
 
 
 def test_prepacked_weights_keep_their_weight_alive_and_store_nothing_under_capture():

@@ -70,7 +70,16 @@ def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
         "_conv_statistics": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1),
         "_conv_epilogue": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1, *tail),
         "_winograd_weight": lambda: (w,),
-        "_winograd_epilogue": lambda: (nhwc, primitive("_winograd_weight")(w), 32, None, (1, 1), (1, 1), *as_nhwc),
+        "_winograd_epilogue": lambda: (
+            nhwc,
+            w,
+            primitive("_winograd_weight")(w),
+            False,
+            None,
+            (1, 1),
+            (1, 1),
+            *as_nhwc,
+        ),
     }[name]()
 
 

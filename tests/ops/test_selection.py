@@ -8,7 +8,8 @@ import torch
 from parameters import CPU_BACKENDS
 
 from atrous import conv_bn_act, fuse, ops, tuning
-from atrous.backends import aten, library, native, selection
+from atrous.backends import aten, library, native, selection, winograd
+from atrous.backends.winograd import Tile
 from atrous.core.spec import Epilogue, Spec
 from atrous.tuning.device_id import device_name, versions
 from atrous.tuning.format import Entry, Table
@@ -97,7 +98,7 @@ def test_the_rule_applies_if_the_measured_backend_is_unknown(measured):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_table_in_the_user_s_folder_decides(tuning_folder, frozen):
     """The table is used in eager and compiled calls; when its file is deleted the rule applies again."""
-    x, w, spec = torch.randn(2, 24, 9, 9), torch.randn(24, 24, 3, 3), Spec(padding=(1, 1))
+    x, w, spec = torch.randn(2, 64, 9, 9), torch.randn(64, 64, 3, 3), Spec(padding=(1, 1))
     key = tuning.key(x, w, spec, residual=False, frozen=frozen)
     entries = {key: Entry("library", None, {"library": 1.0, "native": 2.0})}
     path = tuning_folder / "here.json"
@@ -112,23 +113,23 @@ def test_a_table_in_the_user_s_folder_decides(tuning_folder, frozen):
     assert selection.choose("auto", x, w, spec, frozen=frozen).name == "native"
 
 
-def counted(size, padding, rate):
-    """Along one axis: the tiles of two outputs that lie `rate` apart, and the taps of a direct convolution inside."""
-    outputs = range(size + 2 * padding - 2 * rate)
-    tiles = sum(-(-len(range(phase, len(outputs), rate)) // 2) for phase in range(min(rate, len(outputs))))
-    return tiles, sum(0 <= o - padding + tap * rate < size for o, tap in itertools.product(outputs, range(3)))
+def counted(size, padding, rate, outputs):
+    """Along one axis: tiles of `outputs` that lie `rate` apart, and the taps of a direct convolution inside the map."""
+    positions = range(size + 2 * padding - 2 * rate)
+    tiles = sum(-(-len(range(phase, len(positions), rate)) // outputs) for phase in range(min(rate, len(positions))))
+    return tiles, sum(0 <= o - padding + tap * rate < size for o, tap in itertools.product(positions, range(3)))
 
 
 @pytest.mark.parametrize("rate", [(1, 1), (2, 3), (4, 4), (6, 1), (12, 7), (24, 36)])
 @pytest.mark.parametrize("extra", [(0, 0), (1, 2), (-1, 0)])
-def test_multiplications_are_counted(rate, extra):
+def test_tiles_and_taps_are_counted(rate, extra):
     padding = tuple(max(0, r + e) for r, e in zip(rate, extra))
-    for size in ((64, 33), (73, 75)):
+    for size, tile in itertools.product(((64, 33), (73, 75)), (Tile(2, 2), Tile(4, 2))):
         if min(s + 2 * p - 2 * r for s, p, r in zip(size, padding, rate)) < 1:
             continue
-        tiles, taps = zip(*(counted(*axis) for axis in zip(size, padding, rate)))
-        got = native._multiplications(torch.empty(1, 16, *size), Spec((1, 1), padding, rate))
-        assert got == (16 * tiles[0] * tiles[1], taps[0] * taps[1])
+        tiles, taps = zip(*(counted(*axis) for axis in zip(size, padding, rate, tile)))
+        assert winograd.tiles_of(tile, size, padding, rate) == tiles[0] * tiles[1]
+        assert winograd.direct_taps(size, padding, rate) == taps[0] * taps[1]
 
 
 @pytest.mark.parametrize("rate, channels, reason", [
@@ -136,9 +137,27 @@ def test_multiplications_are_counted(rate, extra):
     (2, (64, 64), None),
 ])  # fmt: skip
 def test_few_channels_are_direct(rate, channels, reason):
-    x, w = torch.empty(1, channels[0], 28, 28), torch.empty(*channels[::-1], 3, 3)
+    x, w = torch.empty(4, channels[0], 56, 56), torch.empty(*channels[::-1], 3, 3)
     reasons = native.pack_reasons(x, w, Spec((1, 1), (rate, rate), (rate, rate)))
     assert [reason in text for text in reasons] == [True] if reason else reasons == []
+
+
+@pytest.mark.parametrize("dtype, int16, rate, size, channels, tile", [
+    (torch.float32, True, 1, (8, 56), 64, Tile(4, 2)), (torch.float32, True, 1, (8, 14), 256, Tile(4, 4)),
+    (torch.float32, True, 1, (1, 7), 512, Tile(2, 2)), (torch.float16, True, 1, (8, 56), 64, Tile(4, 4)),
+    (torch.bfloat16, True, 2, (8, 56), 64, Tile(4, 4, True)), (torch.bfloat16, True, 2, (1, 7), 512, Tile(2, 2, True)),
+    (torch.bfloat16, False, 2, (8, 56), 64, Tile(4, 4)), (torch.bfloat16, True, 16, (8, 56), 64, None),
+])  # fmt: skip
+def test_tiles(dtype, int16, rate, size, channels, tile, monkeypatch):
+    """On processors with and without 16-bit integer products, and with AMX, whose direct convolution is faster."""
+    monkeypatch.setattr(winograd, "cpu_multiplies_int16", lambda: int16)
+    monkeypatch.setattr(winograd, "cpu_product_rate", lambda dtype: rate)
+    winograd._choose.cache_clear()
+    x, w = torch.empty(size[0], channels, size[1], size[1], dtype=dtype), torch.empty(channels, channels, 3, 3)
+    try:
+        assert winograd.tile(x, w.to(dtype), Spec((1, 1), (1, 1))) == tile
+    finally:
+        winograd._choose.cache_clear()
 
 
 @pytest.mark.parametrize("size, rate, name", [
@@ -149,7 +168,7 @@ def test_a_large_dilation_is_direct(size, rate, name):
     """DeepLabv3's rates: most taps read padding, which a direct convolution leaves out."""
     x, w, spec = torch.empty(1, 64, size, size), torch.empty(64, 64, 3, 3), Spec((1, 1), (rate, rate), (rate, rate))
     assert selection.choose("auto", x, w, spec, frozen=True).name == name
-    assert ("dilation: expected one" in "".join(native.pack_reasons(x, w, spec))) == (name == "library")
+    assert ("size: expected one" in "".join(native.pack_reasons(x, w, spec))) == (name == "library")
     conv, bn = torch.nn.Conv2d(64, 64, 3, padding=rate, dilation=rate, bias=False), torch.nn.BatchNorm2d(64)
     model, image = torch.nn.Sequential(conv, bn, torch.nn.PReLU()).eval(), torch.randn(1, 64, size, size)
     fused = fuse(model, freeze=True)

@@ -2,21 +2,15 @@
 // the same order for every vector width and group size, so the bits are the same on every machine that has fma.
 #include "multiply.h"
 
-// Allows a multiply and an add to become fma in the marked function; flags.txt forbids it elsewhere.
-#if defined(__GNUC__) && !defined(__clang__)
-#define ATROUS_CONTRACT __attribute__((optimize("fp-contract=fast")))
-#else
-#define ATROUS_CONTRACT
-#endif
-
-// GCC 12 is the first to know this level by name.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define ATROUS_AVX512 __attribute__((flatten, target("arch=x86-64-v4")))
-#endif
+#include "instruction_sets.h"
 
 namespace atrous::winograd {
 
 namespace {
+
+// A sum is a sum of sums of CHAIN products: its rounding error is that of CHAIN and channels / CHAIN additions, a
+// fraction of a direct convolution's.
+constexpr int64_t CHAIN = 16;
 
 // Computes TILES rows of PANELS panels with sums of type V in registers, and prefetches the panels at `next`.
 template <class V, int PANELS, int TILES>
@@ -24,22 +18,30 @@ void multiply_tiles(const PanelGemm& gemm, int64_t first, const float* next, int
   constexpr int WIDTH = sizeof(V) / sizeof(float), PARTS = PANEL / WIDTH;
   const float* v = gemm.v + first * gemm.v_step;
   float* m = gemm.m + first * PANEL;
-  V sums[TILES][PANELS][PARTS] = {};
-  for (int64_t c = 0; c < gemm.channels; ++c) {
-    V u[PANELS][PARTS];
-    for (int panel = 0; panel < PANELS; ++panel) {
-      __builtin_prefetch(next + panel * gemm.u_step + c * next_step, 0, 2);
-      std::memcpy(u[panel], gemm.u + panel * gemm.u_step + c * PANEL, sizeof u[panel]);
+  for (int64_t begin = 0; begin < gemm.channels; begin += CHAIN) {
+    V sums[TILES][PANELS][PARTS] = {};
+    const int64_t end = std::min(begin + CHAIN, gemm.channels);
+    for (int64_t c = begin; c < end; ++c) {
+      V u[PANELS][PARTS];
+      for (int panel = 0; panel < PANELS; ++panel) {
+        __builtin_prefetch(next + panel * gemm.u_step + c * next_step, 0, 3);
+        std::memcpy(u[panel], gemm.u + panel * gemm.u_step + c * PANEL, sizeof u[panel]);
+      }
+      for (int i = 0; i < TILES; ++i) {
+        const float x = v[i * gemm.v_step + c];
+        for (int panel = 0; panel < PANELS; ++panel)
+          for (int part = 0; part < PARTS; ++part) sums[i][panel][part] += x * u[panel][part];
+      }
     }
-    for (int i = 0; i < TILES; ++i) {
-      const float x = v[i * gemm.v_step + c];
+    for (int i = 0; i < TILES; ++i)
       for (int panel = 0; panel < PANELS; ++panel)
-        for (int part = 0; part < PARTS; ++part) sums[i][panel][part] += x * u[panel][part];
-    }
+        for (int part = 0; part < PARTS; ++part) {
+          float* total = m + panel * gemm.m_step() + i * PANEL + part * WIDTH;
+          V before{};
+          if (begin) load(total, before);
+          store<V>(total, before + sums[i][panel][part]);
+        }
   }
-  for (int i = 0; i < TILES; ++i)
-    for (int panel = 0; panel < PANELS; ++panel)
-      std::memcpy(m + panel * gemm.m_step() + i * PANEL, sums[i][panel], sizeof sums[i][panel]);
 }
 
 // multiply_tiles for a run-time number of tiles, at most TILES.
@@ -61,41 +63,25 @@ void multiply_panels(const PanelGemm& gemm, const float* next) {
 }
 
 // 12 of 16 vector registers hold sums.
-ATROUS_CONTRACT ATROUS_CLONES void multiply_narrow(const PanelGemm& gemm, const float* next) {
-  multiply_panels<Vector, 1, 6>(gemm, next);
+ATROUS_CONTRACT ATROUS_NARROW void multiply_narrow(const PanelGemm& gemm, const float* next) {
+  multiply_panels<Vector<8>, 1, 6>(gemm, next);
 }
 
-#ifdef ATROUS_AVX512
 // Two panels share each load of an input: 28 of 32 registers hold sums, two the weights, one the input.
 ATROUS_CONTRACT ATROUS_AVX512 void multiply_wide(const PanelGemm& gemm, const float* next) {
-  using Wide = float __attribute__((vector_size(64)));
   if (gemm.panels > 1)
-    multiply_panels<Wide, 2, 14>(gemm, next);
+    multiply_panels<Vector<16>, 2, 14>(gemm, next);
   else
-    multiply_panels<Wide, 1, 28>(gemm, next);
+    multiply_panels<Vector<16>, 1, 28>(gemm, next);
 }
-
-const bool wide = __builtin_cpu_supports("x86-64-v4");
-#else
-constexpr bool wide = false;
-void multiply_wide(const PanelGemm&, const float*) {}
-#endif
 
 }  // namespace
 
 void multiply(const PanelGemm& gemm) {
   for (int64_t panel = 0, count; panel < gemm.panels; panel += count) {
-    count = wide ? std::min<int64_t>(2, gemm.panels - panel) : 1;
-    PanelGemm part = gemm;
-    part.panels = count;
-    part.u += panel * gemm.u_step;
-    part.m += panel * gemm.m_step();
-    // Read next: the next panels, or the first panels of the next position.
-    const float* next = panel + count < gemm.panels ? part.u + count * gemm.u_step : gemm.u + gemm.channels * PANEL;
-    if (wide)
-      multiply_wide(part, next);
-    else
-      multiply_narrow(part, next);
+    count = wide_vectors ? std::min<int64_t>(2, gemm.panels - panel) : 1;
+    const PanelGemm part = gemm.at(panel, count);
+    wide_vectors ? multiply_wide(part, gemm.after(panel + count)) : multiply_narrow(part, gemm.after(panel + count));
   }
 }
 

@@ -1,20 +1,36 @@
 // The GEMMs of a Winograd convolution, which take most of its time.
 #pragma once
 
+#include "quantize.h"
 #include "transform.h"
 
 namespace atrous::winograd {
 
-// m[panel][tile][0..16] = sum over c of v[tile][c] * u[panel][c][0..16], for one of the 16 positions of a block.
+// m[panel][tile][0..16] = sum over c of v[tile][c] * u[panel][c][0..16], for one position of a block. Steps count
+// floats.
 struct PanelGemm {
   const float *v, *u;
   float* m;
   int64_t tiles, channels, panels;
   int64_t v_step, u_step;  // distance of tiles in v, of panels in u
+  int64_t u_size;          // of one panel
+  const float* scales;     // of int16: [chunk][tile]
 
   int64_t m_step() const { return tiles * PANEL; }  // distance of panels in m
+  // `count` panels from `panel` on.
+  PanelGemm at(int64_t panel, int64_t count) const {
+    return {v, u + panel * u_step, m + panel * m_step(), tiles, channels, count, v_step, u_step, u_size, scales};
+  }
+  // The weight that is read after the panels before `panel`: the next panels', or the first panels' of the next
+  // position.
+  const float* after(int64_t panel) const { return panel < panels ? u + panel * u_step : u + u_size; }
 };
 
+// In fp32.
 void multiply(const PanelGemm& gemm);
+
+// In int16: v holds int16 [tile][c], u int16 [panel][c / 2][0..16][c % 2] and then the 16 scales of the panel, float.
+// `channels` is a multiple of CHUNK.
+void multiply_int16(const PanelGemm& gemm);
 
 }  // namespace atrous::winograd

@@ -4,31 +4,58 @@
 #include <array>
 
 #include "../../arguments.h"
+#include "quantize.h"
 #include "transform.h"
 
 namespace atrous::winograd {
 
+// The outputs of a tile are its M x N outputs; it has (M + 2) x (N + 2) inputs and as many positions.
+struct TileShape {
+  int64_t rows, columns;
+
+  int64_t positions() const { return (rows + 2) * (columns + 2); }
+};
+
+// The tile shape of a transformed weight, by its number of positions.
+TileShape tile_shape(const Tensor& transformed);
+
+// `size` floats padded to an odd number of cache lines: blocks of memory at such a distance do not share cache sets.
+inline int64_t odd_lines(int64_t size) { return ((size + 15) / 16 | 1) * 16; }
+
 struct Geometry {
   int64_t images, in_channels, height, width, out_channels, out_height, out_width;
   std::array<int64_t, 2> padding, dilation;
+  TileShape tile;
+  bool quantized;                    // to int16
   std::vector<int64_t> tops, lefts;  // the first output row and column of each tile
 
   int64_t tiles() const { return images * int64_t(tops.size() * lefts.size()); }
   int64_t panels() const { return (out_channels + PANEL - 1) / PANEL; }
-  // The padded channels of a transformed tile: an odd number of cache lines, so that tiles do not share cache sets.
-  int64_t tile_step() const { return ((in_channels + 15) / 16 | 1) * 16; }
+  // In floats, of one position: a transformed tile, their distance, and a panel's weight (multiply.h).
+  int64_t v_size() const { return quantized ? chunks() * CHUNK / 2 : in_channels; }
+  int64_t v_step() const { return odd_lines(v_size()); }
+  int64_t u_size() const { return (v_size() + quantized) * PANEL; }
+  int64_t chunks() const { return (in_channels + CHUNK - 1) / CHUNK; }
 };
 
-// The pixel indices of a tile's 2 x 2 outputs, -1 for those outside the output.
+// A tile's image, and the row and column of its first output.
 struct Tile {
-  int64_t image, pixels[4];
+  int64_t image, top, left;
 };
+
+Tile tile_at(const Geometry& shape, int64_t index);
+
+// Calls function(output, pixel) for each output of a tile that lies in the map.
+template <class Function>
+void for_outputs(const Geometry& shape, const Tile& tile, Function&& function) {
+  for (int64_t a = 0, y = tile.top; a < shape.tile.rows && y < shape.out_height; ++a, y += shape.dilation[0])
+    for (int64_t b = 0, x = tile.left; b < shape.tile.columns && x < shape.out_width; ++b, x += shape.dilation[1])
+      function(a * shape.tile.columns + b, (tile.image * shape.out_height + y) * shape.out_width + x);
+}
 
 // Checks the arguments of _winograd_epilogue that determine the geometry; an error names the invalid one.
-Geometry geometry(const Tensor& input, int64_t out_channels, const Sizes& padding, const Sizes& dilation);
-void check_weight(const Tensor& transformed, const Geometry& shape);
-
-Tile tile_at(const Geometry& shape, int64_t image, int64_t top, int64_t left);
+Geometry geometry(const Tensor& input, const Tensor& weight, const Tensor& transformed, bool turned,
+                  const Sizes& padding, const Sizes& dilation);
 
 // The tiles are divided into `blocks`, each block's panels into `splits` ranges, which take `panels` panels at a time.
 struct Blocking {

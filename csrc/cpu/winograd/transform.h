@@ -1,7 +1,10 @@
-// Winograd F(2x2, 3x3) as functions of values: Y = A' [(G g G') * (B' d B)] A, one multiplication for each of 16
-// positions.
-// A tile of 2 x 2 outputs needs 4 x 4 inputs; with dilation both are taken `dilation` apart and nothing else changes.
-// Source: Lavin and Gray, Fast algorithms for convolutional neural networks (CVPR 2016).
+// Winograd's transforms as functions of values. A tile of M x N outputs of a 3x3 convolution is
+//   Y = A' [(G g G') * (B' d B)] A
+// with one multiplication for each of (M + 2) x (N + 2) positions instead of 9 for each output. With dilation, the
+// tile's outputs and inputs lie `dilation` apart and nothing else changes.
+// Sources: Lavin and Gray, Fast algorithms for convolutional neural networks (CVPR 2016); the matrices of M = 4 for the
+// points 0, +-5/8, +-3/2 and infinity, whose rounding errors are less than half of those of the usual 0, +-1, +-2:
+// Barabasz et al., Error analysis and improving the accuracy of Winograd convolution (TOMS 2020).
 #pragma once
 
 #include <algorithm>
@@ -11,106 +14,155 @@
 
 namespace atrous::winograd {
 
-constexpr int64_t POSITIONS = 16;  // elements of a transformed tile
-constexpr int64_t PANEL = 16;      // output channels that are computed together
-constexpr int64_t LANES = 8;
+constexpr int64_t PANEL = 16;  // output channels that are computed together
+constexpr int64_t MAX_TILE = 4, MAX_POSITIONS = (MAX_TILE + 2) * (MAX_TILE + 2);
 
-using Vector = float __attribute__((vector_size(32)));
+template <int64_t LANES, class T = float>
+using Vector __attribute__((vector_size(LANES * sizeof(T)))) = T;
 
-inline Vector load(const float* p) {
-  Vector v;
+// Vectors are passed by reference, since by value the ABI would depend on compiler flags.
+template <class V>
+void load(const float* p, V& v) {
   std::memcpy(&v, p, sizeof v);
-  return v;
 }
-inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
+template <class V>
+void store(float* p, const V& v) {
+  std::memcpy(p, &v, sizeof v);
+}
 
-template <class S>
-Vector load(const S* p) {
+template <class V, class S>
+void load(const S* p, V& v) {
+  constexpr int LANES = sizeof(V) / sizeof(float);
   float values[LANES];
   for (int i = 0; i < LANES; ++i) values[i] = widen(p[i]);
-  return load(values);
+  load(values, v);
 }
 
-// One axis of B' d B.
-inline void input_axis(const Vector d[4], Vector v[4]) {
-  v[0] = d[0] - d[2];
-  v[1] = d[1] + d[2];
-  v[2] = d[2] - d[1];
-  v[3] = d[1] - d[3];
+// F(M, 3) along one axis; V is a scalar or a vector.
+template <int M>
+struct Axis;
+
+// The points 0, 1, -1 and infinity.
+template <>
+struct Axis<2> {
+  template <class V>
+  static void input(const V* d, V* v) {
+    v[0] = d[0] - d[2];
+    v[1] = d[1] + d[2];
+    v[2] = d[2] - d[1];
+    v[3] = d[1] - d[3];
+  }
+  template <class V>
+  static void output(const V* m, V* y) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] - m[3];
+  }
+  template <class V>
+  static void weight(const V* g, V* u) {
+    u[0] = g[0];
+    u[1] = (g[0] + g[1] + g[2]) / 2;
+    u[2] = (g[0] - g[1] + g[2]) / 2;
+    u[3] = g[2];
+  }
+};
+
+// The points 0, P, -P, Q, -Q and infinity. The constants of the input and output transforms are exact in fp32.
+template <>
+struct Axis<4> {
+  static constexpr double P = 0.625, Q = 1.5, PP = P * P, QQ = Q * Q;
+  static constexpr double AT_P = 2 * PP * (PP - QQ), AT_Q = 2 * QQ * (QQ - PP);  // products of a point's distances
+
+  template <class V>
+  static void input(const V* d, V* v) {
+    constexpr float p = P, q = Q, pp = PP, qq = QQ, sum = PP + QQ, product = PP * QQ;
+    v[0] = d[4] - sum * d[2] + product * d[0];
+    const V even_p = d[4] - qq * d[2], odd_p = d[3] - qq * d[1];
+    v[1] = even_p + p * odd_p;
+    v[2] = even_p - p * odd_p;
+    const V even_q = d[4] - pp * d[2], odd_q = d[3] - pp * d[1];
+    v[3] = even_q + q * odd_q;
+    v[4] = even_q - q * odd_q;
+    v[5] = d[5] - sum * d[3] + product * d[1];
+  }
+  template <class V>
+  static void output(const V* m, V* y) {
+    constexpr float p = P, q = Q, pp = PP, qq = QQ, ppp = P * PP, qqq = Q * QQ;
+    const V even_p = m[1] + m[2], odd_p = m[1] - m[2], even_q = m[3] + m[4], odd_q = m[3] - m[4];
+    y[0] = m[0] + even_p + even_q;
+    y[1] = p * odd_p + q * odd_q;
+    y[2] = pp * even_p + qq * even_q;
+    y[3] = m[5] + ppp * odd_p + qqq * odd_q;
+  }
+  template <class V>
+  static void weight(const V* g, V* u) {
+    u[0] = g[0] / (PP * QQ);
+    const V even_p = g[0] + PP * g[2], odd_p = P * g[1], even_q = g[0] + QQ * g[2], odd_q = Q * g[1];
+    u[1] = (even_p + odd_p) / AT_P;
+    u[2] = (even_p - odd_p) / AT_P;
+    u[3] = (even_q + odd_q) / AT_Q;
+    u[4] = (even_q - odd_q) / AT_Q;
+    u[5] = g[2];
+  }
+};
+
+// Calls function(rows, columns) with the outputs of a tile of `positions` positions as compile-time constants.
+template <class Function>
+void with_tile(int64_t positions, Function&& function) {
+  const std::integral_constant<int, 2> two;
+  const std::integral_constant<int, 4> four;
+  positions == 36 ? function(four, four) : positions == 24 ? function(four, two) : function(two, two);
 }
 
-// Writes B' d B of 8 channels of the 16 pixels to p + position * step.
-template <class S>
-void transform_input(const S* const pixels[POSITIONS], int64_t channel, float* p, int64_t step) {
-  Vector columns[4][4];
-  for (int j = 0; j < 4; ++j) {
-    Vector d[4];
-    for (int i = 0; i < 4; ++i) d[i] = load(pixels[4 * i + j] + channel);
-    input_axis(d, columns[j]);
+// Writes B' d B to p + position * step; pixels are the tile's inputs.
+template <int M, int N, class V, class S>
+void transform_input(const S* const* pixels, int64_t channel, float* p, int64_t step) {
+  V columns[N + 2][M + 2];
+  for (int j = 0; j < N + 2; ++j) {
+    V d[M + 2];
+    for (int i = 0; i < M + 2; ++i) load(pixels[(N + 2) * i + j] + channel, d[i]);
+    Axis<M>::input(d, columns[j]);
   }
-  for (int i = 0; i < 4; ++i) {
-    const Vector d[4] = {columns[0][i], columns[1][i], columns[2][i], columns[3][i]};
-    Vector v[4];
-    input_axis(d, v);
-    for (int j = 0; j < 4; ++j) store(p + (4 * i + j) * step, v[j]);
-  }
-}
-
-// Writes A' m A of 8 channels to y + (2 * a + b) * PANEL; m is at p + position * step.
-inline void transform_output(const float* p, int64_t step, float* y) {
-  Vector rows[2][4];
-  for (int j = 0; j < 4; ++j) {
-    const Vector m0 = load(p + j * step), m1 = load(p + (4 + j) * step), m2 = load(p + (8 + j) * step),
-                 m3 = load(p + (12 + j) * step);
-    rows[0][j] = m0 + m1 + m2;
-    rows[1][j] = m1 - m2 - m3;
-  }
-  for (int a = 0; a < 2; ++a) {
-    const Vector* m = rows[a];
-    store(y + 2 * a * PANEL, m[0] + m[1] + m[2]);
-    store(y + (2 * a + 1) * PANEL, m[1] - m[2] - m[3]);
+  for (int i = 0; i < M + 2; ++i) {
+    V d[N + 2], v[N + 2];
+    for (int j = 0; j < N + 2; ++j) d[j] = columns[j][i];
+    Axis<N>::input(d, v);
+    for (int j = 0; j < N + 2; ++j) store(p + ((N + 2) * i + j) * step, v[j]);
   }
 }
 
-// u = G g G'; T is a scalar or a SIMD vector.
-template <class T>
-void transform_weight(const T g[9], T u[POSITIONS]) {
-  const auto axis = [](const T& a, const T& b, const T& c, T* r) {
-    r[0] = a;
-    r[1] = (a + b + c) / 2;
-    r[2] = (a - b + c) / 2;
-    r[3] = c;
-  };
-  T rows[3][4];
-  for (int i = 0; i < 3; ++i) axis(g[3 * i], g[3 * i + 1], g[3 * i + 2], rows[i]);
-  for (int j = 0; j < 4; ++j) {
-    T column[4];
-    axis(rows[0][j], rows[1][j], rows[2][j], column);
-    for (int i = 0; i < 4; ++i) u[4 * i + j] = column[i];
+// Writes A' m A to y + output * PANEL; m is at p + position * step. Adds a NaN to `special` if an output is not finite,
+// otherwise zero.
+template <int M, int N, class V>
+void transform_output(const float* p, int64_t step, float* y, V& special) {
+  V rows[N + 2][M];
+  for (int j = 0; j < N + 2; ++j) {
+    V m[M + 2];
+    for (int i = 0; i < M + 2; ++i) load(p + ((N + 2) * i + j) * step, m[i]);
+    Axis<M>::output(m, rows[j]);
+  }
+  for (int a = 0; a < M; ++a) {
+    V m[N + 2], outputs[N];
+    for (int j = 0; j < N + 2; ++j) m[j] = rows[j][a];
+    Axis<N>::output(m, outputs);
+    for (int b = 0; b < N; ++b) {
+      store(y + (N * a + b) * PANEL, outputs[b]);
+      special += outputs[b] - outputs[b];
+    }
   }
 }
 
-// g from u = G g G'.
-inline void recover_weight(const float u[POSITIONS], float g[9]) {
-  for (int i = 0; i < 3; ++i) {
-    float row[4];
-    for (int j = 0; j < 4; ++j) row[j] = i == 1 ? u[4 + j] - u[8 + j] : u[6 * i + j];
-    g[3 * i] = row[0];
-    g[3 * i + 1] = row[1] - row[2];
-    g[3 * i + 2] = row[3];
+// u = G g G'.
+template <int M, int N, class V>
+void transform_weight(const V* g, V* u) {
+  V columns[3][M + 2];
+  for (int j = 0; j < 3; ++j) {
+    const V column[3] = {g[j], g[3 + j], g[6 + j]};
+    Axis<M>::weight(column, columns[j]);
   }
-}
-
-// True if one of `count` vectors has a NaN.
-inline bool has_nan(const float* values, int64_t count) {
-  auto nan = Vector{} != Vector{};
-  for (int64_t i = 0; i < count; ++i) {
-    const Vector v = load(values + i * LANES);
-    nan |= v != v;
+  for (int i = 0; i < M + 2; ++i) {
+    const V row[3] = {columns[0][i], columns[1][i], columns[2][i]};
+    Axis<N>::weight(row, u + (N + 2) * i);
   }
-  for (int i = 0; i < LANES; ++i)
-    if (nan[i]) return true;
-  return false;
 }
 
 }  // namespace atrous::winograd

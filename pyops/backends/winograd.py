@@ -1,0 +1,137 @@
+"""Which convolutions run as Winograd's on a CPU, and with which tile: the constraints, stated here only.
+
+A tile of M x N outputs takes (M + 2) x (N + 2) products where a direct convolution takes 9 M N, but its sums have
+larger rounding errors, its transformed weight is larger, and the transforms take time. So the tile is the one of the
+least estimated time among those whose error is within a direct convolution's. The estimate depends on shapes and dtypes
+alone: a network gives the same bits in every process.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import tuning
+from ..core.spec import Spec
+from ..core.torch_compat import cpu_multiplies_int16, cpu_product_rate
+
+
+class Tile(NamedTuple):
+    """The outputs of a tile, and whether it is multiplied in 16-bit fixed point instead of fp32."""
+
+    rows: int
+    columns: int
+    int16: bool = False
+
+    @property
+    def positions(self) -> int:
+        return (self.rows + 2) * (self.columns + 2)
+
+
+# The least number of input channels from which on a tile's error is within that of oneDNN's direct convolution in
+# fp32, channels_last, on maps of 28x28 (bench/results/NOTES.md): its sums of 9 C products grow with C, Winograd's are
+# sums of sums of 16. On smaller maps with 64 channels oneDNN adds in another order, and 4x2 has 1.4 times its error.
+# With fewer than 24 channels the transforms take longer than they save. A 16-bit dtype rounds its results by far more,
+# and bfloat16 by more than products in 16-bit fixed point do, each 32 channels of a tile with a scale of their own.
+LEAST_CHANNELS = {Tile(4, 4): 160, Tile(4, 2): 64, Tile(2, 2): 24}
+LEAST_DILATED_CHANNELS = 64
+
+# Estimates, in the time of one fp32 product at the processor's peak. Measured with AVX-512: bench/results/NOTES.md.
+EFFICIENCY = 0.9  # of the GEMMs and of oneDNN's convolutions
+TRANSFORM = 12  # an element of a transformed tile, in or out
+READ = 16  # four bytes of a weight from memory, which products hide
+TRANSFORM_WEIGHT = 60  # an element of a transformed weight, in a call that has to transform it
+
+
+def reasons(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> list[str]:
+    """Reasons why a convolution does not run as Winograd's. changing: the weight is transformed in each call."""
+    problems = _constraints(input, weight, spec)
+    if (
+        not problems
+        and tuning.all_ints((*input.shape, *weight.shape))
+        and not _choose(*_key(input, weight, spec, changing))
+    ):
+        problems.append(
+            f"size: expected one for which Winograd takes less time than a direct convolution, got input "
+            f"{tuple(input.shape)}, {weight.shape[0]} output channels, dilation {spec.dilation}"
+        )
+    return problems
+
+
+def tile(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> Tile | None:
+    """The tile of a convolution; None if it does not run as Winograd's. With symbolic sizes: that of a large map."""
+    if reasons(input, weight, spec, changing):
+        return None
+    if tuning.all_ints((*input.shape, *weight.shape)):
+        return _choose(*_key(input, weight, spec, changing))
+    return _eligible(weight.shape[1], input.dtype)[0]
+
+
+def _constraints(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
+    problems = []
+    if input.device.type != "cpu":
+        problems.append(f"device: expected cpu, got {input.device}")
+    if tuple(weight.shape[2:]) != (3, 3):
+        problems.append(f"kernel: expected (3, 3), got {tuple(weight.shape[2:])}")
+    if spec.stride != (1, 1):
+        problems.append(f"stride: expected (1, 1), got {spec.stride}")
+    if spec.groups != 1:
+        problems.append(f"groups: expected 1, got {spec.groups}")
+    least = LEAST_DILATED_CHANNELS if max(spec.dilation) > 1 else min(LEAST_CHANNELS.values())
+    if min(weight.shape[:2]) < least:
+        problems.append(f"channels: expected at least {least} in and out, got {weight.shape[1]} and {weight.shape[0]}")
+    if input.dtype == torch.float64:
+        problems.append("dtype: expected float32, float16 or bfloat16, got torch.float64")
+    return problems
+
+
+def _eligible(channels: int, dtype: torch.dtype) -> list[Tile]:
+    """The tiles whose error allows them, the fewest products first."""
+    int16 = dtype == torch.bfloat16 and cpu_multiplies_int16()
+    tiles = [tile for tile, least in LEAST_CHANNELS.items() if channels >= least or dtype != torch.float32]
+    return [tile._replace(int16=int16) for tile in tiles]
+
+
+def _key(input: Tensor, weight: Tensor, spec: Spec, changing: bool) -> tuple:
+    return tuple(input.shape), tuple(weight.shape[:2]), spec.padding, spec.dilation, input.dtype, changing
+
+
+@lru_cache(maxsize=4096)
+def _choose(size, channels, padding, dilation, dtype: torch.dtype, changing: bool) -> Tile | None:
+    pairs = channels[0] * channels[1]
+
+    def winograd(tile: Tile) -> float:
+        tiles = size[0] * tiles_of(tile, size[2:], padding, dilation)
+        multiply = pairs * tile.positions * max(tiles / EFFICIENCY, READ) / (2 if tile.int16 else 1)
+        weight = pairs * tile.positions * TRANSFORM_WEIGHT * changing
+        return multiply + weight + tiles * tile.positions * sum(channels) * TRANSFORM
+
+    best = min(_eligible(channels[1], dtype), key=winograd)
+    taps = size[0] * direct_taps(size[2:], padding, dilation)
+    bytes_read = 9 * READ * dtype.itemsize / 4
+    direct = pairs * max(taps / EFFICIENCY / cpu_product_rate(dtype), bytes_read)
+    return best if winograd(best) < direct else None
+
+
+def tiles_of(tile: Tile, size, padding, dilation) -> int:
+    """The tiles of an image. A tile's outputs lie a dilation apart; each phase of the dilation has tiles of its own."""
+    count = 1
+    for length, pad, rate, outputs in zip(size, padding, dilation, tile[:2]):
+        output = length + 2 * pad - 2 * rate
+        each, longer = divmod(output, rate)  # `longer` of the `rate` phases have one output more
+        count *= longer * -(-(each + 1) // outputs) + (rate - longer) * -(-each // outputs)
+    return count
+
+
+def direct_taps(size, padding, dilation) -> int:
+    """A direct convolution's products for an image and a pair of channels. It leaves out the padding, as oneDNN's
+    does, where a large dilation has most of its taps."""
+    count = 1
+    for length, pad, rate in zip(size, padding, dilation):
+        output = length + 2 * pad - 2 * rate
+        starts = [pad - tap * rate for tap in range(3)]
+        count *= sum(max(0, min(output, length + start) - max(0, start)) for start in starts)
+    return count
