@@ -9,9 +9,10 @@ OLD_TRITON := build/triton-3.6.0
 PUBLIC := build/public-models
 # Number of convolutions that `make fuzz` draws.
 COUNT ?= 20000
-# Random seed of `make fuzz`, and of the tenth of all launches that `make gates` runs under the stand-in driver; both
-# print it, so that a failure can be reproduced.
+# Random seed of `make fuzz`, and of what `make gates` draws: a tenth of all launches under the stand-in driver, and of
+# tests with the marker `drawn` the part that it names. Both print it, so that a failure can be reproduced.
 SEED ?= $(shell date +%s)
+SEED := $(SEED)
 # One worker per core, four at most since each imports torch; PYTEST_ARGS="-n 0" runs the tests in one process.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 # Hash of all files that the gates read.
@@ -28,7 +29,7 @@ TRITON ?= 3.6.0
 BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
 	$(if $(STEPS),--steps "$(STEPS)")
 
-.PHONY: help setup demo cpp-example test gates standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
+.PHONY: help setup demo cpp-example test gates gates-all standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
 	gpu-bundle-check bench bench-host public-models bench-report docs kernel-table experiment lint format clean
 
 help:  ## list the targets
@@ -67,18 +68,25 @@ test: setup  ## run the tests that need neither a GPU nor much time
 gates: setup build/gates-$(TREE)  ## run the slow checks (wheels, CMake, kernels, oldest triton), once per state of the tree
 
 build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
-	@echo "stand-in driver: a tenth of all launches, SEED=$(SEED)"
-	STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu and not nightly" $(PYTEST_ARGS)
+	@echo "drawn tests and launches: SEED=$(SEED)"
+	GATES_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu and not nightly" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
-	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
+	PYTHONPATH=$(OLD_TRITON) GATES_SEED=$(SEED) TESTS_DRAWN=3 $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
 		$(wildcard tests/triton/test_triton_*.py) $(PYTEST_ARGS)
-	PYTHONPATH=$(OLD_TRITON) STANDIN_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate tests/triton/test_triton_standin.py \
+	PYTHONPATH=$(OLD_TRITON) GATES_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate $(STANDIN) \
 		$(PYTEST_ARGS)
 	@touch $@
 
+gates-all: setup $(OLD_TRITON)/complete  ## run the slow checks and the oldest triton's tests whole, without a draw
+	$(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu and not nightly" --whole --deselect $(STANDIN) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
+		$(wildcard tests/triton/test_triton_*.py) $(PYTEST_ARGS)
+	$(MAKE) standin-all
+
+STANDIN := tests/triton/test_triton_standin.py
 standin-all: setup $(OLD_TRITON)/complete  ## run every launcher and config for three chips under the stand-in driver
-	$(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/triton/test_triton_standin.py $(PYTEST_ARGS)
-	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m gate --whole tests/triton/test_triton_standin.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m gate --whole $(STANDIN) $(PYTEST_ARGS)
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m gate --whole $(STANDIN) $(PYTEST_ARGS)
 
 # The oldest supported triton, in a folder that precedes .venv's on the path; its interpreter needs numpy < 2.4.
 $(OLD_TRITON)/complete: $(VENV)/packages

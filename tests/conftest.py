@@ -20,6 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+from drawn import pytest_collection_modifyitems  # noqa: F401  # a hook
 from lost_gpu import pytest_runtest_logreport  # noqa: F401  # a hook
 from oracle import Margins
 from parameters import BACKENDS
@@ -39,7 +40,7 @@ if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("trito
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device of the tensors; .ci/gpu right sets cuda")
-    parser.addoption("--whole", action="store_true", help="the compile gates take every combination")
+    parser.addoption("--whole", action="store_true", help="no test draws: every parameter and every combination")
 
 
 def pytest_unconfigure(config):

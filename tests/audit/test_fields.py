@@ -185,7 +185,10 @@ def random_layer(draw, channels):
     return draw.choice(ups if draw.random() < 0.25 else kinds)()
 
 
-@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.gate) for seed in range(8, 60))])
+MORE = [pytest.param(seed, marks=[pytest.mark.gate, pytest.mark.drawn(4)]) for seed in range(8, 60)]
+
+
+@pytest.mark.parametrize("seed", [*range(8), *MORE])
 def test_random_models(seed):
     draw = random.Random(seed)
     torch.manual_seed(seed)

@@ -10,7 +10,6 @@ pytestmark = pytest.mark.gate
 CHIPS = (80, "90a", 100)
 # Variants: four dtypes, four kinds of slope and dropout, and three places of a residual (two in its gradient).
 KERNELS = {"epilogue_kernel": 48, "backward_kernel": 32, "reduce_kernel": 32, "statistics_kernel": 4}
-SOURCES = [f"csrc/cuda/{name}.cu" for name in ("epilogue", "backward", "reduce", "statistics")]
 # The registers that the launch bounds allow: three, two or one blocks of 256 threads share 65536 registers.
 MAX_REGISTERS = {"epilogue_kernel": 128, "backward_kernel": 128, "reduce_kernel": 128, "statistics_kernel": 80}
 
@@ -21,15 +20,17 @@ def max_registers(kernel: gate.Kernel) -> int:
     return 255 if name == "reduce_kernel" and arguments.endswith("true>") else MAX_REGISTERS.get(name, 255)
 
 
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("chip", CHIPS)
-def test_resources(chip):
-    """Every kernel exists and spills nothing; aligned tensors are read and written in 16-byte accesses."""
+@pytest.mark.parametrize("kernel_name", KERNELS)
+def test_resources(chip, kernel_name):
+    """Every kernel of a source exists and spills nothing; aligned tensors are read and written in 16-byte accesses."""
     if reason := gate.missing():
         pytest.skip(reason)
-    kernels = gate.compile(SOURCES, chip)
+    kernels = gate.compile([f"csrc/cuda/{kernel_name.removesuffix('_kernel')}.cu"], chip)
     names = [kernel.name.partition("<")[0] for kernel in kernels]
-    assert {name: names.count(name) for name in KERNELS} == KERNELS
-    assert names.count("finish_kernel") == len(names) - sum(KERNELS.values())
+    assert names.count(kernel_name) == KERNELS[kernel_name]
+    assert names.count("finish_kernel") == len(names) - KERNELS[kernel_name]
     wrong = []
     for name, kernel in zip(names, kernels):
         label, limit = f"{kernel.name} sm_{chip}", max_registers(kernel)

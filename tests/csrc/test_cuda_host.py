@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gate
 
 @pytest.fixture(scope="session")  # a worker may return to this file, and a process can load the library only once
 def ops(tmp_path_factory):
-    torch.ops.load_library(cuda_host.build(tmp_path_factory.mktemp("plain")))
+    torch.ops.load_library(cuda_host.built_once(tmp_path_factory))
     return torch.ops.atrous_host
 
 
@@ -200,6 +200,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.drawn(2)
 @pytest.mark.parametrize("sanitizer, header, unit, right, wrong, op, report", FAULTS, ids=lambda value: str(value)[:12])
 def test_sanitizers(tmp_path, sanitizer, header, unit, right, wrong, op, report):
     """The sanitizers report nothing on the kernels, and detect an access without its mask and a missing barrier."""

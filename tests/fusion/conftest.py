@@ -21,9 +21,11 @@ def pytest_generate_tests(metafunc):
 
 def variant_param(gates, variant, *mode):
     name = "-".join([variant.name, *("train" if training else "eval" for training in mode)])
-    # That tests fail where they should depends on the sources alone. The rest of what takes long is for a nightly run.
+    # That tests fail where they should depends on the sources alone, and a third of it is drawn. The rest of what takes
+    # long is for a nightly run.
     slow = variant is INDUCTOR or name.startswith(gates)
     marks = [pytest.mark.gate] if slow or variant.plain else []
+    marks += [pytest.mark.drawn(3)] if variant.plain else []
     marks += [pytest.mark.nightly] if slow and not variant.plain else []
     return pytest.param(variant, *mode, id=name, marks=marks)
 

@@ -12,7 +12,7 @@ from variants import FROZEN, FUSED, INDUCTOR, Variant, epilogues, layers
 from zoo import ZOO
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
-QUICK = ("TorchvisionBasic", "c2f_leaky", "FunctionsAlone")  # those that run through Inductor by default
+QUICK = ("TorchvisionBasic", "c2f_leaky", "FunctionsAlone")  # those that run through Inductor in make gates
 
 
 class Case(NamedTuple):
@@ -40,8 +40,9 @@ def cases():
     gate = [pytest.mark.gate, pytest.mark.nightly]
     for name in ZOO:
         for case in DEFAULT + COMPILED + OTHERS:
-            default = case in DEFAULT or (case in COMPILED and name in QUICK)
-            yield pytest.param(name, case, id=f"{name}-{case.name}", marks=[] if default else gate)
+            compiled = case in COMPILED and name in QUICK
+            marks = gate[:1] if compiled else [] if case in DEFAULT else gate
+            yield pytest.param(name, case, id=f"{name}-{case.name}", marks=marks)
 
 
 @pytest.mark.parametrize("name, case", cases())

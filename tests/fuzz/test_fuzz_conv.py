@@ -109,6 +109,7 @@ FAULTS = {
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault, tmp_path):
     """In a copy of the package, within five times as many cases per backend as test_drawn has."""
@@ -134,7 +135,7 @@ EMULATED_FAULTS = {
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
-    return cuda_host.build(tmp_path_factory.mktemp("emulation"))
+    return cuda_host.built_once(tmp_path_factory)
 
 
 @pytest.mark.gate

@@ -65,6 +65,7 @@ FAULTS = {
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault, seed, tmp_path):
     """In a copy of the package, among twenty cases of each entry point, backend and way."""

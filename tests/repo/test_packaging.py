@@ -220,6 +220,7 @@ def test_editable(tmp_path, mode):
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(2)
 @pytest.mark.parametrize("mode", ["lenient", "strict"])
 def test_editable_with_the_libraries(tmp_path, mode):
     shown = install_editable(checkout(tmp_path), tmp_path, mode)

@@ -159,7 +159,7 @@ def test_errors_end_in_one_line(run, tmp_path, monkeypatch, arguments, message):
 
 def test_a_named_backend_gives_its_reasons(run, monkeypatch):
     monkeypatch.setattr(atrous.ops, "library_error", "libatrous.so is not built")
-    line = error_line(run("explain", "resnet34", "--backend", "native"))
+    line = error_line(run("explain", "resnet18", "--backend", "native"))
     assert "backend='native' cannot run this call: native: libatrous.so is not built" in line
 
 
@@ -176,7 +176,7 @@ def test_explain_backend_triton_without_a_gpu(run, tmp_path):
     assert len(result["convolutions"]) == 36 and all(choice["config"] for choice in result["convolutions"])
     assert result["totals"]["lower_bound_us"] is None
     options = ("--backend", "triton", "--dtype", "float16", "--ceilings", "250,1500", "--chip", "sm_80")
-    status, out, _ = run("explain", "resnet34", *options)
+    status, out, _ = run("explain", "resnet18", *options)
     assert status == 0 and "for float16" in out and "for 250 TFLOP/s and 1500 GB/s, as given" in " ".join(out.split())
     assert "--chip: expected backend='triton'" in error_line(run("explain", "resnet34", "--chip", "sm_90"))
 

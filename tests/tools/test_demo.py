@@ -36,7 +36,7 @@ def arguments(*options):
     return cli._parser().parse_args(["demo", *map(str, options)])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("one run", marks=pytest.mark.gate)])  # its tests are gates
 def finished(picture, tmp_path_factory):
     """One whole run: its exit status, JSON and plot."""
     pytest.importorskip("matplotlib")

@@ -9,16 +9,18 @@ from torch import nn
 import atrous
 from atrous import tuning
 from atrous.backends import selection
+from atrous.fusion import is_fused
 from atrous.models import BasicBlock, ResNet, resnet34
 from atrous.tools.explain import explain
 from atrous.tools.explain import target as targets
-from atrous.tools.explain.conv_layers import ConvLayer
+from atrous.tools.explain.conv_layers import ConvLayer, conv_layers
 from atrous.tools.explain.report import render
 from atrous.tools.explain.target import Ceilings, target
 from atrous.triton_kernels.conv.configs import Conv, conv_config
 from atrous.tuning.format import Entry
 
 SHAPE = (1, 3, 224, 224)
+RECORDED = {}  # (a model as text, shape, dtype) -> its layers: these tests explain a few models in many ways
 GPU = targets.Gpu("sm_90", 132)
 
 
@@ -28,6 +30,17 @@ def machine(monkeypatch):
     monkeypatch.setattr(targets, "_local_gpu", lambda: None)
     monkeypatch.setattr(tuning, "measured", lambda *arguments: None)
     monkeypatch.setattr(tuning, "ceilings", lambda device: None, raising=False)
+    monkeypatch.setattr(explain, "conv_layers", recorded)
+
+
+def recorded(model, shape):
+    """conv_layers, once for plain models of one architecture (test_conv_layers.py tests it)."""
+    if is_fused(model):
+        return conv_layers(model, shape)
+    key = str(model), tuple(shape), {tensor.dtype for tensor in model.parameters()}.pop()
+    if key not in RECORDED:
+        RECORDED[key] = conv_layers(model, shape)
+    return list(RECORDED[key])
 
 
 @pytest.fixture(scope="module")

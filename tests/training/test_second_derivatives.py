@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import statistics
+from functools import cache
 
 import pytest
 import torch
 from oracle import make_plain, ours_of
 from torch import nn
 from torch.autograd import gradgradcheck
-from training import fused_and_plain
+from training import fused_and_plain, network
 
 import atrous
 from atrous.autograd.max_pool import max_pool2d
@@ -88,12 +89,20 @@ def third(model, x, y):
     return ddx.square().sum()
 
 
+@cache
+def fused_network(act, frozen):
+    """One fused network for all tests that freeze the same parameters, so that its graph is compiled once."""
+    return fused_and_plain(act)[0].double()
+
+
 @pytest.mark.parametrize("frozen", ["", "conv", "bn", "weight", "act"])
 @pytest.mark.parametrize("loss", [penalty, hessian_product, third])
 @pytest.mark.parametrize("act", ["prelu", "relu", "leaky_relu"])
 def test_a_network_in_training(act, loss, frozen):
     """The inputs and residuals of its layers are recomputed in the backward; the statistics are updated once."""
-    fused, plain = (model.double() for model in fused_and_plain(act))
+    fused, plain = fused_network(act, frozen), network(act).double()
+    fused.load_state_dict(plain.state_dict())
+    fused.zero_grad()
     x = torch.randn(4, 3, 10, 10).double()
     actual, expected = (results(model, x, loss, frozen) for model in (fused, plain))
     assert actual.keys() == expected.keys() and actual["0.bn1.num_batches_tracked"] == 1

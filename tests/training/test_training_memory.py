@@ -40,7 +40,9 @@ def saved_bytes(model, x):
 
 
 # Eager saves 46.5 MB per image with PReLU, which saves its input besides the convolution's, and 32.4 MB otherwise.
-@pytest.mark.parametrize("act, ratio", [("prelu", 0.45), ("relu", 0.65), ("leaky_relu", 0.65)])
+@pytest.mark.parametrize(
+    "act, ratio", [("prelu", 0.45), ("relu", 0.65), pytest.param("leaky_relu", 0.65, marks=pytest.mark.gate)]
+)
 def test_resnet34_saves_one_feature_map_per_convolution(act, ratio):
     plain, x = resnet34(act=act).train(), torch.randn(1, 3, 224, 224)
     fused, eager = saved_bytes(atrous.fuse(plain), x), saved_bytes(plain, x)
@@ -64,7 +66,7 @@ def test_only_tensors_saved_by_autograd_stay_allocated():
     assert allocated <= bytes_saved + y.nbytes
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.gate)], ids=str)
 @pytest.mark.parametrize("act", ACTS)
 def test_recomputed_activations_have_the_same_bits(act, dtype):
     model, x = small(act).to(dtype), images().to(dtype)

@@ -2,7 +2,7 @@
 
 Checks: no spills, shared memory within the chip's limit, the chip's tensor-core instruction in the main loop, bulk
 copies with descriptors, 16-byte accesses with pointers where possible. `make test` compiles every config for one chip
-and a few for all; marker `gate` compiles every combination.
+and a few for all; `make gates` a drawn third of the combinations; `make gates-all` every combination.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def test_rare_variants():
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_config_of_every_layer(name, chip):
@@ -105,6 +106,7 @@ def test_every_config_of_every_layer(name, chip):
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("dtype", configs.DTYPES, ids=str)
 def test_every_epilogue(chip, dtype, whole):
@@ -121,6 +123,7 @@ def test_every_epilogue(chip, dtype, whole):
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("chip", CHIPS)
 def test_every_dtype_of_splits_statistics_and_depthwise(chip):
     for dtype in configs.DTYPES:

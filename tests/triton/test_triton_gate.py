@@ -1,6 +1,7 @@
 """Compiles the Triton epilogue in every config for sm_80, sm_90 and sm_100 without a GPU; see compile_gate.py.
 
-`make test` compiles every config for one chip and the preferred ones for all; marker `gate` compiles every combination.
+`make test` compiles every config for one chip and the preferred ones for all; `make gates` each config for one drawn
+chip, `make gates-all` every combination.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def test_rare_variants():
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("layout, config", CONFIGS, ids=str)
 def test_everything(chip, layout, config, whole):

@@ -1,6 +1,7 @@
 """Compiles the kernels for training for sm_80, sm_90 and sm_100 without a GPU, as test_triton_gate.py does the forward.
 
-`make test` compiles the preferred configs for one chip; marker `gate` compiles every config.
+`make test` compiles the preferred configs for one chip; `make gates` each config for a drawn chip, and `make gates-all`
+for every chip.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def test_rare_variants():
 
 
 @pytest.mark.gate
+@pytest.mark.drawn(3)
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("layout, config", CONFIGS, ids=str)
 def test_everything(chip, layout, config):

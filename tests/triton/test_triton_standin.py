@@ -130,9 +130,9 @@ def test_most_launches_are_not_refused(chip, monkeypatch):
 
 
 def sample(group: str, chip: int, whole: bool) -> list[cases.Case]:
-    """All cases of a group, or a tenth of them chosen by STANDIN_SEED, which `make gates` prints."""
+    """All cases of a group, or a tenth of them chosen by GATES_SEED, which `make gates` prints."""
     listed = list(cases.GROUPS[group](group))
-    draw = random.Random(f"{os.environ.get('STANDIN_SEED', '0')} {group} {chip}")
+    draw = random.Random(f"{os.environ.get('GATES_SEED', '0')} {group} {chip}")
     return listed if whole else draw.sample(listed, -(-len(listed) // 10))
 
 

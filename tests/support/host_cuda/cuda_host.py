@@ -10,6 +10,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+from filelock import FileLock
 from torch.utils.cpp_extension import include_paths, library_paths
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +66,19 @@ def build(folder: Path, sanitizer: str | None = None, first: str = "") -> Path:
     command = ["g++", "-shared", "-pthread", *sanitize, *objects, *torch_cpu, "-o", str(library)]
     subprocess.run(command, check=True)
     return library
+
+
+def built_once(factory: pytest.TempPathFactory) -> Path:
+    """The library without a sanitizer, built once for all workers of pytest-xdist and all files of tests.
+
+    factory: the fixture tmp_path_factory.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    folder = (factory.getbasetemp().parent if worker else factory.getbasetemp()) / "host-cuda"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        library = folder / "host.so"
+        return library if library.exists() else build(folder)
 
 
 def planted(built: Path, folder: Path, sanitizer: str, header: str, unit: str, right: str, wrong: str) -> Path:

@@ -1,6 +1,7 @@
 // Emulates CUDA C++ on the CPU: csrc/cuda/*.cu run there when compiled with this folder in place of the toolkit's
-// headers. A grid runs block by block, each thread of a block on a host thread, with real barriers, shared memory,
-// shuffles and atomics, so that the findings of AddressSanitizer and ThreadSanitizer hold for the kernel.
+// headers. A grid runs block by block, under a sanitizer each thread of a block on a host thread (harness.cpp), with
+// real barriers, shared memory, shuffles and atomics, so that the findings of AddressSanitizer and ThreadSanitizer hold
+// for the kernel.
 #pragma once
 
 #include <algorithm>
