@@ -152,14 +152,31 @@ convolution_statistics = aten.with_statistics(convolution, primitive)
 def convolution_backward(
     grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format, needed: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients that Winograd's transforms compute in less time are theirs, the others torch's."""
+    dx = _input_gradient(grad, weight, spec, layout) if needed[0] else None
+    dw = _weight_gradient(grad, input, weight, spec, layout) if needed[1] else None
+    left = [needed[0] and dx is None, needed[1] and dw is None, needed[2]]
+    rest = aten.convolution_backward(grad, input, weight, spec, layout, left) if any(left) else (None, None, None)
+    return dx if rest[0] is None else rest[0], dw if rest[1] is None else rest[1], rest[2]
+
+
+def _input_gradient(grad: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> Tensor | None:
     """dx is the convolution of grad with the weight rotated by 180 degrees and its two channel axes swapped."""
-    height, width = (2 * d - p for d, p in zip(spec.dilation, spec.padding))
-    tile = None
-    if needed[0] and min(height, width) >= 0:
-        tile = _training_tile(grad, weight.transpose(0, 1), spec._replace(padding=(height, width)), layout)
+    padding = tuple(2 * d - p for d, p in zip(spec.dilation, spec.padding))
+    if min(padding) < 0:
+        return None
+    tile = _training_tile(grad, weight.transpose(0, 1), spec._replace(padding=padding), layout)
     if tile is None:
-        return aten.convolution_backward(grad, input, weight, spec, layout, needed)
+        return None
     rotated = torch.ops.atrous._winograd_weight(weight, True, tile[:2], tile.int16)
-    geometry = True, None, (height, width), spec.dilation
-    dx = torch.ops.atrous._winograd_epilogue(grad, weight, rotated, *geometry, *Epilogue())
-    return dx, *aten.convolution_backward(grad, input, weight, spec, layout, [False, *needed[1:]])[1:]
+    geometry = True, None, padding, spec.dilation
+    return torch.ops.atrous._winograd_epilogue(grad, weight, rotated, *geometry, *Epilogue())
+
+
+def _weight_gradient(
+    grad: Tensor, input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format
+) -> Tensor | None:
+    tile = winograd.gradient_tile(input, weight, spec) if layout == torch.channels_last else None
+    if tile is None:
+        return None
+    return torch.ops.atrous._winograd_weight_gradient(grad, input, spec.padding, spec.dilation, tile[:2])

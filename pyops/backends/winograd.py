@@ -43,6 +43,7 @@ LEAST_DILATED_CHANNELS = 64
 EFFICIENCY = 0.9  # of the GEMMs and of oneDNN's convolutions
 TRANSFORM = 12  # an element of a transformed tile, in or out
 READ = 16  # four bytes of a weight from memory, which products hide
+TRANSFORM_GRADIENT = 40  # an element of a transformed tile, for the weight's gradient
 TRANSFORM_WEIGHT = 60  # an element of a transformed weight, in a call that has to transform it
 
 
@@ -68,6 +69,19 @@ def tile(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> T
     if tuning.all_ints((*input.shape, *weight.shape)):
         return _choose(*_key(input, weight, spec, changing))
     return _eligible(weight.shape[1], input.dtype)[0]
+
+
+def gradient_tile(input: Tensor, weight: Tensor, spec: Spec) -> Tile | None:
+    """The tile of a weight's gradient; None if Winograd's transforms, with fp32 products, do not compute it."""
+    sizes = (*input.shape, *weight.shape)
+    if _constraints(input, weight, spec) or not tuning.all_ints(sizes) or cpu_product_rate(input.dtype) > 1:
+        return None
+    tile = Tile(4, 4)
+    tiles = input.shape[0] * tiles_of(tile, input.shape[2:], spec.padding, spec.dilation)
+    taps = input.shape[0] * direct_taps(input.shape[2:], spec.padding, spec.dilation)
+    pairs, channels = weight.shape[0] * weight.shape[1], weight.shape[0] + weight.shape[1]
+    products = pairs * (tiles / EFFICIENCY + TRANSFORM_WEIGHT) + tiles * channels * TRANSFORM_GRADIENT
+    return tile if products * tile.positions < pairs * taps / EFFICIENCY else None
 
 
 def _constraints(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:

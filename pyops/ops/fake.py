@@ -62,6 +62,11 @@ def _winograd_weight(weight: Tensor, turned: bool = False, tile=(2, 2), int16: b
     return weight.new_empty((panels, positions, outer, 16), dtype=torch.float32)
 
 
+def _winograd_weight_gradient(grad, input, padding, dilation, tile) -> Tensor:
+    shape = (grad.shape[1], input.shape[1], 3, 3)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
+
+
 def _winograd_epilogue(input, weight, transformed, turned, bias, padding, dilation, *arguments) -> Tensor:
     size = Spec.of((1, 1), padding, dilation).output_size(input.shape[2:], (3, 3))
     shape = (input.shape[0], weight.shape[turned], *size)

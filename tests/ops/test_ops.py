@@ -17,7 +17,13 @@ POINTWISE = (
     "_epilogue", "_epilogue_again", "_epilogue_reduce", "_epilogue_backward", "_epilogue_gradients", "_statistics",
     "_statistics_epilogue",
 )  # fmt: skip
-CONVOLUTIONS = ("_conv_epilogue", "_conv_statistics", "_winograd_weight", "_winograd_epilogue")
+CONVOLUTIONS = (
+    "_conv_epilogue",
+    "_conv_statistics",
+    "_winograd_weight",
+    "_winograd_epilogue",
+    "_winograd_weight_gradient",
+)
 
 
 TRITON = (*POINTWISE, "_conv_epilogue", "_conv_statistics")
@@ -69,6 +75,7 @@ def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
         "_statistics_epilogue": lambda: (z, *tail._replace(mean=None, var=None)),
         "_conv_statistics": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1),
         "_conv_epilogue": lambda: (x, w, None, (1, 1), (1, 1), (1, 1), 1, *tail),
+        "_winograd_weight_gradient": lambda: (nhwc, nhwc + 1, (1, 1), (1, 1), (4, 4)),
         "_winograd_weight": lambda: (w,),
         "_winograd_epilogue": lambda: (
             nhwc,

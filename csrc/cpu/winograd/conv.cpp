@@ -16,6 +16,7 @@
 #include "../conv.h"
 #include "../epilogue_loop.h"
 #include "instruction_sets.h"
+#include "load.h"
 #include "multiply.h"
 #include "plan.h"
 #include "transform.h"
@@ -51,19 +52,12 @@ T* reserve(std::vector<T>& values, int64_t size) {
   return values.data();
 }
 
-// The inputs of a tile of M x N outputs; those outside of the map are at `zeros`.
+// The inputs of a tile of M x N outputs.
 template <int M, int N, class S>
 void find_inputs(const Task<S>& task, const Tile& tile, const S* zeros, const S** pixels) {
   const Geometry& shape = task.shape;
-  for (int i = 0; i < M + 2; ++i) {
-    const int64_t y = tile.top - shape.padding[0] + i * shape.dilation[0];
-    for (int j = 0; j < N + 2; ++j) {
-      const int64_t x = tile.left - shape.padding[1] + j * shape.dilation[1];
-      const bool inside = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
-      const int64_t pixel = (tile.image * shape.height + y) * shape.width + x;
-      *pixels++ = inside ? task.input + pixel * shape.in_channels : zeros;
-    }
-  }
+  find_pixels<M + 2, N + 2>(Map<S>{task.input, shape.height, shape.width, shape.in_channels}, tile.image,
+                            tile.top - shape.padding[0], tile.left - shape.padding[1], shape.dilation, zeros, pixels);
 }
 
 // Writes v[position][channel] of a tile of M x N outputs, and prefetches the inputs of the `next`.
@@ -76,11 +70,8 @@ void load_tile(const S** pixels, const S** next, int64_t channels, float* v, int
     transform_input<M, N, V>(pixels, channel, v + channel, step);
   }
   if (channel == channels) return;
-  S rest[POSITIONS][LANES] = {};
-  for (int i = 0; i < POSITIONS; ++i) {
-    std::copy(pixels[i] + channel, pixels[i] + channels, rest[i]);
-    pixels[i] = rest[i];
-  }
+  S rest[POSITIONS][LANES];
+  pad_channels<LANES>(pixels, POSITIONS, channel, channels, rest);
   transform_input<M, N, V>(pixels, 0, v + channel, step);
 }
 
@@ -100,13 +91,7 @@ void load_tile_int16(const S** pixels, const S** next, const Geometry& shape, fl
       if (sizeof(S) == 4) __builtin_prefetch(next[i] + channel + CHUNK / 2, 0, 3);
     }
     S rest[POSITIONS][CHUNK];
-    if (count % LANES) {
-      std::memset(rest, 0, sizeof rest);
-      for (int i = 0; i < POSITIONS; ++i) {
-        std::copy(inputs[i], inputs[i] + count, rest[i]);
-        inputs[i] = rest[i];
-      }
-    }
+    if (count % LANES) pad_channels<CHUNK>(inputs, POSITIONS, 0, count, rest);
     for (int64_t c = 0; c < count; c += LANES) transform_input<M, N, V>(inputs, c, values + c, CHUNK);
     for (int i = 0; i < POSITIONS; ++i)
       scales[(i * shape.chunks() + chunk) * scale_step] =

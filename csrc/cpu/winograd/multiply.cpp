@@ -28,7 +28,7 @@ void multiply_tiles(const PanelGemm& gemm, int64_t first, const float* next, int
         std::memcpy(u[panel], gemm.u + panel * gemm.u_step + c * PANEL, sizeof u[panel]);
       }
       for (int i = 0; i < TILES; ++i) {
-        const float x = v[i * gemm.v_step + c];
+        const float x = v[i * gemm.v_step + c * gemm.v_stride];
         for (int panel = 0; panel < PANELS; ++panel)
           for (int part = 0; part < PARTS; ++part) sums[i][panel][part] += x * u[panel][part];
       }
@@ -38,7 +38,7 @@ void multiply_tiles(const PanelGemm& gemm, int64_t first, const float* next, int
         for (int part = 0; part < PARTS; ++part) {
           float* total = m + panel * gemm.m_step() + i * PANEL + part * WIDTH;
           V before{};
-          if (begin) load(total, before);
+          if (begin || gemm.add) load(total, before);
           store<V>(total, before + sums[i][panel][part]);
         }
   }

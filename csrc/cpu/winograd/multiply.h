@@ -15,11 +15,15 @@ struct PanelGemm {
   int64_t v_step, u_step;  // distance of tiles in v, of panels in u
   int64_t u_size;          // of one panel
   const float* scales;     // of int16: [chunk][tile]
+  int64_t v_stride = 1;    // distance of channels in v
+  bool add = false;        // to what m holds
 
   int64_t m_step() const { return tiles * PANEL; }  // distance of panels in m
   // `count` panels from `panel` on.
   PanelGemm at(int64_t panel, int64_t count) const {
-    return {v, u + panel * u_step, m + panel * m_step(), tiles, channels, count, v_step, u_step, u_size, scales};
+    return {
+        v,  u + panel * u_step, m + panel * m_step(), tiles, channels, count, v_step, u_step, u_size, scales, v_stride,
+        add};
   }
   // The weight that is read after the panels before `panel`: the next panels', or the first panels' of the next
   // position.

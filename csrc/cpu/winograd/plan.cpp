@@ -33,48 +33,60 @@ void check_weight(const Tensor& transformed, const Geometry& shape) {
                   to_string(sizes), ", strides ", to_string(to_vector(transformed.strides())));
 }
 
-}  // namespace
-
-TileShape tile_shape(const Tensor& transformed) {
+// The tile of a transformed weight, by its number of positions.
+TileShape tile_of(const Tensor& transformed) {
   const int64_t positions = transformed.dim() == 4 ? transformed.size(1) : 0;
   return positions == 36 ? TileShape{4, 4} : positions == 24 ? TileShape{4, 2} : TileShape{2, 2};
 }
 
-Geometry geometry(const Tensor& input, const Tensor& weight, const Tensor& transformed, bool turned,
-                  const Sizes& padding, const Sizes& dilation) {
+}  // namespace
+
+TileShape check_tile(const Sizes& tile) {
+  const bool known = tile == Sizes{2, 2} || tile == Sizes{4, 2} || tile == Sizes{4, 4};
+  STD_TORCH_CHECK(known, "tile: expected (2, 2), (4, 2) or (4, 4), got ", to_string(tile));
+  return {tile[0], tile[1]};
+}
+
+Geometry geometry(const Tensor& input, int64_t out_channels, TileShape tile, bool quantized, const Sizes& padding,
+                  const Sizes& dilation) {
   check_floating("input", input);
   STD_TORCH_CHECK(input.scalar_type() != ScalarType::Double,
                   "input: expected dtype float32, float16 or bfloat16, got Double");
   const Sizes sizes = to_vector(input.sizes());
   STD_TORCH_CHECK(sizes.size() == 4 && sizes[1] > 0, "input: expected 4-D (N, C, H, W) with C > 0, got shape ",
                   to_string(sizes));
-  const Sizes taps = to_vector(weight.sizes());
-  STD_TORCH_CHECK(taps.size() == 4 && taps[!turned] == sizes[1] && taps[2] == 3 && taps[3] == 3,
-                  "weight: expected shape [K, C, 3, 3] with ", turned ? "K" : "C", " = ", sizes[1], ", got ",
-                  to_string(taps));
-  STD_TORCH_CHECK(weight.scalar_type() == input.scalar_type(), "weight: expected dtype ",
-                  torch::headeronly::toString(input.scalar_type()), " as input, got ",
-                  torch::headeronly::toString(weight.scalar_type()));
-  const int64_t out_channels = taps[turned];
   const auto pads = check_pair("padding", padding, 0), steps = check_pair("dilation", dilation, 1);
   const Sizes output = convolution_sizes(sizes, {out_channels, sizes[1], 3, 3}, {1, 1}, padding, dilation);
+  return {sizes[0],
+          sizes[1],
+          sizes[2],
+          sizes[3],
+          out_channels,
+          output[2],
+          output[3],
+          pads,
+          steps,
+          tile,
+          quantized,
+          tile_starts(output[2], tile.rows, dilation[0]),
+          tile_starts(output[3], tile.columns, dilation[1])};
+}
+
+Geometry geometry(const Tensor& input, const Tensor& weight, const Tensor& transformed, bool turned,
+                  const Sizes& padding, const Sizes& dilation) {
+  const Sizes taps = to_vector(weight.sizes()), sizes = to_vector(input.sizes());
+  const bool matches =
+      sizes.size() != 4 || (taps.size() == 4 && taps[!turned] == sizes[1] && taps[2] == 3 && taps[3] == 3);
+  STD_TORCH_CHECK(matches, "weight: expected shape [K, C, 3, 3] with ", turned ? "K" : "C", " = input's channels, ",
+                  sizes.size() == 4 ? sizes[1] : 0, ", got ", to_string(taps));
   const ScalarType dtype = transformed.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Short,
                   "transformed: expected dtype float32 or int16, got ", torch::headeronly::toString(dtype));
-  const TileShape tile = tile_shape(transformed);
-  const Geometry shape{sizes[0],
-                       sizes[1],
-                       sizes[2],
-                       sizes[3],
-                       out_channels,
-                       output[2],
-                       output[3],
-                       pads,
-                       steps,
-                       tile,
-                       dtype == ScalarType::Short,
-                       tile_starts(output[2], tile.rows, dilation[0]),
-                       tile_starts(output[3], tile.columns, dilation[1])};
+  const Geometry shape = geometry(input, taps.size() == 4 ? taps[turned] : 0, tile_of(transformed),
+                                  dtype == ScalarType::Short, padding, dilation);
+  STD_TORCH_CHECK(weight.scalar_type() == input.scalar_type(), "weight: expected dtype ",
+                  torch::headeronly::toString(input.scalar_type()), " as input, got ",
+                  torch::headeronly::toString(weight.scalar_type()));
   check_weight(transformed, shape);
   return shape;
 }

@@ -16,8 +16,8 @@ struct TileShape {
   int64_t positions() const { return (rows + 2) * (columns + 2); }
 };
 
-// The tile shape of a transformed weight, by its number of positions.
-TileShape tile_shape(const Tensor& transformed);
+// Checks the argument `tile`.
+TileShape check_tile(const Sizes& tile);
 
 // `size` floats padded to an odd number of cache lines: blocks of memory at such a distance do not share cache sets.
 inline int64_t odd_lines(int64_t size) { return ((size + 15) / 16 | 1) * 16; }
@@ -53,7 +53,10 @@ void for_outputs(const Geometry& shape, const Tile& tile, Function&& function) {
       function(a * shape.tile.columns + b, (tile.image * shape.out_height + y) * shape.out_width + x);
 }
 
-// Checks the arguments of _winograd_epilogue that determine the geometry; an error names the invalid one.
+// The geometry of a convolution of this input; an error names the invalid argument.
+Geometry geometry(const Tensor& input, int64_t out_channels, TileShape tile, bool quantized, const Sizes& padding,
+                  const Sizes& dilation);
+// The same from the arguments of _winograd_epilogue, which it checks.
 Geometry geometry(const Tensor& input, const Tensor& weight, const Tensor& transformed, bool turned,
                   const Sizes& padding, const Sizes& dilation);
 

@@ -58,6 +58,19 @@ struct Axis<2> {
     y[1] = m[1] - m[2] - m[3];
   }
   template <class V>
+  static void output_gradient(const V* y, V* m) {
+    m[0] = y[0];
+    m[1] = y[0] + y[1];
+    m[2] = y[0] - y[1];
+    m[3] = -y[1];
+  }
+  template <class V>
+  static void weight_gradient(const V* u, V* g) {
+    g[0] = u[0] + (u[1] + u[2]) * 0.5f;
+    g[1] = (u[1] - u[2]) * 0.5f;
+    g[2] = (u[1] + u[2]) * 0.5f + u[3];
+  }
+  template <class V>
   static void weight(const V* g, V* u) {
     u[0] = g[0];
     u[1] = (g[0] + g[1] + g[2]) / 2;
@@ -92,6 +105,26 @@ struct Axis<4> {
     y[1] = p * odd_p + q * odd_q;
     y[2] = pp * even_p + qq * even_q;
     y[3] = m[5] + ppp * odd_p + qqq * odd_q;
+  }
+  template <class V>
+  static void output_gradient(const V* y, V* m) {
+    constexpr float p = P, q = Q, pp = PP, qq = QQ;
+    m[0] = y[0];
+    const V even_p = y[0] + pp * y[2], odd_p = y[1] + pp * y[3];
+    m[1] = even_p + p * odd_p;
+    m[2] = even_p - p * odd_p;
+    const V even_q = y[0] + qq * y[2], odd_q = y[1] + qq * y[3];
+    m[3] = even_q + q * odd_q;
+    m[4] = even_q - q * odd_q;
+    m[5] = y[3];
+  }
+  template <class V>
+  static void weight_gradient(const V* u, V* g) {
+    constexpr float zero = 1 / (PP * QQ), p = 1 / AT_P, q = 1 / AT_Q;
+    const V even_p = p * (u[1] + u[2]), even_q = q * (u[3] + u[4]);
+    g[0] = zero * u[0] + even_p + even_q;
+    g[1] = float(P / AT_P) * (u[1] - u[2]) + float(Q / AT_Q) * (u[3] - u[4]);
+    g[2] = u[5] + float(PP) * even_p + float(QQ) * even_q;
   }
   template <class V>
   static void weight(const V* g, V* u) {
@@ -162,6 +195,39 @@ void transform_weight(const V* g, V* u) {
   for (int i = 0; i < M + 2; ++i) {
     const V row[3] = {columns[0][i], columns[1][i], columns[2][i]};
     Axis<N>::weight(row, u + (N + 2) * i);
+  }
+}
+
+// The gradient of transform_output: writes A dY A' to p + position * step.
+template <int M, int N, class V, class S>
+void transform_output_gradient(const S* const* pixels, int64_t channel, float* p, int64_t step) {
+  V columns[N][M + 2];
+  for (int b = 0; b < N; ++b) {
+    V y[M];
+    for (int a = 0; a < M; ++a) load(pixels[N * a + b] + channel, y[a]);
+    Axis<M>::output_gradient(y, columns[b]);
+  }
+  for (int i = 0; i < M + 2; ++i) {
+    V y[N], m[N + 2];
+    for (int b = 0; b < N; ++b) y[b] = columns[b][i];
+    Axis<N>::output_gradient(y, m);
+    for (int j = 0; j < N + 2; ++j) store(p + ((N + 2) * i + j) * step, m[j]);
+  }
+}
+
+// The gradient of transform_weight: g = G' dU G; dU is at u + position * step.
+template <int M, int N, class V>
+void transform_weight_gradient(const float* u, int64_t step, V* g) {
+  V columns[N + 2][3];
+  for (int j = 0; j < N + 2; ++j) {
+    V column[M + 2];
+    for (int i = 0; i < M + 2; ++i) load(u + ((N + 2) * i + j) * step, column[i]);
+    Axis<M>::weight_gradient(column, columns[j]);
+  }
+  for (int i = 0; i < 3; ++i) {
+    V row[N + 2];
+    for (int j = 0; j < N + 2; ++j) row[j] = columns[j][i];
+    Axis<N>::weight_gradient(row, g + 3 * i);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "../../op_adapter.h"
 #include "../channels.h"
+#include "plan.h"
 #include "quantize.h"
 #include "transform.h"
 
@@ -127,8 +128,6 @@ Tensor winograd_weight(const Tensor& weight, bool turned, const Sizes& tile, boo
   STD_TORCH_CHECK(sizes.size() == 4 && sizes[2] == 3 && sizes[3] == 3, "weight: expected shape [K, C, 3, 3], got ",
                   to_string(sizes));
   int64_t first_tap = 0;
-  const bool known = tile == Sizes{2, 2} || tile == Sizes{4, 2} || tile == Sizes{4, 4};
-  STD_TORCH_CHECK(known, "tile: expected (2, 2), (4, 2) or (4, 4), got ", to_string(tile));
   if (turned) {
     std::swap(sizes[0], sizes[1]);
     std::swap(strides[0], strides[1]);
@@ -137,7 +136,7 @@ Tensor winograd_weight(const Tensor& weight, bool turned, const Sizes& tile, boo
     strides[3] = -strides[3];
   }
   const int64_t channels = sizes[1], panels = (sizes[0] + PANEL - 1) / PANEL, blocks = (channels + DEPTH - 1) / DEPTH;
-  const int64_t positions = (tile[0] + 2) * (tile[1] + 2);
+  const int64_t positions = check_tile(tile).positions();
   Tensor transformed = torch::stable::new_empty(weight, Sizes{panels, positions, channels, PANEL}, ScalarType::Float);
   float* u = transformed.mutable_data_ptr<float>();
   with_storage(weight, [&](auto* data) {
