@@ -22,4 +22,4 @@ def name(layer) -> str:
 def test_layer(layer, batch, dtype, compare, machine_ceilings):
     sizes = {"macs": layer.flop(batch) // 2, "moved_bytes": layers.moved_bytes(layer, batch, dtype)}
     more = {"batch": batch, "count": layer.count, "product_macs": ceilings.fastest(dtype)[1], **sizes}
-    compare("layers", name(layer), [layers.layer(layer, batch, dtype)], seconds=1.0, copies=layers.COPIES, **more)
+    compare("layers", name(layer), [layers.layer(layer, batch, dtype)], seconds=0.7, copies=layers.COPIES, **more)

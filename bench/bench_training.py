@@ -15,11 +15,16 @@ NETWORKS = {"224 b8": ("--batch", "8"), "512 os8 b1": ("--batch", "1", "--size",
 
 
 @pytest.mark.parametrize("act, dtype", [("prelu", torch.float32), ("relu", torch.bfloat16)], ids=["prelu", "relu-bf16"])
-def test_step(act, dtype, compare):
+def test_step(act, dtype, full, compare):
     with torch.enable_grad():
         training.check_gradients(act)
         name = "PReLU b8" if act == "prelu" else "ReLU b8"
-        compare("training step (bf16: autocast)", name, [training.resnet34(8, act=act, dtype=dtype)], seconds=20.0)
+        compare(
+            "training step (bf16: autocast)",
+            name,
+            [training.resnet34(8, act=act, dtype=dtype, full=full)],
+            seconds=20.0,
+        )
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -27,7 +32,8 @@ def test_step(act, dtype, compare):
 def test_memory(provider, network, full, add_row, request):
     if request.config.getoption("benchmark_disable"):
         pytest.skip("there is no result to check")
-    if network != "224 b8" and provider not in ("eager NCHW", "atrous") and not full:
+    quick = ("eager NCHW", "torch.compile", "atrous")[:: 1 if network == "224 b8" else 2]
+    if provider not in quick and not full:
         pytest.skip("takes long: make bench-full")
     command = [sys.executable, "-m", "bench.memory", provider, *NETWORKS[network]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

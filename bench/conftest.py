@@ -9,6 +9,7 @@ import torch
 
 from bench import ceilings, measure, record, summary
 from bench.subjects import peers
+from bench.subjects.subject import DEVICE
 
 ROWS = pytest.StashKey[list[measure.Row]]()
 CEILINGS = pytest.StashKey[dict[str, float]]()
@@ -97,7 +98,7 @@ def pytest_terminal_summary(terminalreporter, config):
     tops = config.stash[CEILINGS]
     terminalreporter.section("results")
     terminalreporter.write_line(summary.text(rows, tops))
-    if folder:
+    if folder and DEVICE.type == "cpu":
         path = record.cpu_file(folder)
         versions = {name: record.distribution(name) for name in peers.DISTRIBUTIONS}
         record.write_rows(path, rows, ceilings=tops, peers=versions)

@@ -32,7 +32,7 @@ def interleaved(
     calls: Mapping[Key, timing.Call],
     clock: Callable[[timing.Call, int], float],
     seconds: float,
-    least: int = 7,
+    least: int = 5,
     most: int = 60,
 ) -> dict[Key, list[float]]:
     """Milliseconds of each call, one value for each round.

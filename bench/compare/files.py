@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.compare.noise import SMALLEST, Change
+from bench.compare.noise import SMALLEST, Change, doubled
 from bench.subjects.subject import OURS
 
 Row = dict[str, Any]
 REMARK = "Only speed-ups over eager are compared: the file is of another run, and another machine's times mean nothing."
-SAME = "eager"  # providers whose names begin so have not changed: their difference is the noise between the two runs
+SAME = "eager"  # providers whose names begin so have not changed: their difference is the noise between both runs
 
 
 def changes(old: list[Row], new: list[Row]) -> dict[str, Change]:
@@ -20,7 +20,7 @@ def changes(old: list[Row], new: list[Row]) -> dict[str, Change]:
     known = {_key(row): row for row in old if row.get("counted")}
     pairs = [(row, known[_key(row)]) for row in new if row.get("counted") and _key(row) in known]
     ratios = {_key(row): before["speedup"] / row["speedup"] for row, before in pairs}
-    noise = max([abs(ratio - 1) for key, ratio in ratios.items() if key[2].startswith(SAME)], default=0.0)
+    noise = doubled(ratio for key, ratio in ratios.items() if key[2].startswith(SAME) and ratio != 1)
     result = {}
     for row, before in pairs:
         if row["provider"].startswith(OURS):

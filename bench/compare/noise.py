@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 SMALLEST = 0.02  # no difference below it is reported
@@ -44,14 +44,19 @@ def changes(base: Times, again: Times, new: Times) -> dict[str, Change]:
     The noise of a case: twice the differences between these two, the quadratic mean over the cases, and the 95 % range
     of the median of its own ratios.
     """
-    same = [statistics.median(b / a for a, b in zip(base[case], again[case])) - 1 for case in base]
-    difference = 2 * (sum(value**2 for value in same) / len(same)) ** 0.5
+    difference = doubled(statistics.median(b / a for a, b in zip(base[case], again[case])) for case in base)
     result = {}
     for case, values in new.items():
         ratios = [2 * n / (a + b) for n, a, b in zip(values, base[case], again[case])]
         ratio, noise = statistics.median(ratios), max(SMALLEST, difference + _uncertainty(ratios))
         result[case] = Change(ratio, noise, ratio > 1 + noise)
     return result
+
+
+def doubled(ratios: Iterable[float]) -> float:
+    """Twice the quadratic mean of what ratios of unchanged code differ from 1 by; 0 if there are none."""
+    squares = [(ratio - 1) ** 2 for ratio in ratios]
+    return 2 * (sum(squares) / max(len(squares), 1)) ** 0.5
 
 
 def _uncertainty(values: Sequence[float]) -> float:

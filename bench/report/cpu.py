@@ -42,6 +42,7 @@ def caption(result: Result, name: str, pictures: list[Path]) -> str:
             f" In the geometric mean of the float32 networks, frozen `atrous` runs {ours:.2f}x as fast as eager, and "
             f"torch.compile with freezing {best:.2f}x."
         )
+    text += f" {result['note']}" if "note" in result else ""
     images = ["![ResNet34 on a CPU: speed-ups over eager PyTorch]", "![Layers of ResNet34 below the CPU's limits]"]
     shown = [f"{image}({path.as_posix()})" for image, path in zip(images, pictures)]
     return "\n\n".join([*shown, textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)]) + "\n"

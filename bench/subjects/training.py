@@ -18,12 +18,13 @@ from . import peers
 from .subject import DEVICE, NHWC, OURS, Call, Subject
 
 EXACT = demo_training.BUDGET  # the relative error of all gradients that is allowed in fp64
+RECOMPUTE = f"{OURS}, recompute=False"
 VARIANTS: dict[str, tuple[Callable[[nn.Module], Any], torch.memory_format]] = {
     "eager NCHW": (lambda model: model, NCHW),
     "eager NHWC": (lambda model: model, NHWC),
     "torch.compile": (functools.partial(torch.compile, fullgraph=True, dynamic=False), NHWC),
     OURS: (atrous.fuse, NHWC),
-    f"{OURS}, recompute=False": (functools.partial(atrous.fuse, recompute=False), NHWC),
+    RECOMPUTE: (functools.partial(atrous.fuse, recompute=False), NHWC),
 }
 
 
@@ -40,15 +41,20 @@ class Step(demo_training.Step):
             return super().loss()
 
 
-def resnet34(batch: int, size: int = 224, act: str = "prelu", dtype: torch.dtype = torch.float32) -> Subject:
-    """A step; the baseline is eager NCHW in the same dtype. A call of check() compares in fp64."""
+def resnet34(
+    batch: int, size: int = 224, act: str = "prelu", dtype: torch.dtype = torch.float32, full: bool = False
+) -> Subject:
+    """A step; the baseline is eager NCHW in the same dtype. Nothing is checked: check_gradients() does.
+
+    full: without recomputation too.
+    """
     model = atrous.models.resnet34(act=act).to(DEVICE)
     images = torch.randn(batch, 3, size, size, device=DEVICE)
 
     def prepare(name: str) -> Call:
         return Step(name, model, images, dtype)  # type: ignore[return-value]  # a step returns nothing
 
-    providers = {name: functools.partial(prepare, name) for name in VARIANTS}
+    providers = {name: functools.partial(prepare, name) for name in VARIANTS if full or name != RECOMPUTE}
     providers["inplace_abn"] = lambda: peers.gpu_only("inplace_abn")
     return Subject(dtype, providers, lambda: images)
 
