@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.compare.noise import SMALLEST, Change, doubled
+from bench.compare.noise import SMALLEST, Change, usual
 from bench.subjects.subject import OURS
 
 Row = dict[str, Any]
@@ -20,7 +20,7 @@ def changes(old: list[Row], new: list[Row]) -> dict[str, Change]:
     known = {_key(row): row for row in old if row.get("counted")}
     pairs = [(row, known[_key(row)]) for row in new if row.get("counted") and _key(row) in known]
     ratios = {_key(row): before["speedup"] / row["speedup"] for row, before in pairs}
-    noise = doubled(ratio for key, ratio in ratios.items() if key[2].startswith(SAME) and ratio != 1)
+    noise = usual(ratio for key, ratio in ratios.items() if key[2].startswith(SAME) and ratio != 1)
     result = {}
     for row, before in pairs:
         if row["provider"].startswith(OURS):

@@ -41,22 +41,22 @@ def measured(workers: Mapping[str, Worker], cases: Sequence[str], rounds: int) -
 def changes(base: Times, again: Times, new: Times) -> dict[str, Change]:
     """`base` and `again` are two processes of the same version.
 
-    The noise of a case: twice the differences between these two, the quadratic mean over the cases, and the 95 % range
-    of the median of its own ratios.
+    The noise of a case: the usual difference between these two, or its own if that is larger, and the 95 % range
+    of the median of its ratios.
     """
-    difference = doubled(statistics.median(b / a for a, b in zip(base[case], again[case])) for case in base)
+    same = {case: statistics.median(b / a for a, b in zip(base[case], again[case])) for case in base}
     result = {}
     for case, values in new.items():
         ratios = [2 * n / (a + b) for n, a, b in zip(values, base[case], again[case])]
+        difference = max(usual(same.values()), abs(same[case] - 1))
         ratio, noise = statistics.median(ratios), max(SMALLEST, difference + _uncertainty(ratios))
         result[case] = Change(ratio, noise, ratio > 1 + noise)
     return result
 
 
-def doubled(ratios: Iterable[float]) -> float:
-    """Twice the quadratic mean of what ratios of unchanged code differ from 1 by; 0 if there are none."""
-    squares = [(ratio - 1) ** 2 for ratio in ratios]
-    return 2 * (sum(squares) / max(len(squares), 1)) ** 0.5
+def usual(ratios: Iterable[float]) -> float:
+    """Twice the median of what ratios of unchanged code differ from 1 by; 0 if there are none."""
+    return 2 * statistics.median([abs(ratio - 1) for ratio in ratios] or [0.0])
 
 
 def _uncertainty(values: Sequence[float]) -> float:

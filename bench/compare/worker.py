@@ -5,6 +5,7 @@ The package is what Python finds as atrous. Only public names of it are used, so
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 import atrous
 
 Call = Callable[[], object]
-SHORTEST = 0.02  # seconds of one measurement
+SHORTEST = 5.0  # ms: a shorter call is repeated to take as long, and measured so BLOCKS times
+BLOCKS = 5  # their median counts, since an interruption is as long as one
 
 
 def network(freeze: bool, batch: int, dtype: torch.dtype = torch.float32) -> Call:
@@ -71,10 +73,10 @@ def main() -> None:
         if name not in known:
             call = CASES[name]()
             call()  # compiles
-            known[name] = call, 1 + int(SHORTEST * 1e3 / milliseconds(call, 3))
+            known[name] = call, 1 + int(SHORTEST / min(milliseconds(call, 1) for _ in range(3)))
         call, repeats = known[name]
         call()  # another process had the caches
-        print(milliseconds(call, repeats), flush=True)
+        print(statistics.median(milliseconds(call, repeats) for _ in range(BLOCKS if repeats > 1 else 1)), flush=True)
 
 
 if __name__ == "__main__":
