@@ -30,7 +30,8 @@ BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if 
 	$(if $(STEPS),--steps "$(STEPS)")
 
 .PHONY: help setup demo cpp-example test gates gates-all standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
-	gpu-bundle-check bench bench-host public-models bench-report docs kernel-table experiment lint format clean
+	gpu-bundle-check bench bench-full bench-results peers bench-compare bench-host public-models bench-report docs \
+	kernel-table experiment lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -116,9 +117,30 @@ gpu-bundle-download:  ## download torch, Triton and CUTLASS for gpu-bundle
 gpu-bundle-check:  ## check that the bundle installs, loads, and has every kernel of right and fast
 	$(PYTHON) -m bench.gpu.bundle.command check $(BUNDLE)
 
-bench: setup  ## run pytest-benchmark over bench/, correctness first; JSON in out/bench.json
+# PEERS=1 installs other libraries first. Without logging: a failure would print torch's traces. RESULTS: the folder of
+# the results file. FULL: options of pytest.
+RESULTS ?= out
+bench: setup $(if $(PEERS),peers)  ## check and time atrous beside eager, torch.compile and, with PEERS=1, others; 10 minutes; RESULTS=out
 	@mkdir -p out
-	$(BIN)/python -m pytest bench -m "not gpu" --benchmark-only --benchmark-json out/bench.json $(PYTEST_ARGS)
+	$(BIN)/python -m pytest bench -q -p no:logging --disable-warnings --benchmark-quiet --benchmark-json out/bench.json \
+		--results $(RESULTS) $(FULL) $(PYTEST_ARGS)
+
+bench-full: FULL := --full
+bench-full: bench  ## bench with every mode of torch.compile, all activations, and sweeps over batch, size, channels, dilation
+
+bench-results:  ## bench with PEERS=1 into bench/results, then bench-report: all that the README shows
+	$(MAKE) bench PEERS=1 RESULTS=bench/results
+	$(MAKE) bench-report
+
+peers: $(VENV)/peers  ## install OpenVINO, ONNX Runtime and onnx into .venv, for bench
+
+$(VENV)/peers: $(VENV)/packages requirements-peers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements-dev.txt -r requirements-peers.txt
+	@touch $@
+
+bench-compare: setup  ## compare speed with BASE=commit or BASE=results file; exit status 1 if slower than the noise
+	@test -n "$(BASE)" || { echo "expected BASE=commit or BASE=FILE, got none"; exit 2; }
+	$(BIN)/python -m bench.compare $(BASE)
 
 bench-host: setup  ## measure compile time, and host time beside plain torch; fails above a budget; JSON in out/
 	@mkdir -p out
@@ -139,7 +161,7 @@ $(PUBLIC)/complete: $(VENV)/native $(wildcard bench/public_models/requirements*.
 		--no-deps -e .
 	@touch $@
 
-bench-report:  ## write README's tables, docs/resnet34-cpu.png and docs/models.md from bench/results
+bench-report:  ## write README's tables and pictures and docs/models.md from bench/results
 	$(BIN)/python -m bench.report.report
 	$(BIN)/python -m bench.report.picture
 	$(BIN)/python -m bench.public_models.page

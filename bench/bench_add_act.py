@@ -1,15 +1,10 @@
-"""Benchmark add_act at the sizes of ResNet34's stages."""
+"""Benchmark add_act at the sizes of ResNet34's first and last stage."""
 
 import pytest
-import torch
 
-from atrous import testing
-from bench import providers
-
-CASES = [case for case in testing.RESNET34 if case.name in ("layer1", "layer4")]
+from bench.subjects import ops, subject
 
 
-@pytest.mark.parametrize("provider", providers.OPS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_add_act(case, provider, compare):
-    compare(f"add_act {case.name}", provider, providers.add_act(case, torch.float32))
+@pytest.mark.parametrize("case", ops.STAGES, ids=lambda case: case.name)
+def test_add_act(case, compare):
+    compare("add_act", case.name, [ops.add_act(case, dtype) for dtype in subject.dtypes()], seconds=3.0)

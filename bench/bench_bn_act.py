@@ -1,15 +1,10 @@
-"""Benchmark bn_act with a residual at the sizes of ResNet34's stages."""
+"""Benchmark bn_act with a residual at the sizes of ResNet34's first and last stage."""
 
 import pytest
-import torch
 
-from atrous import testing
-from bench import providers
-
-CASES = [case for case in testing.RESNET34 if case.name in ("layer1", "layer4")]
+from bench.subjects import ops, subject
 
 
-@pytest.mark.parametrize("provider", providers.OPS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_bn_act(case, provider, compare):
-    compare(f"bn_act {case.name}", provider, providers.bn_act(case, torch.float32))
+@pytest.mark.parametrize("case", ops.STAGES, ids=lambda case: case.name)
+def test_bn_act(case, compare):
+    compare("bn_act", case.name, [ops.bn_act(case, dtype) for dtype in subject.dtypes()], seconds=3.0)

@@ -1,12 +1,20 @@
-"""Benchmark ResNet34 with channel-wise PReLU at 224x224: plain, compiled, fused by every backend, frozen."""
+"""Benchmark inference of ResNet34, dilated or not, beside torch.compile, OpenVINO and ONNX Runtime."""
 
 import pytest
-import torch
 
-from bench import providers
+from bench.subjects import networks
+
+ACTS = {"prelu": "PReLU", "relu": "ReLU"}
 
 
-@pytest.mark.parametrize("provider", providers.MODELS)
-@pytest.mark.parametrize("batch", [1])
-def test_resnet34(batch, provider, compare):
-    compare(f"resnet34 batch {batch}", provider, providers.resnet34(batch, 224, torch.float32))
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_resnet34(act, batch, full, compare):
+    modes = networks.MODES if full else networks.MODES[: 2 if (act, batch) == ("prelu", 1) else 1]
+    compare("ResNet34", f"{ACTS[act]} b{batch}", networks.resnet34(batch, act=act, modes=modes), seconds=8.0)
+
+
+def test_dilated(full, compare):
+    """Output stride 8 at 512x512."""
+    modes = networks.MODES[: 3 if full else 1]
+    compare("ResNet34", "512 os8 b1", networks.resnet34(1, 512, output_stride=8, modes=modes), seconds=20.0)

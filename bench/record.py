@@ -43,7 +43,7 @@ def describe(device: Any = None) -> Record:
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _distribution("triton"),
+        "triton": distribution("triton"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
     }
@@ -51,11 +51,21 @@ def describe(device: Any = None) -> Record:
     return about(torch.cuda.get_device_name(device) if cuda else "cpu", versions)
 
 
-def write_rows(path: Path, rows: list[Record]) -> None:
-    """Writes the rows of a benchmark on this CPU, and their origin."""
+def write_rows(path: Path, rows: list[Record], **more: Any) -> None:
+    """Writes the rows of a benchmark on this CPU, and their origin. more: fields beside the rows."""
     from atrous.tools import info
 
-    path.write_text(json.dumps({**about(info.processor(), info.versions()), "rows": rows}, indent=1) + "\n")
+    host = {name: info.machine()[name] for name in ("capability", "threads")}
+    result = {**about(info.processor(), info.versions()), **host, **more, "rows": rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def cpu_file(folder: Path) -> Path:
+    """cpu-<instructions>-<yyyy-mm-dd>.json, the results of `make bench` on this CPU."""
+    from atrous.tools import info
+
+    return folder / f"cpu-{info.machine()['capability'].lower()}-{datetime.date.today().isoformat()}.json"
 
 
 def about(device: str, versions: Record) -> Record:
@@ -66,7 +76,7 @@ def about(device: str, versions: Record) -> Record:
     return {"device": device, "driver": driver, "commit": commit(), "date": date, "versions": versions}
 
 
-def _distribution(name: str) -> str | None:
+def distribution(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

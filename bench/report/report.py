@@ -1,7 +1,8 @@
-"""Write the measured tables into the README: python -m bench.report.report [README] [RESULTS_DIR]
+"""Write what was measured into the README: python -m bench.report.report [README] [RESULTS_DIR]
 
-Every result of `python -m atrous demo --json` in the folder, and the newest result of bench.tables.fused for each GPU,
-become tables between the report's two markers, so that no number is typed by hand.
+Every result of `python -m atrous demo --json` in the folder, the newest one of `make bench`, and the newest one of
+bench.tables.fused for each GPU become tables between the report's two markers, and the pictures of `make bench` with
+their sentences stand between two others, so that no number is typed by hand.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from atrous.tools.demo import report as demo_report
+from bench.report import cpu
 from bench.report import fused as report_fused
 from bench.tables import table as measured
 
 ROOT = Path(__file__).parents[2]
+PICTURES = [Path("docs/resnet34-cpu.png"), Path("docs/resnet34-layers-cpu.png")]
+PICTURE = re.compile(r"(<!-- pictures: begin -->\n).*?(<!-- pictures: end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- report: begin -->\n).*?(<!-- report: end -->)", re.DOTALL)
 RENAMED = {"kept_bytes_per_image": "saved_bytes_per_image", "atrous_keeping": "atrous_no_recompute"}  # old name -> new
 
@@ -63,10 +67,19 @@ def training(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def folder_results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.name: read(path) for path in sorted(folder.glob("*.json"))}
+
+
 def report(text: str, folder: Path) -> str:
     """The README with its report regenerated. Raises ValueError if the markers are missing."""
-    results = {path.name: read(path) for path in sorted(folder.glob("*.json"))}
-    tables = [table(result, name) for name, result in results.items() if result.get("inference")]
+    results = folder_results(folder)
+    last = cpu.newest(results)
+    tables = [cpu.tables(results[last], last)] if last else []
+    if last:
+        shown = cpu.caption(results[last], last, PICTURES)
+        text = PICTURE.sub(lambda markers: markers[1] + shown + markers[2], text)
+    tables += [table(result, name) for name, result in results.items() if result.get("inference")]
     fused = {result["device"]: name for name, result in results.items() if "fused" in result.get("tables", {})}
     tables += [report_fused.tables(measured.of(results[name], "fused"), name) for name in fused.values()]
     if not BLOCK.search(text):

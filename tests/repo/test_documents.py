@@ -13,7 +13,7 @@ import pytest
 from documents import ROOT
 
 from bench import vessel_step
-from bench.report import picture, report
+from bench.report import cpu, picture, report
 
 PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {path: path.read_text() for path in PATHS if path.name != "api.md"}  # test_api_page.py compares that page
@@ -83,18 +83,15 @@ def test_the_page_of_the_experiment_shows_the_lines_of_its_file():
     assert len(rows) == 3 and all(f"    {vessel_step.text(row)}\n" in page for row in rows)
 
 
-def test_the_picture_shows_the_results():
-    """README shows the PNG, which has the size and the results of bench/report/picture.py. The figures in the sentences
-    below it are in the tables."""
-    readme = TEXTS[ROOT / "README.md"]
-    _, shown, below = readme.partition(f"]({picture.PICTURE.relative_to(ROOT).as_posix()})")
-    sentences = below.partition("\n## ")[0]
-    figures = re.findall(r"\d+\.\d+x?", sentences)
-    assert shown and all(f"bench/results/{name}" in sentences for name in picture.RESULTS)
-    assert figures and all(f" {figure} " in report.BLOCK.search(readme)[0] for figure in figures)
-    content = picture.PICTURE.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n" and picture.SOURCE.encode() in content
-    assert struct.unpack(">2I", content[16:24]) == tuple(round(side * picture.DPI) for side in picture.INCHES)
+def test_the_readme_is_what_bench_report_writes():
+    """Tables and sentences are those of bench/results, and so are the pictures, which have the size that is drawn."""
+    readme, folder = TEXTS[ROOT / "README.md"], ROOT / "bench" / "results"
+    assert report.report(readme, folder) == readme
+    name = cpu.newest(report.folder_results(folder))
+    for path, (_, inches) in picture.DRAWN.items():
+        content = (ROOT / path).read_bytes()
+        assert f"]({path.as_posix()})" in readme and content[:8] == b"\x89PNG\r\n\x1a\n" and name.encode() in content
+        assert struct.unpack(">2I", content[16:24]) == tuple(round(side * picture.DPI) for side in inches)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Computations to benchmark, each with the providers that can run it."""

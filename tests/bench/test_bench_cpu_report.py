@@ -1,0 +1,64 @@
+"""The README's part of `make bench`: which file is shown, its tables, sentences and pictures."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.report import cpu, picture, report
+from bench.subjects.layers import ALONE
+
+pytest.importorskip("matplotlib")
+
+
+def timed(part, case, provider, dtype, speedup, spread=0.01, **more):
+    numbers = {"speedup": speedup, "spread": spread, "counted": spread <= 0.05, "median_ms": 10 / speedup, "error": 1.0}
+    return {"part": part, "case": case, "provider": provider, "dtype": dtype, **numbers, **more}
+
+
+@pytest.fixture
+def result():
+    speeds = {"eager NCHW": 1.0, "compile, freezing": 1.2, "OpenVINO": 1.3, "atrous frozen": 1.5}
+    cases = [("ResNet34", "PReLU b1"), ("ResNet34", "512 os8 b1"), ("training step (bf16: autocast)", "PReLU b8")]
+    rows = [timed(*case, name, "float32", speed) for case in cases for name, speed in speeds.items()]
+    rows += [timed("ResNet34", "PReLU b1", "atrous frozen", "bfloat16", 2.5, 0.2)]
+    rows += [{**rows[0], "provider": "ONNX Runtime", "reason": "not installed"}]
+    del rows[-1]["median_ms"]
+    layer = {"batch": 1, "count": 3, "macs": 1e9, "moved_bytes": 5e8, "product_macs": 1e9}
+    rows += [timed("layers", "layer1 3x3 64>64 x3", name, "float32", s, **layer)
+             for name, s in (("fastest product", 1.0), (ALONE, 0.9), ("atrous frozen", 1.4))]  # fmt: skip
+    rows += [
+        {"part": "memory", "case": "224 b8", "provider": "atrous", "dtype": "float32", "saved_mb": 20.3, "peak_mb": 99}
+    ]
+    return {
+        "device": "a CPU", "capability": "AVX2", "threads": 2, "date": "2026-11-29", "versions": {"torch": "2.13.0"},
+        "peers": {"openvino": "1.0", "onnxruntime": None}, "ceilings": {"gmac_s_float32": 100.0, "copy_gb_s": 30.0},
+        "rows": rows,
+    }  # fmt: skip
+
+
+def test_the_newest_file_is_shown(result):
+    older, others = result | {"date": "2026-11-28"}, {"cpu-old.json": {"inference": [1], "date": "2027-01-01"}}
+    results = {"cpu-avx2-b.json": result, "cpu-avx2-c.json": older, "segmenter.json": result, **others}
+    assert cpu.newest(results) == "cpu-avx2-b.json" and cpu.newest(others) is None
+
+
+def test_tables(result):
+    text = cpu.tables(result, "cpu-avx2.json")
+    assert "| ResNet34 | PReLU b1 | 512 os8 b1 |\n|---|---|---|\n| eager NCHW | 1.00x ± 1 % | 1.00x ± 1 % |" in text
+    assert "| atrous frozen bf16 | (2.50x ± 20 %) |  |" in text and "| atrous | 20, 99 |" in text
+    assert "| layer1 3x3 64>64 x3 | 7.143 ms, 140%; 90% |" in text and "ONNX" not in text
+
+
+def test_the_sentences_name_the_file_and_the_means(result):
+    text = cpu.caption(result, "cpu-avx2.json", report.PICTURES)
+    words = " ".join(text.split())
+    assert "1.50x as fast as eager" in words and "with freezing 1.20x" in words and "openvino 1.0" in words
+    assert "bench/results/cpu-avx2.json" in text and all(f"({path.as_posix()})" in text for path in report.PICTURES)
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_pictures_are_drawn(result, tmp_path):
+    for name, (draw, inches) in picture.DRAWN.items():
+        picture.save(tmp_path / name.name, draw, inches, result, "cpu-avx2.json")
+        content = Path(tmp_path / name.name).read_bytes()
+        assert content.startswith(b"\x89PNG") and b"cpu-avx2.json" in content and len(content) > 10_000
