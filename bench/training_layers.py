@@ -34,7 +34,7 @@ class Layer(NamedTuple):
     outputs: int
     kernel: int
     stride: int
-    size: int  # of the input
+    size: int  # height and width before the convolution
 
     def macs(self, batch: int) -> int:
         return batch * (self.size // self.stride) ** 2 * self.channels * self.outputs * self.kernel**2
@@ -42,10 +42,11 @@ class Layer(NamedTuple):
 
 def layers(size: int = 224) -> Counter[Layer]:
     """The convolutions of ResNet34 and how often each occurs."""
-    found: Counter[Layer] = Counter()
+    counts: Counter[Layer] = Counter()
 
     def count(conv, inputs, output) -> None:
-        found[Layer(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], inputs[0].shape[-1])] += 1
+        geometry = conv.kernel_size[0], conv.stride[0], inputs[0].shape[-1]
+        counts[Layer(conv.in_channels, conv.out_channels, *geometry)] += 1
 
     model = atrous.models.resnet34().eval()
     for module in model.modules():
@@ -53,7 +54,7 @@ def layers(size: int = 224) -> Counter[Layer]:
             module.register_forward_hook(count)
     with torch.no_grad():
         model(torch.zeros(1, 3, size, size))
-    return found
+    return counts
 
 
 def convolutions(layer: Layer, batch: int, dtype: torch.dtype) -> tuple[dict[str, Callable[[], Any]], Tensor]:
@@ -124,9 +125,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
-    found, rows = layers(), []
-    for layer, count in found.items():
-        rows.append(row(layer, count, args.batch, getattr(torch, args.dtype), args.act, args.seconds / len(found)))
+    counts, rows = layers(), []
+    for layer, count in counts.items():
+        rows.append(row(layer, count, args.batch, getattr(torch, args.dtype), args.act, args.seconds / len(counts)))
         ms, rates = rows[-1]["median_ms"], rows[-1]["gmac_s"]
         rate = {part: f" ({rates[part]:.0f} GMAC/s)" if part in rates else "" for part in ms}
         text = ", ".join(f"{part} {time:.2f}{rate[part]}" for part, time in ms.items())
