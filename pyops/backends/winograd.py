@@ -22,13 +22,13 @@ from ..core.torch_compat import cpu_multiplies_int16, cpu_product_rate
 class Tile(NamedTuple):
     """The outputs of a tile, and whether it is multiplied in 16-bit fixed point instead of fp32."""
 
-    rows: int
-    columns: int
+    height: int
+    width: int
     int16: bool = False
 
     @property
     def positions(self) -> int:
-        return (self.rows + 2) * (self.columns + 2)
+        return (self.height + 2) * (self.width + 2)
 
 
 # The least number of input channels from which on a tile's error is within that of oneDNN's direct convolution in
@@ -40,7 +40,7 @@ LEAST_CHANNELS = {Tile(4, 4): 160, Tile(4, 2): 64, Tile(2, 2): 24}
 LEAST_DILATED_CHANNELS = 64
 
 # Estimates, in the time of one fp32 product at the processor's peak. Measured with AVX-512: bench/results/NOTES.md.
-EFFICIENCY = 0.9  # of the GEMMs and of oneDNN's convolutions
+EFFICIENCY = 0.9  # fraction of the peak that the GEMMs and oneDNN's convolutions reach
 TRANSFORM = 12  # an element of a transformed tile, in or out
 READ = 16  # four bytes of a weight from memory, which products hide
 TRANSFORM_GRADIENT = 40  # an element of a transformed tile, for the weight's gradient
@@ -80,8 +80,8 @@ def gradient_tile(input: Tensor, weight: Tensor, spec: Spec) -> Tile | None:
     tiles = input.shape[0] * tiles_of(tile, input.shape[2:], spec.padding, spec.dilation)
     taps = input.shape[0] * direct_taps(input.shape[2:], spec.padding, spec.dilation)
     pairs, channels = weight.shape[0] * weight.shape[1], weight.shape[0] + weight.shape[1]
-    products = pairs * (tiles / EFFICIENCY + TRANSFORM_WEIGHT) + tiles * channels * TRANSFORM_GRADIENT
-    return tile if products * tile.positions < pairs * taps / EFFICIENCY else None
+    time = pairs * (tiles / EFFICIENCY + TRANSFORM_WEIGHT) + tiles * channels * TRANSFORM_GRADIENT
+    return tile if time * tile.positions < pairs * taps / EFFICIENCY else None
 
 
 def _constraints(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:

@@ -134,7 +134,7 @@ def test_transformed_weights(tile):
     """u = G g G' of each pair of channels, in panels of 16 output channels, the last padded with zeros; in 16-bit fixed
     point in pairs of input channels, padded to 32, and behind them the factors."""
     weight = torch.randn(19, 5, 3, 3)
-    u = weight_matrix(tile.rows) @ weight.double() @ weight_matrix(tile.columns).T
+    u = weight_matrix(tile.height) @ weight.double() @ weight_matrix(tile.width).T
     expected = F.pad(u.reshape(19, 5, tile.positions), (0, 0, 0, 0, 0, 13)).reshape(2, 16, 5, -1).permute(0, 3, 2, 1)
     for laid_out in (weight, weight.contiguous(memory_format=torch.channels_last)):
         result = transform(laid_out, tile)

@@ -13,8 +13,8 @@ struct PanelGemm {
   float* m;
   int64_t tiles, channels, panels;
   int64_t v_step, u_step;  // distance of tiles in v, of panels in u
-  int64_t u_size;          // of one panel
-  const float* scales;     // of int16: [chunk][tile]
+  int64_t u_size;          // size for one panel
+  const float* scales;     // for int16: [chunk][tile]
   int64_t v_stride = 1;    // distance of channels in v
   bool add = false;        // to what m holds
 

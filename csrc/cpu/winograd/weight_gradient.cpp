@@ -24,8 +24,8 @@ namespace {
 
 using namespace winograd;
 
-constexpr int64_t TRANSFORMED_BYTES = 3 << 19;  // of a block of tiles: a part of the L3 cache
-constexpr int64_t SUM_BYTES = 10 << 20;         // of the output channels that are computed at once: another part
+constexpr int64_t TRANSFORMED_BYTES = 3 << 19;  // a block of tiles takes: a part of the L3 cache
+constexpr int64_t SUM_BYTES = 10 << 20;         // the sums of some panels take: another part
 
 template <class S>
 struct Job {
