@@ -15,8 +15,8 @@
 #include "../../op_adapter.h"
 #include "../channels.h"
 #include "instruction_sets.h"
-#include "load.h"
 #include "multiply.h"
+#include "pixels.h"
 
 namespace atrous::cpu {
 

@@ -1,4 +1,4 @@
-// Reading a tile's pixels into transformed vectors.
+// The pixels of a tile, as pointers into a map.
 #pragma once
 
 #include "plan.h"
