@@ -162,14 +162,14 @@ def convolution_backward(
 
 def _input_gradient(grad: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> Tensor | None:
     """dx is the convolution of grad with the weight rotated by 180 degrees and its two channel axes swapped."""
-    padding = tuple(2 * d - p for d, p in zip(spec.dilation, spec.padding))
-    if min(padding) < 0:
+    height, width = (2 * d - p for d, p in zip(spec.dilation, spec.padding))
+    if min(height, width) < 0:
         return None
-    tile = _training_tile(grad, weight.transpose(0, 1), spec._replace(padding=padding), layout)
+    tile = _training_tile(grad, weight.transpose(0, 1), spec._replace(padding=(height, width)), layout)
     if tile is None:
         return None
     rotated = torch.ops.atrous._winograd_weight(weight, True, tile[:2], tile.int16)
-    geometry = True, None, padding, spec.dilation
+    geometry = True, None, (height, width), spec.dilation
     return torch.ops.atrous._winograd_epilogue(grad, weight, rotated, *geometry, *Epilogue())
 
 
