@@ -70,7 +70,10 @@ void moments_of_columns(const S* z, const Chunk& chunk, double* mean, double* m2
     const S* values = z + row * chunk.stride;
     for (int64_t i = 0; i < chunk.length; ++i) pivot[i] += widen(values[i]);
   }
-  for (int64_t i = 0; i < chunk.length; ++i) pivot[i] /= T(first);
+  for (int64_t i = 0; i < chunk.length; ++i) {
+    pivot[i] /= T(first);
+    if (!std::isfinite(pivot[i])) pivot[i] = 0;  // the other rows may have the opposite infinity
+  }
   for (int64_t row = 0; row < chunk.rows; ++row) {
     const S* values = z + row * chunk.stride;
     for (int64_t i = 0; i < chunk.length; i += LINE) __builtin_prefetch(values + AHEAD * chunk.stride + i);
