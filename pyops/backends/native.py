@@ -1,12 +1,12 @@
 """Backend `native`: libatrous.so, the convolution and its epilogue in one C++ call, without Python or a JIT.
 
-On a CPU, a 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution when it is frozen (fused with
-its epilogue) or in training, where that takes less time (winograd.py). Any other convolution is torch's own (oneDNN),
-by design: what `native` adds to it is the epilogue in place, in the same C++ call, or in a second one for a small
-output.
+On a CPU, a 3x3 convolution of stride 1 and any dilation runs as a Winograd convolution where that takes less time
+(winograd.py): fused with its epilogue in eval, alone in training, and so do its gradients. Any other convolution is
+torch's own (oneDNN), by design: what `native` adds to it is the epilogue in place, in the same C++ call, or in a second
+one for a small output.
 On CUDA every convolution is a kernel of the library, which multiplies fp32 as tf32, fused with its epilogue unless that
 draws. A convolution that no kernel computes is refused with the reasons; csrc/cuda/conv/heuristics.cpp has them.
-Gradients of convolutions are torch's own, but for Winograd's.
+Other gradients of convolutions are torch's own.
 """
 
 from __future__ import annotations
@@ -77,9 +77,14 @@ def epilogue(z: Tensor, arguments: Epilogue) -> Tensor:
 
 def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue) -> Tensor:
     def run(input, weights, arguments):
+        small = _is_small(input, weights[0], spec)
+        tile = None if small else _changing_tile(input, weights[0], spec, memory_format(input, weights[0]))
+        if tile is not None:
+            transformed = torch.ops.atrous._winograd_weight(weights[0], False, tile[:2], tile.int16)
+            return packed_conv_epilogue(input, transformed, *weights, spec, arguments)
         if aten.relu_alone(input, arguments):
             return torch.relu_(aten.convolution(input, *weights, spec))
-        if _is_small(input, weights[0], spec):
+        if small:
             return epilogue(aten.convolution(input, *weights, spec), arguments)
         return torch.ops.atrous._conv_epilogue(input, *weights, *spec, *arguments)
 
@@ -126,10 +131,7 @@ def packed_conv_epilogue(
     return y.contiguous(memory_format=layout)
 
 
-# In training, 3x3 convolutions of stride 1 and their input gradients are Winograd convolutions as well.
-
-
-def _training_tile(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> winograd.Tile | None:
+def _changing_tile(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memory_format) -> winograd.Tile | None:
     """The tile of a convolution whose weight changes between calls; its output is then channels_last."""
     return winograd.tile(input, weight, spec, changing=True) if layout == torch.channels_last else None
 
@@ -137,13 +139,11 @@ def _training_tile(input: Tensor, weight: Tensor, spec: Spec, layout: torch.memo
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) -> Tensor:
     if input.is_cuda:
         return conv_epilogue(input, weight, bias, spec, Epilogue())
-    tile = _training_tile(input, weight, spec, memory_format(input))
+    tile = _changing_tile(input, weight, spec, memory_format(input))
     if tile is None:
         return aten.convolution(input, weight, bias, spec)
     transformed = torch.ops.atrous._winograd_weight(weight, False, tile[:2], tile.int16)
-    geometry = False, bias, spec.padding, spec.dilation
-    dense = input.contiguous(memory_format=torch.channels_last)  # a slice is not
-    return torch.ops.atrous._winograd_epilogue(dense, weight, transformed, *geometry, *Epilogue())
+    return packed_conv_epilogue(input, transformed, weight, bias, spec, Epilogue())
 
 
 convolution_statistics = aten.with_statistics(convolution, primitive)
@@ -165,7 +165,7 @@ def _input_gradient(grad: Tensor, weight: Tensor, spec: Spec, layout: torch.memo
     height, width = (2 * d - p for d, p in zip(spec.dilation, spec.padding))
     if min(height, width) < 0:
         return None
-    tile = _training_tile(grad, weight.transpose(0, 1), spec._replace(padding=(height, width)), layout)
+    tile = _changing_tile(grad, weight.transpose(0, 1), spec._replace(padding=(height, width)), layout)
     if tile is None:
         return None
     rotated = torch.ops.atrous._winograd_weight(weight, True, tile[:2], tile.int16)

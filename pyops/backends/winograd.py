@@ -38,6 +38,7 @@ class Tile(NamedTuple):
 # and bfloat16 by more than products in 16-bit fixed point do, each 32 channels of a tile with a scale of their own.
 LEAST_CHANNELS = {Tile(4, 4): 160, Tile(4, 2): 64, Tile(2, 2): 24}
 LEAST_DILATED_CHANNELS = 64
+LARGE = 2**13  # pixels over all images
 
 # Estimates, in the time of one fp32 product at the processor's peak. Measured with AVX-512: bench/results/NOTES.md.
 EFFICIENCY = 0.9  # fraction of the peak that the GEMMs and oneDNN's convolutions reach
@@ -47,14 +48,10 @@ TRANSFORM_GRADIENT = 40  # an element of a transformed tile, for the weight's gr
 TRANSFORM_WEIGHT = 60  # an element of a transformed weight, in a call that has to transform it
 
 
-def reasons(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> list[str]:
-    """Reasons why a convolution does not run as Winograd's. changing: the weight is transformed in each call."""
-    problems = _constraints(input, weight, spec)
-    if (
-        not problems
-        and tuning.all_ints((*input.shape, *weight.shape))
-        and not _choose(*_key(input, weight, spec, changing))
-    ):
+def reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
+    """Reasons why a frozen convolution does not run as Winograd's."""
+    problems = _constraints(input.device.type, weight.shape, spec, input.dtype)
+    if not problems and tile(input, weight, spec) is None:
         problems.append(
             f"size: expected one for which Winograd takes less time than a direct convolution, got input "
             f"{tuple(input.shape)}, {weight.shape[0]} output channels, dilation {spec.dilation}"
@@ -63,18 +60,24 @@ def reasons(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -
 
 
 def tile(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> Tile | None:
-    """The tile of a convolution; None if it does not run as Winograd's. With symbolic sizes: that of a large map."""
-    if reasons(input, weight, spec, changing):
-        return None
+    """The tile of a convolution; None if it does not run as Winograd's. changing: the weight is transformed in each
+    call. With symbolic sizes the tile is that of a large map; if changing, only of LARGE pixels and more."""
     if tuning.all_ints((*input.shape, *weight.shape)):
-        return _choose(*_key(input, weight, spec, changing))
+        sizes = tuple(map(int, input.shape)), tuple(map(int, weight.shape))
+        return _choose(input.device.type, *sizes, spec, input.dtype, changing)
+    if _constraints(input.device.type, weight.shape, spec, input.dtype):
+        return None
+    if changing and input.shape[0] * input.shape[2] * input.shape[3] < LARGE:  # last: a symbolic size gets a guard
+        return None
     return _eligible(weight.shape[1], input.dtype)[0]
 
 
 def gradient_tile(input: Tensor, weight: Tensor, spec: Spec) -> Tile | None:
     """The tile of a weight's gradient; None if Winograd's transforms, with fp32 products, do not compute it."""
     sizes = (*input.shape, *weight.shape)
-    if _constraints(input, weight, spec) or not tuning.all_ints(sizes) or cpu_product_rate(input.dtype) > 1:
+    if _constraints(input.device.type, weight.shape, spec, input.dtype) or not tuning.all_ints(sizes):
+        return None
+    if cpu_product_rate(input.dtype) > 1:
         return None
     tile = Tile(4, 4)
     tiles = input.shape[0] * tiles_of(tile, input.shape[2:], spec.padding, spec.dilation)
@@ -84,20 +87,21 @@ def gradient_tile(input: Tensor, weight: Tensor, spec: Spec) -> Tile | None:
     return tile if time * tile.positions < pairs * taps / EFFICIENCY else None
 
 
-def _constraints(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
+def _constraints(device: str, weight, spec: Spec, dtype: torch.dtype) -> list[str]:
+    """weight: its shape."""
     problems = []
-    if input.device.type != "cpu":
-        problems.append(f"device: expected cpu, got {input.device}")
-    if tuple(weight.shape[2:]) != (3, 3):
-        problems.append(f"kernel: expected (3, 3), got {tuple(weight.shape[2:])}")
+    if device != "cpu":
+        problems.append(f"device: expected cpu, got {device}")
+    if tuple(weight[2:]) != (3, 3):
+        problems.append(f"kernel: expected (3, 3), got {tuple(weight[2:])}")
     if spec.stride != (1, 1):
         problems.append(f"stride: expected (1, 1), got {spec.stride}")
     if spec.groups != 1:
         problems.append(f"groups: expected 1, got {spec.groups}")
     least = LEAST_DILATED_CHANNELS if max(spec.dilation) > 1 else min(LEAST_CHANNELS.values())
-    if min(weight.shape[:2]) < least:
-        problems.append(f"channels: expected at least {least} in and out, got {weight.shape[1]} and {weight.shape[0]}")
-    if input.dtype == torch.float64:
+    if min(weight[:2]) < least:
+        problems.append(f"channels: expected at least {least} in and out, got {weight[1]} and {weight[0]}")
+    if dtype == torch.float64:
         problems.append("dtype: expected float32, float16 or bfloat16, got torch.float64")
     return problems
 
@@ -109,22 +113,20 @@ def _eligible(channels: int, dtype: torch.dtype) -> list[Tile]:
     return [tile._replace(int16=int16) for tile in tiles]
 
 
-def _key(input: Tensor, weight: Tensor, spec: Spec, changing: bool) -> tuple:
-    return tuple(input.shape), tuple(weight.shape[:2]), spec.padding, spec.dilation, input.dtype, changing
-
-
-@lru_cache(maxsize=4096)
-def _choose(size, channels, padding, dilation, dtype: torch.dtype, changing: bool) -> Tile | None:
-    pairs = channels[0] * channels[1]
+@lru_cache(maxsize=4096)  # an eager model asks in every call
+def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing: bool) -> Tile | None:
+    if _constraints(device, weight, spec, dtype):
+        return None
+    channels, pairs = weight[0] + weight[1], weight[0] * weight[1]
 
     def winograd(tile: Tile) -> float:
-        tiles = size[0] * tiles_of(tile, size[2:], padding, dilation)
+        tiles = size[0] * tiles_of(tile, size[2:], spec.padding, spec.dilation)
         multiply = pairs * tile.positions * max(tiles / EFFICIENCY, READ) / (2 if tile.int16 else 1)
-        weight = pairs * tile.positions * TRANSFORM_WEIGHT * changing
-        return multiply + weight + tiles * tile.positions * sum(channels) * TRANSFORM
+        transformed = pairs * tile.positions * TRANSFORM_WEIGHT * changing
+        return multiply + transformed + tiles * tile.positions * channels * TRANSFORM
 
-    best = min(_eligible(channels[1], dtype), key=winograd)
-    taps = size[0] * direct_taps(size[2:], padding, dilation)
+    best = min(_eligible(weight[1], dtype), key=winograd)
+    taps = size[0] * direct_taps(size[2:], spec.padding, spec.dilation)
     bytes_read = 9 * READ * dtype.itemsize / 4
     direct = pairs * max(taps / EFFICIENCY / cpu_product_rate(dtype), bytes_read)
     return best if winograd(best) < direct else None
