@@ -8,6 +8,7 @@ alone: a network gives the same bits in every process.
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,12 +32,14 @@ class Tile(NamedTuple):
         return (self.height + 2) * (self.width + 2)
 
 
-# The least number of input channels from which on a tile's error is within that of oneDNN's direct convolution in
-# fp32, channels_last, on maps of 28x28 (bench/results/NOTES.md): its sums of 9 C products grow with C, Winograd's are
-# sums of sums of 16. On smaller maps with 64 channels oneDNN adds in another order, and 4x2 has 1.4 times its error.
-# With fewer than 24 channels the transforms take longer than they save. A 16-bit dtype rounds its results by far more,
-# and bfloat16 by more than products in 16-bit fixed point do, each 32 channels of a tile with a scale of their own.
-LEAST_CHANNELS = {Tile(4, 4): 160, Tile(4, 2): 64, Tile(2, 2): 24}
+# The numbers of input channels with which a tile's error is within that of oneDNN's direct convolution in fp32,
+# channels_last, on maps of 28x28 and more (bench/results/NOTES.md): its sums of 9 C products grow with C, but from 512
+# channels on it splits them; Winograd's are sums of sums of 16. On smaller maps with 64 channels oneDNN adds in another
+# order, and 4x2 has 1.4 times its error. With fewer than 24 channels the transforms take longer than they save.
+# Rounding the results to 16 bits costs far more, and to bfloat16 more than products in 16-bit fixed point do, where each
+# 32 channels of a tile have a scale of their own.
+CHANNELS = {Tile(4, 4): range(160, 512), Tile(4, 2): range(64, sys.maxsize), Tile(2, 2): range(24, sys.maxsize)}
+LEAST_CHANNELS = 24
 LEAST_DILATED_CHANNELS = 64
 LARGE = 2**13  # pixels over all images
 
@@ -98,7 +101,7 @@ def _constraints(device: str, weight, spec: Spec, dtype: torch.dtype) -> list[st
         problems.append(f"stride: expected (1, 1), got {spec.stride}")
     if spec.groups != 1:
         problems.append(f"groups: expected 1, got {spec.groups}")
-    least = LEAST_DILATED_CHANNELS if max(spec.dilation) > 1 else min(LEAST_CHANNELS.values())
+    least = LEAST_DILATED_CHANNELS if max(spec.dilation) > 1 else LEAST_CHANNELS
     if min(weight[:2]) < least:
         problems.append(f"channels: expected at least {least} in and out, got {weight[1]} and {weight[0]}")
     if dtype == torch.float64:
@@ -109,7 +112,7 @@ def _constraints(device: str, weight, spec: Spec, dtype: torch.dtype) -> list[st
 def _eligible(channels: int, dtype: torch.dtype) -> list[Tile]:
     """The tiles whose error allows them, the fewest products first."""
     int16 = dtype == torch.bfloat16 and cpu_multiplies_int16()
-    tiles = [tile for tile, least in LEAST_CHANNELS.items() if channels >= least or dtype != torch.float32]
+    tiles = [tile for tile, allowed in CHANNELS.items() if channels in allowed or dtype != torch.float32]
     return [tile._replace(int16=int16) for tile in tiles]
 
 
