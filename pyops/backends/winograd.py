@@ -36,8 +36,8 @@ class Tile(NamedTuple):
 # channels_last, on maps of 28x28 and more (bench/results/NOTES.md): its sums of 9 C products grow with C, but from 512
 # channels on it splits them; Winograd's are sums of sums of 16. On smaller maps with 64 channels oneDNN adds in another
 # order, and 4x2 has 1.4 times its error. With fewer than 24 channels the transforms take longer than they save.
-# Rounding the results to 16 bits costs far more, and to bfloat16 more than products in 16-bit fixed point do, where each
-# 32 channels of a tile have a scale of their own.
+# Rounding the results to 16 bits costs far more, and to bfloat16 more than products in 16-bit fixed point do, where
+# each 32 channels of a tile have a scale of their own.
 CHANNELS = {Tile(4, 4): range(160, 512), Tile(4, 2): range(64, sys.maxsize), Tile(2, 2): range(24, sys.maxsize)}
 LEAST_CHANNELS = 24
 LEAST_DILATED_CHANNELS = 64
