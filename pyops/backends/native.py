@@ -80,8 +80,7 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
         small = _is_small(input, weights[0], spec)
         tile = None if small else _changing_tile(input, weights[0], spec, memory_format(input, weights[0]))
         if tile is not None:
-            transformed = torch.ops.atrous._winograd_weight(weights[0], False, tile[:2], tile.int16)
-            return packed_conv_epilogue(input, transformed, *weights, spec, arguments)
+            return packed_conv_epilogue(input, _transform(weights[0], tile), *weights, spec, arguments)
         if aten.relu_alone(input, arguments):
             return torch.relu_(aten.convolution(input, *weights, spec))
         if small:
@@ -110,11 +109,15 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
     return (input.device.type, input.is_cuda and channels_last(input), winograd.tile(input, weight, spec))
 
 
+def _transform(weight: Tensor, tile: winograd.Tile, turned: bool = False) -> Tensor:
+    return torch.ops.atrous._winograd_weight(weight, turned, tile[:2], tile.int16)
+
+
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     """The Winograd transform of the weight; on CUDA the weight in the layout that the kernels read."""
     tile = winograd.tile(input, weight, spec)
     if tile is not None:
-        return torch.ops.atrous._winograd_weight(weight, False, tile[:2], tile.int16)
+        return _transform(weight, tile)
     return weight.contiguous(memory_format=memory_format(input, weight)) if input.is_cuda else weight
 
 
@@ -142,8 +145,7 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     tile = _changing_tile(input, weight, spec, memory_format(input))
     if tile is None:
         return aten.convolution(input, weight, bias, spec)
-    transformed = torch.ops.atrous._winograd_weight(weight, False, tile[:2], tile.int16)
-    return packed_conv_epilogue(input, transformed, weight, bias, spec, Epilogue())
+    return packed_conv_epilogue(input, _transform(weight, tile), weight, bias, spec, Epilogue())
 
 
 convolution_statistics = aten.with_statistics(convolution, primitive)
@@ -168,9 +170,8 @@ def _input_gradient(grad: Tensor, weight: Tensor, spec: Spec, layout: torch.memo
     tile = _changing_tile(grad, weight.transpose(0, 1), spec._replace(padding=(height, width)), layout)
     if tile is None:
         return None
-    rotated = torch.ops.atrous._winograd_weight(weight, True, tile[:2], tile.int16)
-    geometry = True, None, (height, width), spec.dilation
-    return torch.ops.atrous._winograd_epilogue(grad, weight, rotated, *geometry, *Epilogue())
+    geometry = _transform(weight, tile, turned=True), True, None, (height, width), spec.dilation
+    return torch.ops.atrous._winograd_epilogue(grad, weight, *geometry, *Epilogue())
 
 
 def _weight_gradient(

@@ -77,17 +77,10 @@ def tile(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> T
 
 def gradient_tile(input: Tensor, weight: Tensor, spec: Spec) -> Tile | None:
     """The tile of a weight's gradient; None if Winograd's transforms, with fp32 products, do not compute it."""
-    sizes = (*input.shape, *weight.shape)
-    if _constraints(input.device.type, weight.shape, spec, input.dtype) or not tuning.all_ints(sizes):
+    if not tuning.all_ints((*input.shape, *weight.shape)):
         return None
-    if cpu_product_rate(input.dtype) > 1:
-        return None
-    tile = Tile(4, 4)
-    tiles = input.shape[0] * tiles_of(tile, input.shape[2:], spec.padding, spec.dilation)
-    taps = input.shape[0] * direct_taps(input.shape[2:], spec.padding, spec.dilation)
-    pairs, channels = weight.shape[0] * weight.shape[1], weight.shape[0] + weight.shape[1]
-    time = pairs * (tiles / EFFICIENCY + TRANSFORM_WEIGHT) + tiles * channels * TRANSFORM_GRADIENT
-    return tile if time * tile.positions < pairs * taps / EFFICIENCY else None
+    sizes = tuple(map(int, input.shape)), tuple(map(int, weight.shape))
+    return _choose_gradient(input.device.type, *sizes, spec, input.dtype)
 
 
 def _constraints(device: str, weight, spec: Spec, dtype: torch.dtype) -> list[str]:
@@ -133,6 +126,17 @@ def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing:
     bytes_read = 9 * READ * dtype.itemsize / 4
     direct = pairs * max(taps / EFFICIENCY / cpu_product_rate(dtype), bytes_read)
     return best if winograd(best) < direct else None
+
+
+@lru_cache(maxsize=4096)
+def _choose_gradient(device: str, size, weight, spec: Spec, dtype: torch.dtype) -> Tile | None:
+    if _constraints(device, weight, spec, dtype) or cpu_product_rate(dtype) > 1:
+        return None
+    tile, channels, pairs = Tile(4, 4), weight[0] + weight[1], weight[0] * weight[1]
+    tiles = size[0] * tiles_of(tile, size[2:], spec.padding, spec.dilation)
+    taps = size[0] * direct_taps(size[2:], spec.padding, spec.dilation)
+    time = pairs * (tiles / EFFICIENCY + TRANSFORM_WEIGHT) + tiles * channels * TRANSFORM_GRADIENT
+    return tile if time * tile.positions < pairs * taps / EFFICIENCY else None
 
 
 def tiles_of(tile: Tile, size, padding, dilation) -> int:
