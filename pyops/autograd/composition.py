@@ -47,7 +47,7 @@ def _operands(ctx, grad: Tensor) -> tuple[list, Tensor | None]:
     """input, weight, bias, the fields of the Epilogue, and the saved z or y."""
     saved_x, saved_z, saved_residual, (weight, bias, _, *arguments) = saved(ctx)
     e, value = Epilogue(*arguments), None
-    if ctx.config.spec is None and saved_z and not ctx.saves_y:
+    if ctx.config.spec is None and saved_z and ctx.config.backward_reads == "z":
         x = connected(saved_z)
     else:
         x = connected(saved_x) if saved_x else stand_in(grad, *ctx.input_like)
@@ -60,14 +60,15 @@ def _operands(ctx, grad: Tensor) -> tuple[list, Tensor | None]:
 
 
 def _layer(ctx, x: Tensor, weight, bias, *arguments, value: Tensor | None) -> Tensor:
-    """y, at the saved value of z, or of y where that shows the sign of the activation's input."""
+    """y, at the value that was saved: that of z, or that of y, which has the sign of the activation's input."""
     (_, spec, batch_stats, *_), e = ctx.config, Epilogue(*arguments)
     z = x if spec is None else F.conv2d(x, weight, bias, *spec)
-    if ctx.saves_y:
-        return reference.activate(WithValue.apply(z if e.residual is None else z + e.residual, value), e)
-    if value is not None:
+    saves_y = ctx.config.backward_reads == "y"
+    if value is not None and not saves_y:
         z = WithValue.apply(z, value)
     if batch_stats or e.mean is not None:
         statistics = (None, None) if batch_stats else (e.mean, e.var)
         z = F.batch_norm(z, *statistics, e.gamma, e.beta, batch_stats, 0.0, e.eps)
+    if saves_y:
+        return reference.activate(WithValue.apply(z if e.residual is None else z + e.residual, value), e)
     return reference.epilogue(z, e._replace(mean=None, var=None, gamma=None, beta=None))

@@ -4,7 +4,7 @@
 
 Backward: one pass over the data for the sums (dbeta, dgamma, dslope), one for dz and the residual's gradient, then the
 gradients of the convolution. z and the vectors are saved; x and the residual are recomputed where they can be, else
-saved. A backward that is itself differentiated or transformed is that of torch's own operators (composition.py).
+saved. Layers that need no z save y (sign.py). A backward that is itself differentiated or transformed is that of torch's own operators (composition.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..core import sync_stats
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec
 from ..core.torch_compat import batched_gradients, transformed
-from . import composition
+from . import composition, sign
 from .recompute import Saved, attach, restore, to_save
 from .save import save, saved, shape_and_layout, stand_in
 
@@ -32,7 +32,7 @@ class LayerConfig(NamedTuple):
     """Everything that defines a layer besides its tensors. spec is None: no convolution, z is the input.
 
     batch_stats: normalize with the statistics of this batch, and call update(mean, biased var, number of values).
-    group: the processes that share these statistics.
+    group: the processes that share these statistics. backward_reads: what of the forward (sign.py).
     """
 
     backend: Backend
@@ -40,6 +40,7 @@ class LayerConfig(NamedTuple):
     batch_stats: bool = False
     update: Callable[[Tensor, Tensor, Tensor | int], None] = lambda mean, var, count: None
     group: sync_stats.Group | None = None
+    backward_reads: str = "z"
 
 
 def fused_layer(
@@ -54,12 +55,13 @@ def fused_layer(
     if torch.compiler.is_compiling():
         input, weight, bias, epilogue = _traceable(input, weight, bias, epilogue)
     residual = epilogue.residual
+    config = config._replace(backward_reads=sign.backward_reads(config, weight, epilogue))
     saved_input, saved_residual = to_save(input), () if residual is None else to_save(residual)
     y, z, mean, var, count = FusedLayer.apply(config, saved_input, saved_residual, input, weight, bias, *epilogue)
     vectors = epilogue if mean is None else epilogue._replace(mean=mean, var=var)
     # y is recomputed from saved tensors only, never from one that would be recomputed itself
-    all_saved = len(saved_residual) < 2 and (z is not None or len(saved_input) == 1)
-    if recompute and y.requires_grad and all_saved and not _sign_suffices(epilogue, config.batch_stats):
+    saves_z = config.backward_reads == "z" and (z is not None or len(saved_input) == 1)
+    if recompute and y.requires_grad and saves_z and len(saved_residual) < 2:
         attach(y, (config.backend, input if z is None else z, *vectors))
     if mean is not None and torch.compiler.is_compiling():
         config.update(mean, var, _count(y) if count is None else count)
@@ -84,19 +86,6 @@ def _count(z: Tensor) -> int:
     return z.numel() // max(z.shape[1], 1)
 
 
-def _linear(epilogue: Epilogue, batch_stats: bool) -> bool:
-    """True if dz = dy, so that the backward needs nothing of the forward."""
-    constant = epilogue.slope_kind == "number" and epilogue.slope_value == 1.0
-    return constant and epilogue.mean is None and not batch_stats and not epilogue.dropout
-
-
-def _sign_suffices(epilogue: Epilogue, batch_stats: bool) -> bool:
-    """True if the backward needs only where u > 0, which y shows: y is then saved in place of z and the residual."""
-    monotone = epilogue.slope_kind == "relu" or (epilogue.slope_kind == "number" and epilogue.slope_value >= 0)
-    after = epilogue.residual_place == "after"
-    return monotone and epilogue.mean is None and not (batch_stats or after or epilogue.dropout)
-
-
 class FusedLayer(torch.autograd.Function):
     """Returns y, z, mean, var, and the number of values per channel over all processes; None for those not computed."""
 
@@ -112,11 +101,10 @@ class FusedLayer(torch.autograd.Function):
         conv_output = None if config.spec is None else z
         ctx.set_materialize_grads(False)  # otherwise autograd fills zeros for the gradients of z, mean and var
         ctx.mark_non_differentiable(*(t for t in (conv_output, mean, var, count) if t is not None))
-        saved_z, needs_x = saved_input if conv_output is None else (z,), ctx.needs_input_grad[4]
-        linear = _linear(epilogue, config.batch_stats)
-        ctx.saves_y = not linear and _sign_suffices(epilogue, config.batch_stats)
-        if linear or ctx.saves_y:
-            saved_z, saved_residual, bias = (y,) if ctx.saves_y else (), (), None
+        saved_z, needs_x = saved_input if config.spec is None else (z,), ctx.needs_input_grad[4]
+        if config.backward_reads != "z":
+            saved_z, saved_residual = (y,) if config.backward_reads == "y" else (), ()
+            bias = None if epilogue.mean is None else bias
         else:  # the gradient of the weight needs x, and that of another gradient if it depends on x
             needs_x = needs_x or (config.spec is not None and ctx.needs_input_grad[3])
             saved_residual = () if epilogue.residual_place == "after" else saved_residual
@@ -136,8 +124,10 @@ class FusedLayer(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[3:6]
         need = dict(zip(Epilogue._fields, ctx.needs_input_grad[6:])) | {"z": need_x or need_weight or need_bias}
         need["du"] = need["residual"] and ctx.residual_place == "before"
-        saved_x, saved_z, saved_residual, (weight, _, count, *arguments) = saved(ctx)
+        saved_x, saved_z, saved_residual, (weight, bias, count, *arguments) = saved(ctx)
         epilogue, gradients = Epilogue(*arguments), dict.fromkeys(Epilogue._fields)
+        if epilogue.mean is not None and ctx.config.backward_reads != "z":
+            return None, None, None, *_of_constant_norm(ctx, grad, saved_x, saved_z, weight, bias, epilogue)
         dz, du = grad, grad
         if saved_z:
             epilogue = epilogue._replace(residual=restore(saved_residual) if saved_residual else None)
@@ -151,6 +141,18 @@ class FusedLayer(torch.autograd.Function):
             needed = [need_x, need_weight, need_bias]
             dx, dw, db = _convolution_backward(ctx.config, dz, x, weight, ctx.input_like[1], needed)
         return (None, None, None, dx, dw, db, *gradients.values())
+
+
+def _of_constant_norm(ctx, grad: Tensor, saved_x: Saved, saved_z: Saved, weight, bias, epilogue: Epilogue) -> tuple:
+    """The gradients of input, weight, bias and the fields of the Epilogue; see sign.py."""
+    needed, need = ctx.needs_input_grad[3:6], dict(zip(Epilogue._fields, ctx.needs_input_grad[6:]))
+    x = restore(saved_x) if saved_x else stand_in(grad, *ctx.input_like)
+    y = restore(saved_z) if saved_z else None
+    du, *of_convolution, dgamma, dbeta = sign.gradients(
+        ctx.config, grad, y, x, weight, bias, epilogue, ctx.input_like[1], needed, need["gamma"], need["beta"]
+    )
+    gradients = {"gamma": dgamma, "beta": dbeta, "residual": du}
+    return *of_convolution, *(gradients.get(name) if need[name] else None for name in Epilogue._fields)
 
 
 def _differentiated(grad: Tensor) -> bool:
@@ -176,6 +178,8 @@ def _forward(
         if config.group is not None:
             mean, var, count = sync_stats.statistics(mean, var, _count(z), config.group)
         return backend.primitive("_epilogue", z)(z, epilogue._replace(mean=mean, var=var)), z, mean, var, count
+    if spec is not None and config.backward_reads != "z":
+        return backend.conv_epilogue(input, weight, bias, spec, epilogue), None, None, None, None
     z = input if spec is None else backend.convolution(input, weight, bias, spec)
     if config.batch_stats:
         y, mean, var = backend.primitive("_statistics_epilogue", z)(z, epilogue)

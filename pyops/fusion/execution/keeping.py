@@ -14,25 +14,40 @@ from ...core import graph_compat
 from ...core.torch_compat import OpOverload
 from ...ops import schemas
 
-KEPT = ("aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_winograd_epilogue", "wait_tensor")
+KEPT = (
+    "aten::convolution", "aten::randint", "_statistics", "_conv_statistics", "_conv_epilogue", "_winograd_epilogue",
+    "wait_tensor",
+)  # fmt: skip
 RESIDUAL = tuple(schemas()["_epilogue"].partition("(")[2].split(", ")).index("Tensor? residual=None")
 
 
 def choose_kept(joint: fx.GraphModule) -> None:
     recomputed: set[fx.Node] = set()
     for node in list(joint.graph.nodes):
-        if not isinstance(node.target, OpOverload) or graph_compat.is_backward(node):
+        if graph_compat.is_backward(node) and node.op == "call_function":
+            graph_compat.keep(node, False)  # it may depend on inputs alone, as a weight that a gradient scales
+            continue
+        if not isinstance(node.target, OpOverload):
             continue
         name = node.target.name()
         residual = node.args[RESIDUAL] if len(node.args) > RESIDUAL else None
         if name.endswith("::_epilogue"):
-            graph_compat.keep(node, residual in recomputed)
-            recomputed |= set() if residual in recomputed else {node}
+            kept = residual in recomputed or _reads_sign(node)
+            graph_compat.keep(node, kept)
+            recomputed |= set() if kept else {node}
         elif name.endswith("::_statistics_epilogue"):
             graph_compat.keep(node, True)
             recomputed |= set() if residual in recomputed else _recompute_output(joint.graph, node)
         elif name in KEPT or name.partition("::")[2] in KEPT:
             graph_compat.keep(node, True)
+
+
+def _reads_sign(y: fx.Node) -> bool:
+    """True if the backward of this epilogue reads its result in place of its input; see autograd/sign.py."""
+    return any(
+        isinstance(user.target, OpOverload) and user.target.name().endswith("::_epilogue_gradients") and user.args[1] is y
+        for user in y.users
+    )
 
 
 def _recompute_output(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
