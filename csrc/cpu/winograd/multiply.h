@@ -19,6 +19,7 @@ struct PanelGemm {
   bool add = false;        // to what m holds
 
   int64_t m_step() const { return tiles * PANEL; }  // distance of panels in m
+  float* total(int64_t panel, int64_t tile) const { return m + panel * m_step() + tile * PANEL; }
   // `count` panels from `panel` on.
   PanelGemm at(int64_t panel, int64_t count) const {
     return {
@@ -29,6 +30,26 @@ struct PanelGemm {
   // position.
   const float* after(int64_t panel) const { return panel < panels ? u + panel * u_step : u + u_size; }
 };
+
+// Calls Kernel::multiply<V, PANELS, count>, which computes `count` tiles from `first` on of PANELS panels in registers,
+// and prefetches the panels at `next`, one line in `next_step` floats. TILES: the most tiles.
+template <class Kernel, class V, int PANELS, int TILES>
+void multiply_tiles(const PanelGemm& gemm, int64_t first, int64_t count, const float* next, int64_t next_step) {
+  if constexpr (TILES > 1)
+    if (count < TILES) return multiply_tiles<Kernel, V, PANELS, TILES - 1>(gemm, first, count, next, next_step);
+  Kernel::template multiply<V, PANELS, TILES>(gemm, first, next, next_step);
+}
+
+// All tiles, in groups of nearly equal size, each of which prefetches its part of the panels at `next`.
+template <class Kernel, class V, int PANELS, int TILES>
+void multiply_panels(const PanelGemm& gemm, const float* next) {
+  const int64_t groups = (gemm.tiles + TILES - 1) / TILES, step = PANEL / groups;
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t first = gemm.tiles * group / groups, count = gemm.tiles * (group + 1) / groups - first;
+    multiply_tiles<Kernel, V, PANELS, TILES>(gemm, first, count, next + gemm.u_size / PANEL * group / groups * PANEL,
+                                             step);
+  }
+}
 
 // In fp32.
 void multiply(const PanelGemm& gemm);

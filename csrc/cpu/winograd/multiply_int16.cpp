@@ -35,81 +35,66 @@ ATROUS_CLONES void multiply_portable(const PanelGemm& gemm) {
         const float scale = gemm.scales[chunk * gemm.tiles + tile];
         for (int k = 0; k < PANEL; ++k) totals[k] = std::fma(float(sums[k]), scale, totals[k]);
       }
-      float* m = gemm.m + panel * gemm.m_step() + tile * PANEL;
+      float* m = gemm.total(panel, tile);
       for (int k = 0; k < PANEL; ++k) m[k] = totals[k] * scales_of(gemm, panel)[k];
     }
 }
 
 #ifdef ATROUS_HAS_LEVELS
-#define ATROUS_VNNI __attribute__((flatten, target("arch=x86-64-v4,avx512vnni")))
+#define ATROUS_VNNI __attribute__((noinline, target("arch=x86-64-v4,avx512vnni")))
 
-// Computes TILES rows of PANELS panels with sums in registers, and prefetches the panels at `next`.
-template <int PANELS, int TILES>
-__attribute__((target("arch=x86-64-v4,avx512vnni"))) void multiply_tiles(const PanelGemm& gemm, int64_t first,
-                                                                         const float* next, int64_t next_step) {
-  const float* v = gemm.v + first * gemm.v_step;
-  float* m = gemm.m + first * PANEL;
-  for (int64_t chunk = 0; chunk < gemm.channels / CHUNK; ++chunk) {
-    __m512i sums[TILES][PANELS];
+struct Int16 {
+  template <class V, int PANELS, int TILES>
+  ATROUS_VNNI static void multiply(const PanelGemm& gemm, int64_t first, const float* next, int64_t next_step) {
+    const float* v = gemm.v + first * gemm.v_step;
+    V totals[TILES][PANELS];
     ATROUS_UNROLLED for (int i = 0; i < TILES; ++i) ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel)
-        sums[i][panel] = _mm512_setzero_si512();
-    for (int64_t c = chunk * PAIRS; c < (chunk + 1) * PAIRS; ++c) {
-      __m512i u[PANELS];
-      ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel) {
-        __builtin_prefetch(next + panel * gemm.u_step + c * next_step, 0, 3);
-        u[panel] = _mm512_loadu_si512(gemm.u + panel * gemm.u_step + c * PANEL);
+        totals[i][panel] = _mm512_setzero_ps();
+    for (int64_t chunk = 0; chunk < gemm.channels / CHUNK; ++chunk) {
+      __m512i sums[TILES][PANELS];
+      ATROUS_UNROLLED for (int i = 0; i < TILES; ++i) ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel)
+          sums[i][panel] = _mm512_setzero_si512();
+      for (int64_t c = chunk * PAIRS; c < (chunk + 1) * PAIRS; ++c) {
+        __m512i u[PANELS];
+        ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel) {
+          __builtin_prefetch(next + panel * gemm.u_step + c * next_step, 0, 3);
+          u[panel] = _mm512_loadu_si512(gemm.u + panel * gemm.u_step + c * PANEL);
+        }
+        ATROUS_UNROLLED for (int i = 0; i < TILES; ++i) {
+          int32_t pair;
+          std::memcpy(&pair, v + i * gemm.v_step + c, sizeof pair);
+          const __m512i x = _mm512_set1_epi32(pair);
+          ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel)  //
+              asm("vpdpwssd %2, %1, %0" : "+v"(sums[i][panel]) : "v"(u[panel]), "v"(x));
+        }
       }
       ATROUS_UNROLLED for (int i = 0; i < TILES; ++i) {
-        int32_t pair;
-        std::memcpy(&pair, v + i * gemm.v_step + c, sizeof pair);
-        const __m512i x = _mm512_set1_epi32(pair);
-        ATROUS_UNROLLED for (int panel = 0; panel < PANELS;
-                             ++panel) asm("vpdpwssd %2, %1, %0" : "+v"(sums[i][panel]) : "v"(u[panel]), "v"(x));
+        const V scale = _mm512_set1_ps(gemm.scales[chunk * gemm.tiles + first + i]);
+        ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel)  //
+            totals[i][panel] = _mm512_fmadd_ps(V(__builtin_convertvector(Integers(sums[i][panel]), Vector<16>)), scale,
+                                               totals[i][panel]);
       }
     }
-    ATROUS_UNROLLED for (int i = 0; i < TILES; ++i) {
-      const __m512 scale = _mm512_set1_ps(gemm.scales[chunk * gemm.tiles + first + i]);
-      ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel) {
-        float* total = m + panel * gemm.m_step() + i * PANEL;
-        const __m512 before = chunk ? _mm512_loadu_ps(total) : _mm512_setzero_ps();
-        _mm512_storeu_ps(total, _mm512_fmadd_ps(__m512(__builtin_convertvector(Integers(sums[i][panel]), Vector<16>)),
-                                                scale, before));
-      }
+    ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel) {
+      const V scale = _mm512_loadu_ps(scales_of(gemm, panel));
+      ATROUS_UNROLLED for (int i = 0; i < TILES; ++i)  //
+          _mm512_storeu_ps(gemm.total(panel, first + i), _mm512_mul_ps(totals[i][panel], scale));
     }
   }
-  ATROUS_UNROLLED for (int panel = 0; panel < PANELS; ++panel) {
-    const __m512 scale = _mm512_loadu_ps(scales_of(gemm, panel));
-    ATROUS_UNROLLED for (int i = 0; i < TILES; ++i) {
-      float* total = m + panel * gemm.m_step() + i * PANEL;
-      _mm512_storeu_ps(total, _mm512_mul_ps(_mm512_loadu_ps(total), scale));
-    }
-  }
-}
+};
 
-// multiply_tiles for a run-time number of tiles, at most TILES.
-template <int PANELS, int TILES>
-ATROUS_VNNI void multiply_group(const PanelGemm& gemm, int64_t first, int64_t tiles, const float* next,
-                                int64_t next_step) {
-  if constexpr (TILES > 1)
-    if (tiles < TILES) return multiply_group<PANELS, TILES - 1>(gemm, first, tiles, next, next_step);
-  multiply_tiles<PANELS, TILES>(gemm, first, next, next_step);
-}
-
-// As in multiply.cpp: 28 of 32 registers hold sums.
-template <int PANELS, int ROWS>
-void multiply_panels(const PanelGemm& gemm, const float* next) {
-  const int64_t tiles = gemm.tiles, groups = (tiles + ROWS - 1) / ROWS, step = PANEL / groups;
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t first = tiles * group / groups, count = tiles * (group + 1) / groups - first;
-    multiply_group<PANELS, ROWS>(gemm, first, count, next + gemm.channels / 2 * group / groups * PANEL, step);
-  }
+// 28 of 32 registers hold sums and totals, as in multiply.cpp.
+void multiply_vnni(const PanelGemm& gemm, const float* next) {
+  if (gemm.panels > 1)
+    multiply_panels<Int16, __m512, 2, 7>(gemm, next);
+  else
+    multiply_panels<Int16, __m512, 1, 14>(gemm, next);
 }
 
 const bool vnni = wide_vectors && __builtin_cpu_supports("avx512vnni");
 #else
 constexpr bool vnni = false;
-template <int PANELS, int ROWS>
-void multiply_panels(const PanelGemm&, const float*) {}
+void multiply_vnni(const PanelGemm&, const float*) {}
 #endif
 
 }  // namespace
@@ -118,9 +103,7 @@ void multiply_int16(const PanelGemm& gemm) {
   if (!vnni) return multiply_portable(gemm);
   for (int64_t panel = 0, count; panel < gemm.panels; panel += count) {
     count = std::min<int64_t>(2, gemm.panels - panel);
-    const PanelGemm part = gemm.at(panel, count);
-    count > 1 ? multiply_panels<2, 14>(part, gemm.after(panel + count))
-              : multiply_panels<1, 28>(part, gemm.after(panel + count));
+    multiply_vnni(gemm.at(panel, count), gemm.after(panel + count));
   }
 }
 
