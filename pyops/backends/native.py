@@ -80,7 +80,7 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
         small = _is_small(input, weights[0], spec)
         tile = None if small else _changing_tile(input, weights[0], spec, memory_format(input, weights[0]))
         if tile is not None:
-            return packed_conv_epilogue(input, _transform(weights[0], tile), *weights, spec, arguments)
+            return _winograd(input, None, tile, *weights, spec, arguments)
         if aten.relu_alone(input, arguments):
             return torch.relu_(aten.convolution(input, *weights, spec))
         if small:
@@ -109,15 +109,11 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
     return (input.device.type, input.is_cuda and channels_last(input), winograd.tile(input, weight, spec))
 
 
-def _transform(weight: Tensor, tile: winograd.Tile, turned: bool = False) -> Tensor:
-    return torch.ops.atrous._winograd_weight(weight, turned, tile[:2], tile.int16)
-
-
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     """The Winograd transform of the weight; on CUDA the weight in the layout that the kernels read."""
     tile = winograd.tile(input, weight, spec)
     if tile is not None:
-        return _transform(weight, tile)
+        return torch.ops.atrous._winograd_weight(weight, False, tile[:2], tile.int16)
     return weight.contiguous(memory_format=memory_format(input, weight)) if input.is_cuda else weight
 
 
@@ -126,10 +122,20 @@ def packed_conv_epilogue(
 ) -> Tensor:
     if packed.shape == weight.shape:
         return conv_epilogue(input, packed, bias, spec, arguments)
+    tile = winograd.tile(input, weight, spec)
+    assert tile is not None
+    return _winograd(input, packed, tile, weight, bias, spec, arguments)
+
+
+def _winograd(
+    input: Tensor, packed: Tensor | None, tile: winograd.Tile, weight: Tensor, bias: Tensor | None, spec: Spec,
+    arguments: Epilogue,
+) -> Tensor:  # fmt: skip
+    """packed: the transformed weight; None: this call transforms it."""
     layout, nhwc, residual = memory_format(input, weight), torch.channels_last, arguments.residual
     if residual is not None:
         arguments = arguments._replace(residual=residual.contiguous(memory_format=nhwc))
-    geometry = False, bias, spec.padding, spec.dilation
+    geometry = False, tile[:2], tile.int16, bias, spec.padding, spec.dilation
     y = torch.ops.atrous._winograd_epilogue(input.contiguous(memory_format=nhwc), weight, packed, *geometry, *arguments)
     return y.contiguous(memory_format=layout)
 
@@ -145,7 +151,7 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     tile = _changing_tile(input, weight, spec, memory_format(input))
     if tile is None:
         return aten.convolution(input, weight, bias, spec)
-    return packed_conv_epilogue(input, _transform(weight, tile), weight, bias, spec, Epilogue())
+    return _winograd(input, None, tile, weight, bias, spec, Epilogue())
 
 
 convolution_statistics = aten.with_statistics(convolution, primitive)
@@ -170,7 +176,7 @@ def _input_gradient(grad: Tensor, weight: Tensor, spec: Spec, layout: torch.memo
     tile = _changing_tile(grad, weight.transpose(0, 1), spec._replace(padding=(height, width)), layout)
     if tile is None:
         return None
-    geometry = _transform(weight, tile, turned=True), True, None, (height, width), spec.dilation
+    geometry = None, True, tile[:2], tile.int16, None, (height, width), spec.dilation
     return torch.ops.atrous._winograd_epilogue(grad, weight, *geometry, *Epilogue())
 
 

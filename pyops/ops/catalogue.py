@@ -34,7 +34,7 @@ def _fused(input, weight, bias, stride, padding, dilation, groups, *epilogue) ->
     return ConvCall(_shape(weight), Spec.of(stride, padding, dilation, groups), Epilogue(*epilogue))
 
 
-def _winograd(input, weight, transformed, turned, bias, padding, dilation, *epilogue) -> ConvCall:
+def _winograd(input, weight, transformed, turned, tile, int16, bias, padding, dilation, *epilogue) -> ConvCall:
     shape = _shape(weight)
     return ConvCall(
         (shape[1], shape[0], 3, 3) if turned else shape, Spec.of((1, 1), padding, dilation), Epilogue(*epilogue)

@@ -52,7 +52,7 @@ def test_opcheck_of_winograd():
     x = torch.randn(1, 16, 12, 12).contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(torch.ops.atrous._winograd_weight.default, (weight, True, (4, 2), True), test_utils=TESTS)
     transformed = torch.ops.atrous._winograd_weight(weight)
-    arguments = (x, weight, transformed, False, bias, [1, 1], [1, 1], *EPILOGUES["nothing"])
+    arguments = (x, weight, transformed, False, [2, 2], False, bias, [1, 1], [1, 1], *EPILOGUES["nothing"])
     torch.library.opcheck(torch.ops.atrous._winograd_epilogue.default, arguments, test_utils=TESTS)
     eager = torch.conv2d(x, weight, bias, padding=1)
     truth = torch.conv2d(x.double(), weight.double(), bias.double(), padding=1)

@@ -38,7 +38,8 @@ def transform(weight: Tensor, tile: Tile, turned: bool = False) -> Tensor:
 
 
 def winograd(input, weight: Tensor, bias, padding, dilation, e: Epilogue = PLAIN, tile: Tile = TILES[0]) -> Tensor:
-    return ops._winograd_epilogue(input, weight, transform(weight, tile), False, bias, padding, dilation, *e)
+    geometry = False, tile[:2], tile.int16, bias, padding, dilation
+    return ops._winograd_epilogue(input, weight, transform(weight, tile), *geometry, *e)
 
 
 def check_winograd(
@@ -189,7 +190,10 @@ def test_input_gradients_with_infinities(tile):
     weight, grad = torch.randn(21, 19, 3, 3), torch.randn(1, 21, 9, 10).contiguous(memory_format=torch.channels_last)
     for special in (0.5, torch.inf):
         grad[0, 3, 4, 5] = special
-        dx = ops._winograd_epilogue(grad, weight, transform(weight, tile, True), True, None, (1, 1), (1, 1), *PLAIN)
+        geometry = True, tile[:2], tile.int16, None, (1, 1), (1, 1)
+        dx = ops._winograd_epilogue(grad, weight, None, *geometry, *PLAIN)
+        given = ops._winograd_epilogue(grad, weight, transform(weight, tile, True), *geometry, *PLAIN)
+        torch.testing.assert_close(dx, given, rtol=0, atol=0, equal_nan=True)
         truth = F.conv_transpose2d(grad.double(), weight.double(), None, 1, 1)
         plain = F.conv_transpose2d(grad, weight, None, 1, 1)
         assert_tensor(dx, plain, truth, relative=4e-3 if tile.int16 else 4e-6)
@@ -287,14 +291,20 @@ def test_errors_of_winograd():
     input = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(8, 4, 3, 3)
     u = ops._winograd_weight(weight)
-    good = dict(input=input, weight=weight, transformed=u, turned=False, bias=None, padding=(1, 1), dilation=(1, 1))
+    good = dict(
+        input=input, weight=weight, transformed=u, turned=False, tile=(2, 2), int16=False, bias=None, padding=(1, 1),
+        dilation=(1, 1),
+    )  # fmt: skip
     for change, message in (
         ({"input": input[0]}, "input: expected 4-D"),
         ({"input": input.double()}, "input: expected dtype .*Double"),
         ({"input": input.long()}, "input: expected dtype .*Long"),
         ({"transformed": weight}, r"transformed: expected .*\[1, 16, 4, 16\].* got .*\[8, 4, 3, 3\]"),
         ({"transformed": u.double()}, "transformed: .*got Double"),
-        ({"transformed": u.short()}, r"transformed: expected .*\[1, 16, 17, 32\]"),
+        ({"transformed": u.short()}, "transformed: expected .*Float .*got Short"),
+        ({"int16": True}, r"transformed: expected .*\[1, 16, 17, 32\]"),
+        ({"tile": (4, 2)}, r"transformed: expected .*\[1, 24, 4, 16\]"),
+        ({"tile": (2, 4)}, r"tile: expected .*\(4, 4\), got \[2, 4\]"),
         ({"transformed": u.transpose(1, 3)}, "transformed: .*contiguous"),
         ({"weight": torch.randn(17, 4, 3, 3)}, r"transformed: expected .*\[2, 16, 4, 16\]"),
         ({"weight": weight[:, :3]}, r"weight: expected .*C = .*4, got \[8, 3, 3, 3\]"),

@@ -82,6 +82,8 @@ def sample(name, memory_format=torch.contiguous_format, dtype=torch.float32):
             w,
             primitive("_winograd_weight")(w),
             False,
+            (2, 2),
+            False,
             None,
             (1, 1),
             (1, 1),

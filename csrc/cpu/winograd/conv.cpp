@@ -13,6 +13,7 @@
 #include "../conv.h"
 #include "multiply.h"
 #include "task.h"
+#include "weight.h"
 
 namespace atrous::cpu {
 
@@ -80,10 +81,14 @@ Tensor turn(const Tensor& weight) {
 
 }  // namespace
 
-// transformed: _winograd_weight(weight, turned, ...). The weight itself is read if an output is not finite.
-Tensor winograd_epilogue(Epilogue& arguments, Tensor& input, const Tensor& weight, const Tensor& transformed,
-                         bool turned, const OptionalTensor& bias, const Sizes& padding, const Sizes& dilation) {
-  const Geometry shape = geometry(input, weight, transformed, turned, padding, dilation);
+// transformed: _winograd_weight(weight, turned, tile, int16), which is computed if it is absent. The weight itself is
+// read if an output is not finite.
+Tensor winograd_epilogue(Epilogue& arguments, Tensor& input, const Tensor& weight, const OptionalTensor& transformed,
+                         bool turned, const Sizes& tile, bool int16, const OptionalTensor& bias, const Sizes& padding,
+                         const Sizes& dilation) {
+  const Geometry shape = geometry(input, weight, turned, check_tile(tile), int16, padding, dilation);
+  const Tensor u = transformed ? *transformed : winograd_weight(weight, turned, tile, int16);
+  check_transformed(u, shape);
   if (!is_dense(input.sizes(), input.strides(), Order::channels_last))
     input = torch::stable::contiguous(input, memory_format(Order::channels_last));
   const Sizes sizes{shape.images, shape.out_channels, shape.out_height, shape.out_width};
@@ -96,7 +101,7 @@ Tensor winograd_epilogue(Epilogue& arguments, Tensor& input, const Tensor& weigh
   with_storage(input, [&](auto* data) {
     using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (!std::is_same_v<S, double>)
-      convolve(Task<S>{shape, data, arguments.residual_data<S>(), static_cast<const float*>(transformed.data_ptr()),
+      convolve(Task<S>{shape, data, arguments.residual_data<S>(), static_cast<const float*>(u.data_ptr()),
                        static_cast<S*>(output.mutable_data_ptr()), arguments.slope_kind, arguments.place(),
                        arguments.dropout > 0, vectors, special});
   });

@@ -22,23 +22,6 @@ std::vector<int64_t> tile_starts(int64_t size, int64_t length, int64_t dilation)
   return starts;
 }
 
-void check_weight(const Tensor& transformed, const Geometry& shape) {
-  Sizes expected{shape.panels(), shape.tile.positions(), shape.u_size() / PANEL, PANEL};
-  if (shape.quantized) expected[3] *= 2;  // int16
-  const Sizes sizes = to_vector(transformed.sizes());
-  STD_TORCH_CHECK(sizes == expected && transformed.is_contiguous(),
-                  "transformed: expected what _winograd_weight returns for the weight, contiguous float32 or int16 of "
-                  "shape ",
-                  to_string(expected), ", got ", torch::headeronly::toString(transformed.scalar_type()), " of shape ",
-                  to_string(sizes), ", strides ", to_string(to_vector(transformed.strides())));
-}
-
-// The tile of a transformed weight, by its number of positions.
-TileShape tile_of(const Tensor& transformed) {
-  const int64_t positions = transformed.dim() == 4 ? transformed.size(1) : 0;
-  return positions == 36 ? TileShape{4, 4} : positions == 24 ? TileShape{4, 2} : TileShape{2, 2};
-}
-
 }  // namespace
 
 TileShape check_tile(const Sizes& tile) {
@@ -72,23 +55,30 @@ Geometry geometry(const Tensor& input, int64_t out_channels, TileShape tile, boo
           tile_starts(output[3], tile.columns, dilation[1])};
 }
 
-Geometry geometry(const Tensor& input, const Tensor& weight, const Tensor& transformed, bool turned,
+Geometry geometry(const Tensor& input, const Tensor& weight, bool turned, TileShape tile, bool quantized,
                   const Sizes& padding, const Sizes& dilation) {
   const Sizes taps = to_vector(weight.sizes()), sizes = to_vector(input.sizes());
   const bool matches =
       sizes.size() != 4 || (taps.size() == 4 && taps[!turned] == sizes[1] && taps[2] == 3 && taps[3] == 3);
   STD_TORCH_CHECK(matches, "weight: expected shape [K, C, 3, 3] with ", turned ? "K" : "C", " = input's channels, ",
                   sizes.size() == 4 ? sizes[1] : 0, ", got ", to_string(taps));
-  const ScalarType dtype = transformed.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Short,
-                  "transformed: expected dtype float32 or int16, got ", torch::headeronly::toString(dtype));
-  const Geometry shape = geometry(input, taps.size() == 4 ? taps[turned] : 0, tile_of(transformed),
-                                  dtype == ScalarType::Short, padding, dilation);
+  const Geometry shape = geometry(input, taps.size() == 4 ? taps[turned] : 0, tile, quantized, padding, dilation);
   STD_TORCH_CHECK(weight.scalar_type() == input.scalar_type(), "weight: expected dtype ",
                   torch::headeronly::toString(input.scalar_type()), " as input, got ",
                   torch::headeronly::toString(weight.scalar_type()));
-  check_weight(transformed, shape);
   return shape;
+}
+
+void check_transformed(const Tensor& transformed, const Geometry& shape) {
+  const ScalarType dtype = shape.quantized ? ScalarType::Short : ScalarType::Float;
+  Sizes expected{shape.panels(), shape.tile.positions(), shape.u_size() / PANEL, PANEL};
+  if (shape.quantized) expected[3] *= 2;
+  const Sizes sizes = to_vector(transformed.sizes());
+  STD_TORCH_CHECK(transformed.scalar_type() == dtype && sizes == expected && transformed.is_contiguous(),
+                  "transformed: expected what _winograd_weight returns for the weight, tile and int16: contiguous ",
+                  torch::headeronly::toString(dtype), " of shape ", to_string(expected), ", got ",
+                  torch::headeronly::toString(transformed.scalar_type()), " of shape ", to_string(sizes), ", strides ",
+                  to_string(to_vector(transformed.strides())));
 }
 
 Tile tile_at(const Geometry& shape, int64_t index) {

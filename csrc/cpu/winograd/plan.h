@@ -57,8 +57,10 @@ void for_outputs(const Geometry& shape, const Tile& tile, Function&& function) {
 Geometry geometry(const Tensor& input, int64_t out_channels, TileShape tile, bool quantized, const Sizes& padding,
                   const Sizes& dilation);
 // The same from the arguments of _winograd_epilogue, which it checks.
-Geometry geometry(const Tensor& input, const Tensor& weight, const Tensor& transformed, bool turned,
+Geometry geometry(const Tensor& input, const Tensor& weight, bool turned, TileShape tile, bool quantized,
                   const Sizes& padding, const Sizes& dilation);
+// Checks the argument `transformed`.
+void check_transformed(const Tensor& transformed, const Geometry& shape);
 
 // The tiles are divided into `blocks`, each block's panels into `splits` ranges, which take `panels` panels at a time.
 struct Blocking {

@@ -120,8 +120,6 @@ Tensor quantized(const Tensor& transformed) {
 
 }  // namespace
 
-// turned: rotates the kernel by 180 degrees and swaps input and output channels, for the gradient of the input.
-// tile: the outputs of a tile, rows and columns. int16: in 16-bit fixed point instead of fp32.
 Tensor winograd_weight(const Tensor& weight, bool turned, const Sizes& tile, bool int16) {
   check_floating("weight", weight);
   Sizes sizes = to_vector(weight.sizes()), strides = to_vector(weight.strides());
