@@ -47,8 +47,9 @@ LARGE = 2**13  # pixels over all images
 EFFICIENCY = 0.9  # fraction of the peak that the GEMMs and oneDNN's convolutions reach
 TRANSFORM = 12  # an element of a transformed tile, in or out
 READ = 16  # four bytes of a weight from memory, which products hide
+DIRECT_GRADIENT = 0.7  # fraction of the peak that oneDNN's gradients of weights reach
 TRANSFORM_GRADIENT = 40  # an element of a transformed tile, for the weight's gradient
-TRANSFORM_WEIGHT = 60  # an element of a transformed weight, in a call that has to transform it
+TRANSFORM_WEIGHT = 35  # an element of a transformed weight, in a call that has to transform it
 
 
 def reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
@@ -130,13 +131,13 @@ def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing:
 
 @lru_cache(maxsize=4096)
 def _choose_gradient(device: str, size, weight, spec: Spec, dtype: torch.dtype) -> Tile | None:
-    if _constraints(device, weight, spec, dtype) or cpu_product_rate(dtype) > 1:
+    if _constraints(device, weight, spec, dtype):
         return None
     tile, channels, pairs = Tile(4, 4), weight[0] + weight[1], weight[0] * weight[1]
     tiles = size[0] * tiles_of(tile, size[2:], spec.padding, spec.dilation)
     taps = size[0] * direct_taps(size[2:], spec.padding, spec.dilation)
     time = pairs * (tiles / EFFICIENCY + TRANSFORM_WEIGHT) + tiles * channels * TRANSFORM_GRADIENT
-    return tile if time * tile.positions < pairs * taps / EFFICIENCY else None
+    return tile if time * tile.positions < pairs * taps / DIRECT_GRADIENT / cpu_product_rate(dtype) else None
 
 
 def tiles_of(tile: Tile, size, padding, dilation) -> int:

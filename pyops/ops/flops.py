@@ -9,6 +9,8 @@ from importlib.abc import MetaPathFinder
 from math import prod
 from types import ModuleType
 
+import torch
+
 from .catalogue import CONVOLUTIONS, ConvCall, Sizes
 
 COUNTER = "torch.utils.flop_counter"
@@ -23,10 +25,15 @@ def _formula(parse: Callable[..., ConvCall | None]) -> Callable[..., int]:
     return flops
 
 
+def _of_weight_gradient(grad: Sizes, input: Sizes, *arguments, **named) -> int:
+    return 2 * prod(grad) * input[1] * 9
+
+
 def _register(counter: ModuleType) -> None:
     for operator, parse in CONVOLUTIONS.items():
         if operator.namespace != "aten":  # torch counts its own convolutions, transposed ones and gradients too
             counter.register_flop_formula(operator.overloadpacket)(_formula(parse))
+    counter.register_flop_formula(torch.ops.atrous._winograd_weight_gradient)(_of_weight_gradient)
 
 
 class _WhenImported(MetaPathFinder):

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "../vector.h"
 
@@ -30,7 +31,13 @@ void load(const S* p, V& v) {
   load(values, v);
 }
 
-// F(M, 3) along one axis; V is a scalar or a vector.
+// A constant in the type of V's elements.
+template <class V>
+constexpr auto constant(double value) {
+  return std::remove_reference_t<decltype(V{}[0])>(value);
+}
+
+// F(M, 3) along one axis; V is a vector.
 template <int M>
 struct Axis;
 
@@ -65,8 +72,8 @@ struct Axis<2> {
   template <class V>
   static void weight(const V* g, V* u) {
     u[0] = g[0];
-    u[1] = (g[0] + g[1] + g[2]) / 2;
-    u[2] = (g[0] - g[1] + g[2]) / 2;
+    u[1] = (g[0] + g[1] + g[2]) * constant<V>(0.5);
+    u[2] = (g[0] - g[1] + g[2]) * constant<V>(0.5);
     u[3] = g[2];
   }
 };
@@ -120,12 +127,14 @@ struct Axis<4> {
   }
   template <class V>
   static void weight(const V* g, V* u) {
-    u[0] = g[0] / (PP * QQ);
-    const V even_p = g[0] + PP * g[2], odd_p = P * g[1], even_q = g[0] + QQ * g[2], odd_q = Q * g[1];
-    u[1] = (even_p + odd_p) / AT_P;
-    u[2] = (even_p - odd_p) / AT_P;
-    u[3] = (even_q + odd_q) / AT_Q;
-    u[4] = (even_q - odd_q) / AT_Q;
+    constexpr double zero = 1 / (PP * QQ), p = 1 / AT_P, q = 1 / AT_Q;
+    u[0] = constant<V>(zero) * g[0];
+    const V even_p = (g[0] + g[2] * constant<V>(PP)) * constant<V>(p), odd_p = g[1] * constant<V>(P * p);
+    const V even_q = (g[0] + g[2] * constant<V>(QQ)) * constant<V>(q), odd_q = g[1] * constant<V>(Q * q);
+    u[1] = even_p + odd_p;
+    u[2] = even_p - odd_p;
+    u[3] = even_q + odd_q;
+    u[4] = even_q - odd_q;
     u[5] = g[2];
   }
 };

@@ -63,6 +63,14 @@ void convolve(const Task<S>& task) {
   });
 }
 
+// The transformed weight in memory that is reused from call to call: fresh memory would cost a page fault a page.
+const float* own_weight(const Tensor& weight, bool turned, const Geometry& shape) {
+  static thread_local std::vector<float> u;
+  const int64_t positions = shape.tile.positions();
+  transform_weight(weight, turned, positions, shape.quantized, reserve(u, shape.panels() * positions * shape.u_size()));
+  return u.data();
+}
+
 // The weight of the convolution that gives the gradient of the input: the kernel rotated by 180 degrees, input and
 // output channels swapped.
 Tensor turn(const Tensor& weight) {
@@ -87,8 +95,7 @@ Tensor winograd_epilogue(Epilogue& arguments, Tensor& input, const Tensor& weigh
                          bool turned, const Sizes& tile, bool int16, const OptionalTensor& bias, const Sizes& padding,
                          const Sizes& dilation) {
   const Geometry shape = geometry(input, weight, turned, check_tile(tile), int16, padding, dilation);
-  const Tensor u = transformed ? *transformed : winograd_weight(weight, turned, tile, int16);
-  check_transformed(u, shape);
+  if (transformed) check_transformed(*transformed, shape);
   if (!is_dense(input.sizes(), input.strides(), Order::channels_last))
     input = torch::stable::contiguous(input, memory_format(Order::channels_last));
   const Sizes sizes{shape.images, shape.out_channels, shape.out_height, shape.out_width};
@@ -96,14 +103,14 @@ Tensor winograd_epilogue(Epilogue& arguments, Tensor& input, const Tensor& weigh
   arguments.fit(sizes, strides_of(sizes, Order::channels_last), input.scalar_type());
   Tensor output = empty_tensor(input, sizes, Order::channels_last);
   if (output.numel() == 0) return output;
+  const float* u = transformed ? static_cast<const float*>(transformed->data_ptr()) : own_weight(weight, turned, shape);
   const Channels<float> vectors(arguments, shape.out_channels, bias, shape.panels() * PANEL);
   std::atomic<bool> special = false;
   with_storage(input, [&](auto* data) {
     using S = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (!std::is_same_v<S, double>)
-      convolve(Task<S>{shape, data, arguments.residual_data<S>(), static_cast<const float*>(u.data_ptr()),
-                       static_cast<S*>(output.mutable_data_ptr()), arguments.slope_kind, arguments.place(),
-                       arguments.dropout > 0, vectors, special});
+      convolve(Task<S>{shape, data, arguments.residual_data<S>(), u, static_cast<S*>(output.mutable_data_ptr()),
+                       arguments.slope_kind, arguments.place(), arguments.dropout > 0, vectors, special});
   });
   // B' d B spreads an infinity to outputs that do not depend on it, as NaN, and large inputs overflow earlier
   if (special)

@@ -1,12 +1,11 @@
-// _winograd_weight: G g G' of a convolution's weight.
+// The weight of a convolution as its GEMMs read it.
 #pragma once
 
 #include "../../arguments.h"
 
-namespace atrous::cpu {
+namespace atrous::winograd {
 
-// turned: rotates the kernel by 180 degrees and swaps input and output channels, for the gradient of the input.
-// tile: the outputs of a tile, rows and columns. int16: in 16-bit fixed point instead of fp32.
-Tensor winograd_weight(const Tensor& weight, bool turned, const Sizes& tile, bool int16);
+// Writes what _winograd_weight returns for a weight [K, C, 3, 3] of any strides; `positions` are its tile's.
+void transform_weight(const Tensor& weight, bool turned, int64_t positions, bool int16, void* u);
 
-}  // namespace atrous::cpu
+}  // namespace atrous::winograd
