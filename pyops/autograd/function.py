@@ -4,7 +4,8 @@
 
 Backward: one pass over the data for the sums (dbeta, dgamma, dslope), one for dz and the residual's gradient, then the
 gradients of the convolution. z and the vectors are saved; x and the residual are recomputed where they can be, else
-saved. Layers that need no z save y (sign.py). A backward that is itself differentiated or transformed is that of torch's own operators (composition.py).
+saved. A layer that needs no z saves y (sign.py). A backward that is itself differentiated or transformed is that of
+torch's own operators (composition.py).
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class FusedLayer(torch.autograd.Function):
         if mean is not None and var is not None:
             if not torch.compiler.is_compiling():
                 # here, as in eager: checkpointing may stop its second run once this function has saved its tensors
-                config.update(mean, var, _count(z) if count is None else count)
+                config.update(mean, var, _count(y) if count is None else count)
             epilogue = epilogue._replace(mean=mean, var=var)
         conv_output = None if config.spec is None else z
         ctx.set_materialize_grads(False)  # otherwise autograd fills zeros for the gradients of z, mean and var
@@ -145,14 +146,13 @@ class FusedLayer(torch.autograd.Function):
 
 def _of_constant_norm(ctx, grad: Tensor, saved_x: Saved, saved_z: Saved, weight, bias, epilogue: Epilogue) -> tuple:
     """The gradients of input, weight, bias and the fields of the Epilogue; see sign.py."""
-    needed, need = ctx.needs_input_grad[3:6], dict(zip(Epilogue._fields, ctx.needs_input_grad[6:]))
+    names = ("x", "weight", "bias", *Epilogue._fields)
+    need = dict(zip(names, ctx.needs_input_grad[3:]))
     x = restore(saved_x) if saved_x else stand_in(grad, *ctx.input_like)
     y = restore(saved_z) if saved_z else None
-    du, *of_convolution, dgamma, dbeta = sign.gradients(
-        ctx.config, grad, y, x, weight, bias, epilogue, ctx.input_like[1], needed, need["gamma"], need["beta"]
-    )
-    gradients = {"gamma": dgamma, "beta": dbeta, "residual": du}
-    return *of_convolution, *(gradients.get(name) if need[name] else None for name in Epilogue._fields)
+    computed = sign.gradients(ctx, grad, y, x, weight, bias, epilogue, need)
+    computed["residual"] = computed["u"]
+    return tuple(computed.get(name) if need[name] else None for name in names)
 
 
 def _differentiated(grad: Tensor) -> bool:
@@ -164,7 +164,7 @@ def _differentiated(grad: Tensor) -> bool:
 
 def _forward(
     config: LayerConfig, input: Tensor, weight, bias, epilogue: Epilogue
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """y and z; with batch statistics mean and var; with those of a group its number of values."""
     backend, spec, count = config.backend, config.spec, None
     fused = config.group is None and not (spec is not None and backend.one_launch_statistics)

@@ -1,7 +1,7 @@
 """Layers whose backward needs no z: ReLU, a slope of at least 0 or no activation, and no batch statistics.
 
-y shows where u > 0, and the next layer saves it anyway, as its input. After a BatchNorm of constant statistics, with s = gamma / sqrt(var + eps)
-and G the gradient of the convolution's weight for du:
+y shows where u > 0, and the next layer saves it anyway, as its input. After a BatchNorm of constant statistics, with
+s = gamma / sqrt(var + eps) and G the gradient of the convolution's weight for du:
 
     dx = conv_transpose(du, s * w)      dw = s * G      db = s * sum(du)      dbeta = sum(du)
     dgamma = (sum(w * G) + (b - mean) * sum(du)) / sqrt(var + eps),    as sum(du * conv(x, w)) = sum(w * G)
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..core.spec import Epilogue
 
 if TYPE_CHECKING:
+    from ..backends.base import Backend
     from .function import LayerConfig
 
 
@@ -34,41 +35,49 @@ def backward_reads(config: LayerConfig, weight: Tensor | None, epilogue: Epilogu
 
 
 def gradients(
-    config: LayerConfig, grad: Tensor, y: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue,
-    layout: torch.memory_format, needed: list[bool], need_gamma: bool, need_sum: bool,
-) -> tuple:  # fmt: skip
-    """du, dx, dw, db, dgamma and dbeta of a layer with a BatchNorm of constant statistics.
+    ctx, grad: Tensor, y: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue, need: dict
+) -> dict[str, Tensor | None]:
+    """du and those of dx, dweight, dbias, dgamma and dbeta that are needed, by their names without the d.
 
-    y: None if there is no activation. x: only its size is used if dw is not needed.
-    needed: which of dx, dw and db. need_sum: whether dbeta is needed.
+    y: None if there is no activation. x: only its size is used if dweight is not needed.
     """
-    mean, var = epilogue.mean, epilogue.var
+    backend, spec = ctx.config.backend, ctx.config.spec
+    mean, var, eps = epilogue.mean, epilogue.var, epilogue.eps
     assert mean is not None and var is not None
-    factor = torch.rsqrt(var + epilogue.eps)
+    factor = torch.rsqrt(var + eps)
     scale = factor if epilogue.gamma is None else factor * epilogue.gamma
-    need_x, need_weight, need_bias = needed
-    need_sum = need_sum or need_bias or need_gamma
-    # beta: of a layer without a BatchNorm, whose gradient is sum(du)
-    plain = epilogue._replace(mean=None, var=None, gamma=None, residual=None, beta=torch.zeros_like(mean))
-    run = config.backend.primitive("_epilogue_gradients", grad)
-    du, total = grad, None
-    if y is not None or need_sum:
-        du, _, _, total, _ = run(grad, grad if y is None else y, False, y is not None, False, need_sum, plain)
-        du = grad if y is None else du
-    dx, dw, db, dgamma = None, None, None, None
-    if need_x or need_weight:
-        scaled = (weight * per_filter(scale)).to(weight.dtype)
-        computed = [need_x, need_weight, False]
-        dx, dw, _ = config.backend.convolution_backward(du, x, scaled, config.spec, layout, computed)
-    if need_gamma:
+    need_sum = need["beta"] or need["gamma"] or need["bias"]
+    du, total = _through_activation(backend, grad, y, epilogue, need_sum)
+    result: dict[str, Tensor | None] = {"u": du}
+    if need["x"] or need["weight"]:
+        scaled = (weight * _per_filter(scale)).to(weight.dtype)
+        computed = [need["x"], need["weight"], False]
+        result["x"], g, _ = backend.convolution_backward(du, x, scaled, spec, ctx.input_like[1], computed)
+    if need["gamma"]:
         center = mean if bias is None else mean - bias
-        dgamma = ((weight.to(mean.dtype) * dw).sum((1, 2, 3)) - center * total) * factor
-    if need_weight:
-        dw = (dw * per_filter(scale)).to(weight.dtype)
-    if need_bias:
-        db = (total * scale).to(weight.dtype)
-    return du, dx, dw, db, dgamma, total
+        result["gamma"] = ((weight.to(mean.dtype) * g).sum((1, 2, 3)) - center * total) * factor
+    if need["weight"]:
+        result["weight"] = (g * _per_filter(scale)).to(weight.dtype)
+    if need["bias"]:
+        result["bias"] = (total * scale).to(weight.dtype)
+    if need["beta"]:
+        result["beta"] = total
+    return result
 
 
-def per_filter(vector: Tensor) -> Tensor:
+def _through_activation(
+    backend: Backend, grad: Tensor, y: Tensor | None, epilogue: Epilogue, need_sum: bool
+) -> tuple[Tensor, Tensor]:
+    """du, and its sums over each channel if they are needed."""
+    if y is None and not need_sum:
+        return grad, grad.new_empty(0)
+    assert epilogue.mean is not None
+    # the sum is the gradient of the beta of a layer without a BatchNorm
+    plain = epilogue._replace(mean=None, var=None, gamma=None, residual=None, beta=torch.zeros_like(epilogue.mean))
+    run = backend.primitive("_epilogue_gradients", grad)
+    du, _, _, total, _ = run(grad, grad if y is None else y, False, y is not None, False, need_sum, plain)
+    return grad if y is None else du, total
+
+
+def _per_filter(vector: Tensor) -> Tensor:
     return vector.view(-1, 1, 1, 1)

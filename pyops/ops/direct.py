@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..core.layout import memory_format
-from ..core.torch_compat import caller, intercepted
+from ..core.torch_compat import caller, cpu_multiplies, intercepted
 from .direct_training import Plan, small_layer
 from .registration import library_loaded
 
 _BACKENDS = {"auto", "library", "native"} if library_loaded else set()  # each would call these operators
-_DTYPES = {torch.float32, torch.float64}  # a CPU may emulate the others, which a backend then convolves in fp32
+# 16-bit types that this CPU emulates are left out, since a backend convolves them in fp32.
+_HALVES = {dtype for dtype in (torch.bfloat16, torch.float16) if cpu_multiplies(dtype)}
+_DTYPES = {torch.float32, torch.float64} | _HALVES
 _TENSORS = {Tensor, nn.Parameter}
 _LARGEST = 2**16  # elements of the input: beside more of them the checks of the long way take no time
 _LARGEST_SAVED = 2**12  # with gradients, where the short way saves what the long way recomputes
@@ -35,10 +37,9 @@ def conv_bn_act(input, weight, bias, geometry, norm: tuple, slope, residual, aft
     incomplete = not training and vectors[0] is None and any(vector is not None for vector in vectors)
     if incomplete or type(geometry[1]) is str:  # torch warns of some paddings by name
         return None
-    tensors = (weight, bias, *vectors, slope, residual)
-    if not _takes(backend, input, tensors) or input.dim() != 4:
+    if not _takes(backend, input, (weight, bias, slope, residual), vectors) or input.dim() != 4:
         return None
-    if training or _needs_gradient(input, tensors):
+    if training or _needs_gradient(input, (weight, bias, *vectors, slope, residual)):
         pairs = ((one, one) if type(one) is int else one for one in geometry[:3])
         return _train(input, weight, bias, (*pairs, geometry[3]), norm, slope, residual, after)
     try:
@@ -53,10 +54,11 @@ def conv_bn_act(input, weight, bias, geometry, norm: tuple, slope, residual, aft
 def bn_act(input, norm: tuple, slope, residual, after, backend) -> Tensor | None:
     """bn_act. norm: as for conv_bn_act."""
     vectors, eps, training, *_ = norm
-    tensors = (*vectors, slope, residual)
-    if (not training and vectors[0] is None) or not _takes(backend, input, tensors) or input.dim() != 4:
+    if (not training and vectors[0] is None) or not _takes(backend, input, (slope, residual), vectors):
         return None
-    if training or _needs_gradient(input, tensors):
+    if input.dim() != 4:
+        return None
+    if training or _needs_gradient(input, (*vectors, slope, residual)):
         return _train(input, None, None, None, norm, slope, residual, after)
     try:
         return _finish(input, vectors, eps, slope, residual, after)
@@ -66,7 +68,7 @@ def bn_act(input, norm: tuple, slope, residual, after, backend) -> Tensor | None
 
 def add_act(input, other, slope, backend) -> Tensor | None:
     """add_act without dropout."""
-    if other is None or not _takes(backend, input, (other, slope)):
+    if other is None or not _takes(backend, input, (other, slope), ()):
         return None
     if _needs_gradient(input, (other, slope)):
         if input.dim() != 4:
@@ -79,17 +81,22 @@ def add_act(input, other, slope, backend) -> Tensor | None:
         return None
 
 
-def _takes(backend: str, input, others: tuple) -> bool:
-    """True for a small input on a CPU, other tensors like it and arguments of these types."""
+def _takes(backend: str, input, tensors: tuple, vectors: tuple) -> bool:
+    """True for a small input on a CPU, tensors and vectors like it (for 16-bit inputs also vectors in fp32), and other
+    arguments of these types."""
     if torch.compiler.is_compiling() or intercepted() or type(input) not in _TENSORS or backend not in _BACKENDS:
         return False
-    if not _TYPES.issuperset(map(type, others)):
+    if not _TYPES.issuperset(map(type, tensors)) or not _TYPES.issuperset(map(type, vectors)):
         return False
     dtype = input.dtype
     if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= _LARGEST:
         return False
-    for value in others:
+    for value in tensors:
         if type(value) in _TENSORS and (value.dtype != dtype or not value.is_cpu):
+            return False
+    other = torch.float32 if dtype in _HALVES else dtype
+    for value in vectors:
+        if type(value) in _TENSORS and (value.dtype not in (dtype, other) or not value.is_cpu):
             return False
     return True
 
@@ -109,7 +116,11 @@ def _train(input, weight, bias, geometry, norm: tuple, slope, residual, after) -
     """The layer with gradients, or with the statistics of the batch."""
     (mean, var, gamma, beta), eps, batch_stats, momentum, tracked = norm
     channels = input.shape[1] if weight is None else weight.shape[0]
-    if input.numel() > _LARGEST_SAVED or (batch_stats and (type(momentum) is not float or input.shape[0] < 2)):
+    if (
+        input.numel() > _LARGEST_SAVED
+        or input.dtype in _HALVES
+        or (batch_stats and (type(momentum) is not float or input.shape[0] < 2))
+    ):
         return None  # torch refuses one value a channel, which two images are not
     for vector in (mean, var):
         if vector is not None and (type(vector) not in _TENSORS or vector.requires_grad or vector.shape != (channels,)):
@@ -140,6 +151,9 @@ def _finish(z: Tensor, vectors, eps, slope, residual, after) -> Tensor:
     if not eps >= 0:
         raise TypeError(f"eps: expected a number that is not negative, got {eps!r}")
     kind, value, slope = _slope(slope)
+    if z.dtype in _HALVES:
+        vectors = [v if v is None or v.dtype == torch.float32 else v.float() for v in vectors]
+        slope = slope if slope is None or slope.dtype == torch.float32 else slope.float()
     if value == 1.0 and not after and eps == 1e-5:  # each argument that is passed takes time
         return _epilogue(z, *vectors, slope, residual, kind)
     return _epilogue(z, *vectors, slope, residual, kind, eps, value, 1.0, bool(after))

@@ -67,9 +67,7 @@ def _winograd_weight_gradient(grad, input, padding, dilation, tile) -> Tensor:
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
 
-def _winograd_epilogue(
-    input, weight, transformed, turned, tile, int16, bias, padding, dilation, *arguments
-) -> Tensor:
+def _winograd_epilogue(input, weight, transformed, turned, tile, int16, bias, padding, dilation, *arguments) -> Tensor:
     size = Spec.of((1, 1), padding, dilation).output_size(input.shape[2:], (3, 3))
     shape = (input.shape[0], weight.shape[turned], *size)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)

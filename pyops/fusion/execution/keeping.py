@@ -45,7 +45,9 @@ def choose_kept(joint: fx.GraphModule) -> None:
 def _reads_sign(y: fx.Node) -> bool:
     """True if the backward of this epilogue reads its result in place of its input; see autograd/sign.py."""
     return any(
-        isinstance(user.target, OpOverload) and user.target.name().endswith("::_epilogue_gradients") and user.args[1] is y
+        isinstance(user.target, OpOverload)
+        and user.target.name().endswith("::_epilogue_gradients")
+        and user.args[1] is y
         for user in y.users
     )
 
