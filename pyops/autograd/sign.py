@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def backward_reads(config: LayerConfig, weight: Tensor | None, epilogue: Epilogue) -> str:
-    """What a layer's backward reads of its forward: "z", "y" for where u > 0, or "nothing" without an activation."""
+    """The value that the backward reads: "z", "y" for where u > 0, or "nothing" without an activation."""
     linear = epilogue.slope_kind == "number" and epilogue.slope_value == 1.0
     monotone = epilogue.slope_kind == "relu" or (epilogue.slope_kind == "number" and epilogue.slope_value >= 0)
     if not monotone or config.batch_stats or epilogue.dropout or (epilogue.residual_place == "after" and not linear):

@@ -20,7 +20,9 @@ _BACKENDS = {"auto", "library", "native"} if library_loaded else set()  # each w
 _HALVES = {dtype for dtype in (torch.bfloat16, torch.float16) if cpu_multiplies(dtype)}
 _DTYPES = {torch.float32, torch.float64} | _HALVES
 _TENSORS = {Tensor, nn.Parameter}
-_LARGEST = 2**16  # elements of the input: beside more of them the checks of the long way take no time
+# Elements of the input. A larger convolution may be Winograd's, which the long way decides; beside larger maps the
+# checks of the long way take no time.
+_LARGEST_CONV, _LARGEST = 2**16, 2**20
 _LARGEST_SAVED = 2**12  # with gradients, where the short way saves what the long way recomputes
 _TYPES = {*_TENSORS, type(None), int, float, str}
 NO_NORM: tuple = (None, None, None, None), 1e-5, False, 0.0, None
@@ -37,7 +39,7 @@ def conv_bn_act(input, weight, bias, geometry, norm: tuple, slope, residual, aft
     incomplete = not training and vectors[0] is None and any(vector is not None for vector in vectors)
     if incomplete or type(geometry[1]) is str:  # torch warns of some paddings by name
         return None
-    if not _takes(backend, input, (weight, bias, slope, residual), vectors) or input.dim() != 4:
+    if not _takes(backend, input, (weight, bias, slope, residual), vectors, _LARGEST_CONV) or input.dim() != 4:
         return None
     if training or _needs_gradient(input, (weight, bias, *vectors, slope, residual)):
         pairs = ((one, one) if type(one) is int else one for one in geometry[:3])
@@ -81,7 +83,7 @@ def add_act(input, other, slope, backend) -> Tensor | None:
         return None
 
 
-def _takes(backend: str, input, tensors: tuple, vectors: tuple) -> bool:
+def _takes(backend: str, input, tensors: tuple, vectors: tuple, largest: int = _LARGEST) -> bool:
     """True for a small input on a CPU, tensors and vectors like it (for 16-bit inputs also vectors in fp32), and other
     arguments of these types."""
     if torch.compiler.is_compiling() or intercepted() or type(input) not in _TENSORS or backend not in _BACKENDS:
@@ -89,7 +91,7 @@ def _takes(backend: str, input, tensors: tuple, vectors: tuple) -> bool:
     if not _TYPES.issuperset(map(type, tensors)) or not _TYPES.issuperset(map(type, vectors)):
         return False
     dtype = input.dtype
-    if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= _LARGEST:
+    if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= largest:
         return False
     for value in tensors:
         if type(value) in _TENSORS and (value.dtype != dtype or not value.is_cpu):
