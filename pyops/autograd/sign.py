@@ -49,9 +49,10 @@ def gradients(
     need_sum = need["beta"] or need["gamma"] or need["bias"]
     du, total = _through_activation(backend, grad, y, epilogue, need_sum)
     result: dict[str, Tensor | None] = {"u": du}
-    if need["x"] or need["weight"]:
+    need_g = need["weight"] or need["gamma"]
+    if need["x"] or need_g:
         scaled = (weight * _per_filter(scale)).to(weight.dtype)
-        computed = [need["x"], need["weight"], False]
+        computed = [need["x"], need_g, False]
         result["x"], g, _ = backend.convolution_backward(du, x, scaled, spec, ctx.input_like[1], computed)
     if need["gamma"]:
         center = mean if bias is None else mean - bias

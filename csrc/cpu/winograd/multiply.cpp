@@ -21,7 +21,8 @@ struct Fp32 {
     if (gemm.add)
       for (int i = 0; i < TILES; ++i)
         for (int panel = 0; panel < PANELS; ++panel)
-          std::memcpy(totals[i][panel], gemm.total(panel, first + i), sizeof totals[i][panel]);
+          for (int part = 0; part < PARTS; ++part)
+            load(gemm.total(panel, first + i) + part * WIDTH, totals[i][panel][part]);
     for (int64_t begin = 0; begin < gemm.channels; begin += CHAIN) {
       V sums[TILES][PANELS][PARTS] = {};
       const int64_t end = std::min(begin + CHAIN, gemm.channels);
@@ -29,7 +30,8 @@ struct Fp32 {
         V u[PANELS][PARTS];
         for (int panel = 0; panel < PANELS; ++panel) {
           __builtin_prefetch(next + panel * gemm.u_step + c * next_step, 0, 3);
-          std::memcpy(u[panel], gemm.u + panel * gemm.u_step + c * PANEL, sizeof u[panel]);
+          for (int part = 0; part < PARTS; ++part)
+            load(gemm.u + panel * gemm.u_step + c * PANEL + part * WIDTH, u[panel][part]);
         }
         for (int i = 0; i < TILES; ++i) {
           const float x = v[i * gemm.v_step + c * gemm.v_stride];
@@ -43,7 +45,8 @@ struct Fp32 {
     }
     for (int i = 0; i < TILES; ++i)
       for (int panel = 0; panel < PANELS; ++panel)
-        std::memcpy(gemm.total(panel, first + i), totals[i][panel], sizeof totals[i][panel]);
+        for (int part = 0; part < PARTS; ++part)
+          store<V>(gemm.total(panel, first + i) + part * WIDTH, totals[i][panel][part]);
   }
 };
 
