@@ -1,4 +1,4 @@
-"""python -m atrous info | demo | explain | tune | audit | export: parse the command line and run the command.
+"""python -m atrous info | demo | explain | tune | audit | certify | export: parse the command line and run the command.
 
 A user's error ends in one line on stderr and exit status 2. Each command imports what it needs when it runs, so that
 --help is fast.
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> Parser:
     from .audit import command as audit_command
+    from .certify import command as certify_command
     from .demo import command as demo_command
     from .explain import command as explain_command
     from .export import command as export_command
@@ -62,8 +63,9 @@ def _parser() -> Parser:
     explain = _command(commands, "explain", _explain, "list a model's layers: sizes, backends, lower bounds of time")
     tune = _command(commands, "tune", _tune, "benchmark every backend on a model's layers and save the fastest")
     audit = _command(commands, "audit", _audit, "find the pixels that dilated convolutions read, and their holes")
+    certify = _command(commands, "certify", _certify, "measure every operator's error against fp64 on this machine")
     export = _command(commands, "export", _export, "compile a fused model to a package that C++ runs on a CPU")
-    for command in (info, demo, explain, tune, audit, export):
+    for command in (info, demo, explain, tune, audit, certify, export):
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     demo_command.add_arguments(demo)
 
@@ -82,6 +84,10 @@ def _parser() -> Parser:
     audit.add_argument("model", metavar="RATES|MODEL", help=f"rates such as 1,2,5; or {MODEL}")
     audit_command.add_arguments(audit)
     add_options(audit, None, None)
+
+    names = "these backends alone (default all that can run here)"
+    certify.add_argument("--backend", type=_backends, default=(), metavar="NAME,NAME", help=names)
+    certify_command.add_arguments(certify)
 
     export.add_argument("model", metavar="MODEL", help=MODEL)
     export.add_argument("--batch", type=count, metavar="N", help="a fixed batch size (default any)")
@@ -142,6 +148,14 @@ def _audit(args) -> int:
     if args.json:
         _write_json(args.json, {"audited": args.model, **audit.as_dict()})
     return audit_command.status(args, audit)
+
+
+def _certify(args) -> int:
+    from .certify import command as certify_command
+
+    result = certify_command.run(args)
+    _write_json(args.json, result)
+    return int(not result["passed"])
 
 
 def _export(args) -> int:

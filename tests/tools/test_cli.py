@@ -13,7 +13,7 @@ import torch
 import atrous
 from atrous.tools.demo import command as demo
 
-COMMANDS = ("info", "demo", "explain", "tune", "audit", "export")
+COMMANDS = ("info", "demo", "explain", "tune", "audit", "certify", "export")
 
 
 def error_line(answer):

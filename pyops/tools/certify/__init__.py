@@ -1,0 +1,1 @@
+"""`python -m atrous certify`: the error of each operator, dtype and backend against fp64 on this machine."""
