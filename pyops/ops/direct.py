@@ -88,18 +88,20 @@ def _takes(backend: str, input, tensors: tuple, vectors: tuple, largest: int = _
     arguments of these types."""
     if torch.compiler.is_compiling() or intercepted() or type(input) not in _TENSORS or backend not in _BACKENDS:
         return False
-    if not _TYPES.issuperset(map(type, tensors)) or not _TYPES.issuperset(map(type, vectors)):
+    both = tensors + vectors
+    if not _TYPES.issuperset(map(type, both)):
         return False
     dtype = input.dtype
     if not input.is_cpu or dtype not in _DTYPES or not 0 < input.numel() <= largest:
         return False
-    for value in tensors:
+    halves = dtype in _HALVES
+    for value in tensors if halves else both:
         if type(value) in _TENSORS and (value.dtype != dtype or not value.is_cpu):
             return False
-    other = torch.float32 if dtype in _HALVES else dtype
-    for value in vectors:
-        if type(value) in _TENSORS and (value.dtype not in (dtype, other) or not value.is_cpu):
-            return False
+    if halves:
+        for value in vectors:
+            if type(value) in _TENSORS and (value.dtype not in (dtype, torch.float32) or not value.is_cpu):
+                return False
     return True
 
 
