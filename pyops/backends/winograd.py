@@ -54,7 +54,7 @@ TRANSFORM_WEIGHT = 35  # an element of a transformed weight, in a call that has 
 
 def reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
     """Reasons why a frozen convolution does not run as Winograd's."""
-    problems = _constraints(input.device.type, weight.shape, spec, input.dtype)
+    problems = _constraints(str(input.device), weight.shape, spec, input.dtype)
     if not problems and tile(input, weight, spec) is None:
         problems.append(
             f"size: expected one for which Winograd takes less time than a direct convolution, got input "
@@ -74,6 +74,12 @@ def tile(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> T
     if changing and input.shape[0] * input.shape[2] * input.shape[3] < LARGE:  # last: a symbolic size gets a guard
         return None
     return _eligible(weight.shape[1], input.dtype)[0]
+
+
+def tile_of(transformed: Tensor) -> Tile:
+    """The tile of a transformed weight."""
+    (tile,) = (tile for tile in CHANNELS if tile.positions == transformed.shape[1])
+    return tile._replace(int16=transformed.dtype == torch.int16)
 
 
 def gradient_tile(input: Tensor, weight: Tensor, spec: Spec) -> Tile | None:

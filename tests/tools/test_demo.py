@@ -20,7 +20,7 @@ from atrous.tools.demo import variants as demo_variants
 Image = pytest.importorskip("PIL.Image")
 VARIANTS = ("eager", "eager_channels_last", "atrous")
 TRAINING = (*VARIANTS, "atrous_no_recompute")
-QUICK = dict(size=32, batch_seconds=0.0, training_batch=2, training_variants=TRAINING, training_seconds=0.0)
+QUICK = dict(size=48, batch_seconds=0.0, training_batch=2, training_variants=TRAINING, training_seconds=0.0)
 SMALL = run.Plan(batches=(1, 2), variants=VARIANTS, **QUICK)
 
 
@@ -98,9 +98,8 @@ def test_training_is_timed_and_its_memory_counted(result):
 
 
 def test_fusion_launches_fewer_operators(result):
-    """One for each layer, and on a CPU two for one with a small output (backends/native.py), as most here have."""
     assert result["fusion"]["fused"] == result["fusion"]["total"] == 36
-    assert result["launches"]["atrous"] < result["launches"]["eager"] * 0.65
+    assert result["launches"]["atrous"] < result["launches"]["eager"] / 2
 
 
 def test_launches_counts_work_and_not_views():
