@@ -11,7 +11,6 @@ from torch import Tensor
 import atrous
 from atrous import reference, testing
 from atrous.backends import selection
-from atrous.core import activation
 from atrous.core.spec import Epilogue, Spec
 
 from .subject import DEVICE, NHWC, OURS, Call, Subject, Unavailable, compiled
@@ -47,20 +46,10 @@ def _call_args(case: testing.Case, dtype: torch.dtype) -> dict[str, Any]:
     return testing.arguments(case, dtype, str(DEVICE), NHWC)
 
 
-def _batch_norm(arguments: dict[str, Any]) -> list[Tensor | None]:
-    return [arguments.get(name) for name in ("running_mean", "running_var", "bn_weight", "bn_bias")]
-
-
-def _epilogue(arguments: dict[str, Any]) -> Epilogue:
-    kind, value, upper, slope = activation.parse_slope(arguments["slope"])
-    numbers = kind, 1e-5, value, upper, arguments["residual_after_act"]
-    return Epilogue(*_batch_norm(arguments), slope, arguments.get("residual"), *numbers)
-
-
 def conv_bn_act(case: testing.Case, dtype: torch.dtype) -> Subject:
     named = _call_args(case, dtype)
     spec = Spec(*(named[name] for name in ("stride", "padding", "dilation", "groups")))
-    arguments = (named["input"], named["weight"], named.get("bias"), spec, _epilogue(named))
+    arguments = (named["input"], named["weight"], named.get("bias"), spec, testing.epilogue(named))
     return _subject(
         dtype, reference.conv_epilogue, arguments, lambda backend: atrous.conv_bn_act(**named, backend=backend)
     )
@@ -75,8 +64,11 @@ def _feature_map(case: testing.Case, dtype: torch.dtype) -> tuple[dict[str, Any]
 
 def bn_act(case: testing.Case, dtype: torch.dtype) -> Subject:
     named, z = _feature_map(case, dtype)
-    vectors, post_op = _batch_norm(named), {name: named[name] for name in ("slope", "residual", "residual_after_act")}
-    arguments = (z, _epilogue(named))
+    vectors, post_op = (
+        testing.epilogue(named)[:4],
+        {name: named[name] for name in ("slope", "residual", "residual_after_act")},
+    )
+    arguments = (z, testing.epilogue(named))
     return _subject(
         dtype, reference.epilogue, arguments, lambda backend: atrous.bn_act(z, *vectors, **post_op, backend=backend)
     )
@@ -85,7 +77,7 @@ def bn_act(case: testing.Case, dtype: torch.dtype) -> Subject:
 def add_act(case: testing.Case, dtype: torch.dtype) -> Subject:
     named, x = _feature_map(case, dtype)
     other, slope = named["residual"], named["slope"]
-    arguments = (x, _epilogue(named)._replace(mean=None, var=None, gamma=None, beta=None))
+    arguments = (x, testing.epilogue(named)._replace(mean=None, var=None, gamma=None, beta=None))
     return _subject(
         dtype, reference.epilogue, arguments, lambda backend: atrous.add_act(x, other, slope=slope, backend=backend)
     )

@@ -51,7 +51,8 @@ def gradients(
     result: dict[str, Tensor | None] = {"u": du}
     need_g = need["weight"] or need["gamma"]
     if need["x"] or need_g:
-        scaled = (weight * _per_filter(scale)).to(weight.dtype)
+        # dw depends on the weight's shape alone
+        scaled = (weight * _per_filter(scale)).to(weight.dtype) if need["x"] else weight
         computed = [need["x"], need_g, False]
         result["x"], g, _ = backend.convolution_backward(du, x, scaled, spec, ctx.input_like[1], computed)
     if need["gamma"]:

@@ -122,9 +122,7 @@ def packed_conv_epilogue(
 ) -> Tensor:
     if packed.shape == weight.shape:
         return conv_epilogue(input, packed, bias, spec, arguments)
-    tile = winograd.tile(input, weight, spec)
-    assert tile is not None
-    return _winograd(input, packed, tile, weight, bias, spec, arguments)
+    return _winograd(input, packed, winograd.tile_of(packed), weight, bias, spec, arguments)
 
 
 def _winograd(

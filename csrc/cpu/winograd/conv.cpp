@@ -63,12 +63,12 @@ void convolve(const Task<S>& task) {
   });
 }
 
-// The transformed weight in memory that is reused from call to call: fresh memory would cost a page fault a page.
 const float* own_weight(const Tensor& weight, bool turned, const Geometry& shape) {
-  static thread_local std::vector<float> u;
+  static thread_local std::vector<float> memory;
   const int64_t positions = shape.tile.positions();
-  transform_weight(weight, turned, positions, shape.quantized, reserve(u, shape.panels() * positions * shape.u_size()));
-  return u.data();
+  float* u = reserve(memory, shape.panels() * positions * shape.u_size());
+  transform_weight(weight, turned, positions, shape.quantized, u);
+  return u;
 }
 
 // The weight of the convolution that gives the gradient of the input: the kernel rotated by 180 degrees, input and

@@ -50,7 +50,7 @@ struct Fp32 {
   }
 };
 
-// 12 of 16 vector registers hold sums.
+// 12 of 16 vector registers hold sums; the totals are in memory.
 ATROUS_CONTRACT ATROUS_NARROW void multiply_narrow(const PanelGemm& gemm, const float* next) {
   multiply_panels<Fp32, Vector<8>, 1, 6>(gemm, next);
 }

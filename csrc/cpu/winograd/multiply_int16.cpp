@@ -41,6 +41,7 @@ ATROUS_CLONES void multiply_portable(const PanelGemm& gemm) {
 }
 
 #ifdef ATROUS_HAS_LEVELS
+// noinline: in one function with its callers the compiler moves sums to the stack.
 #define ATROUS_VNNI __attribute__((noinline, target("arch=x86-64-v4,avx512vnni")))
 
 struct Int16 {

@@ -71,8 +71,8 @@ Geometry geometry(const Tensor& input, const Tensor& weight, bool turned, TileSh
 
 void check_transformed(const Tensor& transformed, const Geometry& shape) {
   const ScalarType dtype = shape.quantized ? ScalarType::Short : ScalarType::Float;
-  Sizes expected{shape.panels(), shape.tile.positions(), shape.u_size() / PANEL, PANEL};
-  if (shape.quantized) expected[3] *= 2;
+  const Sizes expected =
+      transformed_sizes(shape.out_channels, shape.in_channels, shape.tile.positions(), shape.quantized);
   const Sizes sizes = to_vector(transformed.sizes());
   STD_TORCH_CHECK(transformed.scalar_type() == dtype && sizes == expected && transformed.is_contiguous(),
                   "transformed: expected what _winograd_weight returns for the weight, tile and int16: contiguous ",

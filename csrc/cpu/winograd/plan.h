@@ -22,6 +22,13 @@ TileShape check_tile(const Sizes& tile);
 // `size` floats padded to an odd number of cache lines: blocks of memory at such a distance do not share cache sets.
 inline int64_t odd_lines(int64_t size) { return ((size + 15) / 16 | 1) * 16; }
 
+// Memory for `size` values that is reused from call to call: fresh memory would cost a page fault for each page.
+template <class T>
+T* reserve(std::vector<T>& values, int64_t size) {
+  if (int64_t(values.size()) < size) values.resize(size);
+  return values.data();
+}
+
 struct Geometry {
   int64_t images, in_channels, height, width, out_channels, out_height, out_width;
   std::array<int64_t, 2> padding, dilation;
@@ -30,12 +37,12 @@ struct Geometry {
   std::vector<int64_t> tops, lefts;  // the first output row and column of each tile
 
   int64_t tiles() const { return images * int64_t(tops.size() * lefts.size()); }
-  int64_t panels() const { return (out_channels + PANEL - 1) / PANEL; }
+  int64_t panels() const { return ceil_div(out_channels, PANEL); }
   // In floats, of one position: a transformed tile, their distance, and a panel's weight (multiply.h).
   int64_t v_size() const { return quantized ? chunks() * CHUNK / 2 : in_channels; }
   int64_t v_step() const { return odd_lines(v_size()); }
   int64_t u_size() const { return (v_size() + quantized) * PANEL; }
-  int64_t chunks() const { return (in_channels + CHUNK - 1) / CHUNK; }
+  int64_t chunks() const { return ceil_div(in_channels, CHUNK); }
 };
 
 // A tile's image, and the row and column of its first output.
@@ -61,6 +68,13 @@ Geometry geometry(const Tensor& input, const Tensor& weight, bool turned, TileSh
                   const Sizes& padding, const Sizes& dilation);
 // Checks the argument `transformed`.
 void check_transformed(const Tensor& transformed, const Geometry& shape);
+
+// The sizes of what _winograd_weight returns: [panel][position][channel][16] in fp32, [panel][position][pair][32] in
+// int16, where the last pair is the scales.
+inline Sizes transformed_sizes(int64_t out_channels, int64_t channels, int64_t positions, bool int16) {
+  const int64_t panels = ceil_div(out_channels, PANEL), pairs = ceil_div(channels, CHUNK) * CHUNK / 2;
+  return int16 ? Sizes{panels, positions, pairs + 1, 2 * PANEL} : Sizes{panels, positions, channels, PANEL};
+}
 
 // The tiles are divided into `blocks`, each block's panels into `splits` ranges, which take `panels` panels at a time.
 struct Blocking {

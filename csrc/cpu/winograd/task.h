@@ -28,12 +28,6 @@ struct Workspace {
   std::vector<Tile> tiles;
 };
 
-template <class T>
-T* reserve(std::vector<T>& values, int64_t size) {
-  if (int64_t(values.size()) < size) values.resize(size);
-  return values.data();
-}
-
 // Fills the workspace with the tiles [first, last) and their transformed inputs: V[position][tile][c], in int16 with
 // scales[position][chunk][tile].
 template <class S>

@@ -126,7 +126,7 @@ struct Weight {
   int64_t positions;
 
   int64_t channels() const { return sizes[1]; }
-  int64_t panels() const { return (sizes[0] + PANEL - 1) / PANEL; }
+  int64_t panels() const { return ceil_div(sizes[0], PANEL); }
   // Transforms the DEPTH channels from c on of a panel to u[position][c][16].
   void transform_channels(int64_t panel, int64_t c, float* u, bool exact) const {
     const int64_t k = panel * PANEL, step = channels() * PANEL;
@@ -143,7 +143,7 @@ struct Weight {
 
 template <class S>
 void transform_fp32(const Weight<S>& weight, float* u) {
-  const int64_t channels = weight.channels(), blocks = (channels + DEPTH - 1) / DEPTH;
+  const int64_t channels = weight.channels(), blocks = ceil_div(channels, DEPTH);
   torch::stable::parallel_for(0, weight.panels() * blocks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block)
       weight.transform_channels(block / blocks, block % blocks * DEPTH,
@@ -155,15 +155,15 @@ void transform_fp32(const Weight<S>& weight, float* u) {
 template <class S>
 void transform_int16(const Weight<S>& weight, int16_t* integers) {
   const int64_t positions = weight.positions, channels = weight.channels();
-  const int64_t pairs = (channels + CHUNK - 1) / CHUNK * CHUNK / 2, step = (pairs + 1) * 2 * PANEL;
+  const int64_t pairs = ceil_div(channels, CHUNK) * CHUNK / 2, step = (pairs + 1) * 2 * PANEL;
   torch::stable::parallel_for(0, weight.panels(), 1, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<float> u;
-    u.resize(std::max<size_t>(u.size(), positions * channels * PANEL));
+    static thread_local std::vector<float> memory;
+    float* u = reserve(memory, positions * channels * PANEL);
     for (int64_t panel = begin; panel < end; ++panel) {
-      for (int64_t c = 0; c < channels; c += DEPTH) weight.transform_channels(panel, c, u.data(), false);
+      for (int64_t c = 0; c < channels; c += DEPTH) weight.transform_channels(panel, c, u, false);
       for (int64_t i = 0; i < positions; ++i) {
         int16_t* own = integers + (panel * positions + i) * step;
-        quantize_panel(&u[i * channels * PANEL], channels, pairs, own,
+        quantize_panel(u + i * channels * PANEL, channels, pairs, own,
                        reinterpret_cast<float*>(own + pairs * 2 * PANEL));
       }
     }
@@ -202,11 +202,9 @@ Tensor winograd_weight(const Tensor& weight, bool turned, const Sizes& tile, boo
   const Sizes sizes = to_vector(weight.sizes());
   STD_TORCH_CHECK(sizes.size() == 4 && sizes[2] == 3 && sizes[3] == 3, "weight: expected shape [K, C, 3, 3], got ",
                   to_string(sizes));
-  const int64_t positions = check_tile(tile).positions(), channels = sizes[!turned];
-  const int64_t panels = (sizes[turned] + PANEL - 1) / PANEL, chunks = (channels + CHUNK - 1) / CHUNK;
-  const Sizes result =
-      int16 ? Sizes{panels, positions, chunks * CHUNK / 2 + 1, 2 * PANEL} : Sizes{panels, positions, channels, PANEL};
-  Tensor u = torch::stable::new_empty(weight, result, int16 ? ScalarType::Short : ScalarType::Float);
+  const int64_t positions = check_tile(tile).positions();
+  Tensor u = torch::stable::new_empty(weight, transformed_sizes(sizes[turned], sizes[!turned], positions, int16),
+                                      int16 ? ScalarType::Short : ScalarType::Float);
   transform_weight(weight, turned, positions, int16, u.mutable_data_ptr());
   return u;
 }

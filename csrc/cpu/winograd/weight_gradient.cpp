@@ -182,11 +182,10 @@ bool compute_all(const Geometry& shape, const S* input, const S* grad, S* weight
   const int64_t together = std::clamp<int64_t>(SUM_BYTES / (bytes * shape.in_channels * PANEL) / 2 * 2, 2, panels + 1);
   const int64_t channels = shape.v_step() + std::min(together, panels) * PANEL;
   const int64_t block = std::min(std::max<int64_t>(64, TRANSFORMED_BYTES / (bytes * channels)), shape.tiles());
-  // Reused from call to call: fresh memory would cost a page fault for each page.
   static thread_local std::vector<float> v, u, sums;
-  v.resize(std::max<size_t>(v.size(), shape.tile.positions() * odd_lines(block * shape.v_step())));
-  u.resize(std::max<size_t>(u.size(), (together + 1) * shape.tile.positions() * block * PANEL));
-  sums.resize(std::max<size_t>(sums.size(), (together + 1) * shape.tile.positions() * shape.in_channels * PANEL));
+  reserve(v, shape.tile.positions() * odd_lines(block * shape.v_step()));
+  reserve(u, (together + 1) * shape.tile.positions() * block * PANEL);
+  reserve(sums, (together + 1) * shape.tile.positions() * shape.in_channels * PANEL);
   const std::vector<S> zeros(std::max(shape.in_channels, shape.out_channels) + PANEL);
   bool finite = true;
   for (int64_t panel = 0; panel < panels; panel += together) {

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import functional, reference, testing
-from ...core import activation
-from ...core.spec import Epilogue
 from ...testing import Case
 
 GEOMETRY = ("stride", "padding", "dilation", "groups")
@@ -41,14 +39,14 @@ def _feature_map(arguments: Arguments) -> Tensor:
 
 
 def _bn_act(backend: str, arguments: Arguments) -> list[Tensor]:
-    e = _epilogue(arguments)
+    e = testing.epilogue(arguments)
     options = dict(slope=arguments["slope"], residual=e.residual, residual_after_act=e.residual_after_act)
     with torch.no_grad():
         return [functional.bn_act(_feature_map(arguments), e.mean, e.var, e.gamma, e.beta, **options, backend=backend)]
 
 
 def _plain_bn_act(arguments: Arguments) -> list[Tensor]:
-    return [reference.epilogue(_feature_map(arguments), _epilogue(arguments))]
+    return [reference.epilogue(_feature_map(arguments), testing.epilogue(arguments))]
 
 
 def _add_act(backend: str, arguments: Arguments) -> list[Tensor]:
@@ -58,15 +56,8 @@ def _add_act(backend: str, arguments: Arguments) -> list[Tensor]:
 
 
 def _plain_add_act(arguments: Arguments) -> list[Tensor]:
-    e = _epilogue(arguments)
+    e = testing.epilogue(arguments)
     return [reference.finish(_feature_map(arguments), e._replace(residual_after_act=False))]
-
-
-def _epilogue(arguments: Arguments) -> Epilogue:
-    kind, value, upper, slope = activation.parse_slope(arguments["slope"])
-    mean, var, gamma, beta = (arguments.get(name) for name in ("running_mean", "running_var", "bn_weight", "bn_bias"))
-    residual, after = arguments.get("residual"), arguments["residual_after_act"]
-    return Epilogue(mean, var, gamma, beta, slope, residual, kind, 1e-5, value, upper, after)
 
 
 def _training(backend: str, arguments: Arguments) -> list[Tensor]:
@@ -80,7 +71,7 @@ def _plain_training(arguments: Arguments) -> list[Tensor]:
     def layer(given: Arguments) -> Tensor:
         z = torch.conv2d(given["input"], given["weight"], given.get("bias"), *(given[name] for name in GEOMETRY))
         z = F.batch_norm(z, None, None, given["bn_weight"], given["bn_bias"], True)
-        return reference.epilogue(z, _epilogue(given)._replace(mean=None, var=None, gamma=None, beta=None))
+        return reference.epilogue(z, testing.epilogue(given)._replace(mean=None, var=None, gamma=None, beta=None))
 
     return _with_gradients(arguments, layer)
 
