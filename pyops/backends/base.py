@@ -76,6 +76,9 @@ class Backend(Protocol):
     def pack(self, input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
         """The weight in the form that packed_conv_epilogue reads; the weight itself if that needs no other form."""
 
+    def packed_normalizes(self, input: Tensor, weight: Tensor, spec: Spec) -> bool:
+        """True if packed_conv_epilogue normalizes each output while it is in the cache: a BatchNorm costs no time."""
+
     def packed_conv_epilogue(
         self, input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
     ) -> Tensor:

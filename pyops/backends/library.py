@@ -75,6 +75,10 @@ def _small(input: Tensor, weight: Tensor, spec: Spec) -> bool:
     return weight.numel() < 2**16 and input.shape[0] * height * width * weight.numel() < 2**23
 
 
+def packed_normalizes(input: Tensor, weight: Tensor, spec: Spec) -> bool:
+    return False
+
+
 def packed_conv_epilogue(
     input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
 ) -> Tensor:

@@ -117,6 +117,10 @@ def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     return weight.contiguous(memory_format=memory_format(input, weight)) if input.is_cuda else weight
 
 
+def packed_normalizes(input: Tensor, weight: Tensor, spec: Spec) -> bool:
+    return winograd.tile(input, weight, spec) is not None
+
+
 def packed_conv_epilogue(
     input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
 ) -> Tensor:

@@ -83,6 +83,10 @@ def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     return weight.contiguous(memory_format=memory_format(input, weight))
 
 
+def packed_normalizes(input: Tensor, weight: Tensor, spec: Spec) -> bool:
+    return False
+
+
 def packed_conv_epilogue(
     input: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, arguments: Epilogue
 ) -> Tensor:

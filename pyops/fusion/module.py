@@ -125,10 +125,11 @@ def fuse(
             the report.
         backend: as for conv_bn_act.
         freeze: for deployment. The fused module has a deep copy of the model, in eval mode and without gradients, and
-            its train() raises. BatchNorms are folded into convolutions of fp32 and fp64, weights are packed for the
-            backend, values inside may be in channels_last; results have the model's strides, and its state_dict is that
-            of the model. After a change of a tensor it folds again; its method refold() asks for that after a write
-            through `.data`, which torch does not count.
+            its train() raises. BatchNorms are folded into convolutions of fp32 and fp64, but for those that run as
+            Winograd's, which normalize each output as they write it and need no second copy of their weight. Weights
+            are packed for the backend, values inside may be in channels_last; results have the model's strides, and its
+            state_dict is that of the model. After a change of a tensor it folds and packs again; its method refold()
+            asks for that after a write through `.data`, which torch does not count.
         recompute: in training, an activation that can be recomputed from what its site saves is not saved. False: it is
             saved, which avoids the recomputing passes.
         dynamic: as for torch.compile. None: a size that changes becomes a symbol; True: every size is one at once;

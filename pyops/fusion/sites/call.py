@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from ... import functional
 from ...backends.base import Backend
-from ...core.call_args import NO_BATCH_NORM, BatchNormArgs, PostOpArgs
+from ...core.call_args import BatchNormArgs, PostOpArgs
 from ...core.graph_compat import trace
 from ...core.spec import Epilogue, Spec
 from ...core.sync_stats import Group
@@ -40,10 +40,25 @@ class Options(NamedTuple):
 
 
 class PackInGraph:
-    """Packs a frozen weight beside its use: what depends on weights alone is then computed once (constants.py)."""
+    """Packs a frozen weight beside its use: what depends on weights alone is then computed once (constants.py).
+
+    weight, bias: those of the model, before autocast. Where the packed convolution does not normalize as well, the
+    BatchNorm is folded into a copy of them, unless their dtype is a low precision: that would round them again.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        self.weight, self.bias = weight, bias
 
     def bind(self, backend: Backend):
         def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec, epilogue: Epilogue) -> Tensor:
+            dtype = weight.dtype
+            if backend.packed_normalizes(input, weight, spec):
+                weight = self.weight.to(dtype)  # not a copy in another layout: it stays in memory beside the packed one
+            elif epilogue.mean is not None and self.weight.dtype in (torch.float32, torch.float64):
+                folded = fold_batch_norm(self.weight, self.bias, *epilogue[:4], epilogue.eps)
+                weight, bias = (tensor.to(dtype) for tensor in folded)
+                weight = weight.contiguous(memory_format=torch.channels_last)
+                epilogue = epilogue._replace(**dict.fromkeys(VECTORS))
             packed = backend.pack(input, weight, spec)
             return backend.packed_conv_epilogue(input, packed, weight, bias, spec, epilogue)
 
@@ -159,10 +174,7 @@ class Call:
         if self.folds:
             # both: the strides of a 1x1 weight do not show a layout
             x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
-            packed = PackInGraph()
-            if weight.dtype in (torch.float32, torch.float64):  # a weight of low precision would be rounded again
-                weight, bias = fold_batch_norm(weight, bias, *batch_norm[:4], self.eps)
-                batch_norm = NO_BATCH_NORM
+            packed = PackInGraph(t["weight"], bias)
         return functional.convolve(
             x, weight, bias, self.geometry, batch_norm, post_op,
             prepacked=packed, backend=backend, recompute=recompute,
