@@ -32,13 +32,21 @@ class Tile(NamedTuple):
         return (self.height + 2) * (self.width + 2)
 
 
-# The numbers of input channels with which a tile's error is within that of oneDNN's direct convolution in fp32,
-# channels_last, on maps of 28x28 and more (bench/results/NOTES.md): its sums of 9 C products grow with C, but from 512
-# channels on it splits them; Winograd's are sums of sums of 16. On smaller maps with 64 channels oneDNN adds in another
-# order, and 4x2 has 1.4 times its error. With fewer than 24 channels the transforms take longer than they save.
-# Rounding the results to 16 bits costs far more, and to bfloat16 more than products in 16-bit fixed point do, where
-# each 32 channels of a tile have a scale of their own.
-CHANNELS = {Tile(4, 4): range(160, 512), Tile(4, 2): range(64, sys.maxsize), Tile(2, 2): range(24, sys.maxsize)}
+# The tiles whose error is within that of oneDNN's direct convolution in fp32, channels_last, on maps of 28x28 and
+# more, with the numbers of input channels for which it is (bench/results/NOTES.md), by the largest dilation. oneDNN's
+# sums of 9 C products grow with C, but with many channels it splits them: of 512, or of 352 for 64 output channels;
+# Winograd's are sums of sums of 16. From dilation 3 on it adds in another order, with half of the error, and leaves
+# out taps in the padding. On smaller maps with 64 channels it adds in another order too, and 4x2 has 1.4 times its
+# error. With fewer than 24 channels the transforms take longer than they save. Rounding the results to 16 bits costs
+# far more, and to bfloat16 more than products in 16-bit fixed point do, where each 32 channels of a tile have a scale
+# of their own.
+CHANNELS = {
+    2: {Tile(4, 4): range(160, 321), Tile(4, 2): range(64, sys.maxsize), Tile(2, 2): range(24, sys.maxsize)},
+    4: {Tile(4, 2): range(192, 641), Tile(2, 2): range(64, sys.maxsize)},
+    8: {Tile(2, 2): range(64, sys.maxsize)},
+    sys.maxsize: {Tile(2, 2): range(128, 385)},
+}
+TILES = tuple(CHANNELS[2])
 LEAST_CHANNELS = 24
 LEAST_DILATED_CHANNELS = 64
 LARGE = 2**13  # pixels over all images
@@ -55,6 +63,7 @@ TRANSFORM_WEIGHT = 35  # an element of a transformed weight, in a call that has 
 def reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
     """Reasons why a frozen convolution does not run as Winograd's."""
     problems = _constraints(str(input.device), weight.shape, spec, input.dtype)
+    problems = problems or _inaccurate(weight.shape[1], spec, input.dtype)
     if not problems and tile(input, weight, spec) is None:
         problems.append(
             f"size: expected one for which Winograd takes less time than a direct convolution, got input "
@@ -69,16 +78,17 @@ def tile(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> T
     if tuning.all_ints((*input.shape, *weight.shape)):
         sizes = tuple(map(int, input.shape)), tuple(map(int, weight.shape))
         return _choose(input.device.type, *sizes, spec, input.dtype, changing)
-    if _constraints(input.device.type, weight.shape, spec, input.dtype):
+    kind = weight.shape[1], spec, input.dtype
+    if _constraints(input.device.type, weight.shape, spec, input.dtype) or _inaccurate(*kind):
         return None
     if changing and input.shape[0] * input.shape[2] * input.shape[3] < LARGE:  # last: a symbolic size gets a guard
         return None
-    return _eligible(weight.shape[1], input.dtype)[0]
+    return _eligible(*kind)[0]
 
 
 def tile_of(transformed: Tensor) -> Tile:
     """The tile of a transformed weight."""
-    (tile,) = (tile for tile in CHANNELS if tile.positions == transformed.shape[1])
+    (tile,) = (tile for tile in TILES if tile.positions == transformed.shape[1])
     return tile._replace(int16=transformed.dtype == torch.int16)
 
 
@@ -109,16 +119,27 @@ def _constraints(device: str, weight, spec: Spec, dtype: torch.dtype) -> list[st
     return problems
 
 
-def _eligible(channels: int, dtype: torch.dtype) -> list[Tile]:
+def _inaccurate(channels: int, spec: Spec, dtype: torch.dtype) -> list[str]:
+    if _eligible(channels, spec, dtype):
+        return []
+    return [
+        f"channels: expected a number for which rounding errors are within a direct convolution's, got {channels} in "
+        f"with dilation {spec.dilation}"
+    ]
+
+
+def _eligible(channels: int, spec: Spec, dtype: torch.dtype) -> list[Tile]:
     """The tiles whose error allows them, the fewest products first."""
-    int16 = dtype == torch.bfloat16 and cpu_multiplies_int16()
-    tiles = [tile for tile, allowed in CHANNELS.items() if channels in allowed or dtype != torch.float32]
-    return [tile._replace(int16=int16) for tile in tiles]
+    if dtype != torch.float32:
+        int16 = dtype == torch.bfloat16 and cpu_multiplies_int16()
+        return [tile._replace(int16=int16) for tile in TILES]
+    allowed = next(tiles for dilation, tiles in CHANNELS.items() if max(spec.dilation) <= dilation)
+    return [tile for tile, counts in allowed.items() if channels in counts]
 
 
 @lru_cache(maxsize=4096)  # an eager model asks in every call
 def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing: bool) -> Tile | None:
-    if _constraints(device, weight, spec, dtype):
+    if _constraints(device, weight, spec, dtype) or _inaccurate(weight[1], spec, dtype):
         return None
     channels, pairs = weight[0] + weight[1], weight[0] * weight[1]
 
@@ -128,7 +149,7 @@ def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing:
         transformed = pairs * tile.positions * TRANSFORM_WEIGHT * changing
         return multiply + transformed + tiles * tile.positions * channels * TRANSFORM
 
-    best = min(_eligible(weight[1], dtype), key=winograd)
+    best = min(_eligible(weight[1], spec, dtype), key=winograd)
     taps = size[0] * direct_taps(size[2:], spec.padding, spec.dilation)
     bytes_read = 9 * READ * dtype.itemsize / 4
     direct = pairs * max(taps / EFFICIENCY / cpu_product_rate(dtype), bytes_read)

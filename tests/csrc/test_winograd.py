@@ -156,17 +156,20 @@ def rms(error: Tensor) -> float:
     return error.double().square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize("tile, channels", CHANNELS.items())
-def test_errors_in_fp32_are_a_direct_convolution_s(tile, channels):
-    """With the least channels that the choice allows, and more: the error of oneDNN's convolution in channels_last."""
-    for count in (channels.start, 2 * channels.start):
-        assert count in channels
-        x = torch.randn(1, count, 28, 28).relu().contiguous(memory_format=torch.channels_last)
-        weight = torch.randn(64, count, 3, 3) / (9 * count) ** 0.5
-        truth = F.conv2d(x.double(), weight.double(), None, 1, 1)
-        direct = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), None, 1, 1)
-        y = winograd(x, weight, None, (1, 1), (1, 1), tile=tile)
-        assert rms(y - truth) <= 1.05 * rms(direct - truth)
+@pytest.mark.parametrize("size", [28, 41])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 4, 8, 18])
+def test_errors_in_fp32_are_a_direct_convolution_s(dilation, size):
+    """The error of oneDNN's convolution in channels_last, with the least and the most channels that the choice allows
+    for each tile, and some between."""
+    allowed = next(tiles for most, tiles in CHANNELS.items() if dilation <= most)
+    for tile, channels in allowed.items():
+        for count in {channels.start, min(2 * channels.start, channels.stop - 1), min(channels.stop - 1, 640)}:
+            x = torch.randn(1, count, size, size).relu().contiguous(memory_format=torch.channels_last)
+            weight = torch.randn(64, count, 3, 3) / (9 * count) ** 0.5
+            truth = F.conv2d(x.double(), weight.double(), None, 1, dilation, dilation)
+            direct = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), None, 1, dilation, dilation)
+            y = winograd(x, weight, None, (dilation, dilation), (dilation, dilation), tile=tile)
+            assert rms(y - truth) <= 1.05 * rms(direct - truth), (tile, count)
 
 
 @pytest.mark.parametrize("place", [None, "before"])

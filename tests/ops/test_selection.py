@@ -134,7 +134,7 @@ def test_tiles_and_taps_are_counted(rate, extra):
 
 @pytest.mark.parametrize("rate, channels, reason", [
     (1, (16, 64), "at least 24"), (1, (64, 16), "at least 24"), (1, (24, 24), None), (2, (32, 64), "at least 64"),
-    (2, (64, 64), None),
+    (2, (64, 64), None), (12, (64, 64), "rounding errors"), (12, (128, 64), None), (12, (512, 64), "rounding errors"),
 ])  # fmt: skip
 def test_few_channels_are_direct(rate, channels, reason):
     x, w = torch.empty(4, channels[0], 56, 56), torch.empty(*channels[::-1], 3, 3)
@@ -166,7 +166,7 @@ def test_tiles(dtype, int16, rate, size, channels, tile, monkeypatch):
 ])  # fmt: skip
 def test_a_large_dilation_is_direct(size, rate, name):
     """DeepLabv3's rates: most taps read padding, which a direct convolution leaves out."""
-    x, w, spec = torch.empty(1, 64, size, size), torch.empty(64, 64, 3, 3), Spec((1, 1), (rate, rate), (rate, rate))
+    x, w, spec = torch.empty(1, 256, size, size), torch.empty(256, 256, 3, 3), Spec((1, 1), (rate, rate), (rate, rate))
     assert selection.choose("auto", x, w, spec, frozen=True).name == name
     assert ("size: expected one" in "".join(native.pack_reasons(x, w, spec))) == (name == "library")
     conv, bn = torch.nn.Conv2d(64, 64, 3, padding=rate, dilation=rate, bias=False), torch.nn.BatchNorm2d(64)
