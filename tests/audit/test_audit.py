@@ -130,6 +130,17 @@ def test_channels_and_sizes():
     assert atrous.audit_dilation(shuffled, (3, 32, 32)).receptive_field == (6, 6)
 
 
+@pytest.mark.parametrize("layer, size, expected", [
+    (nn.Conv2d(4, 6, (3, 5), 2, (1, 2)), (16, 20), 4 * 6 * 15 * 8 * 10), (nn.Conv2d(4, 8, 3, groups=4), 10, 8 * 9 * 64),
+    (nn.ConvTranspose2d(4, 6, 3, 2, 1), 10, 4 * 6 * 9 * 100), (nn.ConvTranspose2d(4, 6, 2, 3), (5, 7), 4 * 6 * 4 * 35),
+    (nn.Sequential(nn.Conv2d(4, 4, 1), nn.AvgPool2d(3), nn.ReLU()), 9, 16 * 81),
+], ids=["strided", "grouped", "transposed", "transposed with gaps", "pooled"])  # fmt: skip
+def test_multiply_adds(layer, size, expected):
+    """A convolution's for each output position, a transposed one's for each input position; a pooling has none."""
+    audit = atrous.audit_dilation(layer, size)
+    assert round(audit.gmac * 1e9) == expected == round(1e9 * sum(one.gmac for one in audit.layers))
+
+
 def test_keys_of_the_json():
     for audited in ([2, 2, 2], Excited()):
         audit = atrous.audit_dilation(audited)

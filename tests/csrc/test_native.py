@@ -118,15 +118,20 @@ PLAIN = Epilogue()
 
 
 @on_cpu
-def test_the_number_of_threads_does_not_change_a_bit():
-    z, e = torch.randn(3, 70, 23, 31), Epilogue(slope_kind="random", slope_value=-1.0, seed=torch.tensor([3, 4]))
-    threads, several = torch.get_num_threads(), ops._epilogue(z, *e)
+@pytest.mark.parametrize("kind", ["tensor", "random"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("nchw", "nhwc"))
+def test_the_number_of_threads_does_not_change_a_bit(layout, kind):
+    """A thread's part begins and ends anywhere, in channels_last in the middle of a pixel's channels."""
+    z = torch.randn(3, 71, 23, 31).contiguous(memory_format=layout)
+    e = arguments(z, kind, "before")
+    threads, results = torch.get_num_threads(), []
     try:
-        for count in (1, 3):
+        for count in (1, 2, 3):
             torch.set_num_threads(count)
-            assert torch.equal(ops._epilogue(z, *e), several)
+            results.append(ops._epilogue(z, *e))
     finally:
         torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

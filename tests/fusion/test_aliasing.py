@@ -196,6 +196,21 @@ def test_what_is_fused_all_the_same(make):
     assert layers(fused) == {"conv+bn+add+relu": 1, "conv+bn+add": 1}
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_statistics_are_read_inside_a_layer(gradients):
+    """Between the BatchNorm, which changes them, and the activation, at whose place a layer runs."""
+
+    def forward(s, x):
+        u = s.bn1(s.conv1(x))
+        mean = s.bn1.running_mean * 1.0
+        return s.relu(u) + mean[:, None, None]
+
+    model, plain = equal_models(written(forward), training=True)
+    with torch.set_grad_enabled(gradients):
+        x = image()
+        assert_same(*(outcome(run, x, gradients=gradients) for run in (atrous.fuse(model), plain)))
+
+
 def test_a_result_is_written_into_an_argument():
     """The graph has no result, and its gradients reach the model through the argument."""
 

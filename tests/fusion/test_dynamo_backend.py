@@ -116,6 +116,16 @@ def test_fuse_graph(trace, name):
         torch.testing.assert_close(fused(y), plain(y), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("act", [nn.LeakyReLU, nn.RReLU])
+@torch.no_grad()
+def test_defaults_that_an_export_leaves_out(act):
+    """An operator of the graph lacks the arguments that have aten's defaults."""
+    plain, x = equal_models(lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), act()))[0], image()
+    fused = atrous.fuse_graph(exported(plain, x), (x,))
+    assert fused_count(fused, x) == 1
+    torch.testing.assert_close(fused(x), plain(x), rtol=1e-9, atol=1e-9)
+
+
 def test_fuse_graph_refuses_what_is_no_graph():
     with pytest.raises(TypeError, match="gm: expected .*GraphModule.*got"):
         atrous.fuse_graph(nn.ReLU(), (image(),))

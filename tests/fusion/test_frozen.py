@@ -242,6 +242,32 @@ def test_a_chain_of_1x1_convolutions_copies_at_its_ends_alone(bias):
         assert sum(event.name == "aten::clone" for event in profile.function_events) <= 2
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@torch.no_grad()
+def test_1x1_convolutions_with_residuals(layout):
+    """The input, the weight and the residual of such a layer may each have either layout, packed and not packed."""
+
+    class Layer(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.conv, self.bn, self.act = nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.PReLU()
+
+        def forward(self, x, r):
+            return self.act(self.bn(self.conv(x)) + r)
+
+    for channels, size in ((8, 6), (128, 24)):
+        model = Layer(channels).eval()
+        frozen, x = (
+            atrous.fuse(model, freeze=True),
+            torch.randn(2, channels, size, size).contiguous(memory_format=layout),
+        )
+        for r in (x, x.contiguous(memory_format=torch.channels_last), x.contiguous(), x[:1, :, :1, :1]):
+            actual, expected = frozen(x, r), model(x, r)
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+            assert actual.stride() == expected.stride()
+        assert epilogues(frozen, x, x) == 1
+
+
 @torch.no_grad()
 def test_replaced_tensors_leave_nothing_behind():
     frozen, x = atrous.fuse(equal_models(Pair)[0], freeze=True), image()

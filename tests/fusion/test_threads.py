@@ -10,6 +10,7 @@ import torch
 from faults import loses_statistics, replaces, scales
 from outcomes import agree, equal_models
 from pairs import BOTH, Pair, image
+from torch import nn
 from variants import SHARED, catches, layers
 
 
@@ -98,6 +99,25 @@ def test_training_in_threads(make):
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
         for ours, theirs in zip(fused.buffers(), plain.buffers()):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def leaves_a_patch(model, *args, **options):
+    """The call of every module stays replaced, as torch.fx leaves it where two threads traced at once."""
+    original = nn.Module.__call__
+    nn.Module.__call__ = lambda self, *a, **k: original(self, *a, **k)
+    return model
+
+
+@catches(leaves_a_patch)
+def test_torch_is_as_it_was(make):
+    """Threads that fuse at the same time leave no method of nn.Module replaced."""
+    names = ("__call__", "__getattr__", "__setattr__", "forward")
+    before = {name: getattr(nn.Module, name) for name in names}
+    try:
+        together([lambda: make(equal_models(Pair)[0])(image()) for _ in range(6)])
+        assert [name for name in names if getattr(nn.Module, name) is not before[name]] == []
+    finally:
+        nn.Module.__call__ = before["__call__"]
 
 
 def in_child(queue, make, fused, plain, x):

@@ -142,6 +142,28 @@ def test_few_channels_are_direct(rate, channels, reason):
     assert [reason in text for text in reasons] == [True] if reason else reasons == []
 
 
+@pytest.mark.parametrize("changed, reason", [
+    ({"stride": (2, 2)}, "stride: expected (1, 1), got (2, 2)"),
+    ({"stride": (1, 2)}, "stride: expected (1, 1), got (1, 2)"),
+    ({"groups": 2}, "groups: expected 1, got 2"), ({"kernel": (3, 1)}, "kernel: expected (3, 3), got (3, 1)"),
+    ({"kernel": (5, 5)}, "kernel: expected (3, 3), got (5, 5)"),
+    ({"dtype": torch.float64}, "dtype: expected float32, float16 or bfloat16, got torch.float64"),
+], ids=["stride", "stride of an axis", "groups", "kernel of an axis", "kernel", "dtype"])  # fmt: skip
+def test_other_convolutions_are_direct(changed, reason):
+    """Of the size of one that is Winograd's, frozen, in training, and for the gradient of the weight."""
+    dtype, groups = changed.get("dtype", torch.float32), changed.get("groups", 1)
+
+    def tiles(kernel, spec):
+        x, w = torch.empty(8, 64, 56, 56, dtype=dtype), torch.empty(64, 64 // spec.groups, *kernel, dtype=dtype)
+        chosen = winograd.tile(x, w, spec), winograd.tile(x, w, spec, True), winograd.gradient_tile(x, w, spec)
+        return chosen, winograd.reasons(x, w, spec)
+
+    if dtype == torch.float32:
+        assert None not in tiles((3, 3), Spec((1, 1), (1, 1)))[0]
+    spec = Spec(changed.get("stride", (1, 1)), (1, 1), groups=groups)
+    assert tiles(changed.get("kernel", (3, 3)), spec) == ((None, None, None), [reason])
+
+
 @pytest.mark.parametrize("dtype, int16, rate, size, channels, tile", [
     (torch.float32, True, 1, (8, 56), 64, Tile(4, 2)), (torch.float32, True, 1, (8, 14), 256, Tile(4, 4)),
     (torch.float32, True, 1, (1, 7), 512, Tile(2, 2)), (torch.float16, True, 1, (8, 56), 64, Tile(4, 4)),

@@ -41,6 +41,26 @@ def test_a_wrong_operator_is_named(run, monkeypatch):
     assert {case for _, case in over} <= {"residual", "residual_after"}
 
 
+@pytest.mark.parametrize("name", ["weight", "bn_bias", "residual"])
+def test_a_wrong_gradient_is_named(name, run, monkeypatch):
+    """The output is right, and every other gradient."""
+
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value.view_as(value)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 1.5
+
+    right = functional.conv_bn_act
+    monkeypatch.setattr(functional, "conv_bn_act", lambda **given: right(**given | {name: Wrong.apply(given[name])}))
+    status, out, _ = run("certify", "--backend", "library")
+    over = [line.split(", ")[0] for line in out.splitlines() if line.startswith("over")]
+    assert status == 1 and over == [f"over its budget: training {dtype} library" for dtype in ("float32", "bfloat16")]
+
+
 def test_nan_is_an_infinite_error():
     exact = torch.ones(4, dtype=torch.float64)
     assert errors._error(torch.full((4,), torch.nan), exact) == torch.inf

@@ -102,12 +102,27 @@ def test_gradients_at_large_means(backend):
     x, grad = torch.randn(4, 6, 16, 16).double().add(1e4).float(), torch.randn(4, 6, 16, 16)
     u = oracle.bn_act(x.double(), None, None, training=True)
     grad, dx = torch.where(u.abs() < 0.05, 0.0, grad), {}  # see away_from_the_kink: x has an ulp of 0.001
-    for name, function, value in (("ours", atrous.bn_act, x), ("eager", oracle.bn_act, x), ("truth", oracle.bn_act, x)):
-        value = (value.double() if name == "truth" else value).clone().requires_grad_()
-        options = dict(backend=backend) if name == "ours" else {}
+    nhwc = x.contiguous(memory_format=torch.channels_last)
+    calls = {"ours": (atrous.bn_act, x), "ours, nhwc": (atrous.bn_act, nhwc)}
+    calls |= {"eager": (oracle.bn_act, x), "truth": (oracle.bn_act, x.double())}
+    for name, (function, value) in calls.items():
+        value = value.clone().requires_grad_()
+        options = dict(backend=backend) if function is atrous.bn_act else {}
         y = function(value, None, None, slope=0.1, training=True, **options)
         (dx[name],) = torch.autograd.grad(y, value, grad.to(y.dtype))
     testing.assert_tensor(dx["ours"], dx["eager"], dx["truth"])
+    testing.assert_tensor(dx["ours, nhwc"], dx["eager"], dx["truth"])  # eager's own is off by more than 1
+
+
+def test_a_gradient_where_u_is_nearly_zero(backend):
+    """u = 2^-30 is 0 in fp16, at which torch's gradient is the slope's; in fp32 it is positive, and negative for -u."""
+    x = torch.tensor([1.0, -1.0]).half().reshape(1, 1, 1, 2).requires_grad_()
+    slope = torch.tensor([0.25]).half().requires_grad_()
+    norm = dict(running_mean=torch.zeros(1), running_var=torch.ones(1), weight=torch.full((1,), 2.0**-30), eps=1e-30)
+    y = atrous.bn_act(x, **norm, slope=slope, backend=backend)
+    assert not y.any()
+    dx, dslope = torch.autograd.grad(y, (x, slope), torch.tensor([2.0**15, 2.0**15]).half().reshape(1, 1, 1, 2))
+    assert dx.flatten().tolist() == [2.0**-15, 2.0**-17] and dslope.item() == -(2.0**-15)
 
 
 def digits():

@@ -1,12 +1,13 @@
 """The result of `evaluate` and its table: pooled and mean, both regions, annotators, undefined figures and notes."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from examples.vessels.metrics import Prediction, best_threshold, evaluate, render
+from examples.vessels.metrics import Prediction, best_threshold, evaluate, render, width_classes
 from examples.vessels.metrics.curves import AREAS
 from examples.vessels.metrics.matrix import SCORES
 
@@ -89,6 +90,20 @@ def test_thin_and_thick_vessels_apart():
     assert thin["pixels"] + thick["pixels"] == truth.sum() and thin["pixels"] >= 120
     assert thick["pooled"]["sensitivity"]["value"] == 1
     assert 0.25 <= thin["pooled"]["sensitivity"]["value"] < 0.5  # with the corners of the thick vessel's ends
+
+
+def test_thin_and_thick_vessels_of_a_region(result):
+    """Sensitivities are over the vessel pixels of the region that have the width."""
+    masks_of = {image.name: width_classes(image.truth) for image in IMAGES}
+    for region, name in itertools.product(("field", "all"), ("thin", "thick")):
+        parts = [masks_of[image.name][name] & masks(image, region) for image in IMAGES]
+        marked = [int((image.probability >= 0.5)[part].sum()) for image, part in zip(IMAGES, parts)]
+        figures, sizes = result["regions"][region]["half"][name], [int(part.sum()) for part in parts]
+        assert figures["pixels"] == sum(sizes) and sum(size > 0 for size in sizes) >= 3
+        singles = [m / size if size else None for m, size in zip(marked, sizes)]
+        assert figures["per_image"]["sensitivity"] == pytest.approx(singles)
+        assert figures["pooled"]["sensitivity"]["value"] == pytest.approx(sum(marked) / sum(sizes))
+    assert result["regions"]["field"]["half"]["thick"]["pixels"] < result["regions"]["all"]["half"]["thick"]["pixels"]
 
 
 def test_pooled_figures_and_means_over_images_differ():

@@ -96,6 +96,33 @@ class DropoutBeforeASum(nn.Module):
         return F.dropout(F.relu(self.drop(self.second(self.first(x))) + x), 0.1, self.training)
 
 
+class OwnPReLU(nn.PReLU):
+    """timm's: another constructor, and a forward of its own."""
+
+    def __init__(self, num_parameters=1, init=0.25, inplace=False):
+        super().__init__(num_parameters, init)
+
+    def forward(self, input):
+        return F.prelu(input, self.weight)
+
+
+class OwnLeakyReLU(nn.LeakyReLU):
+    pass
+
+
+@entry("conv+bn+prelu, conv+bn+leaky_relu, conv+bn+add+prelu")
+class SubclassesOfActivations(nn.Module):
+    """Activations of classes that are derived from torch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(*cb(), OwnPReLU(4), *cb(), OwnLeakyReLU(0.1))
+        self.second, self.act = cb(), OwnPReLU()
+
+    def forward(self, x):
+        return self.act(self.second(self.first(x)) + x)
+
+
 @entry("8 conv+bn+relu", shape=(2, 4, 10, 11))
 def paddings():
     """Strings, tuples and padding modes; "same" with a dilation and with an even kernel, which pads unevenly."""
