@@ -99,6 +99,9 @@ def test_parallel_branches_have_no_suggestion():
     model = Written(lambda model, y: model.other(y) + F.conv2d(y, torch.ones(2, 2, 3, 3), padding=6, dilation=6))
     audit = atrous.audit_dilation(model, SIZE[1:])
     assert audit.stack.rates == (1, 4, 6, 1) and audit.suggestion is None
+    with_holes = Written(model.function, last=False, kernel=1)
+    audit = atrous.audit_dilation(with_holes, SIZE[1:])
+    assert audit.stack.rates == (4, 6) and audit.holes > 0 and audit.suggestion is None
 
 
 def test_many_layers():

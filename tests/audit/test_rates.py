@@ -79,6 +79,18 @@ def test_known_suggestions(rates, expected):
     assert suggest(Stack(rates, (3,) * len(rates))).stack.rates == expected
 
 
+@pytest.mark.parametrize("rates, kernels, expected", [
+    ((5, 1, 1), (2, 2, 3), (1, 1, 3)), ((7, 1, 1), (2, 3, 3), (1, 2, 3)), ((7, 1, 1), (2, 3, 4), (1, 1, 3)),
+])  # fmt: skip
+def test_ties_go_to_the_smallest_rates(rates, kernels, expected):
+    """Of rates with the same field and the same largest rate, those whose second largest is the smallest, and so on:
+    the largest rate may belong to several kernels."""
+    wanted = field(rates, kernels)
+    suggestion = suggest(Stack(rates, kernels)).stack
+    assert suggestion == Stack(expected, kernels) and suggestion.field == wanted
+    assert best(kernels, wanted)[:2] == (wanted, sorted(expected, reverse=True))
+
+
 def test_a_field_that_no_rates_have_without_holes():
     suggestion = atrous.audit_dilation([2, 4, 8]).suggestion
     assert suggestion.stack is None

@@ -22,7 +22,7 @@ AUDIT = {
     "the first of several suggestions is taken": Mutation(
         "pyops/audit/rates.py", "return min(options, key=lambda pairs: [rate for rate, _ in pairs])",
         "return options[0]",
-        f"{RATES}suggestions_are_those_of_an_exhaustive_search",
+        f"{RATES}ties_go_to_the_smallest_rates",
     ),
     "a rate equal to the field leaves a hole": Mutation(
         "pyops/audit/rates.py", "if kernel > 1 and rate > field:", "if kernel > 1 and rate >= field > 1:",
@@ -57,7 +57,7 @@ MEASURES = {
     ),
     "the threshold is chosen over all pixels": Mutation(
         f"{EXAMPLE}metrics/curves.py", 'pool(validation, "field")', 'pool(validation, "all")',
-        f"{METRICS}.py::test_the_threshold_maximises_f1_over_the_field_of_all_images",
+        f"{METRICS}.py::test_pixels_outside_the_field_do_not_change_the_threshold",
     ),
     "ties count for nothing in a resample's area": Mutation(
         f"{EXAMPLE}metrics/resampling.py", "(fp[:, -1:] - fp + others[:, ::-1] / 2)", "(fp[:, -1:] - fp)",

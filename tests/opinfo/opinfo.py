@@ -39,9 +39,6 @@ SUPPORTED = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 INTERPRETED, ELEMENTS = ("float32", "float16", "float64"), 1000
 # These fail until they are mended: (the case, its call) -> True.
 KNOWN = {
-    "the layout of an expanded fp16 input": lambda case, call: (
-        case.dtype == "float16" and case.lifted and 0 in call.tensors["input"].stride()
-    ),
     "the gradient of RReLU at NaN": lambda case, call: (
         call.slopes is not None and case.way != "value" and bool(call.tensors["input"].isnan().any())
     ),

@@ -1,5 +1,7 @@
 """Scores, areas and thresholds of examples/vessels beside scikit-learn's on the pixels themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -128,6 +130,16 @@ def test_the_threshold_maximises_f1_over_the_field_of_all_images():
     best = best_threshold(images)
     assert f1[best] == pytest.approx(max(f1.values())) and best != 0.5
     assert f1[best] > metrics.f1_score(truth, score >= 0.5)
+
+
+def test_pixels_outside_the_field_do_not_change_the_threshold():
+    images = [image("a", 0), image("b", 1)]
+    best = best_threshold(images)
+    for outside in (np.zeros_like, np.ones_like):
+        changed = [
+            replace(one, probability=np.where(one.field, one.probability, outside(one.probability))) for one in images
+        ]
+        assert best_threshold(changed) == best
 
 
 def test_a_threshold_without_vessels_is_refused():
