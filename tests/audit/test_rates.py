@@ -83,8 +83,7 @@ def test_known_suggestions(rates, expected):
     ((5, 1, 1), (2, 2, 3), (1, 1, 3)), ((7, 1, 1), (2, 3, 3), (1, 2, 3)), ((7, 1, 1), (2, 3, 4), (1, 1, 3)),
 ])  # fmt: skip
 def test_ties_go_to_the_smallest_rates(rates, kernels, expected):
-    """Of rates with the same field and the same largest rate, those whose second largest is the smallest, and so on:
-    the largest rate may belong to several kernels."""
+    """The largest rate may belong to several kernels, with one field: the second largest decides then, and so on."""
     wanted = field(rates, kernels)
     suggestion = suggest(Stack(rates, kernels)).stack
     assert suggestion == Stack(expected, kernels) and suggestion.field == wanted

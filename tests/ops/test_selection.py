@@ -150,7 +150,7 @@ def test_few_channels_are_direct(rate, channels, reason):
     ({"dtype": torch.float64}, "dtype: expected float32, float16 or bfloat16, got torch.float64"),
 ], ids=["stride", "stride of an axis", "groups", "kernel of an axis", "kernel", "dtype"])  # fmt: skip
 def test_other_convolutions_are_direct(changed, reason):
-    """Of the size of one that is Winograd's, frozen, in training, and for the gradient of the weight."""
+    """They have the size of one that is Winograd's frozen, in training, and for the gradient of the weight."""
     dtype, groups = changed.get("dtype", torch.float32), changed.get("groups", 1)
 
     def tiles(kernel, spec):
