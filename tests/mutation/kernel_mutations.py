@@ -109,8 +109,12 @@ TRANSFORMS = {
         f"{SELECTION}other_convolutions_are_direct[groups]",
     ),
     "tiles of large errors in fp32": Mutation(
-        "pyops/backends/winograd.py", "if channels in allowed or dtype != torch.float32]", "]",
+        "pyops/backends/winograd.py", "for tile, counts in allowed.items() if channels in counts]", "for tile in allowed]",
         f"{SELECTION}tiles[dtype0-True-1-size0-64-tile0]",
+    ),
+    "a large dilation has the tiles of a small one": Mutation(
+        "pyops/backends/winograd.py", "if max(spec.dilation) <= dilation)", "if dilation == 2)",
+        f"{SELECTION}few_channels_are_direct[12-channels5-rounding errors]",
     ),
     "the taps in the padding count": Mutation(
         "pyops/backends/winograd.py", "max(0, min(output, length + start) - max(0, start)) for start in starts",
