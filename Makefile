@@ -7,7 +7,7 @@ CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*
 FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/support/host_cuda/*.c* tests/support/host_cuda/*.h tests/support/standin/*.c)
 OLD_TRITON := build/triton-3.6.0
 PUBLIC := build/public-models
-# Number of convolutions that `make fuzz` draws.
+# Number of cases that `make fuzz` draws: one in 20 is a fused model. A tenth as many run over the emulation of csrc/cuda.
 COUNT ?= 20000
 # Random seed of `make fuzz`, and of what `make gates` draws: a tenth of all launches under the stand-in driver, and of
 # tests with the marker `drawn` the part that it names. Both print it, so that a failure can be reproduced.
@@ -95,10 +95,12 @@ $(OLD_TRITON)/complete: $(VENV)/packages
 		triton==3.6.0 numpy==2.3.5
 	@touch $@
 
-fuzz: setup  ## run COUNT=20000 random convolutions on every backend that a CPU has, SEED; results in out/fuzz.json
+fuzz: setup  ## run COUNT=20000 random calls and fused models on every backend that a CPU has, SEED; results in out/fuzz*.json
 	@mkdir -p out
-	TRITON_INTERPRET=1 $(BIN)/python tests/fuzz/fuzz_conv.py --seed $(SEED) --count $(COUNT) --json out/fuzz.json
-	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10))
+	TRITON_INTERPRET=1 $(BIN)/python tests/fuzz/fuzz_conv.py --seed $(SEED) --count $$(($(COUNT) - $(COUNT) / 20)) \
+		--models $$(($(COUNT) / 20)) --json out/fuzz.json
+	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10)) \
+		--json out/fuzz-emulation.json
 
 opinfo-all: setup  ## compare with torch on every sample of its op_db and module_db, SEED for fuse(); counts in out/opinfo.json
 	@mkdir -p out

@@ -19,8 +19,9 @@ from atrous.core.spec import accumulate_type
 MIN_VALUES, MIN_VARIANCE = 8, 1 / 16  # batch statistics below these amplify rounding errors: such cases get eps = 1
 
 
-def tensors(case: Case, device: str, margins: oracle.Margins) -> tuple[Case, dict[str, Tensor]]:
+def tensors(case: Case, margins: oracle.Margins) -> tuple[Case, dict[str, Tensor]]:
     """The case, with a larger eps if its batch statistics would amplify rounding errors, and its operands by name."""
+    device = case.device
     generator, dtype = torch.Generator().manual_seed(case.values), getattr(torch, case.dtype)
     vector_type = dtype if case.vectors == "same" else getattr(torch, case.vectors)
     statistics_type = accumulate_type(dtype) if (case.form, case.norm) == ("passes", "batch") else vector_type
@@ -47,8 +48,9 @@ def tensors(case: Case, device: str, margins: oracle.Margins) -> tuple[Case, dic
         make("running_var", columns, statistics_type)
     if SLOPES[case.slope] is None:
         make("slope", (1,) if case.slope == "shared" else columns)
-    if case.form not in ("forward", "training"):  # tensors of y's size must be dense and in y's layout
+    if case.form not in ("forward", "training", "gradients"):  # tensors of y's size must be dense and in y's layout
         last = layout.memory_format(operands["input"], operands["weight"]) == torch.channels_last
+        last = last or case.form == "winograd"
         first = second = "NHWC" if last else "NCHW"
         sliced = False
     if case.residual != "none":

@@ -14,8 +14,10 @@ import atrous
 from atrous import reference
 from atrous.backends import selection
 from atrous.core import activation
-from atrous.core.spec import Epilogue, flat
+from atrous.core.spec import Epilogue, accumulate_type, flat
 from atrous.ops import eager as eager_ops
+
+ops = torch.ops.atrous
 
 
 def slope_of(case: Case, t: dict[str, Tensor]):
@@ -38,14 +40,15 @@ def before_activation(case: Case, t: dict[str, Tensor]) -> Tensor:
     return u + t["residual"] if case.residual == "before" else u
 
 
-def layer_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+def layer_ours(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
     torch.manual_seed(case.values)
     after = {"residual": t.get("residual"), "residual_after_act": case.residual == "after"}
-    y = atrous.conv_bn_act(**layer_arguments(case, t), **after, slope=slope_of(case, t), backend=backend)
+    ways = {"backend": case.backend, "recompute": case.recompute}
+    y = atrous.conv_bn_act(**layer_arguments(case, t), **after, slope=slope_of(case, t), **ways)
     return outcome(case, t, y)
 
 
-def layer_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+def layer_plain(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
     torch.manual_seed(case.values)
     slope = activation.parse_slope(slope_of(case, t))
     seed = activation.draw_seed(t["input"].device) if slope.kind == "random" else None
@@ -80,18 +83,18 @@ def epilogue_of(case: Case, t: dict[str, Tensor]) -> Epilogue:
     return Epilogue(*vectors, slope.tensor, t.get("residual"), *numbers, seed, case.dropout)
 
 
-def steps_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+def steps_ours(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
     """The backend functions that an inference call, or a frozen one, uses."""
     frozen, residual = case.form == "frozen", case.residual != "none"
     input, weight, bias, e = t["input"], t["weight"], t.get("bias"), epilogue_of(case, t)
-    chosen = selection.choose(backend, input, weight, case.spec, frozen=frozen, residual=residual)
+    chosen = selection.choose(case.backend, input, weight, case.spec, frozen=frozen, residual=residual)
     if not frozen:
         return {"y": chosen.conv_epilogue(input, weight, bias, case.spec, e)}
     packed = chosen.pack(input, weight, case.spec)
     return {"y": chosen.packed_conv_epilogue(input, packed, weight, bias, case.spec, e)}
 
 
-def steps_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+def steps_plain(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"y": reference.conv_epilogue(t["input"], t["weight"], t.get("bias"), case.spec, epilogue_of(case, t))}
 
 
@@ -105,13 +108,39 @@ def passes(primitive, case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"y": primitive("_epilogue")(z, e), "mean": mean, "var": var, "sums": sums, "dz": dz, "du": du}
 
 
-def passes_ours(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-    chosen = selection.choose(backend, t["z"])
+def passes_ours(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
+    chosen = selection.choose(case.backend, t["z"])
     return passes(lambda name: chosen.primitive(name, t["z"]), case, t)
 
 
-def passes_plain(case: Case, t: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+def passes_plain(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
     return passes(lambda name: lambda *arguments: getattr(eager_ops, name)(*flat(*arguments)), case, t)
+
+
+def winograd_ours(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
+    *tile, int16 = case.tile
+    packed = ops._winograd_weight(t["weight"], False, tile, int16) if case.transformed else None
+    geometry = False, tile, int16, t.get("bias"), case.padding, case.dilation
+    return {"y": ops._winograd_epilogue(t["input"], t["weight"], packed, *geometry, *epilogue_of(case, t))}
+
+
+def gradients_ours(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
+    """dx is the convolution of grad with the turned weight."""
+    *tile, int16 = case.tile
+    packed = ops._winograd_weight(t["weight"], True, tile, int16) if case.transformed else None
+    padding = [2 * d - p for d, p in zip(case.dilation, case.padding)]
+    dx = ops._winograd_epilogue(
+        t["grad"], t["weight"], packed, True, tile, int16, None, padding, case.dilation, *Epilogue()
+    )
+    return {"dx": dx, "dw": ops._winograd_weight_gradient(t["grad"], t["input"], case.padding, case.dilation, tile)}
+
+
+def gradients_plain(case: Case, t: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In fp32 and rounded once for 16-bit types, which oneDNN lacks on many processors."""
+    wide = [t[name].to(accumulate_type(t[name].dtype)) for name in ("grad", "input", "weight")]
+    options = case.stride, case.padding, case.dilation, False, (0, 0), 1, [True, True, False]
+    dx, dw, _ = torch.ops.aten.convolution_backward(*wide, None, *options)
+    return {"dx": dx.to(t["grad"].dtype), "dw": dw.to(t["grad"].dtype)}
 
 
 RUNS = {
@@ -120,4 +149,6 @@ RUNS = {
     "passes": (passes_ours, passes_plain),
     "primitive": (steps_ours, steps_plain),
     "frozen": (steps_ours, steps_plain),
+    "winograd": (winograd_ours, steps_plain),
+    "gradients": (gradients_ours, gradients_plain),
 }

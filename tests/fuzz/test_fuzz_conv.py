@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import cuda_host
+import fuzz_cases
 import fuzz_conv
+import fuzz_draws
+import fuzz_report
+import hypothesis
 import pytest
 import triton_cases as cases
 
@@ -29,24 +35,77 @@ def fuzz(*options, interpret: bool, path: Path | None = None) -> subprocess.Comp
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_drawn(seed, capsys):
-    """Sixty cases of each backend that runs on a CPU."""
+# Operators that each kind has to call: those behind conv_bn_act and, as a frozen model runs them, Winograd's.
+CALLED = {
+    "operators": (
+        "_conv_epilogue", "_epilogue", "_epilogue_backward", "_epilogue_reduce", "_epilogue_gradients", "_statistics",
+        "_winograd_weight", "_winograd_epilogue", "_winograd_weight_gradient",
+    ),
+    "models": ("_epilogue", "_conv_epilogue", "_winograd_epilogue"),
+}  # fmt: skip
+# 500 cases, operator calls and models, on so many backends: Triton's interpreter takes no fake tensors, as models do.
+DRAWN = {"operators": (460, 0, 4), "models": (0, 40, 3)}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_drawn(kind, seed, tmp_path, capsys):
     pytest.importorskip("triton")
-    run = fuzz("--seed", seed, "--count", 240, interpret=True)
+    (calls, models, backends), file = DRAWN[kind], tmp_path / "fuzz.json"
+    run = fuzz("--seed", seed, "--count", calls, "--models", models, "--json", file, interpret=True)
     with capsys.disabled():
         print(f" [fuzz: {run.stdout.strip().rpartition(chr(10))[2]}]", end=" ")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "triton 60" in run.stdout
+    written = json.loads(file.read_text())
+    assert written["cases"] == calls + models and len(written["counts"]["backend"]) == backends
+    assert all(count >= 4 for count in written["counts"]["form"].values())
+    assert not {f"atrous::{name}" for name in CALLED[kind]} - written["operators"].keys()
 
 
-def test_a_case_does_not_depend_on_what_ran_before():
-    drawn = [fuzz_conv.draw_case(3, number, "native", "cpu") for number in range(20)]
-    assert fuzz_conv.draw_case(3, 19, "native", "cpu") == drawn[19] and len(set(drawn)) == 20
-    assert fuzz_conv.draw_case(4, 19, "native", "cpu") != drawn[19]
+@pytest.mark.parametrize("backend", ["library", "native", "triton", "emulation"])
+def test_every_draw_is_legal(backend, seed):
+    """Torch takes it, some output reads more than padding along each axis, and its work is bounded."""
+    for case in draws(fuzz_draws.operator_cases(backend), 150, seed):
+        output, most = case.output(), fuzz_draws.MOST["winograd" if backend == "native" else "cpu"]
+        work = math.prod(output) * math.prod(case.shapes[1][1:])
+        assert work <= most[0] and math.prod(output) <= most[1]
+        axes = zip(case.size, output[2:], case.kernel, case.stride, pads_of(case), case.dilation)
+        assert min(output[1:]) > 0 and all(fuzz_cases.meets_input(*axis) for axis in axes)
+        assert case.norm != "batch" or math.prod(output) != case.out_channels
+        assert fuzz_report.from_text(fuzz_report.to_text(case)) == case
+
+
+def draws(strategy, count: int, seed: int) -> list:
+    """So many cases; hypothesis fails if it rejects most of what it draws."""
+    drawn = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(max_examples=count, database=None, phases=[hypothesis.Phase.generate], deadline=None)
+    @hypothesis.given(strategy)
+    def draw(case):
+        drawn.append(case)
+
+    draw()
+    return drawn
+
+
+def pads_of(case) -> tuple[int, int]:
+    if isinstance(case.padding, str):
+        return tuple(d * (k - 1) // 2 * (case.padding == "same") for d, k in zip(case.dilation, case.kernel))
+    return case.padding if isinstance(case.padding, tuple) else (case.padding,) * 2
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path):
+    """Counts, operators and cases depend on the seed alone."""
+    texts = []
+    for seed in (3, 3, 4):
+        file = tmp_path / "fuzz.json"
+        assert fuzz_conv.main(["--backend", "library", "--count", "20", "--seed", str(seed), "--json", str(file)]) == 0
+        texts.append(file.read_text())
+    assert texts[0] == texts[1] and json.loads(texts[1])["counts"] != json.loads(texts[2])["counts"]
 
 
 def test_a_failure_is_reported_and_reproduced(tmp_path, monkeypatch, capsys):
-    """With the residual on the wrong side, each failure has a command, a simpler case and an entry in the file."""
+    """With the residual on the wrong side, each failure has a command, a simple case and an entry in the file."""
     right = library.epilogue
 
     def wrong(z, arguments):
@@ -54,13 +113,14 @@ def test_a_failure_is_reported_and_reproduced(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(library, "epilogue", wrong)
     file = tmp_path / "fuzz.json"
-    assert fuzz_conv.main(["--backend", "library", "--count", "60", "--failures", "1", "--json", str(file)]) == 1
+    assert fuzz_conv.main(["--backend", "library", "--count", "100", "--failures", "1", "--json", str(file)]) == 1
     printed, written = capsys.readouterr().out, json.loads(file.read_text())
     (failed,) = written["failures"]
-    assert f"FAILED {failed['reproduce']}\n    OverBudget: y: error" in printed and "Case(form=" in printed
-    assert failed["case"]["norm"] == "none" and failed["case"]["batch"] == 1 and not list(tmp_path.glob("*.partial"))
-    assert sum(written["drawn"]["form"].values()) == written["done"]["library"] == failed["number"] + 1
-    again = failed["reproduce"].split()[2:] + ["--no-shrink"]
+    assert f"FAILED {failed['reproduce']}\n    OverBudget: y: error" in printed and "Case(backend=" in printed
+    simple = {"norm": "none", "batch": 1, "memory": "aligned", "dropout": 0.0, "bias": False, "kernel": [1, 1]}
+    assert failed["case"].items() >= simple.items() and not list(tmp_path.glob("*.partial"))
+    assert sum(written["counts"]["form"].values()) == written["cases"] <= 100
+    again = shlex.split(failed["reproduce"])[2:]
     assert fuzz_conv.main(again) == 1
     monkeypatch.undo()
     assert fuzz_conv.main(again) == 0
@@ -103,26 +163,51 @@ FAULTS = {
     "the gradients of the residuals exchanged": ("library", "pyops/autograd/function.py",
         'grad if ctx.residual_place == "after" else du', 'du if ctx.residual_place == "after" else grad'),
     "a biased running variance": ("library", "pyops/core/call_args.py", "var * (count / (count - 1))", "var * 1.0"),
+    "off by one in the stride of a view": ("library", "pyops/core/layout.py",
+        "least = x.stride(axis) * x.shape[axis]", "least = x.stride(axis) * (x.shape[axis] + 1)"),
     "padding on the wrong side": ("library", "pyops/core/checks.py",
         "before = (0, total[1] % 2, 0, total[0] % 2)", "before = (total[1] % 2, 0, total[0] % 2, 0)"),
 }  # fmt: skip
 
 
-@pytest.mark.gate
-@pytest.mark.drawn(3)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(fault, tmp_path):
-    """In a copy of the package, within five times as many cases per backend as test_drawn has."""
-    backend, file, right, wrong = FAULTS[fault]
+# Fault in fused models: its file, the right text, the wrong text.
+MODEL_FAULTS = {
+    "no eps in a frozen fold": ("pyops/nn.py", "torch.rsqrt(var.double() + eps)", "torch.rsqrt(var.double())"),
+    "a residual of the other side": ("pyops/fusion/sites/call.py",
+        't.get("residual"), self.after,', 't.get("residual"), not self.after,'),
+    "one pixel's strides": ("pyops/fusion/sites/call.py",
+        "contiguous(memory_format=self.layout)", "contiguous()"),
+}  # fmt: skip
+
+
+def fuzz_with_fault(tmp_path, file: str, right: str, wrong: str, *options, **ways) -> None:
+    """Asserts that the fuzzer finds a fault in a copy of the package."""
     package = tmp_path / "atrous"
     shutil.copytree(ROOT / "pyops", package)
     shutil.copytree(ROOT / "triton_kernels", package / "triton_kernels")
     source = package / file.removeprefix("pyops/")
     assert source.read_text().count(right) == 1
     source.write_text(source.read_text().replace(right, wrong))
-    options = ("--backend", backend, "--count", 300, "--failures", 1, "--no-shrink")
-    run = fuzz(*options, interpret=backend == "triton", path=tmp_path)
+    run = fuzz(*options, "--failures", 1, "--no-shrink", path=tmp_path, **ways)
     assert run.returncode == 1 and "1 failed" in run.stdout, run.stdout + run.stderr
+
+
+@pytest.mark.gate
+@pytest.mark.drawn(3)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault, tmp_path):
+    """Within three times as many cases of its backend as test_drawn has."""
+    backend, *change = FAULTS[fault]
+    options = "--backend", backend, "--count", 300
+    fuzz_with_fault(tmp_path, *change, *options, interpret=backend == "triton")
+
+
+@pytest.mark.gate
+@pytest.mark.drawn(3)
+@pytest.mark.parametrize("fault", MODEL_FAULTS)
+def test_a_planted_fault_of_fused_models_is_found(fault, tmp_path):
+    """Within as many models as test_drawn has."""
+    fuzz_with_fault(tmp_path, *MODEL_FAULTS[fault], "--count", 0, "--models", DRAWN["models"][1], interpret=False)
 
 
 # Faults in csrc/cuda: the unit, the right text, the wrong text.
