@@ -61,7 +61,7 @@ def test_layouts_behind_an_enlarged_pixel():
 
 @torch.no_grad()
 def test_layouts_behind_a_sum_of_maps_of_one_channel():
-    """Such maps are dense in both layouts. Eager takes their sum for NCHW, torch's shape inference for channels_last."""
+    """Dense in both layouts: eager takes their sum for NCHW, torch's shape inference for channels_last."""
 
     class Sum(nn.Module):
         def __init__(self):

@@ -94,7 +94,7 @@ def retried(check: Callable[[Any], dict[str, Counter[str]]], case: Any) -> dict[
 
 
 def check_call(case: Case) -> dict[str, Counter[str]]:
-    """Raises an error if the results are wrong; returns counts of the operators and of Triton's configs."""
+    """Raises an error if the results are wrong; returns counts of operators, Triton's configs and known excesses."""
     margins = oracle.Margins()
     case, t = tensors(case, margins)
     ours, plain = RUNS[case.form]
@@ -106,15 +106,30 @@ def check_call(case: Case) -> dict[str, Counter[str]]:
     with cases.precision(case.precision):
         truth, eager = (once(plain, case, eager_operands(values)) for values in (oracle.wide(t), t))
     assert results.keys() == truth.keys(), f"results: expected {list(truth)}, got {list(results)}"
+    known: Counter[str] = Counter()
     for name, value in results.items():
-        testing.assert_tensor(value, eager[name], truth[name], name, relative=budget(case, value))
+        bounds = {"ratio": testing.RATIO, "relative": budget(case, value)}
+        try:
+            testing.assert_tensor(value, eager[name], truth[name], name, **bounds)
+        except testing.OverBudget:
+            if not rounded_again(case, name):
+                raise
+            twice = {bound: 2 * number for bound, number in bounds.items()}
+            testing.assert_tensor(value, eager[name], truth[name], name, **twice)
+            known[f"{name} behind constant statistics, in 16 bits"] += 1
         assert torch.equal(value, again[name]), f"{name}: the second call gives other bits"
     if case.form in ("forward", "training"):
         assert oracle.layout(results["y"]) == oracle.layout(eager["y"]), f"y: strides {results['y'].stride()}"
     for name, value in t.items():
         assert torch.equal(value.detach(), before[name]), f"{name} was changed"
     margins.check()
-    return {"operators": operators, "config": Counter(chosen[:1])}
+    return {"operators": operators, "config": Counter(chosen[:1]), "known": known}
+
+
+def rounded_again(case: Case, name: str) -> bool:
+    """True for a gradient that docs/differences.md states to be rounded once more than eager's: autograd/sign.py."""
+    constant = (case.form, case.norm) == ("training", "eval") and case.dtype in ("float16", "bfloat16")
+    return constant and case.slope in ("identity", "relu") and name in ("d input", "d weight", "d bn_weight")
 
 
 def budget(case: Case, value: Tensor) -> float:

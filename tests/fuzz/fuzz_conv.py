@@ -45,8 +45,8 @@ from fuzz_report import JSON, Report, from_text  # noqa: E402
 from atrous.backends import selection  # noqa: E402
 from atrous.testing import gpu_lost  # noqa: E402
 
-# Cases that hypothesis draws at once, the simplest first. From the eleventh on it would vary earlier ones, and draw cases
-# of a kind that is rare too rarely.
+# Cases that hypothesis draws at once, the simplest first. From the eleventh on it would mostly vary earlier ones, and
+# leave out rare kinds.
 BATCH = 10
 
 

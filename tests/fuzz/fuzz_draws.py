@@ -67,11 +67,11 @@ def operator_cases(draw, backend: str, device: str = "cpu") -> Case:
     target = Target(backend, device == "cuda")
     form = draw(st.sampled_from(target.forms))
     dtype = draw(st.sampled_from(target.dtypes(form)))
-    large = target.winograd and form not in (*WINOGRAD, "passes") and draw(one_in(12)) and dtype != "float64"
+    large = target.winograd and form not in (*WINOGRAD, "passes") and draw(one_in(8)) and dtype != "float64"
     multiple = (4 if dtype == "float32" else 8) if target.csrc_cuda and form != "passes" else 1
     geometry = draw(winograd_geometries(form) if large else geometries(target, form, multiple))
     layouts = draw(st.tuples(*[st.sampled_from(list(triton.LAYOUTS))] * 2))
-    if large and not draw(one_in(4)):
+    if large and not draw(one_in(3)):
         layouts = "NHWC", "NHWC"
     elif multiple > 1 and "NHWC" not in layouts:
         layouts = "NCHW", "NHWC"

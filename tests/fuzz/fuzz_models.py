@@ -40,7 +40,7 @@ class Block(NamedTuple):
     dilation: tuple[int, int]
     groups: int
     bias: bool
-    eps: float | None  # of the BatchNorm; None: there is none
+    eps: float | None  # the BatchNorm's; None: there is none
     affine: bool
     act: str
     residual: str

@@ -23,6 +23,8 @@ The file of --json has these keys. They depend on the options, the versions and 
   counts                axis -> value -> number of cases, for form (those of an operator call, "fused model" and
                         "frozen model"), backend, dtype, and further axes
   operators             operator of atrous -> number of calls, in one run of each case
+  known                 gradient -> number of cases whose error is over the budget, and at most twice as large, for
+                        the reason in docs/differences.md
   failures              a list of: error, case (its fields), reproduce (a command)
 """
 
@@ -56,14 +58,16 @@ class Report:
         self.seed, self.device, self.file, self.written, self.cases = seed, device, file, 0.0, 0
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.operators: Counter[str] = Counter()
+        self.known: Counter[str] = Counter()
         self.failures: list[dict[str, Any]] = []
 
     def count(self, case: Case | Model, called: dict[str, Counter[str]]) -> None:
-        """Adds a case; called: counts of the operators and of Triton's configs."""
+        """Adds a case; called: counts of the operators, of Triton's configs, and of known excesses."""
         self.cases += 1
         for axis, value in case.axes().items():
             self.counts[axis][value] += 1
         self.operators.update(called.get("operators", ()))
+        self.known.update(called.get("known", ()))
         if configs := called.get("config"):
             self.counts["config"].update(configs)
         if time.monotonic() > self.written + 1:
@@ -81,13 +85,13 @@ class Report:
         if self.file is None:
             return
         report = {"seed": self.seed, "device": self.device, "torch": torch.__version__, "cases": self.cases}
-        report |= {"counts": self.counts, "operators": self.operators, "failures": self.failures}
+        report |= {"counts": self.counts, "operators": self.operators, "known": self.known, "failures": self.failures}
         partial = self.file.with_name(self.file.name + ".partial")
         partial.write_text(json.dumps(report, indent=1))
         os.replace(partial, self.file)
 
     def print(self) -> None:
-        for axis, counts in {**self.counts, "operators": self.operators}.items():
+        for axis, counts in {**self.counts, "operators": self.operators, "known": self.known}.items():
             most = ", ".join(f"{value} {count}" for value, count in counts.most_common(16))
             print(f"{axis}: {most}{f' and {len(counts) - 16} more' if len(counts) > 16 else ''}")
         backends = ", ".join(f"{backend} {count}" for backend, count in self.counts["backend"].items())
