@@ -30,7 +30,7 @@ BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if 
 	$(if $(STEPS),--steps "$(STEPS)")
 
 .PHONY: help setup demo cpp-example test gates gates-all standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
-	gpu-bundle-check bench bench-full bench-results peers bench-compare bench-host public-models bench-report docs \
+	gpu-bundle-check bench bench-full bench-results peers bench-compare bench-host public-models versions bench-report docs \
 	kernel-table experiment lint format clean
 
 help:  ## list the targets
@@ -163,10 +163,16 @@ $(PUBLIC)/complete: $(VENV)/native $(wildcard bench/public_models/requirements*.
 		--no-deps -e .
 	@touch $@
 
-bench-report:  ## write README's tables and pictures and docs/models.md from bench/results
+# By default every Python and torch of the table; pythonX.Y is looked for on the PATH. One takes about ten minutes of a core.
+versions: setup  ## run functions and fuse() with one wheel of each Python in several torch: VERSIONS="3.11/2.13.0 ...", KEEP=1
+	PYTHONPATH=.:tests/support $(BIN)/python -m reliability.versions --versions "$(VERSIONS)" $(if $(KEEP),--keep)
+	$(BIN)/python -m bench.report.tried
+
+bench-report:  ## write README's tables and pictures, docs/models.md and CHANGELOG.md's versions from bench/results
 	$(BIN)/python -m bench.report.report
 	$(BIN)/python -m bench.report.picture
 	$(BIN)/python -m bench.public_models.page
+	$(BIN)/python -m bench.report.tried
 
 docs: setup  ## write docs/api.md from the docstrings, and draw the pictures of docs/dilation.md by its commands
 	$(BIN)/python tests/support/api_page.py docs/api.md

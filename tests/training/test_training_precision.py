@@ -154,15 +154,6 @@ def train(model, images, classes, steps=200, batch=32, order=1):
     return torch.stack(losses)
 
 
-@pytest.fixture
-def one_thread():
-    """Runs on one thread: feature maps are so small that threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_network_learns_the_same(one_thread):
     """200 steps on digits. Rounding errors grow during training, so the yardstick is plain torch's own spread: the
     differences between plain runs that sum in another order (channels_last; each batch reversed). Ours differs by at

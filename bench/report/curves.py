@@ -1,0 +1,59 @@
+"""Draw a result of bench.training_curve: losses of eager and fused beside fp64's, and below how far they are off."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bench import record
+from bench.report import picture
+
+INCHES = (10.0, 6.4)
+# Okabe and Ito's colours, dashes and widths: fused is dashed and thin, so that eager shows below it.
+STYLES = {"fp64": ("#000000", "-", 2.6), "eager": ("#56b4e9", "-", 1.6), "fused": ("#d55e00", (0, (4, 2)), 1.0)}
+TITLES = {"fp32": "fp32", "bf16": "bf16 autocast"}
+Row = dict[str, Any]
+
+
+def draw(figure: Any, result: dict[str, Any]) -> None:
+    """Draws the first seed into an empty figure of matplotlib, a column for each precision."""
+    rows = result["rows"]
+    panels = figure.subplots(2, len(rows), sharex=True, sharey="row")
+    for (above, below), row in zip(panels.T, rows):
+        _losses(above, row)
+        _errors(below, row)
+        over = result["ratios"][row["precision"]]["training"]
+        below.set_title(f"fused over eager: {over:.2f}x, the median of {result['seeds']} seeds", fontsize=9)
+    panels[0, 0].set_ylabel("training loss")
+    panels[1, 0].set_ylabel("|loss - loss in fp64|")
+    figure.suptitle("Training from one seed: a dilated ResNet with PReLU on scanned digits", x=0.01, ha="left")
+
+
+def _losses(axes: Any, row: Row) -> None:
+    for kind, curve in row["curves"].items():
+        colour, dashes, width = STYLES[kind]
+        label = f"{kind}: last loss {curve['training'][-1]:.3f}, {curve['right']:.1%} of held-out digits right"
+        axes.plot(_steps(curve["training"]), curve["training"], color=colour, ls=dashes, lw=width, label=label)
+    axes.set_title(TITLES[row["precision"]], fontsize=10, weight="bold")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _errors(axes: Any, row: Row) -> None:
+    for kind, errors in row["errors"].items():
+        off, (colour, _, width) = errors["training"], STYLES[kind]
+        median = statistics.median(off)
+        values = [value or float("nan") for value in off]  # an equal loss has no place on a log axis
+        axes.semilogy(_steps(off), values, color=colour, lw=width, label=f"{kind}: median {median:.1e}")
+        axes.axhline(median, color=colour, lw=0.8, ls=":")
+    axes.set_xlabel("step")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+
+
+def _steps(values: list[float]) -> range:
+    return range(1, len(values) + 1)
+
+
+def save(path: Path, source: Path) -> None:
+    """Writes the picture of a results file."""
+    picture.save(path, draw, INCHES, {"peers": {}, **record.read(source)}, source.name)
