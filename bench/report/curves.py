@@ -10,6 +10,7 @@ from bench import record
 from bench.report import picture
 
 INCHES = (10.0, 6.4)
+RESULTS, PICTURE = record.ROOT / "bench" / "results", record.ROOT / "docs" / "training-curve.png"
 # Okabe and Ito's colours, dashes and widths: fused is dashed and thin, so that eager shows below it.
 STYLES = {"fp64": ("#000000", "-", 2.6), "eager": ("#56b4e9", "-", 1.6), "fused": ("#d55e00", (0, (4, 2)), 1.0)}
 TITLES = {"fp32": "fp32", "bf16": "bf16 autocast"}
@@ -57,3 +58,23 @@ def _steps(values: list[float]) -> range:
 def save(path: Path, source: Path) -> None:
     """Writes the picture of a results file."""
     picture.save(path, draw, INCHES, {"peers": {}, **record.read(source)}, source.name)
+
+
+def newest(folder: Path = RESULTS) -> Path:
+    return max(folder.glob("training-curve-cpu-*.json"))
+
+
+def described(path: Path) -> list[str]:
+    """Markdown for a page in docs/: the picture, and a sentence with the numbers of all seeds."""
+    result = record.read(path)
+    over = "; ".join(
+        f"{TITLES[name]} {', '.join(f'{ratio:.2f}x {kind}' for kind, ratio in ratios.items())}"
+        for name, ratios in result["ratios"].items()
+    )
+    return [
+        f"![Losses of eager and fused training beside fp64]({PICTURE.name})",
+        "",
+        f"{result['steps']} steps of {result['seeds']} seeds, the first in the picture. Error of fused over eager's, "
+        f"each the median over steps and seeds of |loss - loss in fp64|: {over}. {result['device']}, torch "
+        f"{result['versions']['torch']}, {result['date']}; [{path.name}](../bench/results/{path.name}).",
+    ]

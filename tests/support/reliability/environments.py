@@ -56,10 +56,11 @@ class Combination(NamedTuple):
         return self.folder / "bin" / "python"
 
 
-def run(*command: Any, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
+def run(*command: Any, cwd: Path = ROOT, output: Any = subprocess.PIPE, **more: str) -> subprocess.CompletedProcess:
     """Runs a command without this environment's PYTHONPATH, which has a package of its own."""
+    words = [str(word) for word in command]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
-    return subprocess.run([str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(words, cwd=cwd, env=environment, stdout=output, stderr=subprocess.PIPE, text=True)
 
 
 def create(combination: Combination) -> None:
@@ -125,10 +126,13 @@ def test(combination: Combination) -> Row:
     """Runs the tests against the installed package; counts, names of failed tests, seconds."""
     report = combination.folder / "report.xml"
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not gate", "--junitxml", report)
-    done = run(combination.interpreter, *command, *FOLDERS, TESTS_DRAWN=str(DRAWN), GATES_SEED="0")
-    (combination.folder.with_suffix(".log")).write_text(done.stdout + done.stderr)
+    log = combination.folder.with_name(f"{combination.folder.name}.log")
+    with log.open("w") as output:  # to be read while it runs
+        done = run(
+            combination.interpreter, *command, *FOLDERS, output=output, TESTS_DRAWN=str(DRAWN), GATES_SEED="0"
+        )  # fmt: skip
     if done.returncode not in (0, 1):  # 1: a test failed
-        raise RuntimeError(f"pytest exits {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        raise RuntimeError(f"pytest exits {done.returncode}\n{log.read_text()[-4000:]}\n{done.stderr[-4000:]}")
     return counts(report.read_text())
 
 
