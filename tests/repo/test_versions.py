@@ -1,6 +1,7 @@
 """make versions: one wheel for each Python, a row for each combination, and the table; the versions in CHANGELOG.md."""
 
 import json
+import re
 
 import pytest
 from reliability import environments, versions
@@ -85,6 +86,19 @@ def test_a_wrong_combination_is_named(text, capsys):
     with pytest.raises(SystemExit):
         versions.main(["--versions", text])
     assert f"expected Python/torch as in 3.11/2.13.0, got {text!r}" in capsys.readouterr().err
+
+
+def test_the_weekly_workflow_runs_the_default_list():
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "versions.yml").read_text())["jobs"]["versions"]
+    (command,) = [step["run"] for step in job["steps"] if "run" in step]
+    assert command.startswith('make versions VERSIONS="')
+    asked = [
+        Combination.parse(word)
+        for python in job["strategy"]["matrix"]["python"]
+        for word in re.findall(r"[\d.]+/[\d.]+", command.replace("${{ matrix.python }}", python))
+    ]
+    assert asked == versions.ALL
 
 
 def test_counts_of_a_report():
