@@ -25,7 +25,7 @@ def draw(figure: Any, result: dict[str, Any]) -> None:
         _losses(above, row)
         _errors(below, row)
         over = result["ratios"][row["precision"]]["training"]
-        below.set_title(f"fused over eager: {over:.2f}x, the median of {result['seeds']} seeds", fontsize=9)
+        below.set_title(f"fused over eager: {over:.2f}x (medians over steps; seeds: {result['seeds']})", fontsize=9)
     panels[0, 0].set_ylabel("training loss")
     panels[1, 0].set_ylabel("|loss - loss in fp64|")
     figure.suptitle("Training from one seed: a dilated ResNet with PReLU on scanned digits", x=0.01, ha="left")
@@ -74,7 +74,8 @@ def described(path: Path) -> list[str]:
     return [
         f"![Losses of eager and fused training beside fp64]({PICTURE.name})",
         "",
-        f"{result['steps']} steps of {result['seeds']} seeds, the first in the picture. Error of fused over eager's, "
-        f"each the median over steps and seeds of |loss - loss in fp64|: {over}. {result['device']}, torch "
+        f"{result['steps']} steps, seeds: {result['seeds']}, the first in the picture. Error of fused over eager's, of each "
+        f"the median over steps and seeds of |loss - loss in fp64|: {over}. Rounding errors grow in any training until "
+        f"runs differ as much as two trainings do, so only their size compares. {result['device']}, torch "
         f"{result['versions']['torch']}, {result['date']}; [{path.name}](../bench/results/{path.name}).",
     ]
