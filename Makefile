@@ -165,8 +165,8 @@ $(PUBLIC)/complete: $(VENV)/native $(wildcard bench/public_models/requirements*.
 
 # By default every Python and torch of the table; pythonX.Y is looked for on the PATH. One takes about ten minutes of a core.
 versions: setup  ## run functions and fuse() with one wheel of each Python in several torch: VERSIONS="3.11/2.13.0 ...", KEEP=1
-	PYTHONPATH=.:tests/support $(BIN)/python -m reliability.versions --versions "$(VERSIONS)" $(if $(KEEP),--keep)
-	$(BIN)/python -m bench.report.tried
+	@PYTHONPATH=.:tests/support $(BIN)/python -m reliability.versions --versions "$(VERSIONS)" $(if $(KEEP),--keep); \
+		status=$$?; $(BIN)/python -m bench.report.tried; exit $$status
 
 bench-report:  ## write README's tables and pictures, docs/models.md and CHANGELOG.md's versions from bench/results
 	$(BIN)/python -m bench.report.report

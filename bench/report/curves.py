@@ -75,7 +75,8 @@ def described(path: Path) -> list[str]:
         f"![Losses of eager and fused training beside fp64]({PICTURE.name})",
         "",
         f"{result['steps']} steps, seeds: {result['seeds']}, the first in the picture. Error of fused over eager's, of "
-        f"each the median over steps and seeds of |loss - loss in fp64|: {over}. Rounding errors grow in any training until "
+        f"each the median over steps and seeds of |loss - loss in fp64|: {over}. "
+        f"Rounding errors grow in any training until "
         f"runs differ as much as two trainings do, so only their size compares. {result['device']}, torch "
         f"{result['versions']['torch']}, {result['date']}; [{path.name}](../bench/results/{path.name}).",
     ]
