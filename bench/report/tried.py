@@ -37,7 +37,8 @@ def lines(folder: Path) -> list[str]:
     """A list item for each kind of results that the folder has: what was run with which versions."""
     items, results = [], folder_results(folder)
     if name := max((name for name in results if name.startswith("versions-")), default=None):
-        items.append(f"{combinations(results[name])}: the operators and `fuse()` ({_link(name)}).")
+        passed = combinations(results[name]) or "No version without a failed test"
+        items.append(f"{passed}: the operators and `fuse()` ({_link(name)}).")
     if name := max((name for name in results if name.startswith("public-models-")), default=None):
         versions = results[name]["versions"]
         own = f"{libraries(versions)}, with torch {versions['torch']}"
