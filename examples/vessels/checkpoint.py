@@ -6,14 +6,15 @@ import contextlib
 import fcntl
 import io
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from atrous.core import files
 
 from .config import Config, RunError
 from .data import Preparation
@@ -64,7 +65,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     }  # fmt: skip
     buffer = io.BytesIO()  # torch reports a full disk in words of its own
     torch.save(values, buffer)
-    write(path, lambda file: file.write(buffer.getbuffer()))
+    files.write(path, buffer.getvalue())
 
 
 def file_of(path: str | Path) -> Path:
@@ -84,8 +85,11 @@ def load(path: str | Path) -> Checkpoint:
         raise RunError(f"{path}: expected a checkpoint of this program, got a file that is not one") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise RunError(f"{path}: expected a checkpoint of this program ({FORMAT}), got one of another")
-    config, preparation = Config.from_dict(values.pop("config")), Preparation(**values.pop("preparation"))
-    return Checkpoint(config, preparation, **values)
+    try:
+        config, preparation = Config.from_dict(values.pop("config")), Preparation(**values.pop("preparation"))
+        return Checkpoint(config, preparation, **values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: expected a whole checkpoint of this program, got one that lacks a part") from error
 
 
 def load_into(model: nn.Module, weights: dict[str, Any], source: str) -> None:
@@ -122,25 +126,14 @@ def locked(folder: Path) -> Iterator[None]:
             raise RunError(f"{folder}: another process trains there; wait for it or give another --output") from error
         except OSError as error:  # a file system without locks
             raise RunError(f"{folder}: cannot be locked ({error.strerror}); give an --output elsewhere") from error
+        for left in folder.glob("*.part"):  # of a process that was killed while it wrote
+            left.unlink()
         yield
-
-
-def write(path: Path, fill: Callable[[Any], None]) -> None:
-    """Writes a file through a temporary one beside it, flushed to the disk before it takes the name."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with open(temporary, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON with each item of the lists in `value` in a line of its own."""
-    write(path, lambda file: file.write((_lines(value) + "\n").encode()))
+    files.write(path, _lines(value) + "\n")
 
 
 def _lines(value: Any) -> str:

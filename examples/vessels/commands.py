@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 import atrous
+from atrous.core import files
 from atrous.tools.export.export import BACKENDS, export
 
 from . import checkpoint, metrics
@@ -92,7 +94,7 @@ def predict(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     for image, output in zip(images, outputs):
         values = probability(model, saved.preparation(image), way)
-        Image.fromarray(np.round(values * 255).astype(np.uint8)).save(output)
+        files.write(output, _png(np.round(values * 255).astype(np.uint8)))
         print(f"written: {output} ({way}; the mean probability is {values.mean():.4f})", flush=True)
 
 
@@ -119,6 +121,12 @@ def export_package(args: argparse.Namespace) -> None:
         f"written: {output} ({output.stat().st_size / 1e6:.1f} MB; layers fused {fused}/{total}; largest difference "
         f"from the unfused model {exported.difference:.2g}; input {about['input']}, prepared images)"
     )
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="png")
+    return stream.getvalue()
 
 
 def _read(path: Path) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -23,8 +22,9 @@ class PrepackedWeights:
 
     def __init__(self, capacity: int = 4) -> None:
         self.capacity = capacity
-        # key -> weight, packed weight. The weight is kept alive, since ids and addresses are reused.
-        self.entries: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()
+        # key -> weight, packed weight. The weight is kept alive, since ids and addresses are reused. Another thread may
+        # be reading this: it is replaced, never changed. (A lock that a thread has stays locked in a forked process.)
+        self.entries: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def __reduce__(self):
         return (PrepackedWeights, (self.capacity,))
@@ -44,12 +44,11 @@ class PrepackedWeights:
             return backend.pack(input, weight, spec)
         changes = None if weight.is_inference() else version(weight)
         key = (backend.name, backend.pack_key(input, weight, spec), id(weight), weight.data_ptr(), changes)
-        if key not in self.entries:
-            if triton_impl.capturing(input):  # a tensor made under capture has no values until the graph is replayed
-                return backend.pack(input, weight, spec)
-            for stale in [k for k in self.entries if k[2:] != key[2:]]:
-                del self.entries[stale]
-            self.entries[key] = weight, backend.pack(input, weight, spec)
-            while len(self.entries) > self.capacity:
-                self.entries.popitem(last=False)
-        return self.entries[key][1]
+        entry = self.entries.get(key)
+        if entry is not None:
+            return entry[1]
+        packed = backend.pack(input, weight, spec)
+        if not triton_impl.capturing(input):  # a tensor made under capture has no values until the graph is replayed
+            current = [item for item in self.entries.items() if item[0][2:] == key[2:]]
+            self.entries = dict([*current, (key, (weight, packed))][-self.capacity :])
+        return packed

@@ -5,9 +5,7 @@ The exception types are those that torch.nn.functional and torch.nn raise for th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,15 +15,6 @@ from .spec import Pair, Spec
 
 class UsageError(Exception):
     """A mistake on the command line, reported as one line without a traceback."""
-
-
-def writable(option: str, path: Path | None) -> None:
-    """Raises UsageError unless the file can be written. Called before the work, so that no result is lost."""
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise UsageError(f"{option}: expected a file that can be written, got {str(path)!r}")
 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import fx
 
+from ..core import files
 from ..core.graph_compat import source_name
 from .sites import spellings
 from .sites.chains import Chain
@@ -101,9 +102,9 @@ class Report:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for number, site in enumerate(self.sites):
-            (target / f"site_{number:03d}.py").write_text(site.script)
-        (target / "report.txt").write_text(f"{self}\n")
-        (target / "report.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+            files.write(target / f"site_{number:03d}.py", site.script)
+        files.write(target / "report.txt", f"{self}\n")
+        files.write(target / "report.json", json.dumps(self.to_dict(), indent=2) + "\n")
 
     def __str__(self) -> str:
         if not self.graphs and not self.plain_calls:

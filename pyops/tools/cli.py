@@ -7,6 +7,7 @@ A user's error ends in one line on stderr and exit status 2. Each command import
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..backends import selection
-from ..core.checks import UsageError, writable
+from ..core.checks import UsageError
+from ..core.files import save, writable
 from .model_argument import MODEL, add_options, choice, count, counts, load
 
 NUMBERS = r"\[\s+([\s\d.e+,-]+?)\s+\]"  # a list of numbers in JSON, which is written in one line
@@ -40,9 +42,13 @@ def main(argv: list[str] | None = None) -> int:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print(f"atrous {args.command}: {'; '.join(lines).replace(':; ', ': ')}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader closed the pipe, as `| head` does; nothing may be written to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        with contextlib.suppress(OSError):  # nothing more may be written to a closed pipe or a full disk, at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader closed the pipe, as `| head` does
+            return 1
+        print(f"atrous {args.command}: {error}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> Parser:
@@ -177,13 +183,4 @@ def _write_json(path: Path | None, result: dict) -> None:
     if path is None:
         return
     text = re.sub(NUMBERS, lambda numbers: f"[{' '.join(numbers[1].split())}]", json.dumps(result, indent=2)) + "\n"
-    try:
-        if path.exists() and not path.is_file():  # /dev/stdout, for example
-            path.write_text(text)
-            return
-        # The file is complete at all times: tune writes it anew after every layer.
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"--json: {error}") from error
+    save("--json", path, text)

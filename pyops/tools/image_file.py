@@ -1,7 +1,8 @@
-"""Read an image file of the user's. Pillow must be installed."""
+"""Read an image file of the user's, for which Pillow must be installed, and make one of a figure."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +19,10 @@ def read_rgb(path: Path, failure: str) -> Any:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"{failure} {path}: {' '.join(reason.split())}") from error
+
+
+def png(figure: Any) -> bytes:
+    """The PNG of one of matplotlib's figures."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..core import files
 from ..core.layout import memory_format
 from ..core.spec import Spec
 from ..core.torch_compat import constant
@@ -195,12 +196,7 @@ def save(path: Path, table: Table) -> None:
     if (existing.device, existing.versions) == (table.device, table.versions):
         table = table._replace(entries=existing.entries | table.entries)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(dump(table), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    files.write(path, dump(table))
     reload()
 
 

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import threading
 
 import pytest
 import torch
 from faults import loses_statistics, replaces, scales
 from outcomes import agree, equal_models
 from pairs import BOTH, Pair, image
+from threads import together
 from torch import nn
 from variants import SHARED, catches, layers
-
-
-def together(calls):
-    """Runs these functions in a thread each, all at once, and returns their results or raises their first error."""
-    barrier, results = threading.Barrier(len(calls)), [None] * len(calls)
-
-    def run(i):
-        barrier.wait()
-        try:
-            results[i] = calls[i]()
-        except BaseException as error:
-            results[i] = error
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
 
 
 @catches(replaces)

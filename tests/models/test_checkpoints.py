@@ -107,6 +107,24 @@ def test_files_that_cannot_be_read(tmp_path):
             load_weights(model, tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix, expected", [
+    (".pth", r"what torch.load\(weights_only=True\) reads"), (".safetensors", "a safetensors file")
+])  # fmt: skip
+def test_files_that_are_cut_off(tmp_path, suffix, expected):
+    """At any place: in the first bytes, in the values, in the list of the values at the end."""
+    path, model = tmp_path / f"weights{suffix}", Small()
+    save = torch.save if suffix == ".pth" else pytest.importorskip("safetensors.torch").save_file
+    save(Small().state_dict(), path)
+    whole, before = path.read_bytes(), {name: value.clone() for name, value in model.state_dict().items()}
+    for size in {*range(0, len(whole), len(whole) // 50), 1, 8, len(whole) - 1}:
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=rf"^path: expected {expected}, but {path} ") as error:
+            load_weights(model, path)
+        assert "\n" not in str(error.value) and same(model, before)
+    path.write_bytes(whole)
+    assert load_weights(model, path) == []
+
+
 def test_a_stem_of_one_channel_computes_what_three_equal_channels_give(tmp_path):
     colour, grey = resnet18(width=8, num_classes=5).eval(), resnet18(width=8, num_classes=5, in_channels=1).eval()
     torch.save(colour.state_dict(), tmp_path / "weights.pth")

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -185,9 +184,10 @@ def test_a_full_disk_is_reported(run, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
-    status, _, err = run("info", "--json", tmp_path / "info.json")
-    assert status == 2 and err == "atrous info: --json: [Errno 28] No space left on device\n"
+    monkeypatch.setattr(os, "fsync", refuse)
+    path = tmp_path / "info.json"
+    status, _, err = run("info", "--json", path)
+    assert status == 2 and err == f"atrous info: --json: [Errno 28] No space left on device: '{path}'\n"
 
 
 def test_info(run, tmp_path):

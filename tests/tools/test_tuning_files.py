@@ -190,7 +190,7 @@ def test_a_write_that_fails_leaves_what_was_there(tuning_folder, monkeypatch, st
     def refuse(*arguments, **named):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((os, "replace") if step == "replace" else (Path, "write_text")), refuse)
+    monkeypatch.setattr(os, "replace" if step == "replace" else "fsync", refuse)
     with pytest.raises(OSError, match="No space left"):
         tuning.save(path, table({KEY: NATIVE}))
     assert path.read_bytes() == before and [file.name for file in tuning_folder.iterdir()] == ["a.json"]

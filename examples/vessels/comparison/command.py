@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from atrous.core import files
+
 from .. import checkpoint
 from ..config import Config, RunError, count, number
 from ..report import charts
@@ -108,7 +110,7 @@ def _write(runs: Runs, results: dict, compared: dict, spread: str, aside: dict) 
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(folder / RESULTS, value)
-    checkpoint.write(folder / TABLE, lambda file: file.write(page.encode()))
+    files.write(folder / TABLE, page)
     print(page, flush=True)
     _draw(runs, compared, folder)
     print(f"written: {', '.join(str(folder / name) for name in FILES)}", flush=True)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from atrous.core import files
+from atrous.tools.image_file import png
+
 from ..config import RunError
 from ..metrics.published import Published
 from .gather import RunResult
@@ -39,7 +42,7 @@ def figure(path: Path, panels: int, draw: Callable[[Any], None], width: float = 
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(1, panels, squeeze=False)[0]
     draw(axes)
-    canvas.savefig(path, format="png")
+    files.write(path, png(canvas))
     return path.name
 
 

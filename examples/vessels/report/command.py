@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from atrous.core import files
+
 from .. import checkpoint
 from ..config import RunError, count, number
 from ..data import cut
@@ -47,7 +49,7 @@ def report(args: argparse.Namespace) -> int:
     text = compose(args.output, runs, different, published.load(), gather.way, args.pictures, args.loss)
     checkpoint.write_json(args.output / FIGURES, _figures(runs, filtered, gather.way))
     path = args.output / PAGE
-    checkpoint.write(path, lambda file: file.write(text.encode()))
+    files.write(path, text)
     print(f"written: {path}", flush=True)
     return _status(args, runs[0], filtered[0])
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import atrous
+from atrous.core import files
 from atrous.tools.audit import pictures as audit_pictures
 from atrous.tools.audit import report as audit_report
 from atrous.tools.slopes.report import plot as plot_slopes
@@ -89,7 +90,7 @@ def _slopes(page: Page, folder: Path, runs: Sequence[RunResult]) -> None:
             page.head(f"Learned slopes by depth: {run.name}")
             page.text([sentence] if (sentence := slope_sentence(run.layers)) else [])
             path = folder / f"slopes_{index + 1}.png"
-            plot_slopes(tensors, charts.title(run.name, [run]), path)
+            files.write(path, plot_slopes(tensors, charts.title(run.name, [run])))
             page.image(path.name, f"Slopes of {run.name} by depth: mean, least and largest of each layer")
             page.table(tables.slopes(run))
 
@@ -100,7 +101,7 @@ def _audit(page: Page, folder: Path, runs: Sequence[RunResult]) -> None:
     for index, ((rates, side), config) in enumerate(heads.items()):
         audit, title = atrous.audit_dilation(rates, side), f"rates {show(rates)}"
         path = folder / f"audit_{index + 1}.png"
-        path.write_bytes(audit_pictures.draw(title, audit, [], None))
+        files.write(path, audit_pictures.draw(title, audit, [], None))
         page.image(path.name, f"Heat map of the positions that a head of {title} reads")
         taps = f"{network.padded_taps(config):.1%} of the taps, on the {side}x{side} map of a training patch"
         page.table([["", title], *([*fact] for fact in audit_report.facts(audit)), ["padding", taps]])

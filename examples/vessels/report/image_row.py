@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from atrous.core import files
+from atrous.tools.image_file import png
+
 from ..metrics import Prediction
 from .charts import DPI
 from .gather import RunResult
@@ -45,5 +48,5 @@ def draw(path: Path, run: RunResult, count: int) -> str:
         for axis, text in zip(line, TITLES):
             axis.set(xticks=[], yticks=[])
             axis.set_title(text, fontsize=8)
-    canvas.savefig(path, format="png")
+    files.write(path, png(canvas))
     return path.name

@@ -13,7 +13,8 @@ from pathlib import Path
 from torch import nn
 
 from ...audit import Audit, audit_dilation
-from ...core.checks import UsageError, writable
+from ...core.checks import UsageError
+from ...core.files import save, writable
 from ..model_argument import OPTIONS
 from . import report
 
@@ -38,13 +39,10 @@ def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Mo
 
         image = pictures.read(args.image, audit) if args.image else None
         figure = pictures.draw(title, audit, suggested, image)
-        try:
-            if args.plot:
-                args.plot.write_bytes(figure)
-            if args.html:
-                args.html.write_text(page.page(title, audit, suggested, figure), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--plot or --html: {error}") from error
+        if args.plot:
+            save("--plot", args.plot, figure)
+        if args.html:
+            save("--html", args.html, page.page(title, audit, suggested, figure))
     return audit
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ...audit import Audit
 from ...core.checks import UsageError
-from ..image_file import read_rgb
+from ..image_file import png, read_rgb
 from . import report
 
 LONGEST_SIDE = 1024  # pixels of an image for a list of rates without --size
@@ -45,9 +44,7 @@ def draw(title: str, audit: Audit, suggested: Sequence[Audit], image: Any) -> by
         _heat_map(figure, axis, f"suggested: rates {report.rates(other)}", other)
     if image is not None:
         _on_image(axes[-2:], audit, image)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return png(figure)
 
 
 def _heat_map(figure: Any, axis: Any, title: str, audit: Audit) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from ...core.checks import UsageError, writable
+from ...core.checks import UsageError
+from ...core.files import save, writable
 from .. import info
 from . import report as demo_report
 from .images import photographs, shipped, subject
@@ -55,9 +56,9 @@ def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
         return 1
     finally:
         if args.json:
-            args.json.write_text(json.dumps(result, indent=2) + "\n")
+            save("--json", args.json, json.dumps(result, indent=2) + "\n")
     if args.plot:
-        demo_report.plot(result, args.plot)
+        save("--plot", args.plot, demo_report.plot(result))
     return 0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
+from ..image_file import png
 from ..text_table import align, wrap
 from .training import LABELS as TRAINING
 from .variants import LABELS
@@ -122,8 +122,8 @@ def _wrapped(text: str) -> str:
     return "\n".join(wrap(line, width) for line in text.split("\n"))
 
 
-def plot(result: Result, path: Path) -> None:
-    """Draws a panel per batch and dtype: a bar per variant, as long as its speed-up, with both numbers beside it."""
+def plot(result: Result) -> bytes:
+    """A PNG with a panel per batch and dtype: a bar per variant, as long as its speed-up, both numbers beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -156,4 +156,4 @@ def plot(result: Result, path: Path) -> None:
     versions = result["versions"]
     more = f", {device['threads']} threads, {device['capability']}" if device["type"] == "cpu" else ""
     figure.supxlabel(f"{device['name']}{more}; torch {versions['torch']}, atrous {versions['atrous']}", fontsize=8)
-    figure.savefig(path, format="png")
+    return png(figure)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ... import models
-from ...core.checks import UsageError, writable
+from ...core.checks import UsageError
+from ...core.files import writable
 from ...tuning.format import DTYPES
 from .. import info
 from ..text_table import wrap

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...core import checks
 from ...core.checks import UsageError
+from ...core.files import save, writable
 from ...models import read_weights
 from . import report
 from .slopes import learned
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, defaults: argparse.Namespace) -> dict:
             raise UsageError(f"--slopes: expected neither MODEL nor an option of a model, got {given}")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib: pip install matplotlib")
-    checks.writable("--plot", args.plot)
+    writable("--plot", args.plot)
     try:
         weights = read_weights(args.slopes)
     except (OSError, ValueError, ImportError) as error:
@@ -44,10 +44,7 @@ def run(args: argparse.Namespace, defaults: argparse.Namespace) -> dict:
     if not slopes:
         raise UsageError(f"--slopes: expected a checkpoint of a network with PReLU, but {args.slopes} has no slopes")
     if args.plot:
-        try:
-            report.plot(slopes, args.slopes.name, args.plot)
-        except OSError as error:
-            raise UsageError(f"--plot: {error}") from error
+        save("--plot", args.plot, report.plot(slopes, args.slopes.name))
     print(report.table(slopes, shutil.get_terminal_size().columns))
     return {"checkpoint": str(args.slopes), "slopes": [asdict(tensor) for tensor in slopes]}
 

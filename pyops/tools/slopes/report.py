@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from ..image_file import png
 from ..text_table import align, shorten, wrap
 from .slopes import Slopes
 
@@ -83,8 +83,8 @@ def _notes(tensors: Sequence[Slopes]) -> Iterator[str]:
     yield "slopes are found by name: 1-D weights without a bias or running statistics, outside of norms"
 
 
-def plot(tensors: Sequence[Slopes], title: str, path: Path) -> None:
-    """Draws, over the depth, a bar from min to max of each tensor and a line through the means."""
+def plot(tensors: Sequence[Slopes], title: str) -> bytes:
+    """A PNG that has, over the depth, a bar from min to max of each tensor and a line through the means."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -107,7 +107,7 @@ def plot(tensors: Sequence[Slopes], title: str, path: Path) -> None:
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=8, frameon=False)  # above the bars
-    figure.savefig(path, format="png")
+    return png(figure)
 
 
 def _or_nan(value: float | None) -> float:

@@ -135,7 +135,9 @@ def _layers_of_file(args: argparse.Namespace) -> list[ConvLayer]:
 def _save(path: Path, table: Table) -> None:
     try:
         tuning.save(path, table)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"--output: {error}") from error
+    except ValueError as error:
         raise UsageError(f"--output: {path}: {error}") from error
 
 

@@ -54,7 +54,7 @@ def test_a_killed_run_gives_the_curve_of_an_unbroken_one(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "from the checkpoint behind epoch 2" in printed and "epoch 3/4: loss" in printed
     assert curve(tmp_path / "broken") == curve(tmp_path / "whole")
-    assert not list((tmp_path / "broken").glob(".*.new"))
+    assert not list((tmp_path / "broken").glob(".*.new")) and not list((tmp_path / "broken").glob("*.part"))
     ours, expected = weights(tmp_path / "broken"), weights(tmp_path / "whole")
     assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
     assert cli.main(broken) == 0  # nothing is left to train
