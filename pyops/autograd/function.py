@@ -20,7 +20,7 @@ from .. import reference
 from ..core import sync_stats
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec
-from ..core.torch_compat import batched_gradients, transformed
+from ..core.torch_compat import batched_gradients, is_compiling, transformed
 from . import composition, sign
 from .recompute import Saved, attach, restore, to_save
 from .save import save, saved, shape_and_layout, stand_in
@@ -53,7 +53,7 @@ def fused_layer(
     recompute: bool = True,
 ) -> Tensor:
     """y = epilogue(conv(x)), differentiable. With `recompute`, later layers may recompute y instead of saving it."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         input, weight, bias, epilogue = _traceable(input, weight, bias, epilogue)
     residual = epilogue.residual
     config = config._replace(backward_reads=sign.backward_reads(config, weight, epilogue))
@@ -64,7 +64,7 @@ def fused_layer(
     saves_z = config.backward_reads == "z" and (z is not None or len(saved_input) == 1)
     if recompute and y.requires_grad and saves_z and len(saved_residual) < 2:
         attach(y, (config.backend, input if z is None else z, *vectors))
-    if mean is not None and torch.compiler.is_compiling():
+    if mean is not None and is_compiling():
         config.update(mean, var, _count(y) if count is None else count)
     return y
 
@@ -95,7 +95,7 @@ class FusedLayer(torch.autograd.Function):
         epilogue = Epilogue(*arguments)
         y, z, mean, var, count = _forward(config, input, weight, bias, epilogue)
         if mean is not None and var is not None:
-            if not torch.compiler.is_compiling():
+            if not is_compiling():
                 # here, as in eager: checkpointing may stop its second run once this function has saved its tensors
                 config.update(mean, var, _count(y) if count is None else count)
             epilogue = epilogue._replace(mean=mean, var=var)
@@ -157,7 +157,7 @@ def _of_constant_norm(ctx, grad: Tensor, saved_x: Saved, saved_z: Saved, weight,
 
 def _differentiated(grad: Tensor) -> bool:
     """True if a backward is differentiated, as by create_graph=True, or transformed: kernels cannot compute it."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     return torch.is_grad_enabled() or transformed((grad,)) or batched_gradients(grad)
 
@@ -169,7 +169,7 @@ def _forward(
     backend, spec, count = config.backend, config.spec, None
     fused = config.group is None and not (spec is not None and backend.one_launch_statistics)
     # Dynamo attaches nothing (see recompute.py) to one of several results of an operator.
-    if config.batch_stats and (not fused or torch.compiler.is_compiling()):
+    if config.batch_stats and (not fused or is_compiling()):
         if spec is None:
             z = input
             mean, var = backend.primitive("_statistics", z)(z)

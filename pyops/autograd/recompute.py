@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core.spec import Epilogue
-from ..core.torch_compat import checkpointing, version
+from ..core.torch_compat import checkpointing, is_compiling, version
 
 # (y,), or (edge, backend, z, *epilogue): its `_epilogue_again` recomputes y, whose gradient is that of edge
 Saved = tuple[Any, ...]
@@ -43,7 +43,7 @@ def attach(y: Tensor, arguments: tuple) -> None:
     Only the autograd graph of y's layer keeps the tensors alive: after the backward y can no longer be recomputed.
     """
     tensors = [value for value in arguments if isinstance(value, Tensor)]
-    if torch.compiler.is_compiling():
+    if is_compiling():
         versions = _dynamo_versions().mark_and_sum_versions(y, *tensors)
         if versions != _dynamo_versions().NESTED:
             y._atrous_traced = (arguments, versions)  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def attach(y: Tensor, arguments: tuple) -> None:
 
 def to_save(y: Tensor) -> Saved:
     """The tuple to save, from which restore() gives y in the backward."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         arguments, versions = getattr(y, "_atrous_traced", None) or ((), None)
         tensors = [value for value in arguments if isinstance(value, Tensor)]
         return (None, *arguments) if tensors and _dynamo_versions().sum_versions(y, *tensors) == versions else (y,)

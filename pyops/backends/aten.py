@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec, flat
-from ..core.torch_compat import cpu_multiplies
+from ..core.torch_compat import cpu_multiplies, is_compiling
 from ..ops import triton_impl
 
 # Dtypes that this CPU has no multiply instructions for: oneDNN emulates them, many times slower than fp32.
@@ -68,7 +68,7 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
 def relu_alone(input: Tensor, e: Epilogue) -> bool:
     """True if relu_ on the convolution's result is the whole epilogue: 10 us less host time than our operator."""
     nothing_else = not e.dropout and all(vector is None for vector in (e.mean, e.gamma, e.beta, e.residual))
-    return e.slope_kind == "relu" and nothing_else and input.device.type == "cpu" and not torch.compiler.is_compiling()
+    return e.slope_kind == "relu" and nothing_else and input.device.type == "cpu" and not is_compiling()
 
 
 def with_statistics(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.layout import laid_out, memory_format
 from ..core.spec import Epilogue, Spec
-from ..core.torch_compat import onednn_convolution, onednn_pack
+from ..core.torch_compat import is_compiling, onednn_convolution, onednn_pack
 from ..tuning import all_ints
 from .aten import (  # noqa: F401
     compute_dtype,
@@ -62,7 +62,7 @@ def pack_key(input: Tensor, weight: Tensor, spec: Spec) -> tuple:
 def pack(input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     dtype = compute_dtype(input)
     known = dtype in (torch.float32, torch.bfloat16)
-    fixed = all_ints(tuple(input.shape)) and not torch.compiler.is_compiling()  # it is packed for one size of input
+    fixed = all_ints(tuple(input.shape)) and not is_compiling()  # it is packed for one size of input
     if input.device.type != "cpu" or onednn_pack is None or not known or not fixed or _small(input, weight, spec):
         return weight
     geometry = (spec.padding, spec.stride, spec.dilation, spec.groups)

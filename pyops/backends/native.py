@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import ops, tuning
 from ..core.layout import channels_last, memory_format
 from ..core.spec import Epilogue, Spec
-from ..core.torch_compat import constant, outside_modes
+from ..core.torch_compat import constant, is_compiling, outside_modes
 from ..ops import device_support
 from . import aten, winograd
 from .aten import in_compute_dtype
@@ -95,7 +95,7 @@ SMALL = 2**16  # elements
 
 def _is_small(input: Tensor, weight: Tensor, spec: Spec) -> bool:
     """True if a second y costs less than one call in C++ does, whose lists of integers take 2 us to pass."""
-    if input.device.type != "cpu" or torch.compiler.is_compiling():
+    if input.device.type != "cpu" or is_compiling():
         return False
     height, width = spec.output_size(input.shape[2:], weight.shape[2:])
     size = input.shape[0] * weight.shape[0] * height * width

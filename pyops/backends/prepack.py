@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from ..core.spec import Epilogue, Spec
-from ..core.torch_compat import version
+from ..core.torch_compat import is_compiling, version
 from ..ops import triton_impl
 from .base import Backend
 
@@ -40,7 +39,7 @@ class PrepackedWeights:
         return backend.packed_conv_epilogue(input, packed, weight, bias, spec, arguments)
 
     def _packed(self, backend: Backend, input: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-        if torch.compiler.is_compiling():  # in a compiled graph packing is an ordinary operator
+        if is_compiling():  # in a compiled graph packing is an ordinary operator
             return backend.pack(input, weight, spec)
         changes = None if weight.is_inference() else version(weight)
         key = (backend.name, backend.pack_key(input, weight, spec), id(weight), weight.data_ptr(), changes)

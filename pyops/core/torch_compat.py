@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
@@ -178,6 +179,26 @@ def constant(function: T) -> T:
     """torch.compiler.assume_constant_result without its import of torch._dynamo."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def is_compiling() -> bool:
+    """torch.compiler.is_compiling() for this thread. torch's flag is one for all: while a thread compiles, the calls of
+    the others run as they are."""
+    return torch.compiler.is_compiling() and _compiles()
+
+
+@constant  # Dynamo asks while it traces
+def _compiles() -> bool:
+    """False if another thread has set the flag. Dynamo has its lock while it traces; torch.export takes none."""
+    lock = getattr(sys.modules.get("torch._dynamo.convert_frame"), "compile_lock", None)
+    if lock is None or lock._is_owned():
+        return True
+    if not lock.acquire(blocking=False):
+        return False
+    try:
+        return torch.compiler.is_compiling()
+    finally:
+        lock.release()
 
 
 _jit_traces = torch._C._is_tracing

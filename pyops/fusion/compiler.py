@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Compiler:
     observer: Callable[[Callable[..., Any], tuple], Any] | None = None  # called in place of a graph, with its arguments
     mode: str | None = None  # Inductor's
     names: Callable[[], dict[int, str]] = dict  # id of a tensor of the model -> its name
-    calls: int = 0  # how often compiled graphs were called
+    calls: dict[int, int] = field(default_factory=dict)  # thread -> how often it called compiled graphs
     _runs: dict[int, Callable[..., Any]] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -59,7 +60,8 @@ class Compiler:
         return number
 
     def run(self, number: int, *args: Any) -> Any:
-        self.calls += 1
+        thread = threading.get_ident()
+        self.calls[thread] = self.calls.get(thread, 0) + 1
         graph = self._runs[number]
         return graph(*args) if self.observer is None else self.observer(graph, args)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..backends import selection
-from ..core.torch_compat import autocasts, has_global_hook, observer
+from ..core.torch_compat import autocasts, has_global_hook, is_compiling, observer
 from . import nested
 from .compare import compare
 from .compiler import check_then
@@ -39,7 +39,7 @@ class Fused:
 
     def __call__(self, *args, **kwargs):
         state = self._atrous
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return nested.run(state, args, kwargs)
         observed_by = observer((*args, *kwargs.values())) or (has_global_hook() and "a hook of all modules")
         if observed_by:

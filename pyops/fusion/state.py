@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -54,12 +55,13 @@ class State:
         if list(map(type, self.modules)) != self.classes:
             self.entries.clear()  # Dynamo does not look at the classes of modules again
             self._watch()
-        before = self.compiler.calls
+        thread = threading.get_ident()
+        before = self.compiler.calls.get(thread)
         try:
             result = self._call(mode, args, kwargs)
         except dynamo_compat.failures() as error:
             return self._after_failure(mode, error, args, kwargs)
-        if self.compiler.calls == before:
+        if self.compiler.calls.get(thread) == before:
             self.note_plain("torch.compile ran no graph: nothing to compile, skipped, or past its recompile limit")
         return result
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.layout import memory_format
-from ..core.torch_compat import caller, cpu_multiplies, intercepted
+from ..core.torch_compat import caller, cpu_multiplies, intercepted, is_compiling
 from .direct_training import Plan, small_layer
 from .registration import library_loaded
 
@@ -86,7 +86,7 @@ def add_act(input, other, slope, backend) -> Tensor | None:
 def _takes(backend: str, input, tensors: tuple, vectors: tuple, largest: int = _LARGEST) -> bool:
     """True for a small input on a CPU, tensors and vectors like it (for 16-bit inputs also vectors in fp32), and other
     arguments of these types."""
-    if torch.compiler.is_compiling() or intercepted() or type(input) not in _TENSORS or backend not in _BACKENDS:
+    if is_compiling() or intercepted() or type(input) not in _TENSORS or backend not in _BACKENDS:
         return False
     both = tensors + vectors
     if not _TYPES.issuperset(map(type, both)):

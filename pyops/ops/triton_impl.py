@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import reference, tuning
 from ..core.layout import memory_format
 from ..core.spec import Epilogue, Spec, flat
-from ..core.torch_compat import constant, operators_observed
+from ..core.torch_compat import constant, is_compiling, operators_observed
 from . import device_support, eager, fake
 
 triton_installed = importlib.util.find_spec("triton") is not None
@@ -31,12 +31,12 @@ def observed(*arguments) -> bool:
     If not, a kernel is launched without the dispatcher, which takes 10 to 15 us of host time to pass as many arguments
     as ours to Python and back.
     """
-    return torch.compiler.is_compiling() or not _PLAIN.issuperset(map(type, arguments)) or operators_observed()
+    return is_compiling() or not _PLAIN.issuperset(map(type, arguments)) or operators_observed()
 
 
 def capturing(x: Tensor) -> bool:
     """True while a CUDA graph is captured: a kernel that is not compiled yet cannot be launched then."""
-    return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+    return x.is_cuda and not is_compiling() and torch.cuda.is_current_stream_capturing()
 
 
 @constant

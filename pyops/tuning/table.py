@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core import files
 from ..core.layout import memory_format
 from ..core.spec import Spec
-from ..core.torch_compat import constant
+from ..core.torch_compat import constant, is_compiling
 from ..triton_kernels.conv.configs import Conv, precision
 from .device_id import device_name, versions
 from .format import MAX_BYTES, Entry, Key, Table, dump, parse
@@ -74,7 +74,7 @@ def _key_of(input: Tensor, weight: Tensor, spec: Spec, residual: bool, frozen: b
 
 def all_ints(sizes: tuple) -> bool:
     """True if no size is symbolic, as under torch.compile with dynamic shapes."""
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         return all(type(size) is int for size in sizes)
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
