@@ -61,7 +61,7 @@ def _kernel_reasons(*call) -> tuple[str, ...]:
     return _ask_library(*call)
 
 
-@lru_cache(maxsize=4096)  # an eager model asks in every call
+@lru_cache(maxsize=1024)  # an eager model asks in every call
 def _ask_library(*call) -> tuple[str, ...]:
     with outside_modes():
         return tuple(filter(None, torch.ops.atrous._conv_reasons(*call).split("; ")))

@@ -137,7 +137,7 @@ def _eligible(channels: int, spec: Spec, dtype: torch.dtype) -> list[Tile]:
     return [tile for tile, counts in allowed.items() if channels in counts]
 
 
-@lru_cache(maxsize=4096)  # an eager model asks in every call
+@lru_cache(maxsize=1024)  # an eager model asks in every call
 def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing: bool) -> Tile | None:
     if _constraints(device, weight, spec, dtype) or _inaccurate(weight[1], spec, dtype):
         return None
@@ -156,7 +156,7 @@ def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing:
     return best if winograd(best) < direct else None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _choose_gradient(device: str, size, weight, spec: Spec, dtype: torch.dtype) -> Tile | None:
     if _constraints(device, weight, spec, dtype):
         return None

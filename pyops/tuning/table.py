@@ -106,7 +106,7 @@ def lookup_config(device: torch.device, key: tuple) -> Conv | None:
     return entry.config if entry else _config(device, key)
 
 
-@lru_cache(maxsize=4096)  # an eager model looks it up in every call
+@lru_cache(maxsize=1024)  # an eager model looks it up in every call
 def _config(device: torch.device, key: tuple) -> Conv | None:
     return _configs(device).get(shape_of(Key(*key)))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
+import types
 
 import pytest
 import torch
@@ -65,6 +67,30 @@ def test_prepacked_weights_that_come_and_go(dtype):
             same(listed[(i * (thread + 1)) % len(listed)](), expected[(i * (thread + 1)) % len(listed)])
 
     together([lambda thread=thread: run(thread) for thread in range(THREADS)])
+
+
+class SlowKey(tuple):
+    """A key beside whose look-up another thread runs."""
+
+    def __hash__(self):
+        time.sleep(1e-5)
+        return super().__hash__()
+
+
+def test_a_prepacked_weight_that_another_thread_discards():
+    weight, xs = torch.randn(3), [torch.empty(size) for size in range(8)]
+    backend = types.SimpleNamespace(
+        name="a backend", pack_key=lambda x, *others: SlowKey(x.shape), pack=lambda x, weight, spec: weight + len(x),
+        packed_conv_epilogue=lambda x, packed, *others: packed,
+    )  # fmt: skip
+    run = PrepackedWeights(capacity=4).bind(backend)
+
+    def call(thread):
+        for i in range(200):
+            x = xs[i * (thread + 1) % 8]
+            assert torch.equal(run(x, weight, None, None, None), weight + len(x))
+
+    together([lambda thread=thread: call(thread) for thread in range(THREADS)])
 
 
 def network(dtype):

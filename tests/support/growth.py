@@ -1,4 +1,4 @@
-"""Prints the resident memory of a process behind the first calls of one kind and behind many, each of another shape.
+"""Prints the resident memory of a process behind the first calls of one kind and behind many, of changing shapes.
 
 python tests/support/growth.py functional float32 1000 10000
 """
@@ -22,13 +22,17 @@ import atrous
 from atrous.nn import FrozenConv2d
 
 CHANNELS, PIXELS = 32, 900  # a 3x3 convolution is Winograd's on some of these maps and the library's on others
+DISTINCT = 500  # shapes: oneDNN, and so torch itself, takes memory for each of the first thousands
 
 
 def shapes(count: int) -> Iterator[tuple[int, int, int]]:
-    """Batch, height and width, no two alike; the largest are among the first too, so that workspaces grow early."""
-    sides = range(2, PIXELS)
+    """Batch, height and width: DISTINCT of them, in another order each time."""
+    sides, draw = range(2, PIXELS), random.Random(0)
     every = [(batch, height, width) for batch in range(1, 9) for height in sides for width in sides[: PIXELS // height]]
-    yield from random.Random(0).sample([shape for shape in every if math.prod(shape) <= PIXELS], count)
+    chosen = draw.sample([shape for shape in every if math.prod(shape) <= PIXELS], DISTINCT)
+    for _ in range(0, count, DISTINCT):
+        draw.shuffle(chosen)
+        yield from chosen
 
 
 def functional(draw: Tensors) -> Callable[[Tensor], object]:
