@@ -107,8 +107,8 @@ opinfo-all: setup  ## compare with torch on every sample of its op_db and module
 	$(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --fused 40 --json out/opinfo.json
 	TRITON_INTERPRET=1 $(BIN)/python tests/opinfo/opinfo.py --seed $(SEED) --backend triton --json out/opinfo-triton.json
 
-fusion-all: setup  ## run the tests of fused models that take long: other modes, frozen, and under Inductor
-	$(BIN)/python -m pytest $(PARALLEL) -m nightly tests/fusion $(PYTEST_ARGS)
+fusion-all: setup  ## run the tests that take long: fused models in other modes, frozen, under Inductor; memory behind many calls
+	$(BIN)/python -m pytest $(PARALLEL) -m nightly tests/fusion tests/api $(PYTEST_ARGS)
 
 gpu-bundle:  ## build wheel and kernels for a GPU machine: out/gpu-bundle-*.tar.xz; ARCH, PY, TORCH, TRITON
 	$(PYTHON) -m bench.gpu.bundle.command build $(BUNDLE)
