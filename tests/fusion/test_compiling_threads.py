@@ -18,13 +18,13 @@ from atrous.core.torch_compat import is_compiling
 @contextlib.contextmanager
 def another_thread_compiles():
     """Inside, another thread has Dynamo's lock and has set torch's flag; yields what is_compiling() tells it."""
-    told, begun, over = [], threading.Event(), threading.Event()
+    answers, begun, over = [], threading.Event(), threading.Event()
 
     def compile_for_long():
         with convert_frame.compile_lock:
             torch.compiler._is_compiling_flag = True
             try:
-                told.append(is_compiling())
+                answers.append(is_compiling())
                 begun.set()
                 over.wait(60)
             finally:
@@ -34,7 +34,7 @@ def another_thread_compiles():
     thread.start()
     begun.wait(60)
     try:
-        yield told
+        yield answers
     finally:
         over.set()
         thread.join()
