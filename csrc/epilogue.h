@@ -101,10 +101,11 @@ ATROUS_HD T epilogue(T z, Affine<T> channel, T slope, T residual, T keep) {
   return DROPOUT ? multiply(y, keep) : y;
 }
 
-// dact(u)/du. At 0 it is the slope, and ReLU passes NaN on, as torch's own gradients do.
+// dact(u)/du. At 0 it is the slope; for NaN it is 1 with ReLU and RReLU, and else the slope, as in torch.
 template <class T, Slope SLOPE>
 ATROUS_HD T derivative(T u, T slope) {
   if (SLOPE == Slope::relu) return u <= T(0) ? T(0) : T(1);
+  if (SLOPE == Slope::random) return u <= T(0) ? slope : T(1);
   return u > T(0) ? T(1) : slope;
 }
 

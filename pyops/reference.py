@@ -113,14 +113,14 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def slopes_at(u: Tensor, e: Epilogue) -> Tensor:
-    """dact(u)/du: 1 where u > 0, else the slope (also at u = 0). For a NaN u ReLU gives 1, as torch's gradient does."""
+    """dact(u)/du: 1 where u > 0, else the slope (also at u = 0). For a NaN u ReLU and RReLU give 1, as in torch."""
     if e.slope_kind == "relu":
         return torch.where(u <= 0, 0.0, 1.0).to(u.dtype)
+    if e.slope_kind == "random":
+        return torch.where(u <= 0, draw(u, e), torch.ones_like(u))
     slope: Tensor | float = e.slope_value
     if e.slope is not None and e.slope_kind == "tensor":
         slope = per_channel(e.slope.to(u.dtype), u)
-    elif e.slope_kind == "random":
-        slope = draw(u, e)
     return torch.where(u > 0, torch.ones_like(u), slope)
 
 

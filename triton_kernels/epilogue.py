@@ -83,9 +83,11 @@ def activate(u, slope, SLOPE_KIND: tl.constexpr):
 
 @triton.jit
 def slope_at(u, slope, SLOPE_KIND: tl.constexpr):
-    """dact(u)/du: 1 where u > 0, else the slope, also at 0. ReLU passes NaN on, as its gradient in torch does."""
+    """dact(u)/du: 1 where u > 0, else the slope, also at 0. For NaN it is 1 with ReLU and RReLU, as in torch."""
     if SLOPE_KIND == "relu":
         return tl.where(u <= 0, 0.0, 1.0)
+    elif SLOPE_KIND == "random":
+        return tl.where(u <= 0, slope, 1.0)
     else:
         return tl.where(u > 0, 1.0, slope)
 

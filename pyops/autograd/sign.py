@@ -3,7 +3,7 @@
 y shows where u > 0, and the next layer saves it anyway, as its input. After a BatchNorm of constant statistics, with
 s = gamma / sqrt(var + eps) and G the gradient of the convolution's weight for du:
 
-    dx = conv_transpose(du, s * w)      dw = s * G      db = s * sum(du)      dbeta = sum(du)
+    dx = conv_transpose(s * du, w)      dw = s * G      db = s * sum(du)      dbeta = sum(du)
     dgamma = (sum(w * G) + (b - mean) * sum(du)) / sqrt(var + eps),    as sum(du * conv(x, w)) = sum(w * G)
 """
 
@@ -41,7 +41,7 @@ def gradients(
 
     y: None if there is no activation. x: only its size is used if dweight is not needed.
     """
-    backend, spec = ctx.config.backend, ctx.config.spec
+    backend = ctx.config.backend
     mean, var, eps = epilogue.mean, epilogue.var, epilogue.eps
     assert mean is not None and var is not None
     factor = torch.rsqrt(var + eps)
@@ -51,10 +51,7 @@ def gradients(
     result: dict[str, Tensor | None] = {"u": du}
     need_g = need["weight"] or need["gamma"]
     if need["x"] or need_g:
-        # dw depends on the weight's shape alone
-        scaled = (weight * _per_filter(scale)).to(weight.dtype) if need["x"] else weight
-        computed = [need["x"], need_g, False]
-        result["x"], g, _ = backend.convolution_backward(du, x, scaled, spec, ctx.input_like[1], computed)
+        result["x"], g = _through_convolution(ctx, du, x, weight, scale, need["x"], need_g)
     if need["gamma"]:
         center = mean if bias is None else mean - bias
         result["gamma"] = ((weight.to(mean.dtype) * g).sum((1, 2, 3)) - center * total) * factor
@@ -65,6 +62,23 @@ def gradients(
     if need["beta"]:
         result["beta"] = total
     return result
+
+
+def _through_convolution(
+    ctx, du: Tensor, x: Tensor, weight: Tensor, scale: Tensor, need_x: bool, need_g: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """dx and G. Scaling the weight costs less than scaling du, but a rounded weight has the same error at every pixel."""
+
+    def backward(grad: Tensor, weight: Tensor, need_x: bool, need_weight: bool) -> tuple:
+        needed = [need_x, need_weight, False]
+        return ctx.config.backend.convolution_backward(grad, x, weight, ctx.config.spec, ctx.input_like[1], needed)[:2]
+
+    if not need_x or weight.dtype not in (torch.float16, torch.bfloat16):
+        return backward(du, weight * _per_filter(scale) if need_x else weight, need_x, need_g)
+    norm = Epilogue(torch.zeros_like(scale), torch.ones_like(scale), scale, eps=0.0)
+    dz = ctx.config.backend.primitive("_epilogue", du)(du, norm)
+    dx, _ = backward(dz, weight, True, False)
+    return dx, backward(du, weight, False, True)[1] if need_g else None
 
 
 def _through_activation(

@@ -129,7 +129,7 @@ def check_call(case: Case) -> dict[str, Counter[str]]:
 def rounded_again(case: Case, name: str) -> bool:
     """True for a gradient that docs/differences.md states to be rounded once more than eager's: autograd/sign.py."""
     constant = (case.form, case.norm) == ("training", "eval") and case.dtype in ("float16", "bfloat16")
-    return constant and case.slope in ("identity", "relu") and name in ("d input", "d weight", "d bn_weight")
+    return constant and case.slope in ("identity", "relu") and name in ("d weight", "d bn_weight")
 
 
 def budget(case: Case, value: Tensor) -> float:
