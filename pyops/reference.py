@@ -62,7 +62,7 @@ def activate(u: Tensor, e: Epilogue) -> Tensor:
         return F.prelu(u, e.slope.to(u.dtype))
     if e.seed is None:  # torch's generator draws
         return F.rrelu(u, e.slope_value, e.slope_upper, training=True)
-    return torch.where(u > 0, u, draw(u, e) * u)
+    return torch.where(u <= 0, draw(u, e) * u, u)  # u where it is NaN, with a gradient of 1, as torch
 
 
 def normalize(z: Tensor, e: Epilogue) -> Tensor:

@@ -42,9 +42,9 @@ def gradients(
     y: None if there is no activation. x: only its size is used if dweight is not needed.
     """
     backend = ctx.config.backend
-    mean, var, eps = epilogue.mean, epilogue.var, epilogue.eps
-    assert mean is not None and var is not None
-    factor = torch.rsqrt(var + eps)
+    assert epilogue.mean is not None and epilogue.var is not None
+    wide = torch.promote_types(epilogue.mean.dtype, torch.float32)
+    mean, factor = epilogue.mean.to(wide), torch.rsqrt(epilogue.var.to(wide) + epilogue.eps)
     scale = factor if epilogue.gamma is None else factor * epilogue.gamma
     need_sum = need["beta"] or need["gamma"] or need["bias"]
     du, total = _through_activation(backend, grad, y, epilogue, need_sum)

@@ -37,8 +37,6 @@ NO_SAMPLES = 3  # exit status: this torch, or what is installed, lacks a piece o
 SUPPORTED = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 # Triton's interpreter computes these dtypes right, and small tensors in a short time.
 INTERPRETED, ELEMENTS = ("float32", "float16", "float64"), 1000
-# These fail until they are mended: (the case, its call) -> True.
-KNOWN: dict[str, Callable[[Case, Any], bool]] = {}
 
 
 class Case(NamedTuple):
@@ -93,22 +91,19 @@ def draw(listed: list[Case], options: argparse.Namespace) -> list[Case]:
 
 
 def outcome(case: Case) -> str:
-    """The result of a case in words: that of check(), or why there is none; FAILED or KNOWN with the error."""
+    """The result of a case in words: that of check(), or why there is none; FAILED with the error."""
     sample = samples(case.name, case.dtype)[case.number]
     sample = lifted(sample) if case.lifted else sample
     if case.backend == "triton":
         tensors = [value for value in sample.arguments.values() if isinstance(value, torch.Tensor)]
         if case.dtype not in INTERPRETED or case.entry == "fuse" or any(t.numel() > ELEMENTS for t in tensors):
             return "left out: the interpreter"
-    tried = None
     try:
-        tried = call(sample, case.entry)
-        return check(sample, tried, case.entry, case.backend, case.way)
+        return check(sample, call(sample, case.entry), case.entry, case.backend, case.way)
     except NotApplicable as reason:
         return f"not applicable: {reason}"
     except Exception as error:
-        known = [kind for kind, applies in KNOWN.items() if tried is not None and applies(case, tried)]
-        return f"KNOWN: {known[0]}" if known else f"FAILED {type(error).__name__}: {error}".partition("\n")[0]
+        return f"FAILED {type(error).__name__}: {error}".partition("\n")[0]
 
 
 def listed(options: argparse.Namespace) -> list[Case]:
@@ -133,7 +128,7 @@ def run(options: argparse.Namespace) -> list[str]:
         if case.entry != "fuse":
             compared[case.name, case.backend][opinfo_counts.kind(result)] += 1
     if not (options.only or options.count):
-        failures += opinfo_counts.wrong(compared) + not_known(options, counts)
+        failures += opinfo_counts.wrong(compared)
     for name, counted in counts.items():
         print(f"{name}: {', '.join(f'{result} {count}' for result, count in sorted(counted.items()))}")
     total, same = sum(map(Counter.total, counts.values())), sum(counted[SAME] for counted in counts.values())
@@ -142,15 +137,6 @@ def run(options: argparse.Namespace) -> list[str]:
         report = {"torch": torch.__version__, "seed": options.seed, "counts": counts, "failures": failures}
         options.json.write_text(json.dumps(report, indent=1))
     return failures
-
-
-def not_known(options: argparse.Namespace, counts: dict[str, Counter[str]]) -> list[str]:
-    """The entries of KNOWN that a run of every case did not meet."""
-    met = {result for counted in counts.values() for result in counted}
-    whole = not options.name and "triton" not in options.backends
-    wrong = [f"KNOWN: {kind}: no case of it fails" for kind in KNOWN if whole and f"KNOWN: {kind}" not in met]
-    print(*wrong, sep="\n", end="\n" * bool(wrong))
-    return wrong
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import oracle
 import torch
+import torch.nn.functional as F
 from opinfo_calls import Call, Tensors
 from opinfo_samples import Sample
 from torch import Tensor, nn
@@ -134,7 +135,14 @@ def drawn(call: Call, backend: str, way: str) -> Callable[[Tensors], Tensor]:
     slack = torch.finfo(m.dtype).eps
     inside = torch.where(signs > 0, (m - kept[2]).abs() <= slack, (m >= kept[0] - slack) & (m <= kept[1] + slack))
     assert (inside | ((m == 0) & (call.dropout > 0))).all(), f"slopes or a mask outside {kept}: {m[~inside]}"
-    return lambda tensors: tensors["input"] * m.to(tensors["input"].dtype)
+
+    def plain(tensors: Tensors) -> Tensor:
+        u = tensors["input"]
+        for weight in (value for name, value in tensors.items() if name.endswith("weight") and value.dim() == 4):
+            u = F.conv2d(u, weight, groups=len(weight))  # of ones; in forward mode its tangent at NaN is NaN
+        return u * m.to(u.dtype)
+
+    return plain
 
 
 def direction(like: Tensor, dtype: torch.dtype) -> Tensor:

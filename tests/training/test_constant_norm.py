@@ -81,6 +81,19 @@ def test_gradients_of_low_precision(dtype):
         assert error <= budget * (4.0 if exact.dim() == 1 else 2.0), name
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("act", ["relu", 1.0])
+def test_gradients_of_the_input_in_low_precision(act, dtype):
+    """Sums of 8 terms: a weight that is scaled and rounded would have the same error at every pixel."""
+    for _ in range(8):
+        o = dict(x=torch.randn(2, 64, 9, 7), w=torch.randn(8, 64, 1, 1) / 8, gamma=torch.randn(8), beta=torch.randn(8))
+        o = {name: value.to(dtype) for name, value in o.items()} | dict.fromkeys(("bias", "r"))
+        o |= dict(mean=torch.zeros(8, dtype=dtype), var=(torch.rand(8) + 0.5).to(dtype))
+        wide = {name: value if value is None else value.double() for name, value in o.items()}
+        calls = (fused, o), (plain, o), (plain, wide)
+        assert_tensor(*(gradients(layer, given, FROZEN["all but x"], act, 1)[1] for layer, given in calls))
+
+
 @pytest.mark.parametrize("act", ["relu", 0.1, 1.0])
 def test_second_derivatives(act):
     o = operands(torch.float64, torch.contiguous_format)
