@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import venv' 2>/dev/null && echo $$python && break; done)
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/support/host_cuda/*.c* tests/support/host_cuda/*.h tests/support/standin/*.c)
+FORMATTED = $(CPP) $(wildcard examples/cpp/*.cpp tests/support/host_cuda/*.c* tests/support/host_cuda/*.h tests/support/standin/*.c \
+	tests/support/sanitize/*.cpp)
 OLD_TRITON := build/triton-3.6.0
 PUBLIC := build/public-models
 # Number of cases that `make fuzz` draws: one in 20 is a fused model. A tenth as many run over the emulation of csrc/cuda.
 COUNT ?= 20000
+# Number of calls of each kind that `make sanitize-all` draws.
+CALLS ?= 1000
 # Random seed of `make fuzz`, and of what `make gates` draws: a tenth of all launches under the stand-in driver, and of
 # tests with the marker `drawn` the part that it names. Both print it, so that a failure can be reproduced.
 SEED ?= $(shell date +%s)
@@ -29,9 +32,9 @@ TRITON ?= 3.6.0
 BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if $(GPU_PYTHON),--interpreter $(GPU_PYTHON)) \
 	$(if $(STEPS),--steps "$(STEPS)")
 
-.PHONY: help setup demo cpp-example test gates gates-all standin-all fuzz opinfo-all fusion-all gpu-bundle gpu-bundle-download \
-	gpu-bundle-check bench bench-full bench-results peers bench-compare bench-host public-models versions bench-report docs \
-	kernel-table experiment lint format clean
+.PHONY: help setup demo cpp-example test gates gates-all standin-all fuzz sanitize-all opinfo-all fusion-all gpu-bundle \
+	gpu-bundle-download gpu-bundle-check bench bench-full bench-results peers bench-compare bench-host public-models \
+	versions bench-report docs kernel-table experiment lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -101,6 +104,9 @@ fuzz: setup  ## run COUNT=20000 random calls and fused models on every backend t
 		--models $$(($(COUNT) / 20)) --json out/fuzz.json
 	$(BIN)/python tests/fuzz/fuzz_conv.py --backend emulation --seed $(SEED) --count $$(($(COUNT) / 10)) \
 		--json out/fuzz-emulation.json
+
+sanitize-all: setup  ## run CALLS=1000 drawn calls of each kind of csrc/cpu under ASan with UBSan and under TSan, SEED; logs in build/sanitize
+	$(BIN)/python tests/support/sanitize/sanitized.py --seed $(SEED) --count $(CALLS)
 
 opinfo-all: setup  ## compare with torch on every sample of its op_db and module_db, SEED for fuse(); counts in out/opinfo.json
 	@mkdir -p out

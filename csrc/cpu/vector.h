@@ -3,8 +3,10 @@
 
 #include "../half_types.h"
 
-// Compiles a function and its callees for three instruction sets; the loader picks one.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+// Compiles a function and its callees for three instruction sets; the loader picks one. A build with a sanitizer, which
+// takes long to compile, defines it as empty.
+#ifdef ATROUS_CLONES
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define ATROUS_CLONES __attribute__((flatten, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define ATROUS_CLONES

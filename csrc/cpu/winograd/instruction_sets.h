@@ -10,11 +10,13 @@
 #define ATROUS_CONTRACT
 #endif
 
-// GCC 12 is the first to know these levels by name.
+// GCC 12 is the first to know these levels by name. A build with a sanitizer defines both attributes as empty.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define ATROUS_HAS_LEVELS
+#ifndef ATROUS_NARROW
 #define ATROUS_AVX512 __attribute__((flatten, target("arch=x86-64-v4")))
 #define ATROUS_NARROW __attribute__((flatten, target_clones("arch=x86-64-v3", "default")))
+#endif
 #else
 #define ATROUS_AVX512
 #define ATROUS_NARROW

@@ -28,12 +28,15 @@ struct Scale {
 // The order of absolute values is that of their bits as integers; NaN comes last.
 inline int32_t magnitude(float value) { return int32_t(as_bits(value) & 0x7FFFFFFF); }
 
+// The nearest integer. NaN becomes zero: its conversion is undefined, and the scale of its chunk is NaN already.
+inline int32_t nearest(float value) { return int32_t(value == value ? std::rint(value) : 0); }
+
 // Writes the CHUNK values as integers; returns the factor that turns them back.
 inline float quantize(const float* values, int16_t* integers) {
   int32_t largest = 0;
   for (int i = 0; i < CHUNK; ++i) largest = std::max(largest, magnitude(values[i]));
   const Scale scale(largest);
-  for (int i = 0; i < CHUNK; ++i) integers[i] = int16_t(int32_t(std::rint(values[i] * scale.to_integer)));
+  for (int i = 0; i < CHUNK; ++i) integers[i] = int16_t(nearest(values[i] * scale.to_integer));
   return scale.to_float;
 }
 

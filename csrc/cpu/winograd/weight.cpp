@@ -113,7 +113,7 @@ ATROUS_CLONES void quantize_panel(const float* u, int64_t channels, int64_t pair
     const float* odd = 2 * pair + 1 < channels ? u + (2 * pair + 1) * PANEL : zeros;
     int32_t both[PANEL];  // two channels each, the first in the lower half
     for (int k = 0; k < PANEL; ++k)
-      both[k] = (int32_t(std::rint(even[k] * factors[k])) & 0xFFFF) | int32_t(std::rint(odd[k] * factors[k])) * 65536;
+      both[k] = (nearest(even[k] * factors[k]) & 0xFFFF) | nearest(odd[k] * factors[k]) * 65536;
     std::memcpy(integers + pair * PANEL * 2, both, sizeof both);
   }
 }

@@ -93,12 +93,18 @@ def planted(built: Path, folder: Path, sanitizer: str, header: str, unit: str, r
     return build(folder, sanitizer, unit)
 
 
+def environment(sanitizer: str) -> dict[str, str]:
+    """The variables for a Python process that loads a library with this sanitizer: its runtime comes first.
+
+    libstdc++ is next: without it AddressSanitizer has no __cxa_throw to call.
+    """
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
+    runtimes = [{"address": "libasan.so", "thread": "libtsan.so"}[sanitizer], "libstdc++.so.6"]
+    paths = (subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip() for name in runtimes)
+    return options | {"LD_PRELOAD": " ".join(paths)}
+
+
 def run(library: Path, sanitizer: str, *ops: str) -> subprocess.CompletedProcess[str]:
     """Runs host_launches.py for all ops, or for these, under the sanitizer."""
-    name = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
-    runtime = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
-    options = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
     command = [sys.executable, str(HARNESS / "host_launches.py"), str(library), *ops]
-    return subprocess.run(
-        command, env=os.environ | options | {"LD_PRELOAD": runtime.strip()}, capture_output=True, text=True
-    )
+    return subprocess.run(command, env=os.environ | environment(sanitizer), capture_output=True, text=True)
