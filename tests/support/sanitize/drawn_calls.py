@@ -74,8 +74,8 @@ def passes(rng: random.Random) -> Callable[[], None]:
     }
 
     def run() -> None:
-        for name, arguments in calls.items():
-            first, second = (getattr(ops, name)(*arguments) for _ in range(2))
+        for name, values in calls.items():
+            first, second = (getattr(ops, name)(*values) for _ in range(2))
             torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
 
     return run
