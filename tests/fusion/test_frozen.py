@@ -141,6 +141,8 @@ def test_gradients_of_the_input(make):
     assert_alike(frozen, plain, image())
     agree(frozen, plain, image())
     frozen.requires_grad_(), plain.requires_grad_()
+    if torch.__version__.startswith("2.11."):  # its Dynamo does not notice: docs/differences.md
+        torch._dynamo.reset()
     assert_alike(frozen, plain, image())
 
 

@@ -219,7 +219,8 @@ def test_under_modes_and_subclasses(make):
     x = image()
     with torch.no_grad():
         expected = plain(x)
-        for mode in (Sees(), Functions()):
+        old = torch.__version__.startswith("2.11.")  # its Dynamo refuses Functions: docs/differences.md
+        for mode in (Sees(),) if old else (Sees(), Functions()):
             with mode:
                 torch.testing.assert_close(fused(x), expected, rtol=1e-9, atol=1e-9)
             assert any("conv" in name for name in type(mode).names)

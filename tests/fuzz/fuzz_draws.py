@@ -9,8 +9,7 @@ import triton_cases as triton
 from fuzz_cases import SLOPES, Case, meets_input, paddings
 from hypothesis import strategies as st
 
-from atrous.backends.winograd import CHANNELS as TILES
-from atrous.backends.winograd import LEAST_CHANNELS, LEAST_DILATED_CHANNELS
+from atrous.backends.winograd import LEAST_CHANNELS, LEAST_DILATED_CHANNELS, TILES
 
 FORMS = ("forward", "training", "training", "primitive", "frozen", "passes")
 WINOGRAD = ("winograd", "gradients")
@@ -88,7 +87,7 @@ def operator_cases(draw, backend: str, device: str = "cpu") -> Case:
         needs=draw(learned(dtype, target.on_gpu)) if form == "training" else (),
         recompute=form != "training" or draw(one_in(2)),
         precision="tf32" if tf32 else "ieee",
-        tile=(*draw(st.sampled_from(list(TILES)))[:2], draw(st.booleans())) if form in WINOGRAD else None,
+        tile=(*draw(st.sampled_from(TILES))[:2], draw(st.booleans())) if form in WINOGRAD else None,
         transformed=form in WINOGRAD and draw(st.booleans()),
         config=draw(st.integers(0, (1 << 20) - 1)),
         values=draw(st.integers(0, (1 << 32) - 1)),

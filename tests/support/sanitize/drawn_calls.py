@@ -1,6 +1,6 @@
 """Makes drawn calls of the operators of csrc/cpu, under a sanitizer: sanitized.py starts it.
 
-    python drawn_calls.py --seed 3 --count 100 [--kind winograd] [--number 17]
+    python drawn_calls.py --seed 3 --count 100 [--kind winograd [--number 17]] [--case CASE]
 
 A kind is `passes` (all operators without a convolution), `winograd` or `fuzz` (cases of fuzz_conv.py, compared with the
 oracle). Each call is named before it runs, so that the last line names the one that the sanitizer stops. It runs in
@@ -11,8 +11,11 @@ of operators alone run in two threads at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +30,7 @@ import fuzz_conv  # noqa: E402
 import test_native_training as training  # noqa: E402
 import test_winograd as winograd  # noqa: E402
 import torch  # noqa: E402
+from fuzz_report import to_text  # noqa: E402
 from native_cases import KINDS, PLACES, arguments  # noqa: E402
 from parameters import DTYPES  # noqa: E402
 from poisoned_margins import poisoned_margins  # noqa: E402
@@ -143,31 +147,36 @@ def make_calls(kind: str, seed: int, numbers: range) -> None:
         in_threads(KIND_CALLS[kind](rng), 2)
 
 
-def fuzz(seed: int, numbers: range) -> int:
+def fuzz(arguments: list[str]) -> int:
     """Cases of the fuzzer; AddressSanitizer reports an access to the memory around an operand too."""
-    check = fuzz_check.check
+    check = fuzz_conv.check_call
 
-    def in_own_thread(case, *arguments):
-        print(f"fuzz_conv.py --seed {seed}: {case}", flush=True)
-        return in_threads(lambda: check(case, *arguments), 1)[0]
+    def in_own_thread(case):
+        print(f"--case {shlex.quote(to_text(case))}", flush=True)
+        return in_threads(lambda: check(case), 1)[0]
 
-    only = ["--only", str(numbers[0])] if len(numbers) == 1 else ["--count", str(len(numbers))]
-    with mock.patch.object(fuzz_check, "check", in_own_thread), poisoned_margins():
-        return fuzz_conv.main(["--backend", "native", "--seed", str(seed), "--no-shrink", *only])
+    # torch's profiler, which counts operators, is no part of what is tested
+    uncounted = mock.patch.object(fuzz_check, "counted", lambda: contextlib.nullcontext(Counter()))
+    with mock.patch.object(fuzz_conv, "check_call", in_own_thread), uncounted, poisoned_margins():
+        return fuzz_conv.main(["--backend", "native", "--no-shrink", *arguments])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=100, help="calls of each kind")
-    parser.add_argument("--number", type=int, help="only the call of this number")
+    parser.add_argument("--number", type=int, help="only the call of this number, with --kind")
     parser.add_argument("--kind", choices=(*KIND_CALLS, "fuzz"))
+    parser.add_argument("--case", help="only this case of the fuzzer")
     options = parser.parse_args()
+    if options.case:
+        return fuzz(["--case", options.case])
     numbers = range(options.count) if options.number is None else range(options.number, options.number + 1)
     for kind in KIND_CALLS:
         if options.kind in (None, kind):
             make_calls(kind, options.seed, numbers)
-    return fuzz(options.seed, numbers) if options.kind in (None, "fuzz") else 0
+    cases = ["--seed", str(options.seed), "--count", str(options.count)]
+    return fuzz(cases) if options.kind in (None, "fuzz") else 0
 
 
 if __name__ == "__main__":
