@@ -67,7 +67,7 @@ def gradients(
 def _through_convolution(
     ctx, du: Tensor, x: Tensor, weight: Tensor, scale: Tensor, need_x: bool, need_g: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dx and G. Scaling the weight costs less than scaling du, but a rounded weight has the same error at every pixel."""
+    """dx and G. Scaling w costs less than scaling du, but in 16 bits its rounding error is the same at every pixel."""
 
     def backward(grad: Tensor, weight: Tensor, need_x: bool, need_weight: bool) -> tuple:
         needed = [need_x, need_weight, False]

@@ -112,11 +112,12 @@ def check_call(case: Case) -> dict[str, Counter[str]]:
         try:
             testing.assert_tensor(value, eager[name], truth[name], name, **bounds)
         except testing.OverBudget:
-            if not rounded_again(case, name):
+            reason = known_reason(case, name, operators)
+            if not reason:
                 raise
             twice = {bound: 2 * number for bound, number in bounds.items()}
             testing.assert_tensor(value, eager[name], truth[name], name, **twice)
-            known[f"{name} behind constant statistics, in 16 bits"] += 1
+            known[f"{name} {reason}"] += 1
         assert torch.equal(value, again[name]), f"{name}: the second call gives other bits"
     if case.form in ("forward", "training"):
         assert oracle.layout(results["y"]) == oracle.layout(eager["y"]), f"y: strides {results['y'].stride()}"
@@ -126,10 +127,14 @@ def check_call(case: Case) -> dict[str, Counter[str]]:
     return {"operators": operators, "config": Counter(chosen[:1]), "known": known}
 
 
-def rounded_again(case: Case, name: str) -> bool:
-    """True for a gradient that docs/differences.md states to be rounded once more than eager's: autograd/sign.py."""
-    constant = (case.form, case.norm) == ("training", "eval") and case.dtype in ("float16", "bfloat16")
-    return constant and case.slope in ("identity", "relu") and name in ("d weight", "d bn_weight")
+def known_reason(case: Case, name: str, operators: Counter[str]) -> str:
+    """The reason in docs/differences.md why an error may be up to twice the budget; empty if there is none."""
+    low = case.dtype in ("float16", "bfloat16")
+    constant = (case.form, case.norm) == ("training", "eval") and case.slope in ("identity", "relu")
+    if low and constant and name in ("d weight", "d bn_weight"):
+        return "behind constant statistics, in 16 bits"  # rounded once more: autograd/sign.py
+    fixed_point = case.dtype == "bfloat16" and "atrous::_winograd_epilogue" in operators
+    return "of Winograd's bf16" if fixed_point and name == "running_mean" else ""
 
 
 def budget(case: Case, value: Tensor) -> float:

@@ -23,7 +23,7 @@ The file of --json has these keys. They depend on the options, the versions and 
   counts                axis -> value -> number of cases, for form (those of an operator call, "fused model" and
                         "frozen model"), backend, dtype, and further axes
   operators             operator of atrous -> number of calls, in one run of each case
-  known                 gradient -> number of cases whose error is over the budget, and at most twice as large, for
+  known                 result -> number of cases whose error is over the budget, and at most twice as large, for
                         the reason in docs/differences.md
   failures              a list of: error, case (its fields), reproduce (a command)
 """

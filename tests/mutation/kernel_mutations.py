@@ -109,7 +109,8 @@ TRANSFORMS = {
         f"{SELECTION}other_convolutions_are_direct[groups]",
     ),
     "tiles of large errors in fp32": Mutation(
-        "pyops/backends/winograd.py", "for tile, counts in allowed.items() if channels in counts]", "for tile in allowed]",
+        "pyops/backends/winograd.py", "for tile, counts in allowed.items() if channels in counts]",
+        "for tile in allowed]",
         f"{SELECTION}tiles[dtype0-True-1-size0-64-tile0]",
     ),
     "a large dilation has the tiles of a small one": Mutation(

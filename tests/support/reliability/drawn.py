@@ -1,0 +1,29 @@
+"""The tables of docs/reliability.md that show what was drawn, from the files of `make fuzz` and `make opinfo-all`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+
+def opinfo_lines(path: Path) -> list[str]:
+    """A line for each operator and module of torch's databases: how many cases ended in which way."""
+    run = json.loads(path.read_text())
+    lines = [
+        f"torch {run['torch']}, seed {run['seed']}: {len(run['failures'])} failed.", "",
+        "| torch's samples of | the same | refused | not applicable | other |", "|---|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for name, counts in run["counts"].items():
+        kinds: Counter[str] = Counter()
+        for result, count in counts.items():
+            kinds[opinfo_kind(result)] += count
+        cells = [f"{kinds[kind]:,}" for kind in ("the same", "refused", "not applicable", "other")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
+
+
+def opinfo_kind(result: str) -> str:
+    """The column of an outcome, which is a kind and its reason; the same error is the same."""
+    kinds = ("the same", "refused", "not applicable")
+    return next((kind for kind in kinds if result.startswith(kind)), "other")
