@@ -49,13 +49,15 @@ def gradients(
     need_sum = need["beta"] or need["gamma"] or need["bias"]
     du, total = _through_activation(backend, grad, y, epilogue, need_sum)
     result: dict[str, Tensor | None] = {"u": du}
-    need_g = need["weight"] or need["gamma"]
+    g, need_g = None, need["weight"] or need["gamma"]
     if need["x"] or need_g:
         result["x"], g = _through_convolution(ctx, du, x, weight, scale, need["x"], need_g)
     if need["gamma"]:
+        assert g is not None
         center = mean if bias is None else mean - bias
         result["gamma"] = ((weight.to(mean.dtype) * g).sum((1, 2, 3)) - center * total) * factor
     if need["weight"]:
+        assert g is not None
         result["weight"] = (g * _per_filter(scale)).to(weight.dtype)
     if need["bias"]:
         result["bias"] = (total * scale).to(weight.dtype)
