@@ -7,6 +7,7 @@ import itertools
 import oracle
 import pytest
 import torch
+import torch.nn.functional as F
 from oracle import agree, conv_arguments, layout
 from torch import nn
 
@@ -192,3 +193,12 @@ def test_layouts_that_one_tensor_has_at_once(backend, size, out, kernel, formats
         expected = (z if residual is None else z + residual).relu()
         torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
         assert y.stride() == z.stride()
+
+
+@pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="a difference on a CPU")
+def test_depthwise_convolutions_of_one_pixel_in_fp16():
+    """torch convolves such maps channel by channel, and loses their layout: docs/differences.md."""
+    x, w = torch.randn(2, 1, 1, 8).half().permute(0, 3, 1, 2), torch.randn(8, 1, 3, 3).half()
+    plain, y = F.conv2d(x, w, None, 1, 1, 1, 8), atrous.conv_bn_act(x, w, padding=1, groups=8)
+    torch.testing.assert_close(y, plain, rtol=2e-3, atol=2e-3)
+    assert plain.stride() == (8, 1, 1, 1) and y.stride() == (8, 1, 8, 8)

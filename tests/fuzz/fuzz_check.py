@@ -119,12 +119,17 @@ def check_call(case: Case) -> dict[str, Counter[str]]:
             testing.assert_tensor(value, eager[name], truth[name], name, **twice)
             known[f"{name} {reason}"] += 1
         assert torch.equal(value, again[name]), f"{name}: the second call gives other bits"
-    if case.form in ("forward", "training"):
+    if case.form in ("forward", "training") and not relaid(case):
         assert oracle.layout(results["y"]) == oracle.layout(eager["y"]), f"y: strides {results['y'].stride()}"
     for name, value in t.items():
         assert torch.equal(value.detach(), before[name]), f"{name} was changed"
     margins.check()
     return {"operators": operators, "config": Counter(chosen[:1]), "known": known}
+
+
+def relaid(case: Case) -> bool:
+    """True for the strides of docs/differences.md: fp16 maps of one pixel, which torch convolves channel by channel."""
+    return case.dtype == "float16" and case.size == (1, 1) and 1 < case.groups == case.channels
 
 
 def known_reason(case: Case, name: str, operators: Counter[str]) -> str:
@@ -134,7 +139,7 @@ def known_reason(case: Case, name: str, operators: Counter[str]) -> str:
     if low and constant and name in ("d weight", "d bn_weight"):
         return "behind constant statistics, in 16 bits"  # rounded once more: autograd/sign.py
     fixed_point = case.dtype == "bfloat16" and "atrous::_winograd_epilogue" in operators
-    return "of Winograd's bf16" if fixed_point and name == "running_mean" else ""
+    return "of Winograd's bf16" if fixed_point and name in ("running_mean", "d bn_weight") else ""
 
 
 def budget(case: Case, value: Tensor) -> float:
