@@ -83,7 +83,6 @@ class Compiler:
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute, self.then == "inductor", finish),
-            lambda: graph_compat.with_aot_autograd(gm, inputs),
             lambda: gm.forward,
         )
 

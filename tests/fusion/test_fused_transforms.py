@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
@@ -11,6 +13,8 @@ from pairs import BOTH, image
 from pairs import Pair as Kinked
 from torch import nn
 from variants import SHARED, catches, layers
+
+import atrous
 
 
 class Pair(Kinked):
@@ -29,11 +33,11 @@ def parameters(model):
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def double_backward(model, x):
-    """Gradients of a norm of the gradients of all parameters."""
+def double_backward(model, x, result=lambda y: y):
+    """Gradients of a norm of the gradients of all parameters. result: takes a tensor out of what the model returns."""
     x = x.clone().requires_grad_()
     wanted = [x, *parameters(model)]
-    first = torch.autograd.grad(model(x).pow(2).sum(), wanted, create_graph=True)
+    first = torch.autograd.grad(result(model(x)).pow(2).sum(), wanted, create_graph=True)
     again = torch.autograd.grad(sum((g * g).sum() for g in first), wanted, allow_unused=True)
     return [g for g in (*first, *again) if g is not None and g.abs().max() > 1e-9]
 
@@ -84,6 +88,21 @@ def test_backwards(make, training, derive):
     close(derive(fused, x), derive(plain, x))
     agree(fused, plain, x)  # the ordinary call after it
     assert layers(fused) == BOTH
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_result_that_is_an_argument(training):
+    """AOTAutograd exports no such graph: its layers are calls, one by one, which have second derivatives too."""
+
+    class WithItsInput(Pair):
+        def forward(self, x):
+            return super().forward(x), x
+
+    plain = equal_models(WithItsInput, training)[0]
+    fused = atrous.fuse(copy.deepcopy(plain))
+    x = image()
+    close(*(double_backward(model, x, lambda results: results[0]) for model in (fused, plain)))
+    agree(fused, plain, x)
 
 
 @catches(scales, training=True, variants=SHARED, gates=("fused-eval",))

@@ -7,6 +7,24 @@ from collections import Counter
 from pathlib import Path
 
 
+AXES = ("form", "backend", "dtype", "operators", "known")  # of fuzz.json; the file has more
+
+
+def fuzz_lines(path: Path) -> list[str]:
+    """The counts of a run of the fuzzer, an axis in each line."""
+    run = json.loads(path.read_text())
+    lines = [
+        f"torch {run['torch']}, seed {run['seed']}: {run['cases']:,} cases, {len(run['failures'])} failed.", "",
+        "| counted by | |", "|---|---|",
+    ]  # fmt: skip
+    for axis in AXES:
+        counts = run["counts"].get(axis) or run.get(axis)
+        if counts:
+            ordered = sorted(counts.items(), key=lambda item: -item[1])
+            lines.append(f"| {axis} | {', '.join(f'{name} {count:,}' for name, count in ordered)} |")
+    return lines
+
+
 def opinfo_lines(path: Path) -> list[str]:
     """A line for each operator and module of torch's databases: how many cases ended in which way."""
     run = json.loads(path.read_text())

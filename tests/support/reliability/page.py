@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from reliability import cases, drawn  # noqa: E402
+from reliability import cases, drawn, versions  # noqa: E402
 
 RESULTS = ROOT / "docs" / "reliability"
 PAGE = ROOT / "docs" / "reliability.md"
@@ -29,14 +30,22 @@ statistics, dtype, strides and exceptions are those of plain torch, within the e
 does not apply to the backend, for the reason of that number."""
 
 
+SECTIONS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "Random calls and models": (drawn.fuzz_lines, "fuzz.json"),
+    "Random calls of csrc/cuda, compiled as C++ for the CPU": (drawn.fuzz_lines, "fuzz-emulation.json"),
+    "PyTorch's own samples": (drawn.opinfo_lines, "opinfo.json"),
+    "PyTorch's own samples, Triton in its interpreter": (drawn.opinfo_lines, "opinfo-triton.json"),
+}
+SOURCES = """Made by `make fuzz` and `make opinfo-all`. A case of *known* is over the budget for the reason that
+[differences.md](differences.md) gives, and at most twice as large."""
+
+
 def text() -> str:
-    lines = [START]
-    lines += cases.lines(cases.merged(sorted(RESULTS.glob("cases*.json"))))
-    for title, files in (
-        ("PyTorch's own samples", "opinfo.json"),
-        ("PyTorch's own samples, Triton in its interpreter", "opinfo-triton.json"),
-    ):
-        lines += ["", f"## {title}", "", *drawn.opinfo_lines(RESULTS / files)]
+    lines = [START, *cases.lines(cases.merged(sorted(RESULTS.glob("cases*.json")))), "", "## What was drawn", "", SOURCES]
+    for title, (table, file) in SECTIONS.items():
+        lines += ["", f"### {title}", "", *table(RESULTS / file)]
+    newest = versions.newest()
+    lines += ["", "## Versions", "", "Made by `make versions`: " + versions.described(newest), "", *versions.table(newest)]
     return "\n".join(lines) + "\n"
 
 
