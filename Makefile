@@ -34,7 +34,7 @@ BUNDLE = --arch $(ARCH) --python $(PY) --torch $(TORCH) --triton $(TRITON) $(if 
 
 .PHONY: help setup demo cpp-example test gates gates-all standin-all fuzz sanitize-all opinfo-all fusion-all gpu-bundle \
 	gpu-bundle-download gpu-bundle-check bench bench-full bench-results peers bench-compare bench-host public-models \
-	versions bench-report docs kernel-table experiment lint format clean
+	versions reliability bench-report docs kernel-table experiment lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -183,6 +183,9 @@ bench-report:  ## write README's tables and pictures, docs/models.md and CHANGEL
 docs: setup  ## write docs/api.md from the docstrings, and draw the pictures of docs/dilation.md by its commands
 	$(BIN)/python tests/support/api_page.py docs/api.md
 	PYTHONPATH=. $(BIN)/python tests/support/dilation_page.py
+
+reliability: setup  ## write docs/reliability.md: the cases of docs/cases.md on each backend, and what fuzz and opinfo-all left in out/
+	$(BIN)/python tests/support/reliability/page.py --run
 
 kernel-table: setup  ## write the tables of Triton and CUDA C++ kernels in docs/ (needs nvcc)
 	$(BIN)/python tests/support/gates/conv_gate.py docs/triton-kernels.md

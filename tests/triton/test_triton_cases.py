@@ -1,9 +1,4 @@
-"""Runs every case of docs/cases.md on the backend `triton` in Triton's interpreter; `.ci/gpu right` does on a GPU.
-
-Left out, because the interpreter cannot run them: bf16, which it computes wrong and which is autocast's default on a
-CPU; fp64, which the backend does not convolve; torch.compile and torch.export, which need the operator on a GPU; two
-threads, since the interpreter patches Triton's language while it runs.
-"""
+"""Runs every case of docs/cases.md on the backend `triton` in Triton's interpreter; `.ci/gpu right` does on a GPU."""
 
 from __future__ import annotations
 
@@ -20,14 +15,13 @@ pytest.importorskip("triton")
 import triton_cases as cases  # noqa: E402
 
 TESTS = Path(__file__).parents[1]
-LEFT_OUT = ("bfloat16", "autocast", "float64", "double", "compile", "export", "two_threads")
 
 
 @pytest.mark.gate
 @pytest.mark.skipif(cases.INTERPRETING, reason="already in the interpreter's process")
 def test_every_case_under_the_interpreter(capsys):
     files = sorted(str(path) for path in TESTS.rglob("test_cases_*.py"))
-    cases.interpret(*files, capsys=capsys, least=400, only="triton and not (" + " or ".join(LEFT_OUT) + ")")
+    cases.interpret(*files, capsys=capsys, least=400, only=cases.INTERPRETED)
 
 
 @pytest.mark.gate

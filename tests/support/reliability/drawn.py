@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-
 AXES = ("form", "backend", "dtype", "operators", "known")  # of fuzz.json; the file has more
 
 

@@ -1,10 +1,16 @@
-"""Writes docs/reliability.md from the results files in docs/reliability/: `python tests/support/reliability/page.py`.
+"""Writes docs/reliability.md from the results files in docs/reliability/.
 
-`make reliability` runs what makes these files and then this; a test holds the page to the files.
+    python tests/support/reliability/page.py [--run]
+
+--run: runs the cases of docs/cases.md on every backend of a CPU first, for cases*.json, and takes the results files of
+`make fuzz` and `make opinfo-all` from out/, where there are any.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,13 +47,60 @@ SOURCES = """Made by `make fuzz` and `make opinfo-all`. A case of *known* is ove
 
 
 def text() -> str:
-    lines = [START, *cases.lines(cases.merged(sorted(RESULTS.glob("cases*.json")))), "", "## What was drawn", "", SOURCES]
+    lines = [
+        START,
+        *cases.lines(cases.merged(sorted(RESULTS.glob("cases*.json")))),
+        "",
+        "## What was drawn",
+        "",
+        SOURCES,
+    ]
     for title, (table, file) in SECTIONS.items():
         lines += ["", f"### {title}", "", *table(RESULTS / file)]
     newest = versions.newest()
-    lines += ["", "## Versions", "", "Made by `make versions`: " + versions.described(newest), "", *versions.table(newest)]
+    lines += [
+        "",
+        "## Versions",
+        "",
+        "Made by `make versions`: " + versions.described(newest),
+        "",
+        *versions.table(newest),
+    ]
     return "\n".join(lines) + "\n"
 
 
+def run_cases() -> None:
+    """Writes cases.json and, of Triton in its interpreter, cases-triton.json. Raises CalledProcessError."""
+    import triton_cases
+
+    files = sorted(str(path) for path in (ROOT / "tests").rglob("test_cases_*.py"))
+    kinds = {"cases.json": ([], {}), "cases-triton.json": (["-k", triton_cases.INTERPRETED], {"TRITON_INTERPRET": "1"})}
+    for name, (options, variables) in kinds.items():
+        outcomes = ["-p", "reliability.record", "--outcomes", str(RESULTS / name)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "auto",
+            "--maxprocesses",
+            "4",
+            *outcomes,
+            *options,
+            *files,
+        ]
+        subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True)
+
+
+def take_drawn() -> None:
+    for _, file in SECTIONS.values():
+        if (ROOT / "out" / file).exists():
+            shutil.copy(ROOT / "out" / file, RESULTS / file)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--run"]:
+        run_cases()
+        take_drawn()
     PAGE.write_text(text())
