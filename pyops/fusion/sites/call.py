@@ -157,8 +157,8 @@ class Call:
         y = self._run(t, batch_norm, post_op)
         if self.layout is not None and not self.folds:
             y = y.contiguous(memory_format=self.layout)
-        if self.eps and y.shape[2:] == (1, 1):  # torch's BatchNorm reads one pixel as NCHW, which later layers see
-            y = y.as_strided(y.shape, (y.shape[1], 1, 1, 1))
+        if self.eps and (y.shape[2:] == (1, 1) or y.shape[1] == 1):  # NCHW from torch's BatchNorm, as later layers see
+            y = y.as_strided(y.shape, (y.shape[1] * y.shape[2] * y.shape[3], y.shape[2] * y.shape[3], y.shape[3], 1))
         if not collected:
             return y
         mean, var, count = collected[0]
