@@ -79,9 +79,9 @@ class Model(NamedTuple):
     @property
     def predicted_strides(self) -> bool:
         """True if strides may be those that torch predicts for fake tensors, which are not its own: docs/differences.md
-        has RReLU, and the sum of maps of one channel."""
-        sums = any(block.residual != "none" and block.width == 1 for block in self.blocks)
-        return sums or any(block.act.startswith("random") for block in self.blocks)
+        has RReLU, the sum of maps of one channel, and such maps in a frozen model."""
+        single = any((block.residual != "none" or self.frozen) and block.width == 1 for block in self.blocks)
+        return single or any(block.act.startswith("random") for block in self.blocks)
 
     def axes(self) -> dict[str, str]:
         """The values that the report counts, by axis."""
