@@ -27,7 +27,7 @@ def case(gate, dtype, **options):
 
 
 @pytest.mark.parametrize("dtype, options", [
-    case(False, torch.float32), case(False, torch.float32, freeze=True, dynamic=True),
+    case(False, torch.float32), case(True, torch.float32, freeze=True, dynamic=True),
     case(True, torch.float32, dynamic=True), case(True, torch.float32, freeze=True), case(True, torch.bfloat16),
     case(True, torch.bfloat16, freeze=True, dynamic=True),
 ])  # fmt: skip

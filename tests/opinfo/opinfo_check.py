@@ -139,7 +139,7 @@ def drawn(call: Call, backend: str, way: str) -> Callable[[Tensors], Tensor]:
     def plain(tensors: Tensors) -> Tensor:
         u = tensors["input"]
         for weight in (value for name, value in tensors.items() if name.endswith("weight") and value.dim() == 4):
-            u = F.conv2d(u, weight, groups=len(weight))  # of ones; in forward mode its tangent at NaN is NaN
+            u = F.conv2d(u, weight, groups=len(weight))  # the weight is 1; in forward mode the tangent at NaN is NaN
         return u * m.to(u.dtype)
 
     return plain

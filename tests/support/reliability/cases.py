@@ -18,7 +18,7 @@ TITLES = {
 }
 COLUMNS = {"auto": "`auto`", "library": "`library`", "native": "`native` on a CPU", "triton": "`triton`, interpreted"}
 
-Outcomes = dict[str, dict[str, dict[str, dict]]]  # of record.py
+Outcomes = dict[str, dict[str, dict[str, dict]]]  # as record.py writes it
 
 
 def merged(paths: Iterable[Path]) -> Outcomes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-SEEN: set[str] = set()  # what the running test has shown of the backend
+SEEN: set[str] = set()  # outcomes of the running test
 RECORDED: dict[str, dict[str, dict[str, dict]]] = {}
 
 
