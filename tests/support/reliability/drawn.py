@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-AXES = ("form", "backend", "dtype", "operators", "known")  # of fuzz.json; the file has more
+AXES = ("form", "backend", "dtype", "operators", "known")  # in fuzz.json, which has more
 
 
 def fuzz_lines(path: Path) -> list[str]:
