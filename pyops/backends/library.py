@@ -44,9 +44,9 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
         weight, bias = weights
         if relu_alone(input, arguments):
             return torch.relu_(convolution(input, weight, bias, spec))
-        # the epilogue adds a bias as its beta, but not to a z that was rounded to 16 bits
-        wide = input.dtype in (torch.float32, torch.float64)
-        if bias is not None and wide and arguments.mean is None and arguments.beta is None:
+        # The epilogue adds a bias as its beta. On a CPU oneDNN adds it before it rounds to 16 bits.
+        rounds = input.device.type == "cpu" and input.dtype in (torch.float16, torch.bfloat16)
+        if bias is not None and not rounds and arguments.mean is None and arguments.beta is None:
             bias, arguments = None, arguments._replace(beta=bias)
         return epilogue(convolution(input, weight, bias, spec), arguments)
 

@@ -221,6 +221,21 @@ def is_backward(node: fx.Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward"
 
 
+def with_aot_autograd(gm: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
+    """A graph with gradients, compiled by AOTAutograd to the two graphs as they are."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+    def as_it_is(graph: fx.GraphModule, fakes: Sequence[Any]) -> Callable[..., Any]:
+        return make_boxed_func(graph.forward)
+
+    return aot_autograd(
+        fw_compiler=as_it_is, bw_compiler=as_it_is, inference_compiler=as_it_is,
+        partition_fn=min_cut_rematerialization_partition, keep_inference_input_mutations=True,
+    )(gm, fakes)  # fmt: skip
+
+
 def with_inductor(
     gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None, cuda_graphs: bool = True
 ) -> Callable[..., Any]:

@@ -83,6 +83,8 @@ class Compiler:
         return first_that_works(
             record.fallbacks,
             lambda: training.compiled(gm, plain, inputs, self.options.recompute, self.then == "inductor", finish),
+            # without second derivatives, but a layer of its own may have saved what is written later
+            lambda: graph_compat.with_aot_autograd(gm, inputs) if training.writes(gm) else gm.forward,
             lambda: gm.forward,
         )
 

@@ -57,12 +57,20 @@ def has_gradients(gm: fx.GraphModule) -> bool:
     """True if a result needs a gradient, or a tensor that exists outside the graph, after it is written."""
     outside = {storage(node) for node in gm.graph.nodes if node.op in ("placeholder", "get_attr")}
     for node in gm.graph.nodes:
-        if isinstance(node.target, Call) or spellings.role(node) == "bn":  # they write statistics, without gradients
-            continue
-        changed = any(storage(target) in outside for target in written(node))
+        changed = any(storage(target) in outside for target in written_in_place(node))
         if changed and any(_needs_gradient(value(used)) for used in node.all_input_nodes):
             return True
     return any(_needs_gradient(value(result)) for result in outputs(gm))
+
+
+def writes(gm: fx.GraphModule) -> bool:
+    """True if an operator of the graph writes a tensor in place."""
+    return any(written_in_place(node) for node in gm.graph.nodes)
+
+
+def written_in_place(node: fx.Node) -> Sequence[fx.Node]:
+    """Without the statistics of a BatchNorm, which have no gradients."""
+    return () if isinstance(node.target, Call) or spellings.role(node) == "bn" else list(written(node))
 
 
 def outputs(gm: fx.GraphModule) -> list[Any]:

@@ -56,7 +56,8 @@ def text() -> str:
         SOURCES,
     ]
     for title, (table, file) in SECTIONS.items():
-        lines += ["", f"### {title}", "", *table(RESULTS / file)]
+        written = table(RESULTS / file) if (RESULTS / file).exists() else ["Not run for this page."]
+        lines += ["", f"### {title}", "", *written]
     newest = versions.newest()
     lines += [
         "",
