@@ -125,7 +125,9 @@ def install(combination: Combination, wheel: Path) -> Row:
 def test(combination: Combination) -> Row:
     """Runs the tests against the installed package; counts, names of failed tests, seconds."""
     report = combination.folder / "report.xml"
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not gate", "--junitxml", report)
+    options = "-q", "-p", "no:cacheprovider", "-m", "not gpu and not gate", "--junitxml", report
+    # the folder of a test in sys.path would make tests/triton the module triton, where Triton is not installed
+    command = ("-m", "pytest", "--import-mode", "importlib", *options)
     log = combination.folder.with_name(f"{combination.folder.name}.log")
     with log.open("w") as output:  # to be read while it runs
         done = run(
