@@ -55,7 +55,9 @@ __global__ void __launch_bounds__(THREADS, 2)
       const T keep = draw_slope_and_keep<SLOPE, DROPOUT>(draw, vectors.draws_slope,
                                                          index + i * tiling.layout.index_step(), channel.slope);
       const T value = widen(values.at[i]), residual_value = widen(others.at[i]);
-      const T result = gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(dy.at[i]), value, channel, residual_value, keep).du;
+      const T result = gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(dy.at[i]), value, channel, vectors.draws_slope,
+                                                             residual_value, keep)
+                           .du;
       const T centred = means.plain.data
                             ? std::fma(channels[i].mean - value, channels[i].weight, result - channels[i].offset)
                             : result;

@@ -20,11 +20,14 @@ struct Gradient {
   T du, dslope;  // dslope: the element's contribution
 };
 
+// draws_slope: as for draw_slope_and_keep; the gradient at NaN depends on it.
 template <class T, Slope SLOPE, Residual RESIDUAL, bool DROPOUT>
-__device__ Gradient<T> gradient(T dy, T z, Channel<T> channel, T residual, T keep) {
+__device__ Gradient<T> gradient(T dy, T z, Channel<T> channel, bool draws_slope, T residual, T keep) {
   if (DROPOUT) dy = multiply(dy, keep);
   const T u = before_activation<T, RESIDUAL>(z, channel.affine, residual);
-  return {multiply(dy, derivative<T, SLOPE>(u, channel.slope)), slope_gradient(dy, u)};
+  const T factor = SLOPE == Slope::random && !draws_slope ? derivative<T, Slope::tensor>(u, channel.slope)
+                                                          : derivative<T, SLOPE>(u, channel.slope);
+  return {multiply(dy, factor), slope_gradient(dy, u)};
 }
 
 }  // namespace atrous::cuda

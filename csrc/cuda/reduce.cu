@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(THREADS, DROPOUT ? 1 : 2)
           const T keep = draw_slope_and_keep<SLOPE, DROPOUT>(draw, vectors.draws_slope,
                                                              index + i * reduction.layout.index_step(), channel.slope);
           const T value = widen(inputs.z.at[i]), residual_value = widen(inputs.residual.at[i]);
-          const Gradient<T> element =
-              gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(inputs.dy.at[i]), value, channel, residual_value, keep);
+          const Gradient<T> element = gradient<T, SLOPE, RESIDUAL, DROPOUT>(widen(inputs.dy.at[i]), value, channel,
+                                                                            vectors.draws_slope, residual_value, keep);
           own[i].combine({element.du, multiply(element.du, value - channels[i].mean), element.dslope});
         }
       });
