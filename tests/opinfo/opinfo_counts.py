@@ -35,7 +35,7 @@ COUNTS = {
 
 def kind(result: str) -> str:
     """An outcome as it is counted: whatever is compared by its values is of one kind, right or wrong."""
-    return result if result.startswith(("refused", "not applicable")) else "compared"
+    return result if result.startswith(("refused", "not applicable", "the same error")) else "compared"
 
 
 def wrong(compared: dict[tuple[str, str], Counter[str]]) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import opinfo_counts
 import pytest
 import triton_cases as cases
 
@@ -80,3 +81,7 @@ def test_a_planted_fault_is_found(fault, seed, tmp_path):
     assert run.returncode == 1 and "FAILED" in run.stdout, run.stdout + run.stderr
     again = run.stdout.partition("--only '")[2].partition("'")[0]
     assert opinfo("--only", again, path=tmp_path).returncode == 1 and opinfo("--only", again).returncode == 0
+
+
+def test_every_outcome_that_is_counted_is_a_kind_of_its_own():
+    assert all(opinfo_counts.kind(name) == name for counts in opinfo_counts.COUNTS.values() for name in counts)
