@@ -76,7 +76,8 @@ def _through_convolution(
         return ctx.config.backend.convolution_backward(grad, x, weight, ctx.config.spec, ctx.input_like[1], needed)[:2]
 
     if not need_x or weight.dtype not in (torch.float16, torch.bfloat16):
-        return backward(du, weight * _per_filter(scale) if need_x else weight, need_x, need_g)
+        scaled = (weight * _per_filter(scale)).to(weight.dtype) if need_x else weight
+        return backward(du, scaled, need_x, need_g)
     norm = Epilogue(torch.zeros_like(scale), torch.ones_like(scale), scale, eps=0.0)
     dz = ctx.config.backend.primitive("_epilogue", du)(du, norm)
     dx, _ = backward(dz, weight, True, False)

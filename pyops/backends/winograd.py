@@ -62,8 +62,7 @@ TRANSFORM_WEIGHT = 35  # an element of a transformed weight, in a call that has 
 
 def reasons(input: Tensor, weight: Tensor, spec: Spec) -> list[str]:
     """Reasons why a frozen convolution does not run as Winograd's."""
-    problems = _constraints(str(input.device), weight.shape, spec, input.dtype)
-    problems = problems or _inaccurate(weight.shape[1], spec, input.dtype)
+    problems = _refusals(str(input.device), weight.shape, spec, input.dtype)
     if not problems and tile(input, weight, spec) is None:
         problems.append(
             f"size: expected one for which Winograd takes less time than a direct convolution, got input "
@@ -78,12 +77,11 @@ def tile(input: Tensor, weight: Tensor, spec: Spec, changing: bool = False) -> T
     if tuning.all_ints((*input.shape, *weight.shape)):
         sizes = tuple(map(int, input.shape)), tuple(map(int, weight.shape))
         return _choose(input.device.type, *sizes, spec, input.dtype, changing)
-    kind = weight.shape[1], spec, input.dtype
-    if _constraints(input.device.type, weight.shape, spec, input.dtype) or _inaccurate(*kind):
+    if _refusals(input.device.type, weight.shape, spec, input.dtype):
         return None
     if changing and input.shape[0] * input.shape[2] * input.shape[3] < LARGE:  # last: a symbolic size gets a guard
         return None
-    return _eligible(*kind)[0]
+    return _eligible(weight.shape[1], spec, input.dtype)[0]
 
 
 def tile_of(transformed: Tensor) -> Tile:
@@ -119,13 +117,15 @@ def _constraints(device: str, weight, spec: Spec, dtype: torch.dtype) -> list[st
     return problems
 
 
-def _inaccurate(channels: int, spec: Spec, dtype: torch.dtype) -> list[str]:
-    if _eligible(channels, spec, dtype):
-        return []
-    return [
-        f"channels: expected a number for which rounding errors are within a direct convolution's, got {channels} in "
-        f"with dilation {spec.dilation}"
-    ]
+def _refusals(device: str, weight, spec: Spec, dtype: torch.dtype) -> list[str]:
+    """The constraints of a forward or an input's gradient, whose errors count too."""
+    problems = _constraints(device, weight, spec, dtype)
+    if not problems and not _eligible(weight[1], spec, dtype):
+        problems.append(
+            f"channels: expected a number for which rounding errors are within a direct convolution's, got {weight[1]} "
+            f"in with dilation {spec.dilation}"
+        )
+    return problems
 
 
 def _eligible(channels: int, spec: Spec, dtype: torch.dtype) -> list[Tile]:
@@ -139,7 +139,7 @@ def _eligible(channels: int, spec: Spec, dtype: torch.dtype) -> list[Tile]:
 
 @lru_cache(maxsize=1024)  # an eager model asks in every call
 def _choose(device: str, size, weight, spec: Spec, dtype: torch.dtype, changing: bool) -> Tile | None:
-    if _constraints(device, weight, spec, dtype) or _inaccurate(weight[1], spec, dtype):
+    if _refusals(device, weight, spec, dtype):
         return None
     channels, pairs = weight[0] + weight[1], weight[0] * weight[1]
 

@@ -12,10 +12,7 @@ AXES = ("form", "backend", "dtype", "operators", "known")  # in fuzz.json, which
 def fuzz_lines(path: Path) -> list[str]:
     """The counts of a run of the fuzzer, an axis in each line."""
     run = json.loads(path.read_text())
-    lines = [
-        f"torch {run['torch']}, seed {run['seed']}: {run['cases']:,} cases, {len(run['failures'])} failed.", "",
-        "| counted by | |", "|---|---|",
-    ]  # fmt: skip
+    lines = [*_about(run, run["cases"]), "| counted by | |", "|---|---|"]
     for axis in AXES:
         counts = run["counts"].get(axis) or run.get(axis)
         if counts:
@@ -27,10 +24,8 @@ def fuzz_lines(path: Path) -> list[str]:
 def opinfo_lines(path: Path) -> list[str]:
     """A line for each operator and module of torch's databases: how many cases ended in which way."""
     run = json.loads(path.read_text())
-    lines = [
-        f"torch {run['torch']}, seed {run['seed']}: {len(run['failures'])} failed.", "",
-        "| torch's samples of | the same | refused | not applicable | other |", "|---|---:|---:|---:|---:|",
-    ]  # fmt: skip
+    lines = _about(run, sum(sum(counts.values()) for counts in run["counts"].values()))
+    lines += ["| torch's samples of | the same | refused | not applicable | other |", "|---|---:|---:|---:|---:|"]
     for name, counts in run["counts"].items():
         kinds: Counter[str] = Counter()
         for result, count in counts.items():
@@ -38,6 +33,10 @@ def opinfo_lines(path: Path) -> list[str]:
         cells = [f"{kinds[kind]:,}" for kind in ("the same", "refused", "not applicable", "other")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return lines
+
+
+def _about(run: dict, cases: int) -> list[str]:
+    return [f"torch {run['torch']}, seed {run['seed']}: {cases:,} cases, {len(run['failures'])} failed.", ""]
 
 
 def opinfo_kind(result: str) -> str:
