@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 from unittest import mock
 
 import oracle
@@ -18,8 +17,6 @@ from torch import Tensor
 
 from atrous import testing, tuning
 from atrous.triton_kernels.conv import configs
-
-DRAWS = 6  # attempts with new values for a case over budget: results of few elements are, by chance, in one of ten
 
 
 @contextlib.contextmanager
@@ -83,14 +80,6 @@ def counted() -> Iterator[Counter[str]]:
         yield names
     called = (event.name() for event in profile.kineto_results.events())
     names.update(name for name in called if name.startswith("atrous"))
-
-
-def retried(check: Callable[[Any], dict[str, Counter[str]]], case: Any) -> dict[str, Counter[str]]:
-    """check(case). A case over its budget is tried with other values first: a fault exceeds it again."""
-    for values in range(case.values, case.values + DRAWS - 1):
-        with contextlib.suppress(testing.OverBudget):
-            return check(case._replace(values=values))
-    return check(case._replace(values=case.values + DRAWS - 1))
 
 
 def check_call(case: Case) -> dict[str, Counter[str]]:

@@ -31,11 +31,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts operators, would print each start
 
 import hypothesis  # noqa: E402
+import oracle  # noqa: E402
 import torch  # noqa: E402
 import triton_cases as cases  # noqa: E402
 from fuzz_backends import backends_of  # noqa: E402
 from fuzz_cases import Case  # noqa: E402
-from fuzz_check import check_call, retried  # noqa: E402
+from fuzz_check import check_call  # noqa: E402
 from fuzz_draws import operator_cases  # noqa: E402
 from fuzz_fused import check_model  # noqa: E402
 from fuzz_model_draws import model_cases  # noqa: E402
@@ -106,7 +107,7 @@ class Draws:
 
 
 def check(case: Case | Model) -> dict:
-    return retried(check_model if isinstance(case, Model) else check_call, case)
+    return oracle.retried(check_model if isinstance(case, Model) else check_call, case)
 
 
 def fuzz(options: argparse.Namespace) -> int:

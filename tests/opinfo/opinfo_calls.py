@@ -39,6 +39,7 @@ class Call(NamedTuple):
     plain: Callable[[Tensors], Tensor]
     tensors: Tensors
     arguments: dict[str, Any]  # those of conv_bn_act, of which the sample may leave some to a module
+    values: int = 0  # seed of the gradients and tangents
 
     @property
     def needs(self) -> list[str]:
