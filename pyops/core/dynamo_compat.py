@@ -69,14 +69,15 @@ def _patch(callback: Any, breaks: dict[str, int]) -> None:
 
     class UnderSettings(kind):  # type: ignore[misc, valid-type]
         def __call__(self, *args, **kwargs):
-            before = dict(counters["graph_break"])
-            try:
-                with torch._dynamo.config.patch(_settings()):
-                    return kind.__call__(self, *args, **kwargs)
-            finally:
-                for reason, count in counters["graph_break"].items():
-                    if count > before.get(reason, 0):
-                        breaks[reason] = breaks.get(reason, 0) + count - before.get(reason, 0)
+            with no_compilation():  # counts and, in torch 2.11, settings are those of all threads
+                before = dict(counters["graph_break"])
+                try:
+                    with torch._dynamo.config.patch(_settings()):
+                        return kind.__call__(self, *args, **kwargs)
+                finally:
+                    for reason, count in counters["graph_break"].items():
+                        if count > before.get(reason, 0):
+                            breaks[reason] = breaks.get(reason, 0) + count - before.get(reason, 0)
 
     try:
         callback.__class__ = UnderSettings  # the object stays: the C code behind it follows a chain of attributes
