@@ -181,8 +181,8 @@ bench-report:  ## write README's tables and pictures, docs/models.md and CHANGEL
 	$(BIN)/python -m bench.report.tried
 
 docs: setup  ## write docs/api.md from the docstrings, and draw the pictures of docs/dilation.md by its commands
-	$(BIN)/python tests/support/api_page.py docs/api.md
-	PYTHONPATH=. $(BIN)/python tests/support/dilation_page.py
+	$(BIN)/python tests/support/pages/api_page.py docs/api.md
+	PYTHONPATH=. $(BIN)/python tests/support/pages/dilation_page.py
 
 reliability: setup  ## write docs/reliability.md: the cases of docs/cases.md on each backend, and what fuzz and opinfo-all left in out/
 	$(BIN)/python tests/support/reliability/page.py --run

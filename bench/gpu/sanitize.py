@@ -1,6 +1,6 @@
 """Run compute-sanitizer on small launches of the kernels, or report why it cannot run on this machine.
 
-    python -m bench.gpu.sanitize memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]   (tests/support/launches.py)
+    python -m bench.gpu.sanitize memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]   (tests/support/kernels/launches.py)
 
 Exit status 77: the tool is not installed, or it does not work here, as on virtual machines that it refuses. A probe
 that calls the driver alone detects this before any kernel runs, so that no error of a kernel is mistaken for it.
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] not in (["memcheck"], ["racecheck"], ["initcheck"]):
         print(f"sanitize.py: expected memcheck, racecheck or initcheck, got {sys.argv[1:2]}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/support/launches.py"]))
+    sys.exit(main(sys.argv[1], sys.argv[2:] or ["tests/support/kernels/launches.py"]))

@@ -11,7 +11,7 @@ from thread_cases import KINDS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
-SCRIPT = Path(__file__).parents[1] / "support" / "forked.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "processes" / "forked.py"
 
 
 @pytest.mark.parametrize("kinds", [tuple(KINDS), pytest.param(("fused", "fused_frozen"), marks=pytest.mark.gate)])

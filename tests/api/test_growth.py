@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "support" / "growth.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "processes" / "growth.py"
 FIRST, LAST, MOST = 1_000, 10_000, 1.02
 
 

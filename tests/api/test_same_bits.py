@@ -20,7 +20,7 @@ from threads import numbers_of_threads
 
 pytestmark = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="a GPU has no such number")
 
-SCRIPT = Path(__file__).parents[1] / "support" / "digests.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "processes" / "digests.py"
 NUMBERS = (1, 2, 4)
 ONE_NUMBER = "weight_gradients"  # oneDNN's
 SAME = [kind for kind in KINDS if kind != ONE_NUMBER]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mutation import Mutation
 
-ALIASING, SPELLING = "tests/fusion/test_aliasing.py::test_aliasing[", "tests/fusion/test_spellings.py::test_spelling["
+ALIASING, SPELLING = "tests/fusion/forwards/test_aliasing.py::test_aliasing[", "tests/fusion/forwards/test_spellings.py::test_spelling["
 CHAINS = "pyops/fusion/sites/chains.py"
 LEGALITY = {
     "a layer reads what was written behind its convolution": Mutation(
@@ -13,11 +13,11 @@ LEGALITY = {
     ),
     "statistics change between the parts of a layer": Mutation(
         CHAINS, "if any(storage(used) in changed for used in node.all_input_nodes):", "if False:",
-        "tests/fusion/test_aliasing.py::test_statistics_are_read_inside_a_layer[False]",
+        "tests/fusion/forwards/test_aliasing.py::test_statistics_are_read_inside_a_layer[False]",
     ),
     "a layer crosses the end of a no_grad block": Mutation(
         CHAINS, "if effects.is_barrier(node):", "if False:",
-        "tests/fusion/test_modes.py::test_inside_a_forward[fused-train-no_grad_in_a_layer]",
+        "tests/fusion/calls/test_modes.py::test_inside_a_forward[fused-train-no_grad_in_a_layer]",
     ),
     "a sum into an argument is not written": Mutation(
         CHAINS, "return not inputs and not used_later", "return not used_later",
@@ -36,16 +36,16 @@ LEGALITY = {
     ),
     "dropout in training is taken for an identity": Mutation(
         CHAINS, "and (not a.training or a.p == 0.0):", "and (not a.training or a.p < 0.5):",
-        "tests/fusion/test_random_layers.py::test_draws[fused]",
+        "tests/fusion/forwards/test_random_layers.py::test_draws[fused]",
     ),
     "groups are lost": Mutation(
         "pyops/fusion/sites/call.py", "(a.stride, a.padding, a.dilation, a.groups)",
         "(a.stride, a.padding, a.dilation, 1)",
-        "tests/fusion/test_zoo.py::test_zoo[geometries-fused-eval-nhwc]",
+        "tests/fusion/forwards/test_zoo.py::test_zoo[geometries-fused-eval-nhwc]",
     ),
     "the running variance is the biased one": Mutation(
         "pyops/fusion/sites/call.py", "return y, mean, var * (count / (count - 1))", "return y, mean, var",
-        "tests/fusion/test_modes.py::test_training_and_eval_in_turn[fused]",
+        "tests/fusion/calls/test_modes.py::test_training_and_eval_in_turn[fused]",
     ),
     "an exported LeakyReLU has another default slope": Mutation(
         "pyops/fusion/sites/spellings.py", '"leaky_relu": {"negative_slope": 0.01}',
@@ -55,20 +55,20 @@ LEGALITY = {
     "a frozen model does not see a write": Mutation(
         "pyops/fusion/execution/constants.py", "        if versions != prepared.versions:\n            with",
         "        if prepared.versions < 0:\n            with",
-        "tests/fusion/test_frozen.py::test_a_write_in_place_folds_again[frozen-weight]",
+        "tests/fusion/state/test_frozen.py::test_a_write_in_place_folds_again[frozen-weight]",
     ),
     "a checkpointed layer updates its statistics once": Mutation(
         "pyops/fusion/execution/updates.py", "if one.checkpointed or not again:", "if not again:",
-        "tests/fusion/test_memory.py::test_activation_checkpointing[fused-Checkpointed]",
+        "tests/fusion/calls/test_memory.py::test_activation_checkpointing[fused-Checkpointed]",
     ),
     "a parameter of no given gradient gets zeros": Mutation(
         "pyops/fusion/execution/training.py", "[gradient if sources & given else None for", "[gradient for",
-        "tests/fusion/test_fused_transforms.py::test_gradients_of_other_layouts_and_zeros[fused-train]",
+        "tests/fusion/calls/test_fused_transforms.py::test_gradients_of_other_layouts_and_zeros[fused-train]",
     ),
     "dropout in training is laid out anew in a frozen model": Mutation(
         "pyops/fusion/sites/layouts.py", "if node.target not in FOLLOWING or draws(node):",
         "if node.target not in FOLLOWING:",
-        "tests/fusion/test_draws.py::test_draws[frozen-eval-dropped]",
+        "tests/fusion/forwards/test_draws.py::test_draws[frozen-eval-dropped]",
     ),
 }  # fmt: skip
 

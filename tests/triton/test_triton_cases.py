@@ -27,7 +27,7 @@ def test_every_case_under_the_interpreter(capsys):
 @pytest.mark.gate
 @pytest.mark.skipif(cases.INTERPRETING, reason="already in the interpreter's process")
 def test_the_sanitizer_s_launches():
-    command = [sys.executable, str(TESTS / "support" / "launches.py")]
+    command = [sys.executable, str(TESTS / "support" / "kernels" / "launches.py")]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert int(re.search(r"^(\d+) launches, 0 failed$", run.stdout, re.MULTILINE)[1]) > 60

@@ -140,7 +140,7 @@ def watched(machine):
 
 
 FAULTS = {
-    "right": {"tests/support/launches.py": 1, "-m gpu": "hang", "--device cuda tests/": "SIGSEGV"},
+    "right": {"tests/support/kernels/launches.py": 1, "-m gpu": "hang", "--device cuda tests/": "SIGSEGV"},
     "fast": {"atrous tune": 1, "--part layers": "hang", "tables.pointwise": "SIGSEGV", "--part networks": "write"},
 }
 

@@ -1,6 +1,6 @@
 """Prints a digest of the bits of every result of thread_cases.py, as JSON: {kind: {dtype: [digest of a call]}}.
 
-python tests/support/digests.py functional gradients
+python tests/support/processes/digests.py functional gradients
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prints the resident memory of a process behind the first calls of one kind and behind many, of changing shapes.
 
-python tests/support/growth.py functional float32 1000 10000
+python tests/support/processes/growth.py functional float32 1000 10000
 """
 
 from __future__ import annotations

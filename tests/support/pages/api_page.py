@@ -1,4 +1,4 @@
-"""Writes docs/api.md from the docstrings: python tests/support/api_page.py docs/api.md (`make docs`).
+"""Writes docs/api.md from the docstrings: python tests/support/pages/api_page.py docs/api.md (`make docs`).
 
 Signatures are copied from the sources: inspect spells them differently from one Python to the next.
 """

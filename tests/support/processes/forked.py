@@ -1,6 +1,6 @@
 """Forks after this process has used torch's threads, and prints how the children end, as JSON.
 
-    python tests/support/forked.py functional frozen fused
+    python tests/support/processes/forked.py functional frozen fused
 
 A child ends with "same" if it computed what this process had computed, with "differs", or with the number of the signal
 that ended it: an alarm ends one that hangs. A child of torch's own, "torch", hangs if it divides elements among as many

@@ -1,6 +1,6 @@
 """Measures the host time of a call of each backend and of a launch of each Triton kernel, without a GPU.
 
-    python tests/support/host_time.py [--json FILE] [--rounds N]
+    python tests/support/kernels/host_time.py [--json FILE] [--rounds N]
 
 Host time is what the CPU spends until the driver has the kernel: at batch 1 without a CUDA graph it limits a network,
 not the GPU. Triton's own launcher runs on the stand-in for the CUDA driver (standin.py), which takes no time; the peer
