@@ -152,8 +152,8 @@ bench-compare: setup  ## compare speed with BASE=commit or BASE=results file; ex
 
 bench-host: setup  ## measure compile time, and host time beside plain torch; fails above a budget; JSON in out/
 	@mkdir -p out
-	$(BIN)/python -m bench.compile_time --json out/compile-time.json
-	$(BIN)/python -m bench.host_time --json out/host-time.json
+	$(BIN)/python -m bench.commands.compile_time --json out/compile-time.json
+	$(BIN)/python -m bench.commands.host_time --json out/host-time.json
 
 public-models: $(PUBLIC)/complete  ## fuse models of public libraries that today's results (JSON=FILE: that file) lack, ONLY=TEXT some; docs/models.md
 	$(PUBLIC)/bin/python -m bench.public_models.run $(if $(ONLY),--only "$(ONLY)") $(if $(JSON),--json "$(JSON)")

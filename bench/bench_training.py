@@ -35,7 +35,7 @@ def test_memory(provider, network, full, add_row, request):
     quick = ("eager NCHW", "torch.compile", "atrous")[:: 1 if network == "224 b8" else 2]
     if provider not in quick and not full:
         pytest.skip("takes long: make bench-full")
-    command = [sys.executable, "-m", "bench.memory", provider, *NETWORKS[network]]
+    command = [sys.executable, "-m", "bench.commands.memory", provider, *NETWORKS[network]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     row = {"part": "memory", "case": network, "provider": provider, "dtype": "float32"}
     add_row(row | json.loads(done.stdout.splitlines()[-1]))

@@ -1,6 +1,8 @@
 """Run compute-sanitizer on small launches of the kernels, or report why it cannot run on this machine.
 
-    python -m bench.gpu.sanitize memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]   (tests/support/kernels/launches.py)
+    python -m bench.gpu.sanitize memcheck|racecheck|initcheck [PROGRAM [ARGUMENT ...]]
+
+PROGRAM is tests/support/kernels/launches.py by default.
 
 Exit status 77: the tool is not installed, or it does not work here, as on virtual machines that it refuses. A probe
 that calls the driver alone detects this before any kernel runs, so that no error of a kernel is mistaken for it.

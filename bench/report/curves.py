@@ -1,4 +1,4 @@
-"""Draw a result of bench.training_curve: losses of eager and fused beside fp64's, and below how far they are off."""
+"""Draw a result of bench.commands.training_curve: losses of eager and fused beside fp64's, and below their errors."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from bench import compile_time, host_time
-from bench.host_time import Row
+from bench.commands import compile_time, host_time
+from bench.commands.host_time import Row
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""bench/segmenter.py on a small image: the file it writes, and a wrong result."""
+"""bench/commands/segmenter.py on a small image: the file it writes, and a wrong result."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 
 from atrous import models
 from atrous.models import BasicBlock, ResNet
-from bench import segmenter
+from bench.commands import segmenter
 
 
 def test_it_compares_before_it_times(tmp_path, capsys, monkeypatch):

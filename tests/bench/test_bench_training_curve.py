@@ -1,12 +1,12 @@
-"""bench.training_curve: medians over seeds, a line for each row, and the picture of the newest results."""
+"""bench.commands.training_curve: medians over seeds, a line for each row, and the picture of the newest results."""
 
 import json
 
 import pytest
 
-from bench import training_curve
+from bench.commands import training_curve
+from bench.commands.training_curve import Curve
 from bench.report import curves
-from bench.training_curve import Curve
 
 EXACT = Curve([2.0, 1.0, 0.5], [1.0], 0.75)
 
@@ -54,5 +54,5 @@ def test_a_drawn_result(tmp_path):
 
 def test_the_picture_is_that_of_the_newest_results():
     assert curves.newest().name.encode() in curves.PICTURE.read_bytes(), (
-        "python -m bench.training_curve --json ... --plot ... writes both"
+        "python -m bench.commands.training_curve --json ... --plot ... writes both"
     )

@@ -1,10 +1,10 @@
-"""bench.vessel_step on a tiny network: a row of each activation, and which rows reach their goals."""
+"""bench.commands.vessel_step on a tiny network: a row of each activation, and which rows reach their goals."""
 
 import json
 
 import pytest
 
-from bench import vessel_step
+from bench.commands import vessel_step
 
 pytestmark = pytest.mark.gate  # it trains
 

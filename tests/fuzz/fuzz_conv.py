@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SUPPORT = Path(__file__).parents[1] / "support"
-sys.path[:0] = [str(SUPPORT), str(SUPPORT / "host_cuda")]
+sys.path[:0] = [str(SUPPORT / name) for name in (".", "fusion", "kernels", "host_cuda")]
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP: see conftest.py
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts operators, would print each start
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from mutation import Mutation
 
-ALIASING, SPELLING = "tests/fusion/forwards/test_aliasing.py::test_aliasing[", "tests/fusion/forwards/test_spellings.py::test_spelling["
+ALIASING, SPELLING = (
+    "tests/fusion/forwards/test_aliasing.py::test_aliasing[",
+    "tests/fusion/forwards/test_spellings.py::test_spelling[",
+)
 CHAINS = "pyops/fusion/sites/chains.py"
 LEGALITY = {
     "a layer reads what was written behind its convolution": Mutation(

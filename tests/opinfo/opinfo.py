@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
+sys.path[:0] = [str(Path(__file__).parents[1] / "support" / name) for name in (".", "kernels")]
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads OpenMP: see conftest.py
 
 import opinfo_counts  # noqa: E402

@@ -12,7 +12,7 @@ import documents
 import pytest
 from documents import ROOT
 
-from bench import vessel_step
+from bench.commands import vessel_step
 from bench.report import cpu, picture, report
 
 PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -1,4 +1,4 @@
-"""bench.training_curve in short: the losses of a fused model are as close to fp64's as those of the plain model."""
+"""bench.commands.training_curve in short: a fused model's losses are as close to fp64's as the plain model's."""
 
 import functools
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench import training_curve
-from bench.training_curve import PRECISIONS
+from bench.commands import training_curve
+from bench.commands.training_curve import PRECISIONS
 
 STEPS, SEEDS = 20, range(5)
 # Fused over eager, the median over steps and seeds of |loss - fp64's|. Of 1000 draws of five from 24 seeds one was

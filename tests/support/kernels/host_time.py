@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parent / "standin")]
+sys.path += [str(Path(__file__).parents[3]), str(Path(__file__).parents[1] / "standin")]
 
 import standin
 import torch

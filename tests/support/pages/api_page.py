@@ -15,7 +15,7 @@ from typing import Any
 
 import atrous
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODULES = (atrous, atrous.nn, atrous.models, atrous.models.heads, atrous.fusion)
 HEAD = """# API
 

@@ -27,7 +27,10 @@ def rewrite_asserts(module: ast.Module, *_) -> None:
 
 rewrite.rewrite_asserts = rewrite_asserts
 sys.pycache_prefix = tempfile.mkdtemp(prefix="standin-pycache-")  # separate from the cache of ordinary runs
-pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).parents[1].glob("*.py")))
+SUPPORT = Path(__file__).parents[1]
+pytest.register_assert_rewrite(
+    *(path.stem for folder in (SUPPORT, SUPPORT / "kernels") for path in folder.glob("*.py"))
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Host time of what fuse() makes and of single calls, against plain torch. Exits 1 if a ratio is above its budget.
 
-    python -m bench.host_time [--json FILE] [--rounds N] [--row NAME]
+    python -m bench.commands.host_time [--json FILE] [--rounds N] [--row NAME]
 
 The tensors are so small that the host limits the calls: 4 channels of 4x4 pixels, one thread. A graph is a chain of 36
 layers, convolution -> BatchNorm -> + x -> PReLU; ResNet34 has as many, whose convolutions take most of the time of one

@@ -1,6 +1,6 @@
 """Times a dilated ResNet34 with ASPP and without, frozen, beside plain torch and torch.compile with freezing, in turns.
 
-    python -m bench.segmenter [--size 512] [--seconds 60] [--json FILE]
+    python -m bench.commands.segmenter [--size 512] [--seconds 60] [--json FILE]
 
 Output stride 8, batch 1, fp32, on a CPU. The eager model gets an NCHW image, the other two a channels_last one.
 """

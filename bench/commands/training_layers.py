@@ -1,6 +1,6 @@
 """Times the parts of a training step of ResNet34 on a CPU, layer by layer: fused in channels_last, and eager in NCHW.
 
-    python -m bench.training_layers [--dtype float32] [--act prelu] [--batch 8] [--seconds 60] [--json FILE]
+    python -m bench.commands.training_layers [--dtype float32] [--act prelu] [--batch 8] [--seconds 60] [--json FILE]
 
 The convolution's parts are its forward, its input gradient (dgrad) and weight gradient (wgrad), each in both layouts by
 oneDNN and, where the library has one, by its own kernel. The passes are statistics and epilogue in one call (eager:

@@ -1,6 +1,6 @@
 """Seconds of the first call of a fused ResNet34, each in a process of its own. Exits 1 above a budget.
 
-    python -m bench.compile_time [--json FILE]
+    python -m bench.commands.compile_time [--json FILE]
 
 The time has the import of Dynamo in it. Every mode runs in two processes, one after the other: the second finds what
 the first has left in caches on disk, if anything.

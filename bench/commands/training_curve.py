@@ -1,7 +1,7 @@
 """Losses of a training from one seed, plain and fused, in fp32 and under bf16 autocast, beside plain training in fp64.
 
-    python -m bench.training_curve [--steps 200] [--seeds 5] [--json FILE] [--plot FILE]
-    python -m bench.training_curve --draw FILE --plot FILE      draw an earlier result again
+    python -m bench.commands.training_curve [--steps 200] [--seeds 5] [--json FILE] [--plot FILE]
+    python -m bench.commands.training_curve --draw FILE --plot FILE      draw an earlier result again
 
 A dilated ResNet with PReLU learns scikit-learn's scanned digits. All runs of a seed have equal weights and batches. A
 row has the losses of each step and, in eval mode, those of held-out images, which show the running statistics.

@@ -1,6 +1,6 @@
 """Times a training step of examples/vessels on 48x48 patches, fused and plain, in turns, and counts what it saves.
 
-    python -m bench.vessel_step [--batch 32] [--seconds 30] [--json FILE]
+    python -m bench.commands.vessel_step [--batch 32] [--seconds 30] [--json FILE]
 
 The fused network is channels_last, as `python -m examples.vessels train` makes it; the plain one is timed as it is and
 in channels_last. Saved bytes are those that autograd keeps between forward and backward, weights aside, beside those of

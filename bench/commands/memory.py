@@ -1,6 +1,6 @@
 """Memory of a training step of ResNet34 on a CPU, as one line of JSON; bench_memory.py runs it, a process for each.
 
-    python -m bench.memory PROVIDER [--batch 8] [--size 224] [--output-stride 8]
+    python -m bench.commands.memory PROVIDER [--batch 8] [--size 224] [--output-stride 8]
 
 saved_mb: what autograd saves for the backward, exact, each storage once, parameters left out. peak_mb: the largest
 resident memory in the second step, above that before the model was made: parameters, gradients, momentum and
