@@ -1,8 +1,8 @@
 """Write what was measured into the README: python -m bench.report.report [README] [RESULTS_DIR]
 
-Every result of `python -m atrous demo --json` in the folder, the newest one of `make bench`, and the newest one of
-bench.tables.fused for each GPU become tables between the report's two markers, and the pictures of `make bench` with
-their sentences stand between two others, so that no number is typed by hand.
+The newest result of `make bench`, of `python -m atrous demo --json` for each processor, and of bench.tables.fused for
+each GPU become tables between the report's two markers, and the pictures of `make bench` with their sentences stand
+between two others, so that no number is typed by hand.
 """
 
 from __future__ import annotations
@@ -71,6 +71,12 @@ def folder_results(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.name: read(path) for path in sorted(folder.glob("*.json"))}
 
 
+def newest_demos(results: dict[str, dict[str, Any]]) -> list[str]:
+    """The name of the last result of the demo for each device, as one processor under each instruction set."""
+    dated = sorted((result["date"], name) for name, result in results.items() if result.get("inference"))
+    return list({json.dumps(results[name]["device"], sort_keys=True): name for _, name in dated}.values())
+
+
 def report(text: str, folder: Path) -> str:
     """The README with its report regenerated. Raises ValueError if the markers are missing."""
     results = folder_results(folder)
@@ -79,7 +85,7 @@ def report(text: str, folder: Path) -> str:
     if last:
         shown = cpu.caption(results[last], last, PICTURES)
         text = PICTURE.sub(lambda markers: markers[1] + shown + markers[2], text)
-    tables += [table(result, name) for name, result in results.items() if result.get("inference")]
+    tables += [table(results[name], name) for name in newest_demos(results)]
     fused = {result["device"]: name for name, result in results.items() if "fused" in result.get("tables", {})}
     tables += [report_fused.tables(measured.of(results[name], "fused"), name) for name in fused.values()]
     if not BLOCK.search(text):

@@ -295,12 +295,17 @@ def test_the_report_shows_the_results(tmp_path):
         "date": "2026-11-22", "inference": [row], "not_run": [{**row, "variant": "compile", "reason": "none"}],
     }  # fmt: skip
     (tmp_path / "a-cpu.json").write_text(json.dumps(result))
+    older = {**result, "date": "2026-11-21", "inference": [{**row, "speedup_vs_eager": 1.25}]}
+    (tmp_path / "b-older.json").write_text(json.dumps(older))
+    other = {**result["device"], "capability": "AVX512"}
+    (tmp_path / "c-other.json").write_text(json.dumps({**older, "device": other}))
     (tmp_path / "a-gpu.json").write_text(json.dumps({"convolutions": []}))
     readme = "above\n<!-- report: begin -->\nold\n<!-- report: end -->\nbelow\n"
     report = bench_report
     written = report.report(readme, tmp_path)
     assert "| atrous | 1.75x (20.0) |" in written and "| torch.compile | not run |" in written
     assert "bench/results/a-cpu.json" in written and "old" not in written and "a-gpu" not in written
+    assert "bench/results/c-other.json" in written and written.count("| atrous | 1.25x (20.0) |") == 1
     assert written.startswith("above\n<!-- report: begin -->\n") and written.endswith("<!-- report: end -->\nbelow\n")
     assert report.report(written, tmp_path) == written
     (tmp_path / "README.md").write_text("no markers")
