@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.spec import Epilogue
+from ..core.spec import Epilogue, accumulate_type
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
@@ -75,7 +75,7 @@ def _through_convolution(
         needed = [need_x, need_weight, False]
         return ctx.config.backend.convolution_backward(grad, x, weight, ctx.config.spec, ctx.input_like[1], needed)[:2]
 
-    if not need_x or weight.dtype not in (torch.float16, torch.bfloat16):
+    if not need_x or accumulate_type(weight.dtype) == weight.dtype:
         scaled = (weight * _per_filter(scale)).to(weight.dtype) if need_x else weight
         return backward(du, scaled, need_x, need_g)
     norm = Epilogue(torch.zeros_like(scale), torch.ones_like(scale), scale, eps=0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.layout import laid_out, memory_format
-from ..core.spec import Epilogue, Spec
+from ..core.spec import Epilogue, Spec, accumulate_type
 from ..core.torch_compat import is_compiling, onednn_convolution, onednn_pack
 from ..tuning import all_ints
 from .aten import (  # noqa: F401
@@ -45,7 +45,7 @@ def conv_epilogue(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec
         if relu_alone(input, arguments):
             return torch.relu_(convolution(input, weight, bias, spec))
         # The epilogue adds a bias as its beta. On a CPU oneDNN adds it before it rounds to 16 bits.
-        rounds = input.device.type == "cpu" and input.dtype in (torch.float16, torch.bfloat16)
+        rounds = input.device.type == "cpu" and accumulate_type(input.dtype) != input.dtype
         if bias is not None and not rounds and arguments.mean is None and arguments.beta is None:
             bias, arguments = None, arguments._replace(beta=bias)
         return epilogue(convolution(input, weight, bias, spec), arguments)

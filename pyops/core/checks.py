@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .spec import Pair, Spec
+from .spec import Pair, Spec, accumulate_type
 
 
 class UsageError(Exception):
@@ -116,7 +116,7 @@ def geometry(input: Tensor, weight: Tensor, stride: Pair, padding, dilation: Pai
 
 def batch_norm(vectors: dict[str, Tensor | None], channels: int, z: Tensor, eps: float, training: bool) -> None:
     """Checks running_mean, running_var, weight, bias: (C,), all of z's dtype, or all fp32 if z is fp16 or bf16."""
-    allowed = [z.dtype] + [torch.float32] * (z.dtype in (torch.float16, torch.bfloat16))
+    allowed = list(dict.fromkeys((z.dtype, accumulate_type(z.dtype))))
     for name, other in (("running_mean", "running_var"), ("running_var", "running_mean")):
         if vectors[name] is None and not training:
             raise RuntimeError(f"{name}: expected a tensor unless training=True, got None")
