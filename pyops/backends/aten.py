@@ -57,12 +57,12 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     """z = conv2d(x, w) + b, computed in compute_dtype(x) and rounded to the dtype of x.
 
     Some of aten's CUDA kernels, as in fp64, support contiguous (NCHW) tensors only: z is then copied into the layout of
-    x or w. A meta tensor keeps the strides that eager gives it.
+    x or w. On other devices it keeps the strides that eager gives it.
     """
     dtype = compute_dtype(input)
     b = None if bias is None else bias.to(dtype)
     z = torch.conv2d(input.to(dtype), weight.to(dtype), b, *spec).to(input.dtype)
-    return z if z.is_meta else z.contiguous(memory_format=memory_format(input, weight))
+    return z.contiguous(memory_format=memory_format(input, weight)) if z.is_cuda else z
 
 
 def relu_alone(input: Tensor, e: Epilogue) -> bool:

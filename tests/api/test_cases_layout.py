@@ -195,6 +195,19 @@ def test_layouts_that_one_tensor_has_at_once(backend, size, out, kernel, formats
         assert y.stride() == z.stride()
 
 
+@pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="torch's layouts on a CPU")
+@pytest.mark.parametrize("backend", ["library", "native"])
+@pytest.mark.parametrize("slope", [1.0, "relu", (0.1, 0.3)], ids=str)
+@pytest.mark.parametrize("kernel, padding", [(1, (0, 1)), (3, 1)], ids=["1x1", "3x3"])
+def test_depthwise_convolutions_of_one_pixel(backend, slope, kernel, padding):
+    """torch gives some of them another layout than their input has."""
+    x, w = torch.randn(2, 1, 1, 8).permute(0, 3, 1, 2), torch.randn(8, 1, kernel, kernel)
+    plain = torch.conv2d(x, w, None, 1, padding, 1, 8)
+    y = atrous.conv_bn_act(x, w, padding=padding, groups=8, slope=slope, backend=backend)
+    assert y.stride() == plain.stride()
+    torch.testing.assert_close(y.relu(), plain.relu(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="a difference on a CPU")
 def test_depthwise_convolutions_of_one_pixel_in_fp16():
     """torch convolves such maps channel by channel, and loses their layout: docs/differences.md."""
