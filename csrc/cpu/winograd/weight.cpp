@@ -127,9 +127,9 @@ struct Weight {
 
   int64_t channels() const { return sizes[1]; }
   int64_t panels() const { return ceil_div(sizes[0], PANEL); }
-  // Transforms the DEPTH channels from c on of a panel to u[position][c][16].
-  void transform_channels(int64_t panel, int64_t c, float* u, bool exact) const {
-    const int64_t k = panel * PANEL, step = channels() * PANEL;
+  // Transforms the DEPTH channels from c on of a panel to u[position][c][16], `step` apart from position to position.
+  void transform_channels(int64_t panel, int64_t c, float* u, int64_t step, bool exact) const {
+    const int64_t k = panel * PANEL;
     const Block<S> block{data + k * strides[0] + c * strides[1],
                          strides,
                          std::min(DEPTH, channels() - c),
@@ -147,7 +147,7 @@ void transform_fp32(const Weight<S>& weight, float* u) {
   torch::stable::parallel_for(0, weight.panels() * blocks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block)
       weight.transform_channels(block / blocks, block % blocks * DEPTH,
-                                u + block / blocks * weight.positions * channels * PANEL, true);
+                                u + block / blocks * weight.positions * channels * PANEL, channels * PANEL, true);
   });
 }
 
@@ -156,15 +156,15 @@ template <class S>
 void transform_int16(const Weight<S>& weight, int16_t* integers) {
   const int64_t positions = weight.positions, channels = weight.channels();
   const int64_t pairs = ceil_div(channels, CHUNK) * CHUNK / 2, step = (pairs + 1) * 2 * PANEL;
+  const int64_t apart = odd_lines(channels * PANEL);
   torch::stable::parallel_for(0, weight.panels(), 1, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<float> memory;
-    float* u = reserve(memory, positions * channels * PANEL);
+    float* u = reserve(memory, positions * apart);
     for (int64_t panel = begin; panel < end; ++panel) {
-      for (int64_t c = 0; c < channels; c += DEPTH) weight.transform_channels(panel, c, u, false);
+      for (int64_t c = 0; c < channels; c += DEPTH) weight.transform_channels(panel, c, u, apart, false);
       for (int64_t i = 0; i < positions; ++i) {
         int16_t* own = integers + (panel * positions + i) * step;
-        quantize_panel(u + i * channels * PANEL, channels, pairs, own,
-                       reinterpret_cast<float*>(own + pairs * 2 * PANEL));
+        quantize_panel(u + i * apart, channels, pairs, own, reinterpret_cast<float*>(own + pairs * 2 * PANEL));
       }
     }
   });
