@@ -23,7 +23,7 @@ from typing import Any
 from unittest import mock
 
 TESTS = Path(__file__).parents[2]
-sys.path[:0] = [str(TESTS / name) for name in ("support", "fuzz", "csrc")]
+sys.path[:0] = [str(TESTS / name) for name in ("support", "support/fusion", "support/kernels", "fuzz", "csrc")]
 
 import fuzz_check  # noqa: E402
 import fuzz_conv  # noqa: E402
