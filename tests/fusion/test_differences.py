@@ -59,26 +59,6 @@ def test_layouts_behind_an_enlarged_pixel():
     assert atrous.fuse(plain, freeze=True)(x).is_contiguous(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
-def test_layouts_behind_a_sum_of_maps_of_one_channel():
-    """Dense in both layouts: eager takes their sum for NCHW, torch's shape inference for channels_last."""
-
-    class Sum(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1, self.conv2, self.conv3 = nn.Conv2d(4, 1, 1), nn.Conv2d(1, 1, 1), nn.Conv2d(1, 4, 1)
-
-        def forward(self, x):
-            y = self.conv1(x)
-            return self.conv3(self.conv2(y) + y)
-
-    plain = Sum().eval()
-    x = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
-    y = atrous.fuse(plain)(x)
-    assert plain(x).is_contiguous() and y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y, plain(x), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.gate
 @pytest.mark.nightly
 def test_bernoulli_in_fp64_under_inductor():

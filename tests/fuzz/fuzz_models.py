@@ -79,8 +79,8 @@ class Model(NamedTuple):
     @property
     def predicted_strides(self) -> bool:
         """True if strides may be those that torch predicts for fake tensors, which are not its own: docs/differences.md
-        has RReLU, the sum of maps of one channel, and such maps in a frozen model."""
-        single = any((block.residual != "none" or self.frozen) and block.width == 1 for block in self.blocks)
+        has RReLU, and maps of one channel in a frozen model."""
+        single = self.frozen and any(block.width == 1 for block in self.blocks)
         return single or any(block.act.startswith("random") for block in self.blocks)
 
     def axes(self) -> dict[str, str]:

@@ -71,6 +71,7 @@ class Call:
     traces: the operators of calls so far, which those of the same graph share if they differ in their tensors alone.
     batch_stats: it normalizes with the statistics of the batch. deferred: it returns y, mean and the unbiased variance,
     and does not update the running statistics. layout: that of the result, where the functional call has another.
+    nchw: a result that is dense in both layouts gets the strides of NCHW, as eager's.
     """
 
     def __init__(self, chain: Chain, options: Options, residual: fx.Node | None, traces: dict[str, fx.GraphModule]):
@@ -91,6 +92,9 @@ class Call:
         tensors["residual"] = residual
         self.tensors = {name: node for name, node in tensors.items() if node is not None}
         self.names = tuple(self.tensors)
+        # eager's operators make an NCHW map of one that is dense in both layouts, but for these and those in place
+        steps = chain.steps.values()
+        self.nchw = any(spellings.role(n) not in ("conv", "prelu") and not spellings.in_place(n) for n in steps)
         self.__name__ = self.__qualname__ = "site_" + chain.pattern.replace("+", "_")
 
     @property
@@ -157,7 +161,7 @@ class Call:
         y = self._run(t, batch_norm, post_op)
         if self.layout is not None and not self.folds:
             y = y.contiguous(memory_format=self.layout)
-        if self.eps and (y.shape[2:] == (1, 1) or y.shape[1] == 1):  # NCHW from torch's BatchNorm, as later layers see
+        if self.nchw and (y.shape[2:] == (1, 1) or y.shape[1] == 1):  # dense in both layouts: later layers see which
             y = y.as_strided(y.shape, (y.shape[1] * y.shape[2] * y.shape[3], y.shape[2] * y.shape[3], y.shape[3], 1))
         if not collected:
             return y

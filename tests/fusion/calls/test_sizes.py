@@ -8,8 +8,10 @@ import random
 import pytest
 import torch
 from faults import compiles_each_size
+from oracle import layout
 from outcomes import assert_alike, equal_models
 from pairs import BOTH, Pair, image
+from torch import nn
 from torch._dynamo.utils import counters
 from variants import INDUCTOR, SHARED, catches, epilogues, layers
 
@@ -107,6 +109,40 @@ def test_layouts(make, training):
     assert graphs() == before and layers(fused) == BOTH
     if make.wrong:
         raise AssertionError("this fault is one of sizes")
+
+
+STEPS = {
+    "relu": lambda width: [nn.ReLU()], "leaky": lambda width: [nn.LeakyReLU(0.1)], "prelu": lambda width: [nn.PReLU()],
+    "bn": lambda width: [nn.BatchNorm2d(width)], "relu in place": lambda width: [nn.ReLU(inplace=True)],
+    "bn, prelu": lambda width: [nn.BatchNorm2d(width), nn.PReLU()], "sum": lambda width: [Doubled(width)],
+}  # fmt: skip
+
+
+class Doubled(nn.Module):
+    """A convolution and a sum: conv(x) + x."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        return self.conv(x) + x
+
+
+@pytest.mark.parametrize("width, size", [(1, (4, 4)), (3, (1, 1)), (1, (1, 1))], ids=str)
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+def test_maps_that_are_dense_in_both_layouts(steps, width, size):
+    """One channel or one pixel: the strides decide the layout behind a later convolution, and eager's steps differ."""
+    plain = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), *steps(width), nn.Conv2d(width, 4, 1))
+    x = torch.randn(2, *size, 3).permute(0, 3, 1, 2)
+    for training in (False, True):
+        plain.train(training and size != (1, 1))
+        fused = atrous.fuse(plain)
+        with torch.set_grad_enabled(training):
+            expected = plain(x)
+            if training and steps is STEPS["relu in place"]:  # a row of docs/differences.md
+                expected = expected.contiguous(memory_format=torch.contiguous_format)
+            assert layout(fused(x)) == layout(expected)
 
 
 @catches(compiles_each_size, gates=("frozen",))
