@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from torch import fx, nn
 # its limit for all instances of a class together where a graph breaks inside their forward. name -> default, ours
 _SETTINGS: dict[str, tuple[Any, Any]] = {
     "skip_nnmodule_hook_guards": (True, False),
-    "use_recursive_dict_tags_for_guards": (False, True),
+    "use_recursive_dict_tags_for_guards": (False, True) if sys.version_info < (3, 13) else (True, False),
     "recompile_limit": (8, 256),
 }
 _names = itertools.count()

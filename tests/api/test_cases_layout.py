@@ -208,6 +208,23 @@ def test_depthwise_convolutions_of_one_pixel(backend, slope, kernel, padding):
     torch.testing.assert_close(y.relu(), plain.relu(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="torch's convolution on a CPU")
+@pytest.mark.parametrize("backend", ["library", "native"])
+@pytest.mark.parametrize("permuted", list(itertools.product((False, True), repeat=2)), ids=str)
+@pytest.mark.parametrize("kernel, stride", [(3, (1, 2)), (1, 1)], ids=["3x3", "1x1"])
+def test_one_channel_in_fp16(backend, permuted, kernel, stride):
+    """A CPU computes it in fp32: there torch's convolution into one column is wrong with the strides of NHWC."""
+    x, w = (
+        torch.randn(n, h, width, 1).half().permute(0, 3, 1, 2) if nhwc else torch.randn(n, 1, h, width).half()
+        for nhwc, (n, h, width) in zip(permuted, ((2, 3, 2), (8, kernel, kernel)))
+    )  # fmt: skip
+    plain = torch.conv2d(x, w, None, stride, kernel // 2)
+    exact = torch.conv2d(x.double(), w.double(), None, stride, kernel // 2)
+    y = atrous.conv_bn_act(x, w, stride=stride, padding=kernel // 2, backend=backend)
+    torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
+    assert layout(y) == layout(plain)
+
+
 @pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="a difference on a CPU")
 def test_depthwise_convolutions_of_one_pixel_in_fp16():
     """torch convolves such maps channel by channel, and loses their layout: docs/differences.md."""
