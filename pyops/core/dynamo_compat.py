@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+# A write into an object's __dict__ keeps the dictionary's version: https://github.com/python/cpython/issues/125608
+_TAGS_ARE_WRONG = sys.version_info[:3] == (3, 13, 0)
 # Dynamo by default ignores hooks that are added after the first call, checks each attribute of each module, and counts
 # its limit for all instances of a class together where a graph breaks inside their forward. name -> default, ours
 _SETTINGS: dict[str, tuple[Any, Any]] = {
     "skip_nnmodule_hook_guards": (True, False),
-    "use_recursive_dict_tags_for_guards": (False, True) if sys.version_info < (3, 13) else (True, False),
+    "use_recursive_dict_tags_for_guards": (True, False) if _TAGS_ARE_WRONG else (False, True),
     "recompile_limit": (8, 256),
 }
 _names = itertools.count()
