@@ -205,8 +205,8 @@ def test_a_planted_fault_is_found(fault, tmp_path):
 @pytest.mark.drawn(3)
 @pytest.mark.parametrize("fault", MODEL_FAULTS)
 def test_a_planted_fault_of_fused_models_is_found(fault, tmp_path):
-    """Within as many models as test_drawn has."""
-    fuzz_with_fault(tmp_path, *MODEL_FAULTS[fault], "--count", 0, "--models", DRAWN["models"][1], interpret=False)
+    """Within four times as many models as test_drawn has: few of them are frozen, in fp32 or fp64, with a BatchNorm."""
+    fuzz_with_fault(tmp_path, *MODEL_FAULTS[fault], "--count", 0, "--models", 4 * DRAWN["models"][1], interpret=False)
 
 
 # Faults in csrc/cuda: the unit, the right text, the wrong text.
