@@ -35,14 +35,14 @@ def in_compute_dtype(
     arguments = arguments._replace(residual=None if residual is None else residual.to(dtype))
     layout = memory_format(input, *(w for w in weights if w is not None))  # a copy of one channel may show another
     x = _converted(input, dtype, input) if input.shape[1] == 1 else input.to(dtype, memory_format=layout)
-    y = run(x, tuple(_converted(w, dtype, input) for w in weights), arguments)
+    y = run(x, tuple(w if w is None else _converted(w, dtype, input) for w in weights), arguments)
     return y.to(input.dtype, memory_format=layout)
 
 
-def _converted(t: Tensor | None, dtype: torch.dtype, input: Tensor) -> Tensor | None:
+def _converted(t: Tensor, dtype: torch.dtype, input: Tensor) -> Tensor:
     """A tensor of a convolution in this dtype. input: if it has one channel, the strides are those of NCHW: with others
     oneDNN's convolution in fp32 is wrong where the result has one column (torch 2.13)."""
-    if t is None or t.dtype == dtype:
+    if t.dtype == dtype:
         return t
     return t.to(dtype, memory_format=torch.contiguous_format if input.shape[1] == 1 else torch.preserve_format)
 
@@ -69,8 +69,8 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec) 
     x or w. On other devices it keeps the strides that eager gives it.
     """
     dtype = compute_dtype(input)
-    x, w, b = (_converted(t, dtype, input) for t in (input, weight, bias))
-    z = torch.conv2d(x, w, b, *spec).to(input.dtype)
+    b = None if bias is None else bias.to(dtype)
+    z = torch.conv2d(_converted(input, dtype, input), _converted(weight, dtype, input), b, *spec).to(input.dtype)
     return z.contiguous(memory_format=memory_format(input, weight)) if z.is_cuda or dtype != input.dtype else z
 
 
