@@ -43,7 +43,7 @@ def check_model(case: Model) -> dict[str, Counter[str]]:
     report = fused.fusion_report
     assert not report.plain_calls, report
     # BatchNorm keeps the strides of a transposed map of one channel, as no operator of ours does
-    refused = any("strides of its own" in str(site.reason) for graph in report.graphs for site in graph.sites)
+    refused = any("strides of its own" in str(layer.reason) for graph in report.graphs for layer in graph.sites)
     assert report.counts[0] or refused or not any(block.fusible for block in case.blocks), report
     return {"operators": operators}
 
