@@ -34,14 +34,13 @@ def in_compute_dtype(
     residual = arguments.residual
     arguments = arguments._replace(residual=None if residual is None else residual.to(dtype))
     layout = memory_format(input, *(w for w in weights if w is not None))  # a copy of one channel may show another
-    x = _converted(input, dtype, input) if input.shape[1] == 1 else input.to(dtype, memory_format=layout)
-    y = run(x, tuple(w if w is None else _converted(w, dtype, input) for w in weights), arguments)
-    return y.to(input.dtype, memory_format=layout)
+    weights = tuple(w if w is None else _converted(w, dtype, input) for w in weights)
+    return run(_converted(input, dtype, input), weights, arguments).to(input.dtype, memory_format=layout)
 
 
 def _converted(t: Tensor, dtype: torch.dtype, input: Tensor) -> Tensor:
-    """A tensor of a convolution in this dtype. input: if it has one channel, the strides are those of NCHW: with others
-    oneDNN's convolution in fp32 is wrong where the result has one column (torch 2.13)."""
+    """A tensor of a convolution of `input`, in this dtype. If the input has one channel, in NCHW: with the strides of
+    channels_last oneDNN's convolution in fp32 is wrong where the result has one column (torch 2.13)."""
     if t.dtype == dtype:
         return t
     return t.to(dtype, memory_format=torch.contiguous_format if input.shape[1] == 1 else torch.preserve_format)

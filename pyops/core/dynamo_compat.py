@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,27 +66,33 @@ def dynamo(
 
 def _patch(callback: Any, breaks: dict[str, int]) -> None:
     """Holds the settings while Dynamo compiles a frame for us; where that cannot be done, they hold for everybody."""
-    from torch._dynamo.utils import counters
-
     kind = type(callback)
 
     class UnderSettings(kind):  # type: ignore[misc, valid-type]
         def __call__(self, *args, **kwargs):
-            with no_compilation():  # counts and, in torch 2.11, settings are those of all threads
-                before = dict(counters["graph_break"])
-                try:
-                    with torch._dynamo.config.patch(_settings()):
-                        return kind.__call__(self, *args, **kwargs)
-                finally:
-                    for reason, count in counters["graph_break"].items():
-                        if count > before.get(reason, 0):
-                            breaks[reason] = breaks.get(reason, 0) + count - before.get(reason, 0)
+            # the counters and, in torch 2.11, the settings are those of all threads
+            with no_compilation(), _counted(breaks), torch._dynamo.config.patch(_settings()):
+                return kind.__call__(self, *args, **kwargs)
 
     try:
         callback.__class__ = UnderSettings  # the object stays: the C code behind it follows a chain of attributes
     except TypeError:
         for name, setting in _settings().items():
             setattr(torch._dynamo.config, name, setting)
+
+
+@contextlib.contextmanager
+def _counted(breaks: dict[str, int]) -> Iterator[None]:
+    """Adds the graph breaks inside it to `breaks`."""
+    from torch._dynamo.utils import counters
+
+    before = dict(counters["graph_break"])
+    try:
+        yield
+    finally:
+        for reason, count in counters["graph_break"].items():
+            if count > before.get(reason, 0):
+                breaks[reason] = breaks.get(reason, 0) + count - before.get(reason, 0)
 
 
 def _settings() -> dict[str, Any]:

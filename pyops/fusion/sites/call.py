@@ -92,7 +92,7 @@ class Call:
         tensors["residual"] = residual
         self.tensors = {name: node for name, node in tensors.items() if node is not None}
         self.names = tuple(self.tensors)
-        # eager's operators make an NCHW map of one that is dense in both layouts, but for these and those in place
+        # in eager a convolution, PReLU and steps in place keep the strides of a map that is dense in both layouts
         steps = chain.steps.values()
         self.nchw = any(spellings.role(n) not in ("conv", "prelu") and not spellings.in_place(n) for n in steps)
         self.__name__ = self.__qualname__ = "site_" + chain.pattern.replace("+", "_")
