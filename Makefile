@@ -76,7 +76,7 @@ build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
 	GATES_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu and not nightly" $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c 'import triton; assert triton.__version__ == "3.6.0", triton.__version__'
 	PYTHONPATH=$(OLD_TRITON) GATES_SEED=$(SEED) TESTS_DRAWN=3 $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
-		$(wildcard tests/triton/test_triton_*.py) $(PYTEST_ARGS)
+		$(wildcard tests/triton/test_triton_*.py tests/triton/conv/test_*.py) $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) GATES_SEED=$(SEED) $(BIN)/python -m pytest $(PARALLEL) -m gate $(STANDIN) \
 		$(PYTEST_ARGS)
 	@touch $@
@@ -84,7 +84,7 @@ build/gates-$(TREE): | $(VENV)/native $(OLD_TRITON)/complete
 gates-all: setup $(OLD_TRITON)/complete  ## run the slow checks and the oldest triton's tests whole, without a draw
 	$(BIN)/python -m pytest $(PARALLEL) -m "gate and not gpu and not nightly" --whole --deselect $(STANDIN) $(PYTEST_ARGS)
 	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" \
-		$(wildcard tests/triton/test_triton_*.py) $(PYTEST_ARGS)
+		$(wildcard tests/triton/test_triton_*.py tests/triton/conv/test_*.py) $(PYTEST_ARGS)
 	$(MAKE) standin-all
 
 STANDIN := tests/triton/test_triton_standin.py

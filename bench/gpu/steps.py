@@ -42,13 +42,14 @@ INSTALL_CHECKOUT = Step(
 # With a bundle every backend must run: otherwise its tests would be skipped, so a missing one ends the phase.
 INFO = Step("info", 15, "{python} -m atrous info --require native,triton", required=True)
 INFO_OF_CHECKOUT = replace(INFO, command="{python} -m atrous info --require triton")
+# The convolution tests run first; pytest collects each file once.
+TESTS = "tests/*/test_*conv*.py tests/*/conv tests/*/test_*.py tests/*/*/test_*.py"
 PROGRAM = "tests/support/kernels/launches.py"
 LAUNCHES = Step("every kernel once", 25, f"{{python}} -u {PROGRAM}")
 
 RIGHT = (
     LAUNCHES,
-    # The convolution tests run first; pytest collects each file once.
-    Step("GPU tests", 93, f"{PYTEST} -m gpu tests/*/test_*conv*.py tests/*/test_*.py tests/*/*/test_*.py"),
+    Step("GPU tests", 93, f"{PYTEST} -m gpu {TESTS}"),
     Step("the cases of every backend", 40, f"{PYTEST} -m 'not gate' --device cuda {CASES}"),
     Step("memcheck", 37, f"{{python}} -m bench.gpu.sanitize memcheck {PROGRAM} --one", optional=True),
     Step("fuzzer", 20, f"{FUZZ} --seconds 6"),
