@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -200,7 +201,23 @@ def _fused(model: nn.Module, how: dict[str, Any]) -> nn.Module:
 def _class(kind: type[nn.Module], frozen: bool) -> type[nn.Module]:
     bases = (Frozen if frozen else Fused, kind)
     attributes = {"__slots__": ("_atrous",), "__module__": kind.__module__, "__doc__": kind.__doc__}
-    return type(f"Fused{kind.__name__}", bases, attributes)
+    slots = {name for base in kind.__mro__ for name, value in vars(base).items() if inspect.ismemberdescriptor(value)}
+    return type(f"Fused{kind.__name__}", bases, attributes | {name: _of_the_model(name) for name in slots})
+
+
+def _of_the_model(name: str) -> property:
+    """An attribute of the model that is not in its __dict__, since the class has __slots__."""
+
+    def get(fused: Fused) -> Any:
+        return getattr(fused._atrous.model, name)
+
+    def put(fused: Fused, value: Any) -> None:
+        setattr(fused._atrous.model, name, value)
+
+    def remove(fused: Fused) -> None:
+        delattr(fused._atrous.model, name)
+
+    return property(get, put, remove)
 
 
 def _check(model: object) -> nn.Module:

@@ -237,3 +237,23 @@ def test_a_class_that_asks_of_its_subclasses():
 
     model, x = Model().double(), image()
     torch.testing.assert_close(atrous.fuse(model)(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+def test_attributes_of_a_class_with_slots():
+    class Scaled(Pair):
+        __slots__ = ("factor",)
+
+        def forward(self, x):
+            return super().forward(x) * self.factor
+
+    model, x = Scaled().double(), image()
+    fused = atrous.fuse(model)
+    with pytest.raises(AttributeError, match="factor"):
+        fused(x)
+    model.factor = 2.0
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-9, atol=1e-9)
+    fused.factor = 3.0
+    assert model.factor == fused.factor == 3.0
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-9, atol=1e-9)
+    del fused.factor
+    assert not hasattr(model, "factor")
