@@ -192,11 +192,12 @@ def save(path: Path, table: Table) -> None:
 
     Raises OSError if it cannot be written, ValueError if the existing file is not a valid table; it stays unchanged.
     """
-    existing = read(path) if os.path.lexists(path) else table
-    if (existing.device, existing.versions) == (table.device, table.versions):
-        table = table._replace(entries=existing.entries | table.entries)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, dump(table))
+    with files.locked(path.parent):
+        existing = read(path) if os.path.lexists(path) else table
+        if (existing.device, existing.versions) == (table.device, table.versions):
+            table = table._replace(entries=existing.entries | table.entries)
+        files.write(path, dump(table))
     reload()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,14 @@ def test_save_merges_what_is_of_the_same_device_and_versions(tuning_folder):
     tuning.save(path, renewed)
     assert tuning.read(path) == renewed
     assert [file.name for file in tuning_folder.iterdir()] == ["a.json"]
+
+
+def test_runs_that_save_at_once_keep_each_others_entries(tuning_folder):
+    path = tuning_folder / "a.json"
+    keys = [KEY._replace(batch=1 << power) for power in range(10)]
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(lambda key: tuning.save(path, table({key: LIBRARY})), keys))
+    assert tuning.read(path).entries == dict.fromkeys(keys, LIBRARY)
 
 
 def test_a_choice_counts_as_soon_as_it_is_saved(tuning_folder):
