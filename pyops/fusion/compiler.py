@@ -80,13 +80,10 @@ class Compiler:
         if training.writes_into_a_leaf(plain):  # torch refuses it, in its own words
             return gm.forward
         finish = functools.partial(self._finish, half=True)
-        return first_that_works(
-            record.fallbacks,
-            lambda: training.compiled(gm, plain, inputs, self.options.recompute, self.then == "inductor", finish),
-            # without second derivatives, but a layer of its own may have saved what is written later
-            lambda: graph_compat.with_aot_autograd(gm, inputs) if training.writes(gm) else gm.forward,
-            lambda: gm.forward,
-        )
+        routes = [lambda: training.compiled(gm, plain, inputs, self.options.recompute, self.then == "inductor", finish)]
+        if training.writes(gm):  # a site on its own may save what is written later: both directions, not the second
+            routes.append(lambda: graph_compat.with_aot_autograd(gm, inputs))
+        return first_that_works(record.fallbacks, *routes, lambda: gm.forward)
 
     def _without_gradients(self, gm: fx.GraphModule) -> Callable[..., Any]:
         lower_sites(gm, self.options.freeze)
