@@ -236,12 +236,10 @@ def with_aot_autograd(gm: fx.GraphModule, fakes: Sequence[Any]) -> Callable[...,
     )(gm, fakes)  # fmt: skip
 
 
-def with_inductor(
-    gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None, cuda_graphs: bool = True
-) -> Callable[..., Any]:
+def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) -> Callable[..., Any]:
     """A graph compiled by Inductor, with the options of one of torch.compile's modes. It may change the graph.
 
-    cuda_graphs: False forbids them. A half of a training graph must not have one: Inductor takes each for a whole
+    A graph that takes a list is a half of a training graph. It gets no CUDA graph: Inductor takes each half for a whole
     inference, and would write over what the forward saved.
     """
     from torch._inductor import config, list_mode_options
@@ -249,9 +247,21 @@ def with_inductor(
 
     options = list_mode_options(mode) if mode else {}
     options |= {"fallback_random": True}  # the numbers that torch draws without a compiler
-    options |= {} if cuda_graphs else {"triton.cudagraphs": False}
+    inputs: list[Any] = list(fakes)
+    if gm._boxed_call and inputs:
+        options |= {"triton.cudagraphs": False}
+        gm.graph.find_nodes(op="placeholder")[0].meta["steal_arg"] = True  # the list is emptied
+        inputs = [inputs]
     with config.patch(options):
-        return compile_fx(gm, list(fakes))  # type: ignore[return-value]
+        return compile_fx(gm, inputs)  # type: ignore[return-value]
+
+
+def take_a_list(gm: fx.GraphModule) -> None:
+    """Makes the graph's function take a list of its inputs and empty it: each can be freed after its last use."""
+    from torch.fx.graph import _BoxedCodeGen
+
+    gm.graph.set_codegen(_BoxedCodeGen())
+    gm.recompile()
 
 
 # Inputs of a graph that Dynamo made

@@ -96,11 +96,13 @@ class Compiler:
         return constants.frozen(gm, owned, self.store, self._finish)
 
     def _finish(self, gm: fx.GraphModule, half: bool = False) -> Callable[..., Any]:
-        """half: this is a half of a training graph, whose operators do what autocast does."""
+        """half: of a training graph. It takes a list, and its operators do what autocast does."""
+        if half:
+            graph_compat.take_a_list(gm)
         if self.then != "inductor":
             return lean(gm, not half and autocasts(gm.graph))
         inputs = [value(node) for node in gm.graph.nodes if node.op == "placeholder"]
-        return graph_compat.with_inductor(gm, inputs, self.mode, cuda_graphs=not half)
+        return graph_compat.with_inductor(gm, inputs, self.mode)
 
 
 def rewritten(

@@ -20,7 +20,7 @@ from ..sites.effects import storage, value, written
 from .keeping import choose_kept
 from .updates import Updates, counts
 
-Finish = Callable[[fx.GraphModule], Callable[..., Any]]  # makes a function of a finished graph
+Finish = Callable[[fx.GraphModule], Callable[[list], Any]]  # makes a function of a finished graph
 
 
 def compiled(
@@ -195,7 +195,7 @@ def _function(whole: Whole) -> Callable[..., Any]:
     class Graph(torch.autograd.Function):
         @staticmethod
         def forward(ctx, args, *wanted):
-            results = whole.forward(*args)
+            results = whole.forward(list(args))
             outputs, kept = results[: len(whole.outputs)], results[whole.first_kept :]
             statistics = results[len(whole.outputs) : whole.first_kept]
             whole.updates.apply(args, statistics)  # before anything is saved: there checkpointing may end a run
@@ -220,8 +220,10 @@ def _function(whole: Whole) -> Callable[..., Any]:
             if torch.is_grad_enabled():  # create_graph=True: these gradients will be differentiated
                 return _differentiable_backward(whole, ctx, tensors, kept, grads)
             whole.updates.apply(ctx.arguments, ctx.statistics, again=True)
-            gradients = whole.backward(*(kept[i] for i in whole.order), *whole.dense(grads, ctx.shapes))
-            return None, *whole.of_given(gradients, grads)
+            inputs = [*map(kept.__getitem__, whole.order), *whole.dense(grads, ctx.shapes)]
+            ctx.maybe_clear_saved_tensors()  # unless there is another backward: the graph frees each after its last use
+            del tensors, rest, kept
+            return None, *whole.of_given(whole.backward(inputs), grads)
 
     return Graph.apply
 

@@ -8,10 +8,11 @@ import weakref
 import pytest
 import torch
 import torch.utils.checkpoint
-from faults import ignores_checkpoints, keeps_more, scales
+from faults import frees_nothing, ignores_checkpoints, keeps_more, scales
 from outcomes import agree, equal_models
 from pairs import Pair, image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from variants import SHARED, catches, layers
 
 import atrous
@@ -123,6 +124,46 @@ def test_kept_bytes(make):
     assert ours < 0.75 * theirs, (ours, theirs)
     without = kept(atrous.fuse(models[0], recompute=False), x)
     assert ours < 0.85 * without <= theirs * 0.9, (ours, without, theirs)
+
+
+class Counting(TorchDispatchMode):
+    """Counts at each operator which of these tensors are alive."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.tensors, self.counts = tensors, []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        self.counts.append(sum(tensor() is not None for tensor in self.tensors))
+        return result
+
+
+@catches(frees_nothing, variants=SHARED)
+def test_the_backward_frees_each_tensor_after_its_last_use(make):
+    """The peak of a step is that of what is saved, not of that and all gradients of maps besides."""
+    fused, _ = make.pair(equal_models(lambda: nn.Sequential(*(Pair(16) for _ in range(4))), training=True))
+    x, saved = image(4, size=12), []
+
+    def pack(tensor):
+        packed = tensor.detach()
+        saved.append(weakref.ref(packed))
+        return packed
+
+    fused(x)  # compiled without the hooks
+    for retain in (True, False):
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = fused(x).sum()
+        with Counting(saved) as counting:
+            y.backward(retain_graph=retain)
+        counts = counting.counts
+        assert len(saved) > 15 and counts[0] > 0.9 * len(saved)
+        if retain:
+            assert counts[-1] == counts[0]
+            y.backward()  # again
+        else:
+            assert counts[len(counts) // 2] < 0.75 * len(saved) and counts[-1] < 0.2 * len(saved), counts
 
 
 @catches(keeps_more, variants=SHARED)

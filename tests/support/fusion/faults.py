@@ -355,3 +355,15 @@ def keeps_more(model, *args, **options):
         return y * y.detach().clone().repeat(9, 1, 1, 1)[: y.shape[0]] if y.requires_grad else y
 
     return calling(model, call)
+
+
+def frees_nothing(model, *args, **options):
+    """What the forward saved is there until the whole backward has ended."""
+
+    def call(x):
+        y = model(x)
+        leaf = y.detach().requires_grad_()
+        leaf.register_hook(lambda grad: y.backward(grad, retain_graph=True))
+        return leaf
+
+    return calling(model, call)
