@@ -13,6 +13,8 @@ from bench.subjects.subject import OURS
 
 WIDTH, COLUMN = 100, 10
 SHORT = {"float32": "", "bfloat16": " bf16"}
+# What bench.commands.memory measures, in MB
+MEMORY = {"saved_mb": "saved for the backward", "allocated_mb": "peak of allocations", "peak_mb": "of resident memory"}
 TITLE = f"""Speed-up over the baseline, the first line of its table: the median of the rounds' ratios, ± half
 the distance of their quartiles in percent. In parentheses, and not in the mean: above ±{100 * rounds.LIMIT:.0f} %.
 error: the largest against fp64, as a multiple of plain torch's in the same dtype."""
@@ -101,13 +103,13 @@ def exponents(rows: list[Row]) -> list[str]:
 
 
 def memory(rows: list[Row]) -> list[str]:
-    """MB saved for the backward, exact, and the peak of a step."""
+    """What a training step saves for the backward, exact, and its peaks."""
     if not rows:
         return []
     cases, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("case", "provider"))
-    known = {(row["provider"], row["case"]): f"{row['saved_mb']:.0f} / {row['peak_mb']:.0f}" for row in rows}
+    known = {(row["provider"], row["case"]): " / ".join(f"{row[name]:.0f}" for name in MEMORY) for row in rows}
     body = [["", *cases]] + [[name, *(known.get((name, case), "") for case in cases)] for name in names]
-    return ["", "Memory of a training step, MB: saved for the backward / peak of resident memory", *align(body)]
+    return ["", f"Memory of a training step, MB: {' / '.join(MEMORY.values())}", *align(body)]
 
 
 def layers(rows: list[Row], ceilings: dict[str, float]) -> list[str]:

@@ -2,20 +2,25 @@
 
     python -m bench.commands.memory PROVIDER [--batch 8] [--size 224] [--output-stride 8]
 
-saved_mb: what autograd saves for the backward, exact, each storage once, parameters left out. peak_mb: the largest
-resident memory in the second step, above that before the model was made: parameters, gradients, momentum and
-workspaces are in it.
+saved_mb: what autograd saves for the backward, exact, each storage once, parameters left out. allocated_mb: the largest
+sum of torch's allocations in a step, above that before it: maps and gradients. peak_mb: the largest resident memory in
+the second step, above that before the model was made: also parameters, momentum, a compiler's code, and freed memory
+that malloc keeps.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import re
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 import atrous
 from bench.subjects import training
@@ -26,6 +31,18 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def resident(field: str) -> int:
     """Bytes of this process: VmRSS now, VmHWM at most since the last reset."""
     return int(re.search(rf"{field}:\s+(\d+) kB", STATUS.read_text())[1]) * 1024  # type: ignore[index]
+
+
+def allocated(step: Callable[[], object]) -> int:
+    """The largest sum of torch's allocations, less what is freed, since the step began."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(itertools.accumulate(change for _, change in changes))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     RESET.write_text("5")
     step()
     peak = resident("VmHWM") - before
-    print(json.dumps({"saved_mb": step.saved_bytes() * args.batch / 1e6, "peak_mb": peak / 1e6}))
+    saved = step.saved_bytes() * args.batch
+    print(json.dumps({"saved_mb": saved / 1e6, "allocated_mb": allocated(step) / 1e6, "peak_mb": peak / 1e6}))
 
 
 if __name__ == "__main__":

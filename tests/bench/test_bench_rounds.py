@@ -151,6 +151,7 @@ def results():
         "provider": "atrous",
         "dtype": "float32",
         "saved_mb": 20.3,
+        "allocated_mb": 44.5,
         "peak_mb": 99.6,
     }
     layer = {"part": "layers", "batch": 1, "count": 3, "macs": 1e9, "product_macs": 2e9}
@@ -163,7 +164,7 @@ def test_the_summary_has_100_columns_and_ratios_first():
     assert max(map(len, text.splitlines())) <= 100
     assert text.index("2.00 ±4") < text.index("Median milliseconds")
     assert "(2.00 ±6)" in text and "OpenVINO bf16: not installed" in text and "time ~ batch^1.00" in text
-    assert "20 / 100" in text and "10.00 10.00    50%" in text and "30.0 30.0" in text
+    assert "20 / 44 / 100" in text and "10.00 10.00    50%" in text and "30.0 30.0" in text
     assert summary.mean([row("a", "b", 2.0, 0.01), row("a", "c", 8.0, 0.01), row("a", "d", 99.0, 0.2)]) == 4.0
 
 
