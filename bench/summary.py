@@ -13,7 +13,7 @@ from bench.subjects.subject import OURS
 
 WIDTH, COLUMN = 100, 10
 SHORT = {"float32": "", "bfloat16": " bf16"}
-# What bench.commands.memory measures, in MB
+# The figures of bench.commands.memory, in MB
 MEMORY = {"saved_mb": "saved for the backward", "allocated_mb": "peak of allocations", "peak_mb": "of resident memory"}
 TITLE = f"""Speed-up over the baseline, the first line of its table: the median of the rounds' ratios, ± half
 the distance of their quartiles in percent. In parentheses, and not in the mean: above ±{100 * rounds.LIMIT:.0f} %.

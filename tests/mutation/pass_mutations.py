@@ -75,15 +75,15 @@ LEGALITY = {
     ),
 }  # fmt: skip
 
-CERTIFY, TUNING = "tests/tools/test_certify.py::test_", "tests/tools/test_tuning.py::test_"
+CERTIFY, TUNING = "tests/tools/test_certify.py::test_", "tests/tools/tune/test_tuning.py::test_"
 CHOICES = {
     "a tie goes to the other backend": Mutation(
         "pyops/tools/tune/measure.py", "<= NOISE * backends[fastest]", "<= backends[fastest] / NOISE",
-        "tests/tools/test_tuner.py::test_the_fastest_is_chosen_and_the_library_where_it_is_as_fast",
+        "tests/tools/tune/test_tuner.py::test_the_fastest_is_chosen_and_the_library_where_it_is_as_fast",
     ),
     "a wrong candidate is timed": Mutation(
         "pyops/tools/tune/candidates.py", "if error > wanted.budget:", "if error > 1e3 * wanted.budget:",
-        "tests/tools/test_tuner.py::test_a_wrong_candidate_is_left_out",
+        "tests/tools/tune/test_tuner.py::test_a_wrong_candidate_is_left_out",
     ),
     "tables of other versions count": Mutation(
         "pyops/tuning/table.py", "if (table.device, table.versions) == here]", "if table.device == here[0]]",
