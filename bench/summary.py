@@ -103,7 +103,7 @@ def exponents(rows: list[Row]) -> list[str]:
 
 
 def memory(rows: list[Row]) -> list[str]:
-    """What a training step saves for the backward, exact, and its peaks."""
+    """The memory of a training step: what it saves for the backward, exact, and its peaks."""
     if not rows:
         return []
     cases, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("case", "provider"))

@@ -358,7 +358,7 @@ def keeps_more(model, *args, **options):
 
 
 def frees_nothing(model, *args, **options):
-    """What the forward saved is there until the whole backward has ended."""
+    """The tensors that the forward saved are there until the whole backward has ended."""
 
     def call(x):
         y = model(x)
