@@ -6,6 +6,7 @@ Tried with torch 2.11.0, 2.13.0 and 2.14.1. Only functions import torch._dynamo:
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
 import weakref
@@ -50,6 +51,8 @@ def dynamo(
     """
     import torch._dynamo
 
+    _trace_jit_isinstance()
+
     def guard_failed(failure: Any) -> None:
         failed(failure.reason)
 
@@ -62,6 +65,24 @@ def dynamo(
     context: Any = torch._dynamo.optimize(backend=compile_graph, dynamic=dynamic, guard_fail_fn=guard_failed)
     _patch(context.callback, breaks)
     return context(function)
+
+
+@functools.cache
+def _trace_jit_isinstance() -> None:
+    """Lets Dynamo trace torch.jit.isinstance with plain types, as MONAI calls it, where it would break the graph."""
+
+    def jit_isinstance(obj, target_type):
+        types = target_type if type(target_type) is tuple else (target_type,)
+        for kind in types:
+            if not isinstance(kind, type) or hasattr(kind, "__origin__") or kind in (list, tuple, dict):
+                return torch._jit_internal._isinstance(obj, target_type)
+        return isinstance(obj, types)
+
+    from torch._dynamo.trace_rules import get_torch_obj_rule_map
+
+    get_torch_obj_rule_map().pop(torch.jit.isinstance, None)  # says that it is not traced
+    with contextlib.suppress(ValueError):  # another library has told Dynamo how to trace it
+        torch.compiler.substitute_in_graph(torch.jit.isinstance)(jit_isinstance)
 
 
 def _patch(callback: Any, breaks: dict[str, int]) -> None:

@@ -76,6 +76,38 @@ def test_branches(make, training, forward):
     assert layers(fused)
 
 
+def on_plain_types(s, x):
+    y = s.first(x)
+    if torch.jit.isinstance(y, torch.Tensor) and not torch.jit.isinstance(y, (int, str)):
+        y = y * (2.0 if torch.jit.isinstance(x.shape[0], int) else 0.5)
+    return s.second(y, x)
+
+
+def on_a_container(s, x):
+    y = [s.first(x)]
+    if torch.jit.isinstance(y, list[torch.Tensor]) and not torch.jit.isinstance(y, list[int]):
+        y += [x]
+    return s.second(*y)
+
+
+def on_a_bare_list(s, x):
+    return s.first(x) if torch.jit.isinstance([x], list) else x
+
+
+@pytest.mark.parametrize("forward", [on_plain_types, on_a_container, on_a_bare_list], ids=lambda one: one.__name__)
+@catches(scales, gates=("frozen", "fused-train"))
+def test_isinstance_of_torchscript(make, training, forward):
+    """MONAI's networks ask so for a tensor. Dynamo does not trace it by itself."""
+    fused, plain = make.pair(equal_models(written(forward), training))
+    if forward is on_a_bare_list:
+        if make.wrong:
+            pytest.fail("torch refuses it")
+        assert error_of(lambda: fused(image())) == error_of(lambda: plain(image()))
+        return
+    agree(fused, plain, image())
+    assert layers(fused) and (make.plain or forward is on_a_container or not fused.fusion_report.breaks)
+
+
 @catches(scales, gates=("frozen", "fused-train"))
 def test_an_error_that_the_forward_catches(make, training):
     """Dynamo refuses such a forward: it runs plain, and the report says so."""
