@@ -248,7 +248,7 @@ def with_inductor(gm: fx.GraphModule, fakes: Sequence[Any], mode: str | None) ->
     options = list_mode_options(mode) if mode else {}
     options |= {"fallback_random": True}  # the numbers that torch draws without a compiler
     inputs: list[Any] = list(fakes)
-    if gm._boxed_call and inputs:
+    if gm._boxed_call:
         options |= {"triton.cudagraphs": False}
         gm.graph.find_nodes(op="placeholder")[0].meta["steal_arg"] = True  # the list is emptied
         inputs = [inputs]
