@@ -164,7 +164,7 @@ Tensor new_vector(const Tensor& model, int64_t size, ScalarType dtype) {
   return empty_strided(model, SizesRef(size), SizesRef(stride), to<int32_t>(from(dtype)));
 }
 
-Slope slope_of(const std::string& kind) {
+Slope slope_of(std::string_view kind) {
   for (size_t i = 0; i < std::size(SLOPE_KINDS); ++i)
     if (kind == SLOPE_KINDS[i]) return static_cast<Slope>(i);
   std::string known;

@@ -9,6 +9,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -24,7 +25,7 @@ using Sizes = std::vector<int64_t>;
 using SizesRef = torch::headeronly::IntHeaderOnlyArrayRef;  // sizes or strides, of a tensor for example, not owned
 
 // The kind of slope of this name; throws if there is none.
-Slope slope_of(const std::string& kind);
+Slope slope_of(std::string_view kind);
 
 // Memory order of a dense (N, C, *spatial) tensor.
 enum class Order { channels_first, channels_last };

@@ -6,6 +6,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -13,13 +14,32 @@
 
 namespace atrous {
 
+// A string argument, which is freed. torch's own conversion allocates a copy that it never frees.
+class OwnedString {
+ public:
+  explicit OwnedString(StableIValue value) : handle_(torch::stable::detail::to<StringHandle>(value)) {}
+  OwnedString(const OwnedString&) = delete;
+  OwnedString& operator=(const OwnedString&) = delete;
+  ~OwnedString() { torch_delete_string(handle_); }
+
+  std::string_view view() const {
+    size_t size;
+    const char* data;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle_, &size));
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle_, &data));
+    return {data, size};
+  }
+
+ private:
+  StringHandle handle_;
+};
+
 template <class T>
 T unbox(StableIValue value) {
-  using torch::stable::detail::to;
   if constexpr (std::is_same_v<T, Slope>)
-    return slope_of(to<std::string>(value));
+    return slope_of(OwnedString(value).view());
   else
-    return to<T>(value);
+    return torch::stable::detail::to<T>(value);
 }
 
 // call(stack, ...) is FUNCTION(epilogue, head...) for a schema (head..., EPILOGUE). TORCH_BOX would copy every argument

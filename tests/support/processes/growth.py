@@ -47,7 +47,8 @@ def functional(draw: Tensors) -> Callable[[Tensor], object]:
 
 
 def gradients(draw: Tensors) -> Callable[[Tensor], object]:
-    weight, gamma, beta = draw(CHANNELS, CHANNELS, 3, 3, layout=NHWC) / 24, draw(CHANNELS), draw(CHANNELS)
+    weight = draw(CHANNELS, CHANNELS, 3, 3, layout=NHWC) / 24
+    gamma, beta = draw(CHANNELS).float(), draw(CHANNELS).float()
     optimizer = torch.optim.SGD([nn.Parameter(tensor) for tensor in (weight, gamma, beta)], lr=1e-3)
     weight, gamma, beta = optimizer.param_groups[0]["params"]
     running = torch.zeros(CHANNELS), torch.ones(CHANNELS)
