@@ -161,7 +161,8 @@ class Call:
         y = self._run(t, batch_norm, post_op)
         if self.layout is not None and not self.folds:
             y = y.contiguous(memory_format=self.layout)
-        if self.nchw and (y.shape[2:] == (1, 1) or y.shape[1] == 1):  # dense in both layouts: later layers see which
+        dense_in_both = y.shape[2:] == (1, 1) or y.shape[1] == 1  # later layers see by the strides which it is
+        if self.nchw and dense_in_both and not (self.geometry is None and _a_view_in_channels_last(t["input"])):
             y = y.as_strided(y.shape, (y.shape[1] * y.shape[2] * y.shape[3], y.shape[2] * y.shape[3], y.shape[3], 1))
         if not collected:
             return y
@@ -199,3 +200,9 @@ def inline(graph: fx.Graph, node: fx.Node, traced: fx.GraphModule) -> fx.Node:
     node.replace_all_uses_with(result)
     graph.erase_node(node)
     return result
+
+
+def _a_view_in_channels_last(x: Tensor) -> bool:
+    """True for channels of a larger map in channels_last, whose strides a BatchNorm, a sum and an activation keep."""
+    several = x.dim() == 4 and x.shape[1] * x.shape[2] * x.shape[3] > 1
+    return several and not x.is_contiguous() and x.stride(1) <= x.stride(3)

@@ -145,6 +145,26 @@ def test_maps_that_are_dense_in_both_layouts(steps, width, size):
             assert layout(fused(x)) == layout(expected)
 
 
+VIEWS = {
+    "channel": lambda x: x[:, 1:2], "every second": lambda x: x[:, 1:3:2], "pixel": lambda x: x[:, :, 2:3, 1:2],
+    "channel of a pixel": lambda x: x[:, 1:2, 2:3, 1:2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize(
+    "steps", [STEPS[name] for name in ("bn", "bn, prelu", "relu in place")], ids=["bn", "prelu", "relu"]
+)
+def test_views_of_maps(steps, view, memory_format):
+    """A layer keeps the layout of the map that its input is a view of, and a later convolution takes it."""
+    x = view(torch.randn(2, 4, 5, 4).contiguous(memory_format=memory_format))
+    width = x.shape[1]
+    plain = nn.Sequential(nn.BatchNorm2d(width), *steps(width), nn.ReLU(), nn.Conv2d(width, 1, 1), nn.Conv2d(1, 4, 1))
+    with torch.no_grad():
+        assert layout(atrous.fuse(plain.eval())(x)) == layout(plain(x))
+
+
 @catches(compiles_each_size, gates=("frozen",))
 def test_batches(make):
     """Large and small batches: torch's convolution may guard on some of them, on few."""
