@@ -27,6 +27,7 @@ class Decoder(nn.Module):
         return F.interpolate(self.act(self.bn(self.conv(x))), **size, mode=self.mode)
 
 
+@pytest.mark.skipif(atrous.ops.library_error is not None, reason="in plain torch the fused operators index")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_resize_stays_whole(mode):
     torch.manual_seed(0)
