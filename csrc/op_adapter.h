@@ -25,8 +25,8 @@ class OwnedString {
   std::string_view view() const {
     size_t size;
     const char* data;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle_, &size));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle_, &data));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle_, &size));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle_, &data));
     return {data, size};
   }
 
