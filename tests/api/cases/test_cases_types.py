@@ -53,7 +53,7 @@ def test_dtype_of_add_act(backend, dtype, slope):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("slope", ["relu", 0.1])
 def test_half_conv_with_fp32_batch_norm(backend, dtype, slope, seed):
-    """Of 100 draws the largest error of about three exceeds the budget by chance: a fault exceeds it again."""
+    """The largest error of three in 100 draws exceeds the budget by chance; a fault exceeds it again."""
 
     def check(draw):
         torch.manual_seed(draw.values)
