@@ -27,7 +27,7 @@ class Step:
 
 
 PYTEST = "{python} -m pytest -n 14 -v --tb short"
-CASES = "tests/api/cases tests/*/test_native*.py tests/ops/test_ops.py"
+CASES = "tests/*/test_cases_*.py tests/*/test_native*.py tests/ops/test_ops.py"
 TUNE = '{python} -m atrous tune resnet34 --device cuda --commit "$ATROUS_COMMIT"'
 SAVE_TABLE = Step("save the tuning table", 10, "{python} -m bench.gpu.tuned {results}")
 FUZZ = "{python} tests/fuzz/fuzz_conv.py --device cuda --seed $(date +%Y%m%d) --json {results}/fuzz.json"

@@ -67,7 +67,7 @@ def test_the_fake_device_raises_the_errors_of_a_gpu(tmp_path):
 @pytest.mark.gate
 def test_the_cases_of_types_and_devices():
     assert re.search(
-        r"\b\d\d+ passed", run("tests/api/cases/test_cases_types.py", "-k", f"not ({SKIPPED})", folder=TESTS.parent)
+        r"\b\d\d+ passed", run("tests/api/test_cases_types.py", "-k", f"not ({SKIPPED})", folder=TESTS.parent)
     )
 
 

@@ -1,6 +1,6 @@
 """A fake CUDA device in CPU memory, to run tests with `--device cuda` on a machine without a GPU.
 
-    PYTHONPATH=tests/support python -m pytest -p fake_cuda --device cuda tests/api/cases/test_cases_types.py
+    PYTHONPATH=tests/support python -m pytest -p fake_cuda --device cuda tests/api/test_cases_types.py
 
 Tensors report cuda:0, and every operator runs on the CPU tensor that they wrap. Errors of a real GPU are raised: for
 tensors of two devices in one call, a CPU generator, numpy, autocast for "cpu". There are no GPU kernels: the backends

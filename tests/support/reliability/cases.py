@@ -36,7 +36,7 @@ def lines(outcomes: Outcomes) -> list[str]:
     reasons: list[str] = []
     written: list[str] = []
     for file, title in TITLES.items():
-        written += ["", f"### {title}", "", f"`tests/api/cases/{file}`", ""]
+        written += ["", f"### {title}", "", f"`tests/api/{file}`", ""]
         written += [f"| case | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
         for name, backends in outcomes[file].items():
             words = name.removeprefix("test_").replace("_", " ")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import oracle
 import pytest
 import torch
@@ -16,10 +14,6 @@ from atrous.testing import assert_tensor
 
 VECTORS = ("running_mean", "running_var", "bn_weight", "bn_bias")
 SLOPES = ("relu", 0.1, 1.0, "shared", "channels")
-
-
-class Draw(NamedTuple):
-    values: int  # a seed
 
 
 def slope_of(kind, dtype):
@@ -52,15 +46,10 @@ def test_dtype_of_add_act(backend, dtype, slope):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("slope", ["relu", 0.1])
-def test_half_conv_with_fp32_batch_norm(backend, dtype, slope, seed):
-    """The largest error of three in 100 draws exceeds the budget by chance; a fault exceeds it again."""
-
-    def check(draw):
-        torch.manual_seed(draw.values)
-        arguments = conv_arguments(dtype=dtype, residual=torch.randn(2, 6, 7, 6).to(dtype), slope=slope)
-        return agree("conv_bn_act", backend, arguments | {name: arguments[name].float() for name in VECTORS})
-
-    assert oracle.retried(check, Draw(seed)).dtype == dtype
+def test_half_conv_with_fp32_batch_norm(backend, dtype, slope):
+    arguments = conv_arguments(dtype=dtype, residual=torch.randn(2, 6, 7, 6).to(dtype), slope=slope)
+    y = agree("conv_bn_act", backend, arguments | {name: arguments[name].float() for name in VECTORS})
+    assert y.dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
