@@ -17,6 +17,7 @@ from ... import functional
 from ...backends.base import Backend
 from ...core.call_args import BatchNormArgs, PostOpArgs
 from ...core.graph_compat import trace
+from ...core.layout import channels_last
 from ...core.spec import Epilogue, Spec
 from ...core.sync_stats import Group
 from ...core.torch_compat import autocast_state
@@ -71,7 +72,8 @@ class Call:
     traces: the operators of calls so far, which those of the same graph share if they differ in their tensors alone.
     batch_stats: it normalizes with the statistics of the batch. deferred: it returns y, mean and the unbiased variance,
     and does not update the running statistics. layout: that of the result, where the functional call has another.
-    nchw: a result that is dense in both layouts gets the strides of NCHW, as eager's.
+    nchw: a result that is dense in both layouts gets the strides of NCHW, as eager's; not where the first of its steps
+    alone chooses strides (reads_input_alone), and reads a view of a map in channels_last.
     """
 
     def __init__(self, chain: Chain, options: Options, residual: fx.Node | None, traces: dict[str, fx.GraphModule]):
@@ -94,7 +96,8 @@ class Call:
         self.names = tuple(self.tensors)
         # in eager a convolution, PReLU and steps in place keep the strides of a map that is dense in both layouts
         steps = chain.steps.values()
-        self.nchw = any(spellings.role(n) not in ("conv", "prelu") and not spellings.in_place(n) for n in steps)
+        lays_out = [n for n in steps if spellings.role(n) not in ("conv", "prelu") and not spellings.in_place(n)]
+        self.nchw, self.reads_input_alone = bool(lays_out), lays_out == [chain.nodes[0]]
         self.__name__ = self.__qualname__ = "site_" + chain.pattern.replace("+", "_")
 
     @property
@@ -162,7 +165,9 @@ class Call:
         if self.layout is not None and not self.folds:
             y = y.contiguous(memory_format=self.layout)
         dense_in_both = y.shape[2:] == (1, 1) or y.shape[1] == 1  # later layers see by the strides which it is
-        if self.nchw and dense_in_both and not (self.geometry is None and _a_view_in_channels_last(t["input"])):
+        x = t["input"]
+        of_a_view = self.reads_input_alone and not x.is_contiguous() and channels_last(x)
+        if self.nchw and dense_in_both and not of_a_view:
             y = y.as_strided(y.shape, (y.shape[1] * y.shape[2] * y.shape[3], y.shape[2] * y.shape[3], y.shape[3], 1))
         if not collected:
             return y
@@ -200,9 +205,3 @@ def inline(graph: fx.Graph, node: fx.Node, traced: fx.GraphModule) -> fx.Node:
     node.replace_all_uses_with(result)
     graph.erase_node(node)
     return result
-
-
-def _a_view_in_channels_last(x: Tensor) -> bool:
-    """True for channels of a larger map in channels_last, whose strides a BatchNorm, a sum and an activation keep."""
-    several = x.dim() == 4 and x.shape[1] * x.shape[2] * x.shape[3] > 1
-    return several and not x.is_contiguous() and x.stride(1) <= x.stride(3)

@@ -153,16 +153,14 @@ VIEWS = {
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-@pytest.mark.parametrize(
-    "steps", [STEPS[name] for name in ("bn", "bn, prelu", "relu in place")], ids=["bn", "prelu", "relu"]
-)
+@pytest.mark.parametrize("steps", [*STEPS.values(), lambda width: []], ids=[*STEPS, "none"])
 def test_views_of_maps(steps, view, memory_format):
-    """A layer keeps the layout of the map that its input is a view of, and a later convolution takes it."""
+    """A BatchNorm keeps the layout of the map that its input is a view of; steps behind it may not."""
     x = view(torch.randn(2, 4, 5, 4).contiguous(memory_format=memory_format))
     width = x.shape[1]
-    plain = nn.Sequential(nn.BatchNorm2d(width), *steps(width), nn.ReLU(), nn.Conv2d(width, 1, 1), nn.Conv2d(1, 4, 1))
+    plain = nn.Sequential(nn.BatchNorm2d(width), *steps(width), nn.Conv2d(width, 1, 1), nn.Conv2d(1, 4, 1)).eval()
     with torch.no_grad():
-        assert layout(atrous.fuse(plain.eval())(x)) == layout(plain(x))
+        assert layout(atrous.fuse(plain)(x)) == layout(plain(x))
 
 
 @catches(compiles_each_size, gates=("frozen",))
