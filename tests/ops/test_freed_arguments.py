@@ -8,7 +8,7 @@ import torch
 
 from atrous import ops
 
-CALLS, LEAST = 2000, 16  # malloc's smallest block has 16 bytes of its own and 16 of the caller's
+CALLS, LEAST = 2000, 16  # glibc's malloc counts 32 bytes at least for a block
 
 
 class Usage(ctypes.Structure):
@@ -16,18 +16,7 @@ class Usage(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "top",
-        )
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
     ]
 
 
