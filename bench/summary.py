@@ -15,6 +15,7 @@ WIDTH, COLUMN = 100, 10
 SHORT = {"float32": "", "bfloat16": " bf16"}
 # The figures of bench.commands.memory, in MB
 MEMORY = {"saved_mb": "saved for the backward", "allocated_mb": "peak of allocations", "peak_mb": "of resident memory"}
+MEMORY_TITLE = f"training step, MB: {' / '.join(MEMORY.values())}"
 TITLE = f"""Speed-up over the baseline, the first line of its table: the median of the rounds' ratios, ± half
 the distance of their quartiles in percent. In parentheses, and not in the mean: above ±{100 * rounds.LIMIT:.0f} %.
 error: the largest against fp64, as a multiple of plain torch's in the same dtype."""
@@ -107,9 +108,14 @@ def memory(rows: list[Row]) -> list[str]:
     if not rows:
         return []
     cases, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("case", "provider"))
-    known = {(row["provider"], row["case"]): " / ".join(f"{row[name]:.0f}" for name in MEMORY) for row in rows}
+    known = {(row["provider"], row["case"]): megabytes(row) for row in rows}
     body = [["", *cases]] + [[name, *(known.get((name, case), "") for case in cases)] for name in names]
-    return ["", f"Memory of a training step, MB: {' / '.join(MEMORY.values())}", *align(body)]
+    return ["", f"Memory of a {MEMORY_TITLE}", *align(body)]
+
+
+def megabytes(row: Row) -> str:
+    """The figures of MEMORY_TITLE."""
+    return " / ".join(f"{row[name]:.0f}" for name in MEMORY)
 
 
 def layers(rows: list[Row], ceilings: dict[str, float]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.subjects.layers import ALONE
 from bench.subjects.subject import OURS
-from bench.summary import MEMORY, SHORT, fraction, label, mean
+from bench.summary import MEMORY_TITLE, SHORT, fraction, label, mean, megabytes
 
 Result = dict[str, Any]
 Row = dict[str, Any]
@@ -61,9 +61,8 @@ def tables(result: Result, name: str) -> str:
     for part in parts:
         lines += ["", *_table(part, rows(result, part), label, lambda row: row["case"], _speed)]
     memory = [row for row in result["rows"] if row["part"] == "memory"]
-    cell = lambda row: " / ".join(f"{row[name]:.0f}" for name in MEMORY)  # noqa: E731
-    title = f"training step, MB: {' / '.join(MEMORY.values())}"
-    lines += ["", *_table(title, memory, lambda row: row["provider"], lambda row: row["case"], cell)] if memory else []
+    if memory:
+        lines += ["", *_table(MEMORY_TITLE, memory, lambda row: row["provider"], lambda row: row["case"], megabytes)]
     return "\n".join([*lines, *_layers(result)])
 
 
