@@ -182,9 +182,8 @@ def aliasing(make, training, forward, gradients):
     if make.wrong and "error" in expected:
         pytest.fail("torch refuses it")
     actual = called(fused, x, gradients)
-    if (
-        make.frozen and not make.plain and gradients and forward is written_into_the_argument
-    ):  # a row of docs/differences.md
+    runs = make.frozen and not make.plain and gradients and forward is written_into_the_argument
+    if runs:  # where torch raises: a row of docs/differences.md
         assert expected == {"error": RuntimeError}
         model = equal_models(written(_added_to_the_argument), training)[1].requires_grad_(False)
         expected = called(model, x, gradients) | {"argument 0": actual["argument 0"]}
