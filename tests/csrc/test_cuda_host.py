@@ -91,14 +91,15 @@ def test_the_bits_are_those_of_the_cpu(ops):
             assert torch.equal(host, cpu)
 
 
-# in_channels, size, out_channels, kernel, stride, padding, dilation: stems (with merged kernel rows, or dilated and so
-# without), split-K, and 1x1.
+# in_channels, size, out_channels, kernel, stride, padding, dilation: stems (with merged kernel rows, of which every
+# other one begins at 8 bytes in the last; or dilated and so without), split-K, and 1x1.
 CONVOLUTIONS = [
     (3, (9, 8), 16, (7, 7), (2, 2), (3, 3), (1, 1)),
     (4, (7, 6), 8, (3, 2), (1, 3), (2, 1), (2, 1)),
     (3, (7, 9), 8, (3, 3), (1, 1), (2, 2), (1, 2)),
     (136, (5, 6), 24, (3, 3), (1, 1), (2, 4), (2, 4)),
     (16, (6, 5), 8, (1, 1), (2, 1), (0, 0), (1, 1)),
+    (3, (9, 9), 8, (4, 4), (4, 4), (0, 0), (1, 1)),
 ]
 
 

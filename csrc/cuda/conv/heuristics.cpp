@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "cost_model.h"
@@ -46,13 +47,19 @@ bool fits_tma_im2col(const ConvProblem& problem) {
   return side(0, problem.r) && side(1, problem.s);
 }
 
+// True if every pixel of x begins at 16 bytes, as its first does: after merge_kernel_rows a row or an image may not.
+bool aligned(const ConvProblem& problem) {
+  const int64_t multiple = vector(problem.type);
+  return problem.c % multiple == 0 && std::all_of(std::begin(problem.x_strides), std::end(problem.x_strides),
+                                                  [&](int64_t stride) { return stride % multiple == 0; });
+}
+
 // Used only if it is named: no GPU has run it yet.
 constexpr std::string_view UNMEASURED = "wgmma-256x128";
 
 // Returns why the tile cannot compute the problem; empty if it can.
 std::string_view tile_reason(const Cost& cost, const ConvProblem& problem, bool wgmma) {
-  if (problem.c % vector(problem.type) || problem.x_strides[0] % vector(problem.type))
-    return "its input is read by 4 channels, for which there is one tile without a name";
+  if (!aligned(problem)) return "its input is read by 4 channels, for which there is one tile without a name";
   if (problem.type == ScalarType::Float && cost.n > 64) return "float32 has the tiles mma-128x64 and mma-64x64";
   if (!cost.tma) return "";
   if (problem.type == ScalarType::Float) return "wgmma is used for float16 and bfloat16";

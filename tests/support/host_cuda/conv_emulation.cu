@@ -1,7 +1,7 @@
 // Emulates the sm_80 convolution on the host and compares it with a convolution in fp64: each block loads x and the
 // weight through the kernels' own iterators, the main loop is plain sums, and the kernels' own functions compute the
-// epilogue. It does not cover the copies to shared memory, the tensor cores and the stores. test_cuda_conv_gate.py runs
-// it.
+// epilogue. It checks the alignment of each load, and does not cover the copies to shared memory, the tensor cores and
+// the stores. test_cuda_conv_gate.py runs it.
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -10,6 +10,8 @@
 #include "conv_case.h"
 
 namespace {
+
+int64_t misaligned = 0;  // loads so far at addresses that are no multiple of their size, which a GPU refuses
 
 // Loads what a block's threads load in one step of the reduction: rows of DEPTH elements.
 template <class Iterator, class Element, int DEPTH>
@@ -21,12 +23,14 @@ void load_step(std::vector<Iterator>& threads, std::vector<Element>& tile) {
     const auto first = Map::initial_offset(int(thread));
     iterator.set_iteration_index(0);
     for (int strided = 0; strided < Map::Iterations::kStrided; ++strided)
-      for (int access = 0; access < Iterator::kAccessesPerVector; ++access, ++iterator)
+      for (int access = 0; access < Iterator::kAccessesPerVector; ++access, ++iterator) {
+        misaligned += iterator.valid() && reinterpret_cast<uintptr_t>(iterator.get()) % sizeof(*iterator.get());
         for (int i = 0; i < ACCESS; ++i) {
           const int row = first.strided() + strided * Map::Delta::kStrided;
           const Element* from = reinterpret_cast<const Element*>(iterator.get());
           tile[row * DEPTH + first.contiguous() + access * ACCESS + i] = iterator.valid() ? from[i] : Element(0);
         }
+      }
     iterator.advance();
   }
 }
@@ -99,9 +103,10 @@ int check(const char* name, const Case& c, int splits) {
           }
         }
     }
-  const bool good = bad == 0 && seen == p.pixels() * p.k && tiles.k() == splits;
-  std::printf("%s %s: %d splits, %lld elements, worst %.2f\n", good ? "ok" : "WRONG", name, splits, (long long)seen,
-              worst);
+  const bool good = bad == 0 && misaligned == 0 && seen == p.pixels() * p.k && tiles.k() == splits;
+  std::printf("%s %s: %d splits, %lld elements, worst %.2f, %lld misaligned loads\n", good ? "ok" : "WRONG", name,
+              splits, (long long)seen, worst, (long long)misaligned);
+  misaligned = 0;
   return good ? 0 : 1;
 }
 
@@ -116,6 +121,14 @@ int check_plan(int64_t n, int64_t size, int64_t c, int64_t k, Tile tile, int spl
   if (!good)
     std::printf("WRONG plan %lld x %lld: tile %d, %d splits\n", (long long)n, (long long)size, int(plan.tile),
                 plan.splits);
+  return !good;
+}
+
+// Checks whether a stem is computed by the tile that loads 8 bytes.
+int check_stem_plan(const char* name, const Case& c, bool stem) {
+  const ConvPlan plan = conv_plan(TestConv<cutlass::half_t>(c).problem(), {90, 132, true, ""});
+  const bool good = (plan.tile == Tile::stem) == stem;
+  if (!good) std::printf("WRONG plan of the stem %s: tile %d\n", name, int(plan.tile));
   return !good;
 }
 
@@ -207,7 +220,14 @@ int main() {
     wrong += check<Shape<Half, 128, 128, 32, 64, 64, 4>>("fp16 128x128", c, 2);
     for (int splits : {1, 5}) wrong += check<Shape<float, 64, 64, 16, 32, 32, 5>>("fp32 64x64", c, splits);
   }
-  for (const Case& c : {stem, poisoned, wide}) {
+  Case patches{2, 33, 32, 4, 64, 4, 4, {4, 4}, {0, 0}, {1, 1}, 0};  // rows of the kernel that begin at 16 bytes
+  Case odd = patches, padded = patches;                             // and at 8, in every other row
+  odd.w = 33;
+  padded.w = 31, padded.padding[0] = padded.padding[1] = 1, padded.stride[0] = padded.stride[1] = 2;
+  wrong += check_stem_plan("of patches", patches, false) + check_stem_plan("of odd rows", odd, true) +
+           check_stem_plan("of padded odd rows", padded, true);
+  wrong += check<Shape<Half, 128, 64, 32, 64, 32, 4>>("fp16 patches", patches, 1);
+  for (const Case& c : {stem, poisoned, wide, patches, odd, padded}) {
     wrong += check<Shape<Half, 128, 64, 32, 64, 32, 4, STEM_CHANNELS>>("fp16 stem", c, 1);
     wrong += check<Shape<float, 128, 64, 16, 64, 32, 4>>("fp32 stem", c, 1);
   }

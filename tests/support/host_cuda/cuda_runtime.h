@@ -91,7 +91,7 @@ T atomicAdd(T* address, T value) {
   return before;
 }
 
-enum cudaError_t { cudaSuccess };
+enum cudaError_t { cudaSuccess, cudaErrorMisalignedAddress = 716 };
 enum cudaDeviceAttr {};
 using cudaStream_t = void*;
 struct cudaLaunchConfig_t {

@@ -12,6 +12,8 @@ int Device::multiprocessors() const { return 8; }
 int Device::capability() const { return 80; }
 void Device::check(const char*, const OptionalTensor&) const {}
 void Device::check(const Epilogue&) const {}
-void check(cudaError_t, const char*) {}
+void check(cudaError_t error, const char* kernel) {
+  STD_TORCH_CHECK(error == cudaSuccess, kernel, ": CUDA error ", int(error));
+}
 
 }  // namespace atrous::cuda

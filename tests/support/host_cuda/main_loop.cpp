@@ -25,8 +25,17 @@ float sum(const ConvProblem& p, int64_t image, int64_t row, int64_t column, int6
   return z;
 }
 
+// True if each load is aligned as a GPU requires it. A load is of 16 bytes, that of a stem's tile of 4 channels.
+template <class S>
+bool aligned(const ConvProblem& p, Tile tile) {
+  const int64_t access = tile == Tile::stem ? STEM_CHANNELS : 16 / sizeof(S);
+  const bool whole = p.c % access == 0 && reinterpret_cast<uintptr_t>(p.x) % (access * sizeof(S)) == 0;
+  return whole && p.x_strides[0] % access == 0 && p.x_strides[1] % access == 0 && p.x_strides[2] % access == 0;
+}
+
 template <class S>
 cudaError_t main_loop(const ConvProblem& p, const ConvPlan& plan, void* workspace, cudaStream_t stream) {
+  if (!aligned<S>(p, plan.tile)) return cudaErrorMisalignedAddress;
   std::vector<float> whole(plan.splits == 1 ? p.pixels() * p.k : 0);
   float* partial = plan.splits == 1 ? whole.data() : static_cast<float*>(workspace);
   for (int64_t split = 0, at = 0; split < plan.splits; ++split)
