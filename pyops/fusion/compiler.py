@@ -19,6 +19,7 @@ from ..core.errors import summary
 from .checkpoints import inline_checkpoints
 from .execution import constants, training
 from .execution.lean import lean
+from .execution.parts import in_parts
 from .report import Graph, Report, path_of, site_of
 from .sites.call import Options
 from .sites.chains import Finder
@@ -69,9 +70,19 @@ class Compiler:
         gm = training.copied(gm)  # Dynamo reads its own afterwards
         inline_checkpoints(gm)
         names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
-        known = {place: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
+        known = {place.name: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
+
+        def part(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+            return self._compile(gm, inputs, record, known)
+
+        in_several = in_parts(gm, inputs, part) if training.has_gradients(gm) else None
+        return in_several or part(gm, inputs)
+
+    def _compile(
+        self, gm: fx.GraphModule, inputs: Sequence[Any], record: Graph, names: dict[str, str]
+    ) -> Callable[..., Any]:
         plain = training.copied(gm) if training.has_gradients(gm) else None
-        rewritten(gm, self.options, record, known)
+        rewritten(gm, self.options, record, {node: names[node.name] for node in gm.graph.nodes if node.name in names})
         if plain is None:
             without_gradients(gm)
             with torch.no_grad():  # else Inductor would give the results gradients
@@ -108,13 +119,13 @@ class Compiler:
 def rewritten(
     gm: fx.GraphModule, options: Options, record: Graph, names: dict[fx.Node, str], part: set[fx.Node] | None = None
 ) -> None:
-    """Replaces the sites of a graph by calls. part: those whose nodes are all in it; None: all. record: is filled."""
+    """Replaces the sites of a graph by calls. part: those within it; None: all. record: gets the sites."""
     chains = [chain for chain in Finder(gm.graph).find() if part is None or part.issuperset(chain.nodes)]
     paths = [path_of(chain.nodes[0], names) for chain in chains]
     scripts = [script_of(chain, path, options) for chain, path in zip(chains, paths)]
     replace_sites(gm, chains, options)
-    record.sites = list(map(site_of, chains, paths, scripts))
-    modes = {training.mode(node) for node in gm.graph.nodes}
+    record.sites += map(site_of, chains, paths, scripts)
+    modes = {record.mode, *map(training.mode, gm.graph.nodes)}
     record.mode = "train" if "train" in modes else "eval" if "eval" in modes else "both"
 
 

@@ -58,9 +58,9 @@ def has_gradients(gm: fx.GraphModule) -> bool:
     outside = {storage(node) for node in gm.graph.nodes if node.op in ("placeholder", "get_attr")}
     for node in gm.graph.nodes:
         changed = any(storage(target) in outside for target in written_in_place(node))
-        if changed and any(_needs_gradient(value(used)) for used in node.all_input_nodes):
+        if changed and any(needs_gradient(value(used)) for used in node.all_input_nodes):
             return True
-    return any(_needs_gradient(value(result)) for result in outputs(gm))
+    return any(needs_gradient(value(result)) for result in outputs(gm))
 
 
 def writes(gm: fx.GraphModule) -> bool:
@@ -89,11 +89,11 @@ def mode(node: fx.Node) -> str:
 
 def writes_into_a_leaf(gm: fx.GraphModule) -> bool:
     """True if the graph changes an input that needs a gradient."""
-    leaves = {storage(node) for node in gm.graph.nodes if node.op == "placeholder" and _needs_gradient(value(node))}
+    leaves = {storage(node) for node in gm.graph.nodes if node.op == "placeholder" and needs_gradient(value(node))}
     return any(storage(target) in leaves for node in gm.graph.nodes for target in written(node))
 
 
-def _needs_gradient(fake: Any) -> bool:
+def needs_gradient(fake: Any) -> bool:
     return isinstance(fake, Tensor) and fake.requires_grad
 
 
@@ -117,12 +117,12 @@ class Whole:
 
     def __init__(self, forward, backward, plain, results: list, fakes: Sequence[Any], updates: Updates, finish: Finish):
         self.updates, autocast = updates, effects.autocasts(plain.graph)
-        self.wanted = [i for i, fake in enumerate(fakes) if _needs_gradient(fake)]
+        self.wanted = [i for i, fake in enumerate(fakes) if needs_gradient(fake)]
         _return_gradients(backward, self.wanted)
         forward.graph.eliminate_dead_code()  # values that the backward alone computes again
         self.plain = same_autocast(plain.forward)
         self.outputs = [value(result) for result in results]
-        self.differentiable = list(map(_needs_gradient, self.outputs))
+        self.differentiable = list(map(needs_gradient, self.outputs))
         self.first_kept = len(results) + 2 * len(updates.running)
         kept = [getattr(node, "name", None) for node in outputs(forward)[self.first_kept :]]
         places = [node.name for node in forward.graph.nodes if node.op == "placeholder"]

@@ -55,6 +55,18 @@ def copies(model, *args, **options):
     return calling(model, lambda *a, **k: clone(model(*a, **k)))
 
 
+def separates_outputs(model, *args, **options):
+    """Each tensor of a result is of a call of its own, so that none of them depends on another."""
+
+    def call(*a, **k):
+        y = model(*a, **k)
+        if isinstance(y, torch.Tensor):
+            return model(*a, **k)
+        return type(y)(model(*a, **k)[i] for i in range(len(y)))
+
+    return calling(model, call)
+
+
 def loses_input_gradients(model, *args, **options):
     detach = over_tensors(lambda x: x.detach())
     return calling(model, lambda *a, **k: model(*detach(a), **detach(k)))
