@@ -119,6 +119,7 @@ OpOverload = torch._ops.OpOverload  # an operator of one schema, as graphs hold 
 schema: Callable[[OpOverload], Any] = attrgetter("_schema")  # its arguments, their defaults and which it writes
 without_autocast = torch._C._DisableAutocast  # a context in which no operator casts its arguments
 outside_modes = torch.utils._python_dispatch._disable_current_modes  # a context in which no tracer sees a call
+without_function_modes = torch._C.DisableTorchFunction  # a context in which no mode or subclass sees a torch function
 collectives = torch.ops._c10d_functional  # torch.distributed's collectives as operators, which torch.compile traces
 # oneDNN's convolution of a packed weight, and the operator that packs it; None in a torch without oneDNN
 onednn_convolution = torch.ops.mkldnn._convolution_pointwise if torch.backends.mkldnn.is_available() else None

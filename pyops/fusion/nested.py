@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ..core import dynamo_compat, graph_compat
-from ..core.torch_compat import constant
+from ..core.torch_compat import constant, without_function_modes
 from .compiler import Compiler, fuse_graph, rewritten
 from .execution import training
 from .report import Graph
@@ -120,8 +120,14 @@ def _replace(gm: fx.GraphModule, nodes: set[fx.Node], compiler: Compiler) -> dic
 
 
 def _exported(state: State, args: tuple, kwargs: dict) -> Any:
-    """The model while torch.export traces it with fake tensors: its graph is traced apart, rewritten and run."""
+    """The model while torch.export traces it with fake tensors: its graph is traced apart, rewritten and run.
+
+    In training it stays the model's own graph, since the program's operators need gradients, which ours have none of.
+    """
+    if state.model.training:
+        return state.model(*args, **kwargs)
     options = state.compiler.options
     gm, tensors, finish = graph_compat.traced_module(state.model, args, kwargs)
-    fuse_graph(gm, backend=options.backend, freeze=options.freeze, report=state.compiler.report)
+    with without_function_modes():  # torch.export's would record the no_grad() of our own work
+        fuse_graph(gm, backend=options.backend, freeze=options.freeze, report=state.compiler.report)
     return finish(gm(*tensors))

@@ -32,6 +32,7 @@ class State:
         self.entries: dict[tuple, Callable[..., Any]] = {}
         self.modules: list[nn.Module] = []
         self.classes: list[type] = []
+        self.forward: Callable[..., Any] = type(model).forward
 
     def _names(self) -> dict[int, str]:
         named = (*self.model.named_parameters(), *self.model.named_buffers())
@@ -41,6 +42,9 @@ class State:
         entry = self.entries.get(mode)
         if entry is None:
             self._watch()
+            if inspect.isgeneratorfunction(self.model.forward):  # Dynamo would compute all of its values at once
+                self.entries[mode] = self.model
+                return self.model
             report, run = self.compiler.report, dynamo_compat.entry(self.model)
             entry = self.entries[mode] = dynamo_compat.dynamo(
                 run, self.compiler, self.how["dynamic"], report.recompiled.append, report.breaks
@@ -52,7 +56,7 @@ class State:
             return self.plain("torch.compile is disabled", args, kwargs)
         if kwargs and self._given_twice(args, kwargs):
             return self.plain("an argument was given twice, which Dynamo does not see", args, kwargs)
-        if list(map(type, self.modules)) != self.classes:
+        if list(map(type, self.modules)) != self.classes or type(self.model).forward is not self.forward:
             self.entries.clear()  # Dynamo does not look at the classes of modules again
             self._watch()
         thread = threading.get_ident()
@@ -95,6 +99,7 @@ class State:
     def _watch(self) -> None:
         self.modules = list(self.model.modules())
         self.classes = list(map(type, self.modules))
+        self.forward = type(self.model).forward
 
     def note_plain(self, reason: str, warn: bool = True) -> None:
         counted = self.compiler.report.plain_calls

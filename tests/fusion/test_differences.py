@@ -75,3 +75,43 @@ def test_bernoulli_in_fp64_under_inductor():
         with torch.no_grad():
             results.append(run(x))
     assert torch.equal(results[0], results[2]) and not torch.equal(results[0], results[1])
+
+
+def test_a_method_replaced_in_the_class_is_not_noticed(monkeypatch):
+    class Helped(Pair):
+        def forward(self, x):
+            return self.double(super().forward(x))
+
+        def double(self, y):
+            return 2 * y
+
+    model = Helped().eval()
+    fused, x = atrous.fuse(model), image(dtype=torch.float32)
+    before = fused(x)
+    monkeypatch.setattr(Helped, "double", lambda self, y: y)
+    assert torch.equal(fused(x), before)
+    torch._dynamo.reset()
+    torch.testing.assert_close(fused(x), model(x))
+
+
+def test_a_program_exported_in_eval_has_no_gradients():
+    program = torch.export.export(atrous.fuse(Pair().eval()), (image(dtype=torch.float32),)).module()
+    with pytest.warns(UserWarning, match="autograd kernel was not registered"):
+        program(image(dtype=torch.float32)).sum().backward()
+    assert all(parameter.grad is None for parameter in program.parameters())
+
+
+def test_a_graph_that_changes_a_buffer_has_first_derivatives_alone():
+    class Counting(Pair):
+        def forward(self, x):
+            self.seen += x.shape[0]
+            return super().forward(x)
+
+    model = Counting()
+    model.register_buffer("seen", torch.zeros(()))
+    fused, x = atrous.fuse(model), image(dtype=torch.float32).requires_grad_()
+    fused(x).sum().backward()
+    with pytest.raises(RuntimeError, match="double backward|donated buffer"):
+        torch.autograd.grad(torch.autograd.grad(fused(x).square().sum(), x, create_graph=True)[0].sum(), x)
+    with pytest.raises(RuntimeError, match="donated buffer"):
+        fused(x).square().sum().backward(retain_graph=True)

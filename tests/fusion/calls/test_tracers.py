@@ -109,13 +109,22 @@ def test_export(make, strict):
             assert no_batch_norm(program.graph) and len(fused_nodes(program.graph)) == 2, program.graph
 
 
+@catches(scales)
+def test_a_saved_program(make, tmp_path):
+    """Exported with gradients enabled, as is usual."""
+    fused, plain = make.pair(equal_models(Pair))
+    torch.export.save(torch.export.export(fused, (image(),)), tmp_path / "program.pt2")
+    x = image()
+    y = torch.export.load(tmp_path / "program.pt2").module()(x)
+    torch.testing.assert_close(y, plain(x), rtol=1e-9, atol=1e-9)
+
+
 @catches(scales, training=True, variants=SHARED)
 def test_export_for_training(make):
-    """Programs of a fused model in training have the plain operators or ours: values and statistics are right."""
+    """Values, gradients and statistics of a program that was exported in training are the model's."""
     fused, plain = make.pair(equal_models(Pair, training=True))
     program = torch.export.export(fused, (image(),)).module()
-    x = image()
-    torch.testing.assert_close(program(x), plain(x), rtol=1e-9, atol=1e-9)
+    agree(program, plain, image())
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("onnxscript"), reason="onnxscript is not installed")

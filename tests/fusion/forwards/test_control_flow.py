@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from faults import scales, stale, swallows_errors, traced
+from faults import as_list, scales, stale, swallows_errors, traced
 from outcomes import agree, equal_models, error_of
 from pairs import BOTH, Pair, image, written
 from variants import SHARED, catches, layers
@@ -225,3 +225,23 @@ def test_output_warnings_and_logs(make, capsys, caplog):
         assert [record.message for record in caplog.records if record.name == "model"] == ["the forward's log"]
     agree(fused, plain, image())
     assert layers(fused)
+
+
+@catches(as_list, training=True, gates=("frozen", "fused-train"))
+def test_a_generator_as_forward(make, training):
+    """Nothing of it runs before its first value is taken. It runs plain, and the report says so."""
+
+    def forward(s, x):
+        y = s.first(x)
+        yield y
+        yield s.second(y, x)
+
+    fused, plain = make.pair(equal_models(written(forward), training))
+    x = image()
+    with torch.no_grad():
+        for take in (1, 2):
+            results = [[y for _, y in zip(range(take), model(x))] for model in (fused, plain)]
+            torch.testing.assert_close(*results, rtol=0, atol=1e-9)
+            counts = [[m.bn1.num_batches_tracked, m.bn2.num_batches_tracked] for m in (fused, plain)]
+            assert counts[0] == counts[1]
+    assert make.plain or fused.fusion_report.plain_calls

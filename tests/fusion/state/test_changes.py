@@ -132,6 +132,18 @@ def test_a_global_and_a_class_attribute(make, monkeypatch):
     assert not torch.equal(before, plain(x))
 
 
+@catches(traced)
+def test_a_forward_replaced_in_the_class(make, monkeypatch):
+    class Replaced(Pair):
+        def forward(self, x):
+            return self.second(self.first(x), x)
+
+    fused, plain = make.pair(equal_models(Replaced))
+    agree(fused, plain, image())
+    monkeypatch.setattr(Replaced, "forward", lambda self, x: self.first(x) * 2)
+    agree(fused, plain, image())
+
+
 @catches(stale, variants=SHARED)
 def test_children_in_a_list_and_a_closure(make):
     """Children that the model reaches in other ways than by attributes of modules.
