@@ -26,7 +26,7 @@ class Step:
     optional: bool = False  # it may exit with NOT_AVAILABLE, which is no failure
 
 
-PYTEST = "{python} -m pytest -n 14 -v --tb short"
+PYTEST = "{python} -m pytest -n 14 -v --tb short --failures-at-once"
 CASES = "tests/*/test_cases_*.py tests/*/test_native*.py tests/ops/test_ops.py"
 TUNE = '{python} -m atrous tune resnet34 --device cuda --commit "$ATROUS_COMMIT"'
 SAVE_TABLE = Step("save the tuning table", 10, "{python} -m bench.gpu.tuned {results}")
