@@ -323,3 +323,14 @@ def test_every_file_that_a_step_names_exists(tmp_path):
             for step in plan.steps(phase, "python", tmp_path, bundle):
                 for name in re.findall(r"(?<![\w/])(?:tests|bench)/[\w/*\[\].-]+", step.command):
                     assert list(ROOT.glob(name)), (phase, step.name, name)
+
+
+@pytest.mark.gate
+def test_the_gpu_tests_are_in_the_files_that_their_step_names():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    files = dict.fromkeys(line.partition("::")[0] for line in done.stdout.splitlines() if re.match(r"tests/.*::", line))
+    assert done.returncode == 0 and files.keys() == set(plan.GPU_TESTS), done.stdout[-2000:]
+    assert len(plan.GPU_TESTS) == len(files)  # each once
+    is_conv = ["conv" in Path(name).name for name in plan.GPU_TESTS]
+    assert is_conv == sorted(is_conv, reverse=True)  # the convolutions run first
