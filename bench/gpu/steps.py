@@ -26,7 +26,8 @@ class Step:
     optional: bool = False  # it may exit with NOT_AVAILABLE, which is no failure
 
 
-PYTEST = "{python} -m pytest -n 14 -v --tb short --failures-at-once"
+# A worker that compiles with Inductor starts as many processes as there are CPUs by default: 14 times 16.
+PYTEST = "TORCHINDUCTOR_COMPILE_THREADS=2 {python} -m pytest -n 14 -v --tb short --failures-at-once"
 CASES = "tests/*/test_cases_*.py tests/*/test_native*.py tests/ops/test_ops.py"
 TUNE = '{python} -m atrous tune resnet34 --device cuda --commit "$ATROUS_COMMIT"'
 SAVE_TABLE = Step("save the tuning table", 10, "{python} -m bench.gpu.tuned {results}")
@@ -40,7 +41,7 @@ INSTALL_CHECKOUT = Step(
     "ATROUS_SKIP_NATIVE=1 {python} -m pip install --quiet --no-build-isolation --no-deps -e .", required=True,
 )  # fmt: skip
 # With a bundle every backend must run: otherwise its tests would be skipped, so a missing one ends the phase.
-INFO = Step("info", 15, "{python} -m atrous info --require native,triton", required=True)
+INFO = Step("info", 30, "{python} -m atrous info --require native,triton", required=True)
 INFO_OF_CHECKOUT = replace(INFO, command="{python} -m atrous info --require triton")
 # The files with tests that have the marker gpu, those of the convolutions first: each worker collects all that it is
 # given, and the tree has 13,600 tests.
@@ -67,7 +68,7 @@ LAUNCHES = Step("every kernel once", 25, f"{{python}} -u {PROGRAM}")
 
 RIGHT = (
     LAUNCHES,
-    Step("GPU tests", 93, f"{PYTEST} -m gpu {' '.join(GPU_TESTS)}"),
+    Step("GPU tests", 78, f"{PYTEST} -m gpu {' '.join(GPU_TESTS)}"),
     Step("the cases of every backend", 40, f"{PYTEST} -m 'not gate' --device cuda {CASES}"),
     Step("memcheck", 37, f"{{python}} -m bench.gpu.sanitize memcheck {PROGRAM} --one", optional=True),
     Step("fuzzer", 20, f"{FUZZ} --seconds 6"),

@@ -334,3 +334,9 @@ def test_the_gpu_tests_are_in_the_files_that_their_step_names():
     assert len(plan.GPU_TESTS) == len(files)  # each once
     is_conv = ["conv" in Path(name).name for name in plan.GPU_TESTS]
     assert is_conv == sorted(is_conv, reverse=True)  # the convolutions run first
+
+
+def test_workers_that_compile_do_not_start_a_process_for_each_cpu(tmp_path):
+    for phase in ("right", "full"):
+        for step in plan.steps(phase, "python", tmp_path, None):
+            assert "-m pytest" not in step.command or step.command.startswith("TORCHINDUCTOR_COMPILE_THREADS=2 "), step
