@@ -133,7 +133,7 @@ def measure(
     """Yields one row before each variant, with the times and images per second of the variants so far.
 
     A new variant is timed in turns with eager; the final numbers come from all variants in turns. backend: for the
-    atrous variants.
+    atrous variants. Raises GpuLost.
     """
     size = (network.batch, 3, network.size, network.size)
     images = copies(lambda: (torch.randn(size, device=device).to(dtype, memory_format=NHWC),), device)
@@ -169,5 +169,7 @@ def measure(
             calls.pop(name, None)
             message = str(failure) if isinstance(failure, WrongResult) else f"{type(failure).__name__}: {failure}"
             row["missing"][name] = message.strip().splitlines()[0]
+            if testing.gpu_lost():
+                raise testing.GpuLost(f"{name}: {row['missing'][name]}") from failure
     left = yield row
     time(calls, seconds if left is None else min(seconds, left))

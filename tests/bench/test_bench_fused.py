@@ -208,6 +208,21 @@ def test_a_variant_that_fails_or_disagrees_is_missing_with_its_reason(quick, mon
     assert row["missing"]["compile"].startswith("disagrees with fp64 by 1")
 
 
+@pytest.mark.gate
+def test_a_variant_that_loses_the_gpu_ends_the_network_and_is_named(quick, monkeypatch):
+    def fails(model, **options):
+        raise RuntimeError("an illegal access\nmore")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    monkeypatch.setattr(atrous.testing, "gpu_lost", lambda: True)
+    variants = ("eager_channels_last", "compile", "atrous")
+    rows = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, variants=variants)
+    row = next(rows)
+    with pytest.raises(atrous.testing.GpuLost, match="^compile: RuntimeError: an illegal access$"):
+        next(rows), next(rows)
+    assert list(row["ms"]) == ["eager_channels_last"] and list(row["missing"]) == ["compile"]
+
+
 def test_a_graph_reads_the_images_of_its_call():
     run = fused_models.graphed(lambda x: 2 * x, torch.ones(3))
     assert run(torch.full((3,), 5.0)).tolist() == [10.0] * 3 and run(torch.zeros(3)).tolist() == [0.0] * 3
