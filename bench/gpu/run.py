@@ -4,10 +4,11 @@
 
 RESULTS_DIR is bench/results by default, out for `bundle`. --dry-run prints each step's limit and command and needs no
 GPU. --limit: upper bound of every step's seconds. A step is interrupted (SIGINT) 5 seconds before its limit; at the
-limit it is killed with all of its processes. ATROUS_BUNDLE names the bundle that `right` and `fast` install (default:
-the newest in out/; "none": the checkout is installed), ATROUS_COMMIT the commit if there is no .git. Exit status: the
-worst of all steps, 124 for one that reached its limit and 128 + N for one that signal N killed; 2 for bad arguments or
-no bundle, 3 without a GPU.
+limit it is killed with all of its processes. One that ends with status 75 has lost the GPU by a sticky CUDA error: it
+goes on in a new process, by --continue, and counts as failed. ATROUS_BUNDLE names the bundle that `right` and `fast`
+install (default: the newest in out/; "none": the checkout is installed), ATROUS_COMMIT the commit if there is no .git.
+Exit status: the worst of all steps, 124 for one that reached its limit and 128 + N for one that signal N killed; 2 for
+bad arguments or no bundle, 3 without a GPU.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu import phase as phase_module
 from bench.gpu import process_group
 from bench.gpu import run as command_line
 from bench.gpu import steps as plan
+from bench.gpu.phase import Phase
 
 ROOT = Path(__file__).parents[3]
 
@@ -207,6 +209,43 @@ def test_an_informative_step_does_not_change_the_status(machine):
     states = {entry["name"]: entry["state"] for entry in machine.steps("full")}
     assert (states["racecheck"], states["initcheck"], states["memcheck"]) == ("failed", "killed", "passed")
     assert machine.run("full", behave={"sanitize memcheck": 1})[0] == 1
+
+
+def test_a_step_that_loses_the_gpu_goes_on_in_a_new_process(machine):
+    """It has failed, by the names of what lost the GPU; what it measured counts, and the phase goes on."""
+    layers = f"-m bench.tables.fused {machine.results} --part layers --seconds 60"
+    behave = {f"{layers} --continue": 0, "--part layers": plan.GPU_LOST, "tables.pointwise": 0}
+    status, out = machine.run("fast", behave=behave)
+    entry = next(entry for entry in machine.steps("fast") if entry["name"] == "layers")
+    assert (status, entry["state"], entry["exit_status"]) == (plan.GPU_LOST, "failed", plan.GPU_LOST)
+    assert entry["reason"] == f"hello from {layers}" and entry["reason"] in out
+    assert {entry["state"] for entry in machine.steps("fast")} == {"passed", "failed"}
+    commands = re.findall(r"^== layers: .* layers (.*)$", machine.path.with_name(f"{NAME}-fast.log").read_text(), re.M)
+    assert len(commands) == 2 and commands[0] == "--seconds 60"
+    assert re.fullmatch(r"--seconds 60 --continue --seconds 5\d", commands[1])
+
+
+def test_a_step_goes_on_until_its_time_is_over(machine, monkeypatch):
+    """Each process that lost the GPU is in the reason; the state and the status are those of the last one."""
+    phase, now = Phase("fast", [step := plan.Step("a", 50, "a")], machine.path, "c0ffee", "2030-01-02"), [0.0]
+    ran, ends = [], [("failed", 75), ("failed", 75), ("timed out", 124)]
+
+    def execute(step, command, limit):
+        ran.append((command, limit))
+        now[0] += 20.0
+        state, status = ends[len(ran) - 1]
+        return {"state": state, "exit_status": status, "reason": f"reason {len(ran)}"}
+
+    monkeypatch.setattr(phase, "execute", execute)
+    monkeypatch.setattr(phase_module.time, "monotonic", lambda: now[0])
+    entry = phase.outcome(step)
+    assert ran == [("a", 50.0), ("a --continue", 30.0), ("a --continue", 10.0)]
+    assert entry == {
+        "state": "timed out", "exit_status": 124, "reason": "reason 1; reason 2; reason 3", "seconds": 60.0,
+    }  # fmt: skip
+    ran.clear()
+    entry = phase.outcome(plan.Step("a", 45, "a"))  # too little is left for a third process
+    assert len(ran) == 2 and (entry["state"], entry["reason"]) == ("failed", "reason 1; reason 2")
 
 
 def began(machine, process, count):
