@@ -77,11 +77,11 @@ RIGHT = (
 
 FAST = (
     Step("ceilings", 15, "{python} -m bench.gpu.ceilings {results}"),
-    Step("tune", 95, f"{TUNE} --dtype bfloat16 --batch 256,1,32 --seconds 78 --json {{results}}/tune.json"),
+    Step("tune", 85, f"{TUNE} --dtype bfloat16 --batch 256,1,32 --seconds 68 --json {{results}}/tune.json"),
     SAVE_TABLE,
     Step("layers", 75, "{python} -m bench.tables.fused {results} --part layers --seconds 60"),
     Step("passes", 30, "{python} -m bench.tables.pointwise {results} --seconds 16"),
-    Step("networks", 45, "{python} -m bench.tables.fused {results} --part networks --seconds 30"),
+    Step("networks", 55, "{python} -m bench.tables.fused {results} --part networks --seconds 40"),
     Step("training", 35, "{python} -m bench.tables.training {results} --part steps --seconds 20"),
     Step("tiles of csrc/cuda", 20, "{python} -m bench.gpu.conv_tiles {results} --seconds 7"),
     # A compilation cannot be interrupted and its time depends on torch alone, so a timeout is no failure.

@@ -323,6 +323,13 @@ def test_without_a_bundle_nothing_runs_unless_requested(machine, monkeypatch, ca
     assert machine.run("right", bundle="none")[0] == 0
 
 
+@pytest.mark.parametrize("bundle", [None, Path("bundle.tar.xz")])
+def test_the_limits_of_both_phases_fit_into_15_minutes(tmp_path, bundle):
+    """270 and 420 seconds: the rest is for the start of the machine and the transfers."""
+    sums = {phase: sum(step.limit for step in plan.steps(phase, "python", tmp_path, bundle)) for phase in LIMITS}
+    assert all(sums[phase] <= LIMITS[phase] for phase in LIMITS), sums
+
+
 def test_a_step_that_counts_its_seconds_has_time_to_start_and_to_end(tmp_path):
     """A step is interrupted shortly before its limit; importing torch takes 3 to 4 s, and the last job overruns."""
     for phase in LIMITS:
