@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import record
 from bench.gpu.bundle import archive as bundle_archive
 from bench.gpu.bundle import facts as bundle_facts
 from bench.gpu.bundle.facts import BundleError
@@ -39,11 +38,7 @@ def compare(manifest: dict[str, Any]) -> None:
         if wanted[name] != facts[name]:
             label = "compiler (Triton's files, ptxas and TRITON_ variables)" if name == "compiler" else name
             raise BundleError(f"{label}: the bundle is for {wanted[name]}, here is {facts[name]}")
-    if manifest["source"] != (sources := bundle_facts.source()):
-        raise BundleError(
-            f"commit: the bundle is of {manifest['commit']} (sources {manifest['source']}), here is "
-            f"{record.commit()} (sources {sources})"
-        )
+    bundle_facts.require_source(manifest)
 
 
 def pip(content: tarfile.TarFile, wheel: str) -> None:

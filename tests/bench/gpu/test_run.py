@@ -1,11 +1,13 @@
 """Tests of .ci/gpu as a whole without a GPU: a fake PYTHON and a fake nvidia-smi replace it."""
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ from bench.gpu import phase as phase_module
 from bench.gpu import process_group
 from bench.gpu import run as command_line
 from bench.gpu import steps as plan
+from bench.gpu.bundle import facts
 from bench.gpu.phase import Phase
 
 ROOT = Path(__file__).parents[3]
@@ -300,6 +303,37 @@ def test_a_dry_run_prints_the_steps_that_would_run(machine, phase):
     assert [(int(limit), command) for limit, command in lines] == [
         (entry["limit_s"], entry["command"]) for entry in machine.steps(phase)
     ]
+
+
+def bundle_of(path, source):
+    """A bundle whose bundle.json alone is whole, as a machine without a GPU packs it."""
+    about = json.dumps({"source": source, "commit": "c0ffee"}).encode()
+    with tarfile.open(path, "w:xz") as archive:
+        member = tarfile.TarInfo("bundle.json")
+        member.size = len(about)
+        archive.addfile(member, io.BytesIO(about))
+    return path
+
+
+@pytest.mark.parametrize("phase", LIMITS)
+def test_a_dry_run_refuses_a_bundle_of_another_tree(machine, phase):
+    """The same message as at the installation, but before a GPU machine is lent."""
+    python = str(machine.folder / "fake-python")
+    same = bundle_of(machine.folder / "same.tar.xz", facts.source())
+    other = bundle_of(machine.folder / "other.tar.xz", "0ther")
+    done = gpu(phase, machine.results, "--dry-run", python=python, ATROUS_BUNDLE=str(same))
+    assert (done.returncode, done.stderr) == (0, "")
+    refused = gpu(phase, machine.results, "--dry-run", python=python, ATROUS_BUNDLE=str(other))
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and refused.stdout.endswith(" s  in all\n")
+    assert f"{other}: commit: the bundle is of c0ffee (sources 0ther), here is" in refused.stderr
+    broken = gpu(phase, machine.results, "--dry-run", python=python, ATROUS_BUNDLE=str(machine.bundle))
+    assert broken.returncode == 2 and "expected a whole bundle" in broken.stderr and broken.stderr.count("\n") == 1
+
+
+def test_the_runner_imports_no_torch():
+    """A machine's own Python may run it, before the bundle is installed."""
+    command = [sys.executable, "-c", "import sys, bench.gpu.run; assert 'torch' not in sys.modules"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("phase", LIMITS)
