@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 NOT_AVAILABLE = 77  # exit status of a step that this machine cannot run, as in automake and CTest
-GPU_LOST = 75  # of a step that a new process can go on with, by --continue; as in atrous.testing, which needs torch
+GPU_LOST = 75  # likewise: a new process goes on, by --continue; as in atrous.testing, which needs torch
 
 
 @dataclass(frozen=True)

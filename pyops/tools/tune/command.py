@@ -166,7 +166,7 @@ def _bar(results: Iterable[tuner.Result], total: int) -> Iterable[tuner.Result]:
 
 
 def _as_dict(result: tuner.Result) -> dict[str, Any]:
-    names = ("milliseconds", "wrong", "failed", "not_measured", "unlikely", "compiling", "reason")
+    names = ("milliseconds", "wrong", "failed", "not_measured", "unlikely", "compiling", "reason", "lost")
     return {
         "layer": result.layer.name,
         "shape": describe(result.layer),

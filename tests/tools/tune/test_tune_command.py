@@ -108,6 +108,7 @@ def lost(short, run, shapes, tmp_path, monkeypatch):
 def test_a_run_that_lost_the_gpu_is_continued(lost, run, shapes, tuning_folder):
     before = json.loads(lost.read_text())
     assert [bool(entry["milliseconds"]) for entry in before["entries"]] == [True, False]
+    assert [entry["lost"] for entry in before["entries"]] == [False, True]
     status, out, err = run(shapes, "--device", "cpu", "--json", lost, "--continue")
     assert (status, err) == (0, "") and "2 to measure" in out
     after = json.loads(lost.read_text())
