@@ -1,5 +1,4 @@
-import sys
-
+from .testing import exit_with
 from .tools.cli import main
 
-sys.exit(main())
+exit_with(main())

@@ -15,8 +15,10 @@ of the magnitudes of the terms that were added.
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ from .core import activation
 from .core.spec import Epilogue, accumulate_type
 
 RATIO = 1.25  # allowed multiple of eager's largest error
+GPU_LOST = 75  # exit status of a program that lost the GPU, EX_TEMPFAIL of sysexits.h: another process may go on
 SLOPES = ("relu", 0.01, "shared", "channel", (0.125, 1 / 3))
 
 
@@ -223,3 +226,16 @@ def gpu_lost() -> bool:
     except RuntimeError:
         return True
     return False
+
+
+class GpuLost(RuntimeError):
+    """The work that ended with a sticky CUDA error, by its name: nothing runs on the GPU in this process any more."""
+
+
+def exit_with(status: int) -> NoReturn:
+    """sys.exit(status); after GPU_LOST without the destructors of CUDA objects, which may abort the process."""
+    if status != GPU_LOST:
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

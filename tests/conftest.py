@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Set before numpy loads its BLAS, for the same reason: the matrix products of Triton's interpreter are small.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import failures_at_once
 import pytest
 import torch
 from drawn import pytest_collection_modifyitems  # noqa: F401  # a hook
@@ -41,6 +42,8 @@ if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("trito
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device of the tensors; .ci/gpu right sets cuda")
     parser.addoption("--whole", action="store_true", help="no test draws: every parameter and every combination")
+    at_once = "print a failure at once: a run that is killed prints none at its end (.ci/gpu)"
+    parser.addoption("--failures-at-once", action="store_true", help=at_once)
 
 
 def pytest_unconfigure(config):
@@ -48,6 +51,8 @@ def pytest_unconfigure(config):
 
 
 def pytest_configure(config):
+    if config.getoption("--failures-at-once"):
+        failures_at_once.register(config)
     if config.getoption("--device") != "cpu":
         torch.set_default_device(config.getoption("--device"))
         # Budgets of fp32 have no term for tf32, which convolutions on a GPU use by default; tf32 has its own tests

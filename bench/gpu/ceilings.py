@@ -6,11 +6,11 @@ python -m bench.gpu.ceilings RESULTS_DIR
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
 import torch
 
+from atrous import testing
 from atrous.tools.timing import ceilings
 from bench.tables import table as tables
 
@@ -29,4 +29,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    testing.exit_with(main())

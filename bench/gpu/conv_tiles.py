@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -90,4 +89,4 @@ def run(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sys.exit(tables.main(parser, None, "conv_tiles", SECONDS, run))
+    testing.exit_with(tables.main(parser, None, "conv_tiles", SECONDS, run))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from bench.gpu import steps as plan
 TAIL = 25  # lines of a failed step's output to show
 SENSOR_DELAY = 30.0  # seconds into a step (at most half its limit) at which the GPU under load is sampled
 TIMED_OUT, SIGNALLED = 124, 128  # exit statuses, as in timeout(1) and the shell
+LEAST = 10.0  # seconds that a process needs to start and to measure something
 Entry = dict[str, Any]
 
 
@@ -34,6 +36,20 @@ def sample_sensors(entry: Entry, seconds: float) -> Iterator[None]:
         timer.cancel()
         if sensors:
             entry["gpu_during"] = dict(sensors)
+
+
+def continued(command: str, spent: float) -> str:
+    """The command that goes on where another process of it lost the GPU, with what is left of its --seconds."""
+    seconds = re.search(r"--seconds (\d+)", command)
+    rest = f" --seconds {max(1, int(int(seconds[1]) - spent))}" if seconds else ""  # the last of two counts
+    return f"{command} --continue{rest}"
+
+
+def after_losses(entry: Entry, lost: list[str]) -> Entry:
+    """The outcome of a step whose earlier processes lost the GPU: a failure, with all that lost it as the reason."""
+    reasons = [*lost, *([entry["reason"]] if "reason" in entry else [])]
+    state = "failed" if entry["state"] == "passed" else entry["state"]
+    return {**entry, "state": state, "exit_status": entry["exit_status"] or plan.GPU_LOST, "reason": "; ".join(reasons)}
 
 
 class Phase:
@@ -88,15 +104,25 @@ class Phase:
         return self.status()
 
     def outcome(self, step: plan.Step) -> Entry:
-        """Runs a step. Returns its state, exit status, seconds, and the last line that it printed as the reason."""
-        begun = time.monotonic()
+        """Runs a step, and again with --continue as often as it loses the GPU, all within its limit."""
+        begun, command, left, lost = time.monotonic(), step.command, float(step.limit), []
+        while (entry := self.execute(step, command, left))["exit_status"] == plan.GPU_LOST:
+            spent = time.monotonic() - begun
+            if (left := step.limit - spent) < LEAST:
+                break
+            lost.append(entry["reason"])
+            command = continued(step.command, spent)
+        entry["seconds"] = round(time.monotonic() - begun, 2)
+        return after_losses(entry, lost) if lost else entry
+
+    def execute(self, step: plan.Step, command: str, limit: float) -> Entry:
+        """Runs a command of a step. Returns its state, exit status, and the last line that it printed as the reason."""
         with self.log.open("ab") as log:
-            log.write(f"\n== {step.name}: {step.command}\n".encode())
+            log.write(f"\n== {step.name}: {command}\n".encode())
             log.flush()
             start = log.tell()
-            status, late = process_group.run(step.command, step.limit, log, self.variables)
-        entry: Entry = {"seconds": round(time.monotonic() - begun, 2), "exit_status": status, "log_from": start}
-        lines = self.output(start)
+            status, late = process_group.run(command, limit, log, self.variables)
+        entry, lines = {"exit_status": status, "log_from": start}, self.output(start)
         if late:
             return {**entry, "state": "timed out", "exit_status": TIMED_OUT, "reason": f"its {step.limit} s were over"}
         if status < 0:

@@ -2,12 +2,15 @@
 
     .ci/gpu bundle|right|fast|full [RESULTS_DIR] [--dry-run] [--limit SECONDS]
 
-RESULTS_DIR is bench/results by default, out for `bundle`. --dry-run prints each step's limit and command and needs no
-GPU. --limit: upper bound of every step's seconds. A step is interrupted (SIGINT) 5 seconds before its limit; at the
-limit it is killed with all of its processes. ATROUS_BUNDLE names the bundle that `right` and `fast` install (default:
-the newest in out/; "none": the checkout is installed), ATROUS_COMMIT the commit if there is no .git. Exit status: the
-worst of all steps, 124 for one that reached its limit and 128 + N for one that signal N killed; 2 for bad arguments or
-no bundle, 3 without a GPU.
+RESULTS_DIR is bench/results by default, out for `bundle`. --dry-run prints each step's limit and command, and checks
+that the bundle, if there is one, is of these sources; it needs no GPU. --limit: upper bound of every step's seconds.
+
+A step is interrupted (SIGINT) 5 seconds before its limit; at the limit it is killed with all of its processes. One that
+ends with status 75 has lost the GPU by a sticky CUDA error: it goes on in a new process, by --continue, and counts as
+failed. ATROUS_BUNDLE names the bundle that `right` and `fast` install (default: the newest in out/; "none": the
+checkout is installed), ATROUS_COMMIT the commit if there is no .git. Exit status: the worst of all steps, 124 for one
+that reached its limit and 128 + N for one that signal N killed; 2 for bad arguments, no bundle, or in a dry run one of
+other sources; 3 without a GPU.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import steps as plan
+from bench.gpu.bundle import facts
+from bench.gpu.bundle.archive import manifest
 from bench.gpu.phase import SIGNALLED, Phase, record
 from bench.gpu.process_group import adopt_orphans
 
@@ -55,6 +60,17 @@ def bundle(phase: str) -> Path | None:
     if os.environ.get("ATROUS_BUNDLE") == "none":
         return None
     return record.bundle() or (NO_BUNDLE if phase in plan.OFFLINE else None)
+
+
+def check_bundle(phase: str, archive: Path | None) -> int:
+    """Returns 2, with a line on stderr, if the bundle that the phase would install exists and is of another tree."""
+    if phase == "bundle" or archive is None or not archive.exists():
+        return 0
+    try:
+        facts.require_source(manifest(archive))
+    except facts.BundleError as error:
+        return fail(f"{phase}: {archive}: {error}")
+    return 0
 
 
 def fail(text: str, status: int = 2) -> int:
@@ -96,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         print(*(f"{step.limit:>5} s  {step.command}" for step in steps), sep="\n")
         print(f"{sum(step.limit for step in steps):>5} s  in all")
-        return 0
+        return check_bundle(args.phase, archive)
     about = probe(python) if args.phase != "bundle" else record.about("no GPU", {})
     if isinstance(about, str):
         return fail(f"{args.phase}: {about}", NO_GPU)

@@ -18,7 +18,7 @@ from typing import Any
 from bench import record
 
 Times = dict[tuple[str, str], dict[str, float]]  # (table and part, variant) -> row -> milliseconds
-NO_NAME = ("count", "auto", "config", "partial", "tuned")  # keys that do not identify a row
+NO_NAME = ("count", "auto", "config", "partial", "lost", "tuned")  # keys that do not identify a row
 
 
 def files(folder: Path) -> list[tuple[str, Path, dict[str, Any]]]:

@@ -11,12 +11,12 @@ that do not fit are listed under "not_run", and `--continue` runs them in anothe
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from atrous import testing
 from atrous.tools.timing import ceilings
 from bench.tables import table as tables
 from bench.tables.layers import dilated, layers
@@ -80,4 +80,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    testing.exit_with(main())

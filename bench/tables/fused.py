@@ -15,12 +15,12 @@ Exit status 1: a backend gave a wrong result.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from atrous import testing
 from atrous.tools.timing import ceilings
 from bench.tables import fused_goals, fused_layers, fused_models
 from bench.tables import table as tables
@@ -144,4 +144,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    testing.exit_with(main())

@@ -11,7 +11,6 @@ Written to tables.pointwise in RESULTS_DIR/<gpu>-<date>.json after each row. Exi
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -193,4 +192,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    testing.exit_with(main())

@@ -20,6 +20,7 @@ Result = dict[str, Any]
 Job = tuple[Any, ...]  # (measure, *arguments); measure returns a row, or yields one row as it grows
 GrowingRow = Generator[dict[str, Any], float | None, None]  # it is sent the seconds that are left
 NO_TIME = "no time to"
+AGAIN = "run what today's file has under not_run, except what lost the GPU"
 TOP = ("device", "driver", "commit", "date", "versions", "ceilings")  # top-level keys of the file
 
 
@@ -27,11 +28,15 @@ def fill(result: Result, parts: Mapping[str, Iterable[Job]], seconds: Mapping[st
     """Runs the jobs of each part in `seconds` and appends their rows to result[part], until the part's time is up.
 
     Each job is listed in result["not_run"] until it is done, so that an interrupted run says which rows are missing. A
-    part that the result has already is continued: only its jobs in "not_run" run.
+    part that the result has already is continued: only its jobs in "not_run" run, except those that lost the GPU.
+    Raises GpuLost.
     """
-    others = [entry for entry in result.get("not_run", []) if entry["part"] not in seconds]
+    listed = result.get("not_run", [])
+    kept = [
+        entry for entry in listed if entry["part"] not in seconds or (entry.get("lost") and entry["part"] in result)
+    ]
     waiting = {part: _waiting(result, part, parts[part]) for part in seconds}
-    result["not_run"] = others + [entry for pairs in waiting.values() for _, entry in pairs]
+    result["not_run"] = kept + [entry for pairs in waiting.values() for _, entry in pairs]
     for part, pairs in waiting.items():
         result.setdefault(part, [])
         _run(pairs, result[part], result["not_run"], seconds[part], save)
@@ -39,13 +44,19 @@ def fill(result: Result, parts: Mapping[str, Iterable[Job]], seconds: Mapping[st
 
 
 def _waiting(result: Result, part: str, jobs: Iterable[Job]) -> list[tuple[Job, dict]]:
-    """The jobs of a part that have to run, each with its "not_run" entry; partial rows are measured again."""
+    """The jobs of a part that have to run, each with its "not_run" entry; partial rows are measured again, except those
+    of jobs that lost the GPU."""
     entries = [(job, {"part": part, "arguments": _names(job), "reason": "not reached"}) for job in jobs]
     if part not in result:
         return entries
-    result[part] = [row for row in result[part] if not (isinstance(row, dict) and row.get("partial"))]
-    listed = [entry["arguments"] for entry in result.get("not_run", []) if entry["part"] == part]
+    result[part] = [row for row in result[part] if not _is_cut_off(row)]
+    waiting = [entry for entry in result.get("not_run", []) if entry["part"] == part and not entry.get("lost")]
+    listed = [entry["arguments"] for entry in waiting]
     return [pair for pair in entries if pair[1]["arguments"] in listed]
+
+
+def _is_cut_off(row: Any) -> bool:
+    return isinstance(row, dict) and bool(row.get("partial")) and not row.get("lost")
 
 
 def _names(job: Job) -> list[str]:
@@ -53,11 +64,11 @@ def _names(job: Job) -> list[str]:
 
 
 def _run(waiting: list[tuple[Job, dict]], rows: list, not_run: list[dict], seconds: float, save: Callable) -> None:
-    """Runs jobs and records their failures; raises only if the GPU is lost. A job does not start when less time is left
-    than the longest one before it took."""
+    """Runs jobs and records their failures; raises only GpuLost, after saving. A job does not start when less time is
+    left than the longest one before it took."""
     started, longest = time.monotonic(), 0.0
     for (measure, *arguments), entry in waiting:
-        begun = time.monotonic()
+        begun, before = time.monotonic(), len(rows)
         if begun - started + longest > seconds:
             entry["reason"] = f"the {seconds:g} s of this part were over, or would have been"
             continue
@@ -68,8 +79,10 @@ def _run(waiting: list[tuple[Job, dict]], rows: list, not_run: list[dict], secon
         except Exception as error:
             entry["reason"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             if testing.gpu_lost():
+                for entry_or_row in (entry, *rows[before:]):  # a row that grows is in the result already
+                    entry_or_row["lost"] = True
                 save()
-                raise
+                raise testing.GpuLost(_described(entry)) from error
         torch.compiler.reset()
         longest = max(longest, time.monotonic() - begun)
         save()
@@ -100,7 +113,11 @@ def too_long(seconds: float, left: float | None) -> str:
 
 
 def missing(result: Result) -> list[str]:
-    return [f"not run: {row['part']} {' '.join(row['arguments'])}: {row['reason']}" for row in result["not_run"]]
+    return [f"not run: {_described(entry)}" for entry in result["not_run"]]
+
+
+def _described(entry: dict) -> str:
+    return f"{entry['part']} {' '.join(entry['arguments'])}: {entry['reason']}"
 
 
 def main(
@@ -111,9 +128,12 @@ def main(
     run: Callable[[argparse.Namespace, torch.device, Result, Callable[[], None]], tuple[str, int]],
 ) -> int:
     """The command line of a table. run(arguments, device, result, save) fills the result within arguments.seconds per
-    part and returns the text to print and the exit status. seconds: default budget of each part."""
+    part and returns the text to print and the exit status. seconds: default budget of each part.
+
+    Returns GPU_LOST after a sticky CUDA error: a new process with --continue measures the rest.
+    """
     parser.add_argument("results", type=Path, metavar="RESULTS_DIR")
-    parser.add_argument("--continue", dest="again", action="store_true", help="run what today's file has under not_run")
+    parser.add_argument("--continue", dest="again", action="store_true", help=AGAIN)
     if seconds:
         parser.add_argument("--part", choices=list(seconds), action="append", help="what to measure (default: all)")
         parser.add_argument("--seconds", type=float, metavar="S", help="budget of each part; its last job may overrun")
@@ -127,7 +147,11 @@ def main(
     device = torch.device("cuda", torch.cuda.current_device())
     path, whole = record.open_record(args.results, record.describe(device))
     result = _result(whole, kind, () if args.again else getattr(args, "seconds", None) or ())
-    text, status = run(args, device, result, lambda: _save(path, whole, kind, result))
+    try:
+        text, status = run(args, device, result, lambda: _save(path, whole, kind, result))
+    except testing.GpuLost as error:
+        print(f"bench: the GPU was lost: {kind}, {error}", file=sys.stderr)
+        return testing.GPU_LOST
     print(f"{text}\nwritten: {path}")
     return status
 

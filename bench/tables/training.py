@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from atrous import fuse
+from atrous import fuse, testing
 from atrous.tools.demo import training as demo_training
 from bench.tables import fused_goals, fused_models
 from bench.tables import table as tables
@@ -68,7 +67,7 @@ def measure(
 ) -> tables.GrowingRow:
     """Yields one row before each variant: milliseconds, peak bytes, and the reasons of the variants that do not run.
 
-    A new variant is timed in turns with the first; the final numbers come from all variants in turns.
+    A new variant is timed in turns with the first; the final numbers come from all variants in turns. Raises GpuLost.
     """
     images = torch.randn(batch, 3, size, size, device=device)
     steps: dict[str, Step] = {}
@@ -95,6 +94,8 @@ def measure(
         except Exception as failure:
             steps.pop(name, None)
             row["missing"][name] = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
+            if testing.gpu_lost():
+                raise testing.GpuLost(f"{name}: {row['missing'][name]}") from failure
     left = yield row
     row["ms"].update(medians(steps, device, seconds if left is None else min(seconds, left)))
 
@@ -171,4 +172,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    testing.exit_with(main())

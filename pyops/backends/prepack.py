@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from ..core.spec import Epilogue, Spec
+from ..core.streams import wait_for
 from ..core.torch_compat import is_compiling, version
 from ..ops import triton_impl
 from .base import Backend
@@ -48,6 +49,7 @@ class PrepackedWeights:
             return entry[1]
         packed = backend.pack(input, weight, spec)
         if not triton_impl.capturing(input):  # a tensor made under capture has no values until the graph is replayed
+            wait_for([packed])  # the next call may be on another stream
             current = [item for item in self.entries.items() if item[0][2:] == key[2:]]
             self.entries = dict([*current, (key, (weight, packed))][-self.capacity :])
         return packed

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from atrous import testing
 from bench import record as bench_record
+from bench.gpu import steps
 from bench.report import report as bench_report
 from bench.tables import cudnn
 from bench.tables import layers as bench_layers
@@ -168,12 +170,47 @@ def test_a_row_gets_the_seconds_that_are_left(table, monkeypatch):
 
 def test_an_error_that_stays_with_the_process_ends_the_table(table, monkeypatch):
     """Every later row would fail too; they are not reached, and another call measures them."""
-    result, parts = {}, {"a": [(job, "good"), (job, "bad"), (job, "next")]}
+    result, parts, saved = {}, {"a": [(job, "good"), (job, "bad"), (job, "next")]}, []
     monkeypatch.setattr(table.tables.testing, "gpu_lost", lambda: True)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        table.tables.fill(result, parts, {"a": 60.0}, lambda: None)
-    assert result["a"] == ["good"]
+    with pytest.raises(testing.GpuLost, match="^a bad: RuntimeError: out of memory$"):
+        table.tables.fill(result, parts, {"a": 60.0}, lambda: saved.append(json.dumps(result)))
+    assert result["a"] == ["good"] and json.loads(saved[-1]) == result
     assert [entry["reason"] for entry in result["not_run"]] == ["RuntimeError: out of memory", "not reached"]
+    assert [entry.get("lost") for entry in result["not_run"]] == [True, None]
+
+
+def test_what_lost_the_gpu_is_left_out_when_the_rest_is_continued(table, monkeypatch):
+    """It stays listed, in the parts that are continued and beside others, until its part is measured anew."""
+    jobs = {"a": [(job, "good"), (job, "bad"), (job, "next")], "b": [(job, "more")]}
+    seconds, result = {"a": 60.0, "b": 60.0}, {}
+    with monkeypatch.context() as patches, pytest.raises(testing.GpuLost):
+        patches.setattr(testing, "gpu_lost", lambda: True)
+        table.tables.fill(result, jobs, seconds, lambda: None)
+    lost = {"part": "a", "arguments": ["bad"], "reason": "RuntimeError: out of memory", "lost": True}
+    for _ in range(2):
+        table.tables.fill(result, jobs, seconds, lambda: None)
+        assert result == {"a": ["good", "next"], "b": ["more"], "not_run": [lost]}
+    table.tables.fill(result, jobs, {"b": 60.0}, lambda: None)
+    assert result["not_run"] == [lost]
+    del result["a"]
+    jobs["a"] = [(job, "good")]
+    table.tables.fill(result, jobs, seconds, lambda: None)
+    assert result == {"a": ["good"], "b": ["more"], "not_run": []}
+
+
+def test_a_row_whose_variant_lost_the_gpu_is_kept(table, monkeypatch):
+    def measure(name):
+        row = {"ms": {name: 1.0}}
+        yield row
+        raise testing.GpuLost("atrous: an illegal access")
+
+    result, parts = {}, {"a": [(measure, "x"), (growing(["y"]), 1)]}
+    with monkeypatch.context() as patches, pytest.raises(testing.GpuLost, match="a x: GpuLost: atrous: an illegal"):
+        patches.setattr(testing, "gpu_lost", lambda: True)
+        table.tables.fill(result, parts, {"a": 60.0}, lambda: None)
+    table.tables.fill(result, parts, {"a": 60.0}, lambda: None)
+    assert result["a"] == [{"ms": {"x": 1.0}, "partial": True, "lost": True}, {"ms": {"y": 1.0}}]
+    assert [entry["arguments"] for entry in result["not_run"]] == [["x"]]
 
 
 def test_a_part_alone_leaves_the_others_as_they_are(table):
@@ -247,6 +284,16 @@ def test_a_result_is_named_after_gpu_and_day(fake_gpu, table, record, tmp_path, 
     result = json.loads(path.read_text())
     assert result["tables"] == {"cudnn": {"convolutions": [], "models": [], "not_run": []}} and result["ceilings"]
     assert {"device", "driver", "commit", "date", "versions"} <= result.keys() and str(path) in capsys.readouterr().out
+
+
+def test_a_lost_gpu_is_an_exit_status_and_one_sentence(fake_gpu, table, tmp_path, monkeypatch, capsys):
+    def run(args, device, result, save):
+        save()
+        raise testing.GpuLost("convolutions conv1: an illegal access")
+
+    monkeypatch.setattr(table, "run", run)
+    assert table.main([str(tmp_path)]) == testing.GPU_LOST == steps.GPU_LOST
+    assert capsys.readouterr() == ("", "bench: the GPU was lost: cudnn, convolutions conv1: an illegal access\n")
 
 
 def test_only_a_file_of_the_same_gpu_and_commit_is_continued(fake_gpu, table, record, tmp_path, monkeypatch):

@@ -194,6 +194,33 @@ def test_a_row_grows_by_a_variant_and_each_is_timed_beside_eager(quick, monkeypa
 
 
 @pytest.mark.gate
+def test_the_final_timing_leaves_time_for_the_next_network(quick, monkeypatch):
+    """It takes a tenth of what is left; the count of tuned convolutions, which takes as long, comes behind it."""
+    budgets, counted = [], []
+
+    def medians(calls, device, *seconds):
+        budgets.append(seconds)
+        return dict.fromkeys(calls, 2.0)
+
+    monkeypatch.setattr(fused_models, "medians", medians)
+    monkeypatch.setattr(fused_models, "tuned", lambda *_: counted.append(len(budgets)) or "0 of 36")
+    for left, expected in ((30.0, 3.0), (600.0, fused_models.SECONDS)):
+        rows = fused_models.measure(fused_models.Network(1, 32), torch.float32, CPU, variants=("eager_channels_last",))
+        row = next(rows)
+        rows.send(left)
+        assert row["tuned"] == "unknown" and budgets[-1] == ()
+        with pytest.raises(StopIteration):
+            rows.send(left)
+        assert budgets[-1] == (pytest.approx(expected),) and row["tuned"] == "0 of 36"
+    assert counted == [2, 4]
+
+
+def test_the_quickest_network_is_measured_first():
+    """Its time is also the estimate of the next one's, which begins only if as much is left."""
+    assert fused_models.NETWORKS[:3] == tuple(map(fused_models.Network, (1, 256, 32)))
+
+
+@pytest.mark.gate
 def test_a_variant_that_fails_or_disagrees_is_missing_with_its_reason(quick, monkeypatch):
     def compiled(model, **options):
         if options.get("mode"):
@@ -206,6 +233,21 @@ def test_a_variant_that_fails_or_disagrees_is_missing_with_its_reason(quick, mon
     assert list(row["ms"]) == ["eager_channels_last", "atrous"]
     assert row["missing"][fused_models.SLOW] == "RuntimeError: no compiler"
     assert row["missing"]["compile"].startswith("disagrees with fp64 by 1")
+
+
+@pytest.mark.gate
+def test_a_variant_that_loses_the_gpu_ends_the_network_and_is_named(quick, monkeypatch):
+    def fails(model, **options):
+        raise RuntimeError("an illegal access\nmore")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    monkeypatch.setattr(atrous.testing, "gpu_lost", lambda: True)
+    variants = ("eager_channels_last", "compile", "atrous")
+    rows = fused_models.measure(fused_models.Network(2, 32), torch.float32, CPU, variants=variants)
+    row = next(rows)
+    with pytest.raises(atrous.testing.GpuLost, match="^compile: RuntimeError: an illegal access$"):
+        next(rows), next(rows)
+    assert list(row["ms"]) == ["eager_channels_last"] and list(row["missing"]) == ["compile"]
 
 
 def test_a_graph_reads_the_images_of_its_call():

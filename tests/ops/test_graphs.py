@@ -165,11 +165,11 @@ def test_a_frozen_model_as_a_graph(backend):
     frozen = atrous.fuse(model, backend=backend, freeze=True)
     x = torch.randn(1, 3, 96, 96, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        expected = frozen(x)
-        graphed = torch.cuda.make_graphed_callables(frozen, (x.clone(),))
         other = torch.randn_like(x)
-        assert torch.equal(graphed(x), expected)
-        assert torch.equal(graphed(other), frozen(other))
+        expected = [frozen(images) for images in (x, other)]  # before: `graphed` is the same module, with a new forward
+        graphed = torch.cuda.make_graphed_callables(frozen, (x.clone(),))
+        for images, y in zip((x, other), expected):
+            assert torch.equal(graphed(images), y)
 
 
 @on_gpu

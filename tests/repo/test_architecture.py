@@ -31,7 +31,7 @@ BACKENDS = {f"backends.{name}" for name in selection.backends()}
 MAX_MODULES, MAX_LAYERS = 14, 10
 TORCH_COMPAT = "core.torch_compat"
 COMPAT = {TORCH_COMPAT, "core.dynamo_compat", "core.graph_compat"}  # torch itself, and its compilers
-DOCUMENTED = {"_asdict", "_fields", "_getframe", "_make", "_replace"}  # attributes of NamedTuple and sys
+DOCUMENTED = {"_asdict", "_exit", "_fields", "_getframe", "_make", "_replace"}  # attributes of NamedTuple, os and sys
 ENVIRONMENT = {"TRITON_INTERPRET", "XDG_CACHE_HOME"}
 
 

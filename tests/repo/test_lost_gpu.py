@@ -63,3 +63,18 @@ def test_a_gpu_is_lost_when_it_does_not_synchronise(monkeypatch):
     assert testing.gpu_lost()
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert not testing.gpu_lost()
+
+
+@pytest.mark.parametrize("status", [1, testing.GPU_LOST])
+def test_without_a_gpu_a_process_ends_before_destructors(status):
+    """They may abort it, and its exit status would not be the one that says that another process may go on."""
+    program = f"""
+import atexit
+from atrous import testing
+atexit.register(print, "destructors")
+print("first")
+testing.exit_with({status})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, "destructors" in done.stdout) == (status, status != testing.GPU_LOST), done.stderr
+    assert done.stdout.startswith("first\n")

@@ -80,6 +80,15 @@ def pack(folder: Path, archive: Path) -> int:
     return size
 
 
+def manifest(archive: Path) -> dict[str, Any]:
+    """bundle.json alone, which comes first, without reading the rest. Raises BundleError."""
+    try:
+        with tarfile.open(archive, "r:xz") as content:
+            return json.load(content.extractfile(content.next()))  # type: ignore[arg-type]
+    except (OSError, EOFError, AttributeError, ValueError, tarfile.TarError, lzma.LZMAError) as error:
+        raise BundleError(f"archive: expected a whole bundle, got {str(archive)!r}: {error}") from None
+
+
 def open_archive(archive: Path) -> tuple[tarfile.TarFile, dict[str, Any]]:
     """The archive in memory and its manifest. Raises BundleError if it is truncated or damaged."""
     try:

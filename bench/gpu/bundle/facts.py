@@ -159,6 +159,15 @@ def source() -> str:
     return digest.hexdigest()[:16]
 
 
+def require_source(manifest: dict[str, Any]) -> None:
+    """Raises BundleError unless a bundle was built from the sources of this checkout."""
+    if manifest["source"] != (sources := source()):
+        raise BundleError(
+            f"commit: the bundle is of {manifest['commit']} (sources {manifest['source']}), here is "
+            f"{record.commit()} (sources {sources})"
+        )
+
+
 def manifest(target: Target, facts: dict[str, Any], tools: dict[str, str]) -> dict[str, Any]:
     """The first entries of bundle.json. key: a hash over all of them except the commit, to cache bundles by."""
     about = {**target._asdict(), "cuda": facts["cuda"], "compiler": facts["compiler"], "source": source()}

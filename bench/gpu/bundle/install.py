@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import record
 from bench.gpu.bundle import archive as bundle_archive
 from bench.gpu.bundle import facts as bundle_facts
 from bench.gpu.bundle.facts import BundleError
@@ -26,8 +25,11 @@ def cache() -> Path:
     return Path(knobs.cache.dir).resolve()
 
 
-def compare(manifest: dict[str, Any]) -> None:
-    """Raises BundleError unless the bundle is for this Python, torch, Triton, GPU and checkout."""
+def compare(manifest: dict[str, Any]) -> str:
+    """Raises BundleError unless the bundle is for this Python, torch, Triton, GPU and checkout.
+
+    Returns a warning if its kernels are of another compiler: Triton ignores such entries of its cache.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -35,15 +37,15 @@ def compare(manifest: dict[str, Any]) -> None:
     major, minor = torch.cuda.get_device_capability()
     facts = bundle_facts.here(10 * major + minor) | {"chip": f"{major}.{minor}"}
     wanted = manifest | {"chip": manifest["arch"].rstrip("af")}
-    for name in ("chip", "python", "torch", "triton", "cuda", "compiler"):
-        if wanted[name] != facts[name]:
-            label = "compiler (Triton's files, ptxas and TRITON_ variables)" if name == "compiler" else name
-            raise BundleError(f"{label}: the bundle is for {wanted[name]}, here is {facts[name]}")
-    if manifest["source"] != (sources := bundle_facts.source()):
-        raise BundleError(
-            f"commit: the bundle is of {manifest['commit']} (sources {manifest['source']}), here is "
-            f"{record.commit()} (sources {sources})"
-        )
+    differ = {
+        name: f"the bundle is for {wanted[name]}, here is {facts[name]}"
+        for name in ("chip", "python", "torch", "triton", "cuda", "compiler") if wanted[name] != facts[name]
+    }  # fmt: skip
+    compiler = differ.pop("compiler", "")
+    if differ:
+        raise BundleError(": ".join(next(iter(differ.items()))))
+    bundle_facts.require_source(manifest)
+    return compiler and f"compiler (Triton's files, ptxas and TRITON_ variables): {compiler}"
 
 
 def pip(content: tarfile.TarFile, wheel: str) -> None:
@@ -60,20 +62,22 @@ def pip(content: tarfile.TarFile, wheel: str) -> None:
 
 def install(archive: Path) -> int:
     """Installs the kernels into Triton's cache, then the wheel. In this order an unwritable cache leaves the Python
-    unchanged, and cache entries without the wheel are harmless."""
+    unchanged, and cache entries without the wheel are harmless. Kernels of another compiler are left out."""
     content, manifest = bundle_archive.open_archive(archive)
-    compare(manifest)
+    if warning := compare(manifest):
+        print(f"bundle: {warning}; its kernels are left out, and Triton compiles them", file=sys.stderr)
     there = cache()
     mark = there / MARK
     try:
         mark.unlink(missing_ok=True)
-        entries = bundle_archive.restore_entries(content, there)
+        there.mkdir(parents=True, exist_ok=True)
+        entries = [] if warning else bundle_archive.restore_entries(content, there)
     except OSError as error:
         message = f"cache: expected a folder that can be written, got {str(there)!r}: {error.strerror}"
         raise BundleError(message) from None
     pip(content, manifest["wheel"])
     mark.write_text(json.dumps({"folder": str(there), "key": manifest["key"], "entries": entries}))
-    print(f"installed {manifest['key']}: {manifest['kernels']} kernels in {there}")
+    print(f"installed {manifest['key']}: {0 if warning else manifest['kernels']} kernels in {there}")
     return installed()
 
 

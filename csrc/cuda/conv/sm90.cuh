@@ -2,6 +2,8 @@
 // group multiplies from shared memory (wgmma). Types and launch; conv/heuristics.cpp selects these kernels.
 #pragma once
 
+#include <optional>
+
 #include "sm90_persistent.cuh"
 
 #include "../static_switch.h"
@@ -128,14 +130,16 @@ cudaError_t launch_tile(const ConvProblem& problem, int multiprocessors, cudaStr
   });
 }
 
-// True if the current GPU's code is that for sm_90a, as a kernel's launch bounds show.
+// True if the current GPU's code is that for sm_90a, as a kernel's launch bounds show; nothing if the query failed.
 template <class Element>
-bool built() {
+std::optional<bool> built() {
   cudaFuncAttributes attributes{};
   const auto kernel = conv_sm90_kernel<Element, 128, 64, Slope::relu, Residual::none>;
-  const bool has_code = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-  if (!has_code) cudaGetLastError();  // no code for this GPU at all: the launch of any other kernel reports it
-  return has_code && attributes.maxThreadsPerBlock >= 256;
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();  // no code for this GPU at all: the launch of any other kernel reports it
+    return std::nullopt;
+  }
+  return attributes.maxThreadsPerBlock >= 256;
 }
 
 template <class Element>

@@ -1,4 +1,6 @@
 // The convolution in fp16 for compute capability 9.0.
+#include <atomic>
+
 #include "sm90.cuh"
 
 namespace atrous::cuda {
@@ -8,8 +10,13 @@ cudaError_t conv_sm90_fp16(const ConvProblem& problem, const ConvPlan& plan, voi
 }
 
 bool conv_sm90_built() {
-  static const bool built = sm90::built<cutlass::half_t>();  // GPUs of one compute capability run the same code
-  return built;
+  // GPUs of one compute capability run the same code, so an answer holds for the process. A query that failed has none:
+  // it may fail for a reason that passes, such as the lack of memory to load the code.
+  static std::atomic<int> known{-1};
+  if (const int answer = known.load(std::memory_order_relaxed); answer >= 0) return answer == 1;
+  const std::optional<bool> built = sm90::built<cutlass::half_t>();
+  if (built) known.store(*built, std::memory_order_relaxed);
+  return built.value_or(false);
 }
 
 }  // namespace atrous::cuda

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ...core.streams import wait_for
 from ...core.torch_compat import OpOverload, schema
 from ..sites.effects import storage, written
 
@@ -37,6 +38,7 @@ class Prepared:
             if not new.is_mkldnn:
                 old.copy_(new)
         self.values = [new if new.is_mkldnn else old for old, new in zip(self.values, values)] or values
+        wait_for(self.values)  # the next call may be on another stream
         self.versions = versions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ... import tuning
+from ... import testing, tuning
 from ...core.checks import UsageError
 from ...tuning.device_id import device_name, file_name, versions
 from ...tuning.format import DTYPES, LAYOUTS, Table
 from .. import timing
 from ..explain.conv_layers import ConvLayer, conv_layers
 from ..model_argument import OPTIONS
+from . import earlier_run, shapes_file
 from . import measure as tuner
-from . import shapes_file
 from .candidates import forms
 from .report import describe, table
 
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), metavar="NAME", help=devices)
     parser.add_argument("--seconds", type=float, default=120.0, metavar="S", help=seconds)
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
+    again = "go on with the file of --json: measure the layers that an interrupted run did not reach"
+    parser.add_argument("--continue", dest="again", action="store_true", help=again)
     parser.add_argument("--commit", metavar="ID", help="commit of the sources, saved in the table")
 
 
@@ -51,7 +54,7 @@ def run(
 ) -> int:
     """Measures, prints and saves the fastest backends, and writes the JSON result anew after each layer.
 
-    Returns 1 if a result was wrong or nothing was measured.
+    Returns 1 if a result was wrong or nothing was measured, GPU_LOST after a sticky CUDA error.
     """
     device = _device(args.device)
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
@@ -60,23 +63,35 @@ def run(
         raise UsageError(f"--seconds: expected a positive number, got {args.seconds:g}")
     path = _output(args.output, device)
     jobs = tuner.jobs(_layers(args, model_of), forms(device, getattr(torch, dtype), FORMATS[layout]))
-    print(f"{args.model}: {len(jobs)} to measure, {dtype}, {layout}\n{device_name(device)}\n", flush=True)
     empty = Table(device_name(device), versions(device), datetime.date.today().isoformat(), {}, commit=args.commit)
-    if device.type == "cuda":
-        empty = empty._replace(ceilings=tuning.ceilings(device) or timing.ceilings(device))
     report = {**empty._asdict(), "dtype": dtype, "layout": layout, "table": None, "entries": []}
+    if args.again:
+        report |= earlier_run.read(args.json, report)
+        jobs = earlier_run.missing(jobs, report["entries"])
+    print(f"{args.model}: {len(jobs)} to measure, {dtype}, {layout}\n{device_name(device)}\n", flush=True)
+    if device.type == "cuda":
+        report["ceilings"] = report["ceilings"] or tuning.ceilings(device) or timing.ceilings(device)
     results = []
     for result in _bar(tuner.tune(jobs, args.seconds), len(jobs)):
         results.append(result)
         if result.key and result.entry:
-            _save(path, empty._replace(entries={result.key: result.entry}))
+            _save(path, empty._replace(ceilings=report["ceilings"], entries={result.key: result.entry}))
             report["table"] = str(path)
         report["entries"].append(_as_dict(result))
         write_json(report)
+    return _finish(report, results)
+
+
+def _finish(report: dict[str, Any], results: list[tuner.Result]) -> int:
+    """Prints the results; returns the exit status, in which those of an earlier run count."""
+    if results and results[-1].lost:
+        last = results[-1]
+        print(f"atrous tune: the GPU was lost: {describe(last.layer)}: {last.reason}", file=sys.stderr)
+        return testing.GPU_LOST
     print(table(results))
     if report["table"]:
-        print(f"written: {path}\nto undo: delete that file")
-    return int(not report["table"] or any(result.wrong for result in results))
+        print(f"written: {report['table']}\nto undo: delete that file")
+    return int(not report["table"] or any(entry["wrong"] for entry in report["entries"]))
 
 
 def _device(name: str | None) -> torch.device:
@@ -151,7 +166,7 @@ def _bar(results: Iterable[tuner.Result], total: int) -> Iterable[tuner.Result]:
 
 
 def _as_dict(result: tuner.Result) -> dict[str, Any]:
-    names = ("milliseconds", "wrong", "failed", "not_measured", "unlikely", "compiling", "reason")
+    names = ("milliseconds", "wrong", "failed", "not_measured", "unlikely", "compiling", "reason", "lost")
     return {
         "layer": result.layer.name,
         "shape": describe(result.layer),

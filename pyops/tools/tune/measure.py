@@ -18,7 +18,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ... import tuning
+from ... import testing, tuning
 from ...triton_kernels.conv.configs import Conv
 from ...tuning.format import Entry, Key
 from .. import timing
@@ -63,6 +63,7 @@ class Result:
     unlikely: list[str] = field(default_factory=list)  # configs that cannot win, by prediction and measured times
     compiling: float = 0.0  # seconds; they do not count against the budget
     reason: str = ""
+    lost: bool = False  # it lost the GPU: no later job can be measured in this process
 
 
 def jobs(layers: Iterable[ConvLayer], forms: Sequence[Form]) -> list[tuple[ConvLayer, Form]]:
@@ -76,7 +77,10 @@ def jobs(layers: Iterable[ConvLayer], forms: Sequence[Form]) -> list[tuple[ConvL
 
 
 def tune(jobs: Sequence[tuple[ConvLayer, Form]], seconds: float) -> Iterator[Result]:
-    """Yields a result for each job. A job gets an equal part of the remaining time; none begins after the deadline."""
+    """Yields a result for each job, until one loses the GPU.
+
+    A job gets an equal part of the remaining time; none begins after the deadline.
+    """
     deadline = time.monotonic() + seconds
     fastest: dict[tuple, list[Conv]] = {}
     for index, (layer, form) in enumerate(jobs):
@@ -87,8 +91,10 @@ def tune(jobs: Sequence[tuple[ConvLayer, Form]], seconds: float) -> Iterator[Res
             try:
                 measure(result, left / (len(jobs) - index), left, fastest)
             except Exception as error:  # it concerns this layer alone, such as out of memory
-                result.reason = _message(error)
+                result.reason, result.lost = _message(error), testing.gpu_lost()
         yield result
+        if result.lost:
+            return
 
 
 @torch.no_grad()
@@ -124,7 +130,10 @@ def _ready(
     result: Result, sets: list[Kwargs], budget: float, left: float, wanted: list[Conv] | None
 ) -> tuple[dict[Candidate, timing.Call], dict[Candidate, float]]:
     """The correct candidates as calls over all sets, and the milliseconds of one call; triton in the wanted configs if
-    there are any. No config begins after `budget` seconds, compiling not counted, or after `left` seconds."""
+    there are any. No config begins after `budget` seconds, compiling not counted, or after `left` seconds.
+
+    Raises GpuLost, which names all that were launched since the last synchronization: an error may be of any of them.
+    """
     calls: dict[Candidate, timing.Call] = {}
     once: dict[Candidate, float] = {}
     begun, truth, device = time.monotonic(), expected(sets[0]), result.form.device
@@ -150,6 +159,8 @@ def _ready(
             except WrongResult as error:
                 result.wrong[_name(candidate)] = str(error)
             except Exception as error:  # any library may fail for some shape or GPU
+                if testing.gpu_lost():
+                    raise testing.GpuLost(f"{', '.join(map(_name, group))}: {_message(error)}") from error
                 result.failed[_name(candidate)] = _message(error)
     return calls, once
 

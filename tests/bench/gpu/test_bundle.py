@@ -13,6 +13,7 @@ from bundle_cases import FACTS, KEYS, TARGET, TOOLS
 from bench.gpu.bundle import archive as bundle_archive
 from bench.gpu.bundle import command as bundle
 from bench.gpu.bundle import facts as bundle_facts
+from bench.gpu.bundle import install as bundle_install
 from bench.gpu.bundle.facts import BundleError
 
 
@@ -101,12 +102,31 @@ def refused(capsys, cache, pip, *arguments) -> str:
         ({"torch": "2.12.0"}, "torch: the bundle is for 2.11.0, here is 2.12.0"),
         ({"triton": "3.7.1"}, "triton: the bundle is for 3.6.0, here is 3.7.1"),
         ({"cuda": "12.8"}, "cuda: the bundle is for 13.0, here is 12.8"),
-        ({"compiler": "0ther"}, "ptxas and TRITON_ variables): the bundle is for c0de, here is 0ther"),
+        ({"compiler": "0ther", "cuda": "12.8"}, "cuda: the bundle is for 13.0, here is 12.8"),
     ],
 )
 def test_a_bundle_for_something_else(archive, cache, pip, capsys, monkeypatch, change, message):
     here(monkeypatch, **change)
     assert message in refused(capsys, cache, pip, "install", archive)
+
+
+def test_kernels_of_another_compiler_are_left_out(archive, cache, pip, capsys, monkeypatch):
+    """Triton would ignore them in its cache: that costs time to compile, and the wheel is as good."""
+    here(monkeypatch, compiler="0ther")
+    assert bundle.main(["install", str(archive)]) == 0 and pip == ["atrous.whl"]
+    out, err = capsys.readouterr()
+    warning = "compiler (Triton's files, ptxas and TRITON_ variables): the bundle is for c0de, here is 0ther"
+    assert err == f"bundle: {warning}; its kernels are left out, and Triton compiles them\n"
+    assert ": 0 kernels in" in out and [path.name for path in cache.iterdir()] == [bundle_install.MARK]
+    assert bundle.main(["installed"]) == 0
+    here(monkeypatch)
+    assert bundle.main(["install", str(archive)]) == 0 and len(list(cache.iterdir())) == 3
+
+
+def test_a_bundle_of_another_compiler_and_commit_is_refused(archive, cache, pip, capsys, monkeypatch):
+    here(monkeypatch, compiler="0ther")
+    monkeypatch.setattr(bundle_facts, "source", lambda: "other")
+    assert "(sources other)" in refused(capsys, cache, pip, "install", archive)
 
 
 def test_a_bundle_of_another_commit(archive, cache, pip, capsys, monkeypatch):

@@ -1,20 +1,25 @@
 """Tests of .ci/gpu as a whole without a GPU: a fake PYTHON and a fake nvidia-smi replace it."""
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from bench.gpu import phase as phase_module
 from bench.gpu import process_group
 from bench.gpu import run as command_line
 from bench.gpu import steps as plan
+from bench.gpu.bundle import facts
+from bench.gpu.phase import Phase
 
 ROOT = Path(__file__).parents[3]
 
@@ -209,6 +214,43 @@ def test_an_informative_step_does_not_change_the_status(machine):
     assert machine.run("full", behave={"sanitize memcheck": 1})[0] == 1
 
 
+def test_a_step_that_loses_the_gpu_goes_on_in_a_new_process(machine):
+    """It has failed, by the names of what lost the GPU; what it measured counts, and the phase goes on."""
+    layers = f"-m bench.tables.fused {machine.results} --part layers --seconds 60"
+    behave = {f"{layers} --continue": 0, "--part layers": plan.GPU_LOST, "tables.pointwise": 0}
+    status, out = machine.run("fast", behave=behave)
+    entry = next(entry for entry in machine.steps("fast") if entry["name"] == "layers")
+    assert (status, entry["state"], entry["exit_status"]) == (plan.GPU_LOST, "failed", plan.GPU_LOST)
+    assert entry["reason"] == f"hello from {layers}" and entry["reason"] in out
+    assert {entry["state"] for entry in machine.steps("fast")} == {"passed", "failed"}
+    commands = re.findall(r"^== layers: .* layers (.*)$", machine.path.with_name(f"{NAME}-fast.log").read_text(), re.M)
+    assert len(commands) == 2 and commands[0] == "--seconds 60"
+    assert re.fullmatch(r"--seconds 60 --continue --seconds 5\d", commands[1])
+
+
+def test_a_step_goes_on_until_its_time_is_over(machine, monkeypatch):
+    """Each process that lost the GPU is in the reason; the state and the status are those of the last one."""
+    phase, now = Phase("fast", [step := plan.Step("a", 50, "a")], machine.path, "c0ffee", "2030-01-02"), [0.0]
+    ran, ends = [], [("failed", 75), ("failed", 75), ("timed out", 124)]
+
+    def execute(step, command, limit):
+        ran.append((command, limit))
+        now[0] += 20.0
+        state, status = ends[len(ran) - 1]
+        return {"state": state, "exit_status": status, "reason": f"reason {len(ran)}"}
+
+    monkeypatch.setattr(phase, "execute", execute)
+    monkeypatch.setattr(phase_module.time, "monotonic", lambda: now[0])
+    entry = phase.outcome(step)
+    assert ran == [("a", 50.0), ("a --continue", 30.0), ("a --continue", 10.0)]
+    assert entry == {
+        "state": "timed out", "exit_status": 124, "reason": "reason 1; reason 2; reason 3", "seconds": 60.0,
+    }  # fmt: skip
+    ran.clear()
+    entry = phase.outcome(plan.Step("a", 45, "a"))  # too little is left for a third process
+    assert len(ran) == 2 and (entry["state"], entry["reason"]) == ("failed", "reason 1; reason 2")
+
+
 def began(machine, process, count):
     deadline = time.monotonic() + 60
     while len(machine.notes()) < count:
@@ -263,6 +305,37 @@ def test_a_dry_run_prints_the_steps_that_would_run(machine, phase):
     ]
 
 
+def bundle_of(path, source):
+    """A bundle whose bundle.json alone is whole, as a machine without a GPU packs it."""
+    about = json.dumps({"source": source, "commit": "c0ffee"}).encode()
+    with tarfile.open(path, "w:xz") as archive:
+        member = tarfile.TarInfo("bundle.json")
+        member.size = len(about)
+        archive.addfile(member, io.BytesIO(about))
+    return path
+
+
+@pytest.mark.parametrize("phase", LIMITS)
+def test_a_dry_run_refuses_a_bundle_of_another_tree(machine, phase):
+    """The same message as at the installation, but before a GPU machine is lent."""
+    python = str(machine.folder / "fake-python")
+    same = bundle_of(machine.folder / "same.tar.xz", facts.source())
+    other = bundle_of(machine.folder / "other.tar.xz", "0ther")
+    done = gpu(phase, machine.results, "--dry-run", python=python, ATROUS_BUNDLE=str(same))
+    assert (done.returncode, done.stderr) == (0, "")
+    refused = gpu(phase, machine.results, "--dry-run", python=python, ATROUS_BUNDLE=str(other))
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and refused.stdout.endswith(" s  in all\n")
+    assert f"{other}: commit: the bundle is of c0ffee (sources 0ther), here is" in refused.stderr
+    broken = gpu(phase, machine.results, "--dry-run", python=python, ATROUS_BUNDLE=str(machine.bundle))
+    assert broken.returncode == 2 and "expected a whole bundle" in broken.stderr and broken.stderr.count("\n") == 1
+
+
+def test_the_runner_imports_no_torch():
+    """A machine's own Python may run it, before the bundle is installed."""
+    command = [sys.executable, "-c", "import sys, bench.gpu.run; assert 'torch' not in sys.modules"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+
+
 @pytest.mark.parametrize("phase", LIMITS)
 def test_a_bundle_is_installed_first(machine, phase):
     done = gpu(phase, machine.results, "--dry-run", ATROUS_BUNDLE=str(machine.bundle))
@@ -282,6 +355,13 @@ def test_without_a_bundle_nothing_runs_unless_requested(machine, monkeypatch, ca
         assert command_line.main([phase, str(machine.results)]) == 2 and not machine.results.exists()
         assert "expected a bundle in out/ or in ATROUS_BUNDLE" in capsys.readouterr().err
     assert machine.run("right", bundle="none")[0] == 0
+
+
+@pytest.mark.parametrize("bundle", [None, Path("bundle.tar.xz")])
+def test_the_limits_of_both_phases_fit_into_15_minutes(tmp_path, bundle):
+    """270 and 420 seconds: the rest is for the start of the machine and the transfers."""
+    sums = {phase: sum(step.limit for step in plan.steps(phase, "python", tmp_path, bundle)) for phase in LIMITS}
+    assert all(sums[phase] <= LIMITS[phase] for phase in LIMITS), sums
 
 
 def test_a_step_that_counts_its_seconds_has_time_to_start_and_to_end(tmp_path):
@@ -323,3 +403,20 @@ def test_every_file_that_a_step_names_exists(tmp_path):
             for step in plan.steps(phase, "python", tmp_path, bundle):
                 for name in re.findall(r"(?<![\w/])(?:tests|bench)/[\w/*\[\].-]+", step.command):
                     assert list(ROOT.glob(name)), (phase, step.name, name)
+
+
+@pytest.mark.gate
+def test_the_gpu_tests_are_in_the_files_that_their_step_names():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    files = dict.fromkeys(line.partition("::")[0] for line in done.stdout.splitlines() if re.match(r"tests/.*::", line))
+    assert done.returncode == 0 and files.keys() == set(plan.GPU_TESTS), done.stdout[-2000:]
+    assert len(plan.GPU_TESTS) == len(files)  # each once
+    is_conv = ["conv" in Path(name).name for name in plan.GPU_TESTS]
+    assert is_conv == sorted(is_conv, reverse=True)  # the convolutions run first
+
+
+def test_workers_that_compile_do_not_start_a_process_for_each_cpu(tmp_path):
+    for phase in ("right", "full"):
+        for step in plan.steps(phase, "python", tmp_path, None):
+            assert "-m pytest" not in step.command or step.command.startswith("TORCHINDUCTOR_COMPILE_THREADS=2 "), step

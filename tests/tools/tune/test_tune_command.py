@@ -10,7 +10,7 @@ import torch
 from parameters import CPU_BACKENDS
 from tuner_cases import CPU, SMALL, replace_native
 
-from atrous import tuning
+from atrous import testing, tuning
 from atrous.core.spec import Spec
 from atrous.tools import cli
 from atrous.tools.explain.conv_layers import ConvLayer
@@ -83,6 +83,63 @@ def test_measurements_are_saved_layer_by_layer(short, run, shapes, tuning_folder
     report = json.loads(path.read_text())
     assert len(report["entries"]) == 2 and all(entry["milliseconds"] for entry in report["entries"])
     assert report["commit"] == "abc" and [path.name for path in tmp_path.glob("tune*")] == ["tune.json"]
+
+
+@pytest.fixture
+def lost(short, run, shapes, tmp_path, monkeypatch):
+    """The JSON file of a run whose second layer of four lost the GPU."""
+    make, calls = tuner.arguments, []
+
+    def arguments(layer, form):
+        calls.append(layer)
+        if len(calls) > 1:
+            raise RuntimeError("an illegal access")
+        return make(layer, form)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(tuner, "arguments", arguments)
+        patches.setattr(testing, "gpu_lost", lambda: True)
+        status, out, err = run(shapes, "--device", "cpu", "--json", tmp_path / "tune.json")
+    assert status == testing.GPU_LOST and "written" not in out and len(calls) == 2
+    assert err == "atrous tune: the GPU was lost: 2x16x9x9>16 3x3 d2 +: RuntimeError: an illegal access\n"
+    return tmp_path / "tune.json"
+
+
+def test_a_run_that_lost_the_gpu_is_continued(lost, run, shapes, tuning_folder):
+    before = json.loads(lost.read_text())
+    assert [bool(entry["milliseconds"]) for entry in before["entries"]] == [True, False]
+    assert [entry["lost"] for entry in before["entries"]] == [False, True]
+    status, out, err = run(shapes, "--device", "cpu", "--json", lost, "--continue")
+    assert (status, err) == (0, "") and "2 to measure" in out
+    after = json.loads(lost.read_text())
+    assert after["entries"][:2] == before["entries"] and after["table"] == before["table"]
+    assert [entry["layer"] for entry in after["entries"]] == ["shapes[0]"] * 2 + ["shapes[1]"] * 2
+    assert [bool(entry["milliseconds"]) for entry in after["entries"]] == [True, False, True, True]
+    (path,) = tuning_folder.iterdir()
+    assert len(tuning.read(path).entries) == 3
+    status, out, _ = run(shapes, "--device", "cpu", "--json", lost, "--continue")
+    assert status == 0 and "0 to measure" in out and json.loads(lost.read_text()) == after
+
+
+def test_a_run_without_a_file_is_continued_from_its_beginning(short, run, shapes, tmp_path):
+    status, out, _ = run(shapes, "--device", "cpu", "--json", tmp_path / "new.json", "--continue")
+    assert status == 0 and "4 to measure" in out
+    assert len(json.loads((tmp_path / "new.json").read_text())["entries"]) == 4
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"device": "another GPU"}, "got another GPU"),
+    ({"dtype": "float64"}, "expected dtype float32, got float64"),
+    ({"layout": "channels_last"}, "expected layout NCHW, got channels_last"),
+    ({"versions": {"torch": "1.0"}}, "expected versions {"),
+    ({"entries": [{"layer": 3}]}, "expected a file that `tune --json` wrote, got "),
+    ({"entries": None}, "expected a file that `tune --json` wrote, got "),
+])  # fmt: skip
+def test_the_file_of_another_run_is_not_continued(lost, run, shapes, change, message):
+    lost.write_text(text := json.dumps(json.loads(lost.read_text()) | change))
+    status, out, err = run(shapes, "--device", "cpu", "--json", lost, "--continue")
+    assert (status, out, err.count("\n")) == (2, "", 1) and message in err and "--continue: " in err
+    assert lost.read_text() == text
 
 
 def test_another_run_adds_to_the_table(short, run, shapes, tmp_path):
@@ -172,6 +229,7 @@ def test_invalid_shapes_end_in_one_line(run, tmp_path, content, message):
     (("resnet34", "--output", "/proc/1/a/b.json"), "--output: expected a file that can be written"),
     (("shapes.json", "--size", "32"), "--size is for a model, not for shapes.json"),
     (("shapes.json", "--output-stride", "8"), "--output-stride is for a model, not for shapes.json"),
+    (("shapes.json", "--continue"), "--continue: expected --json with the file of an interrupted run, got none"),
     ((), "MODEL"),
 ])  # fmt: skip
 def test_errors_end_in_one_line(run, shapes, tmp_path, monkeypatch, options, message):

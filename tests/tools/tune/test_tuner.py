@@ -9,7 +9,7 @@ import torch
 from parameters import CPU_BACKENDS
 from tuner_cases import CPU, ODD, SMALL, replace_native, tuned
 
-from atrous import models, tuning
+from atrous import models, testing, tuning
 from atrous.backends import selection
 from atrous.core.spec import Spec
 from atrous.tools import timing
@@ -114,6 +114,20 @@ def test_a_candidate_that_fails_is_left_out(short, monkeypatch):
     replace_native(monkeypatch, fails)
     result = tuned(SMALL)[0]
     assert result.failed == {"native": "RuntimeError: out of memory"} and result.entry.backend == "library"
+
+
+@needs_native
+def test_a_candidate_that_loses_the_gpu_ends_the_run_and_is_named(short, monkeypatch):
+    """After a sticky error nothing can be measured in this process: no other candidate, and no other layer."""
+
+    def fails(y):
+        raise RuntimeError("an illegal memory access\nlong explanation")
+
+    replace_native(monkeypatch, fails)
+    monkeypatch.setattr(testing, "gpu_lost", lambda: True)
+    (result,) = tuned(SMALL, ODD)
+    assert result.lost and result.reason == "GpuLost: native: RuntimeError: an illegal memory access"
+    assert result.entry is None and not result.failed
 
 
 def test_without_a_candidate_nothing_is_guessed(short, monkeypatch):
