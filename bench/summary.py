@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from atrous.tools.text_table import align, wrap
+from atrous.tools.text_table import align, speedup, wrap
+from atrous.tools.timing import LIMIT
 from bench import rounds
 from bench.subjects.layers import ALONE
 from bench.subjects.subject import OURS
@@ -17,7 +18,7 @@ SHORT = {"float32": "", "bfloat16": " bf16"}
 MEMORY = {"saved_mb": "saved for the backward", "allocated_mb": "peak of allocations", "peak_mb": "of resident memory"}
 MEMORY_TITLE = f"training step, MB: {' / '.join(MEMORY.values())}"
 TITLE = f"""Speed-up over the baseline, the first line of its table: the median of the rounds' ratios, ± half
-the distance of their quartiles in percent. In parentheses, and not in the mean: above ±{100 * rounds.LIMIT:.0f} %.
+the distance of their quartiles in percent. In parentheses, and not in the mean: above ±{100 * LIMIT:.0f} %.
 error: the largest against fp64, as a multiple of plain torch's in the same dtype."""
 Row = dict[str, Any]
 
@@ -42,8 +43,7 @@ def label(row: Row) -> str:
 
 
 def speed(row: Row) -> str:
-    number = f"{row['speedup']:.2f} ±{100 * row['spread']:.0f}"
-    return number if row["counted"] else f"({number})"
+    return speedup(row["speedup"], row["spread"], row["counted"])
 
 
 def mean(rows: list[Row]) -> float | None:

@@ -59,14 +59,14 @@ def tables(result: Result, name: str) -> str:
     parts = dict.fromkeys(row["part"] for row in result["rows"] if row["part"] not in ("memory", "layers"))
     lines = [f"{origin(result)}; [{name}](bench/results/{name}).", "Speed-up over the first line, and its spread:"]
     for part in parts:
-        lines += ["", *_table(part, rows(result, part), label, lambda row: row["case"], _speed)]
+        lines += ["", *_table(part, rows(result, part), label, lambda row: row["case"], speed)]
     memory = [row for row in result["rows"] if row["part"] == "memory"]
     if memory:
         lines += ["", *_table(MEMORY_TITLE, memory, lambda row: row["provider"], lambda row: row["case"], megabytes)]
     return "\n".join([*lines, *_layers(result)])
 
 
-def _speed(row: Row) -> str:
+def speed(row: Row) -> str:
     text = f"{row['speedup']:.2f}x ± {100 * row['spread']:.0f} %"
     return text if row["counted"] else f"({text})"
 

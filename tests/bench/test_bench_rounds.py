@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from atrous.tools import timing
 from bench import measure, rounds, summary
 from bench.subjects import layers, networks, peers, subject, training
 from bench.tables.layers import FusedLayer
@@ -35,13 +36,7 @@ def test_each_call_has_one_turn_in_each_round():
     assert all(sorted(turns[i : i + 7]) == [1.0] * 5 + [5.0, 10.0] for i in range(0, len(turns), 7))
     assert len({tuple(turns[i : i + 7]) for i in range(0, len(turns), 7)}) > 1
     assert {repeats for call, repeats in log[3:] if call == 1.0} == {4}
-    assert rounds.ratio(times["a"], times["b"]).median == 2.0
-
-
-def test_a_ratio_and_its_spread():
-    assert rounds.ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == (2.0, 0.0)
-    noisy = rounds.ratio([1.0, 1.0, 1.2, 1.2, 1.1], [1.0] * 5)
-    assert noisy.spread == pytest.approx(0.1 / 1.1) and not noisy.counted
+    assert timing.ratio(times["a"], times["b"]).median == 2.0
 
 
 def test_an_exponent_is_fitted():

@@ -19,7 +19,7 @@ from ...tuning.device_id import device_name, file_name, versions
 from ...tuning.format import DTYPES, LAYOUTS, Table
 from .. import timing
 from ..explain.conv_layers import ConvLayer, conv_layers
-from ..model_argument import OPTIONS
+from ..model_argument import OPTIONS, positive
 from . import measure as tuner
 from . import shapes_file
 from .candidates import forms
@@ -56,8 +56,7 @@ def run(
     device = _device(args.device)
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     layout = args.layout or ("channels_last" if device.type == "cuda" else "NCHW")
-    if not args.seconds > 0:
-        raise UsageError(f"--seconds: expected a positive number, got {args.seconds:g}")
+    positive("--seconds", args.seconds)
     path = _output(args.output, device)
     jobs = tuner.jobs(_layers(args, model_of), forms(device, getattr(torch, dtype), FORMATS[layout]))
     print(f"{args.model}: {len(jobs)} to measure, {dtype}, {layout}\n{device_name(device)}\n", flush=True)
