@@ -127,7 +127,7 @@ def layers(rows: list[Row], ceilings: dict[str, float]) -> list[str]:
     known = {(row["case"], row["dtype"], row["batch"], row["provider"]): row for row in rows}
     head = [f"{SHORT[dtype].strip() or 'fp32'} b{batch}" for dtype, batch in columns]
     body = [["", *head]] + [[name, *(_layer(known, name, column) for column in columns)] for name in names]
-    tops = ", ".join(f"{value:.0f} {_unit(name)}" for name, value in ceilings.items())
+    tops = ", ".join(f"{value:.0f} {unit(name)}" for name, value in ceilings.items())
     title = (
         f"Layers of ResNet34, times their number in the network: ms of {OURS} frozen, ms of {ALONE}, and the first's "
         "multiply-adds a second over those of the fastest product in the same rounds (Winograd multiplies less)."
@@ -136,7 +136,8 @@ def layers(rows: list[Row], ceilings: dict[str, float]) -> list[str]:
     return ["", *wrap(title, WIDTH).split("\n"), f"Measured ceilings: {tops}", *align([*body, total])]
 
 
-def _unit(ceiling: str) -> str:
+def unit(ceiling: str) -> str:
+    """The unit of one of a results file's ceilings."""
     return "GB/s in a copy" if ceiling == "copy_gb_s" else f"GMAC/s in {ceiling.removeprefix('gmac_s_')}"
 
 
