@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from bench import hardware
 from bench.subjects.layers import ALONE
 from bench.subjects.subject import OURS
 from bench.summary import MEMORY_TITLE, SHORT, fraction, label, mean, megabytes, unit
@@ -32,10 +33,10 @@ def newest(results: dict[str, Result]) -> str | None:
 def origin(result: Result) -> str:
     versions, peers = result["versions"], result["peers"]
     others = "".join(f", {name} {version}" for name, version in peers.items() if version and name != "onnx")
-    return (
-        f"{result['device']}, {result['capability']}, {result['threads']} threads; torch {versions['torch']}{others}; "
-        f"{result['date']}"
-    )
+    machine = f"{result['device']}, {result['capability']}, {result['threads']} threads"
+    if "hardware" in result:  # older files lack it
+        machine += f", {hardware.text(result['hardware'])}"
+    return f"{machine}; torch {versions['torch']}{others}; {result['date']}"
 
 
 def caption(result: Result, name: str, pictures: list[Path]) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import hardware
 from bench.report import cpu, picture, report
 from bench.subjects.layers import ALONE
 
@@ -47,6 +48,24 @@ def test_tables(result):
     assert "| atrous frozen bf16 | (2.50x ± 20 %) |  |" in text and "| atrous | 20 / 44 / 99 |" in text
     assert "| layer1 3x3 64>64 x3 | 7.143 ms, 140%; (90%) |" in text and "ONNX" not in text
     assert "100 GMAC/s in float32, 30 GB/s in a copy" in text and "parentheses: noisy" in text
+
+
+def test_the_hardware_is_named_if_the_file_has_it(result, tmp_path):
+    assert cpu.origin(result).startswith("a CPU, AVX2, 2 threads; torch 2.13.0")
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+        "cpu MHz\t\t: 2596.140\ncache size\t: 1024 KB\nflags\t\t: fpu hypervisor avx2\n\nprocessor\t: 1\ncpu MHz\t: 1\n"
+    )
+    (tmp_path / "meminfo").write_text("MemTotal:       24683652 kB\nMemFree:        11310704 kB\n")
+    known = hardware.describe(tmp_path) | {"cpus": 2}
+    assert known == {
+        "vendor": "AuthenticAMD", "family": 25, "model": 17, "mhz": 2596, "cache": "1024 KB", "cpus": 2,
+        "memory_gib": 23.5, "virtual": True,
+    }  # fmt: skip
+    line = cpu.origin(result | {"hardware": known})
+    assert "2 threads, family 25 model 17, 2 CPUs at 2.6 GHz, 23.5 GiB, virtual machine; torch" in line
+    unknown = hardware.describe(tmp_path / "none") | {"cpus": 4}
+    assert hardware.text(unknown) == "4 CPUs" and unknown["virtual"] is None
 
 
 def test_the_sentences_name_the_file_and_the_means(result):

@@ -181,7 +181,7 @@ def test_each_provider_is_an_entry_that_pytest_benchmark_compares(tmp_path):
     result = json.loads(file.read_text())
     timed = [row for row in result["rows"] if "median_ms" in row]
     assert [row["median_ms"] for row in timed] == pytest.approx([e["stats"]["median"] * 1e3 for e in entries])
-    assert {"device", "capability", "threads", "commit", "date", "versions", "peers"} <= result.keys()
+    assert {"device", "capability", "threads", "hardware", "commit", "date", "versions", "peers"} <= result.keys()
     again = shutil.copy(path, tmp_path / "again.json")
     command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), str(again)]
     done = subprocess.run(command, capture_output=True, text=True)
