@@ -29,7 +29,7 @@ def describe(proc: Path = PROC) -> Hardware:
 
 
 def text(hardware: Hardware) -> str:
-    """What is known, for the line below a table."""
+    """One line with all that is known."""
     model = f"family {hardware['family']} model {hardware['model']}" if hardware["family"] else ""
     clock = f" at {hardware['mhz'] / 1e3:.1f} GHz" if hardware["mhz"] else ""
     memory = f"{hardware['memory_gib']:g} GiB" if hardware["memory_gib"] else ""
