@@ -174,9 +174,10 @@ versions: setup  ## run functions and fuse() with one wheel of each Python in se
 	@PYTHONPATH=.:tests/support $(BIN)/python -m reliability.versions --versions "$(VERSIONS)" $(if $(KEEP),--keep); \
 		status=$$?; $(BIN)/python -m bench.report.tried; exit $$status
 
-bench-report:  ## write README's tables and pictures, docs/models.md and CHANGELOG.md's versions from bench/results
+bench-report:  ## write README's tables and pictures, the training curve, docs/models.md, CHANGELOG.md's versions from bench/results
 	$(BIN)/python -m bench.report.report
 	$(BIN)/python -m bench.report.picture
+	$(BIN)/python -m bench.report.curves
 	$(BIN)/python -m bench.public_models.page
 	$(BIN)/python -m bench.report.tried
 

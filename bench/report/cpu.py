@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from atrous.tools.text_table import plural
 from bench import hardware
 from bench.subjects.layers import ALONE
 from bench.subjects.subject import OURS
@@ -33,7 +34,7 @@ def newest(results: dict[str, Result]) -> str | None:
 def origin(result: Result) -> str:
     versions, peers = result["versions"], result["peers"]
     others = "".join(f", {name} {version}" for name, version in peers.items() if version and name != "onnx")
-    machine = f"{result['device']}, {result['capability']}, {result['threads']} threads"
+    machine = f"{result['device']}, {result['capability']}, {plural(result['threads'], 'thread')}"
     if "hardware" in result:  # older files lack it
         machine += f", {hardware.text(result['hardware'])}"
     return f"{machine}; torch {versions['torch']}{others}; {result['date']}"

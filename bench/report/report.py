@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.tools.demo import report as demo_report
+from atrous.tools.text_table import plural
 from bench.report import cpu
 from bench.report import fused as report_fused
 from bench.tables import table as measured
@@ -41,7 +42,7 @@ def table(result: dict[str, Any], name: str) -> str:
     """One inference result as Markdown: speed-ups with the median times, under the name of the device."""
     device, versions, cells = result["device"], result["versions"], demo_report.columns(result)
     known = {(row["variant"], row["dtype"], row["batch"]): row for row in result["inference"]}
-    more = f", {device['threads']} threads, {device['capability']}" if device["type"] == "cpu" else ""
+    more = f", {plural(device['threads'], 'thread')}, {device['capability']}" if device["type"] == "cpu" else ""
     lines = [
         f"{device['name']}{more}; torch {versions['torch']}; {result['date']}; [{name}](bench/results/{name}).",
         f"Speed-up over eager NCHW in {cells[0][0]} at the same batch, and the median time:",

@@ -22,6 +22,11 @@ def speedup(median: float, spread: float, counted: bool) -> str:
     return number if counted else f"({number})"
 
 
+def plural(count: int, noun: str) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
 def shorten(text: str, width: int, cut: str = "start") -> str:
     """At most `width` characters of the text, with ".." where its start, middle or end is cut."""
     head = {"start": 0, "middle": width // 3, "end": width - 2}[cut]

@@ -52,6 +52,7 @@ def test_tables(result):
 
 def test_the_hardware_is_named_if_the_file_has_it(result, tmp_path):
     assert cpu.origin(result).startswith("a CPU, AVX2, 2 threads; torch 2.13.0")
+    assert cpu.origin(result | {"threads": 1}).startswith("a CPU, AVX2, 1 thread; torch 2.13.0")
     (tmp_path / "cpuinfo").write_text(
         "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
         "cpu MHz\t\t: 2596.140\ncache size\t: 1024 KB\nflags\t\t: fpu hypervisor avx2\n\nprocessor\t: 1\ncpu MHz\t: 1\n"

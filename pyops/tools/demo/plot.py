@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..image_file import png
+from ..text_table import plural
 from ..timing import LIMIT
 from .report import Result, columns, label, variants
 
@@ -64,5 +65,5 @@ def _title(result: Result) -> str:
 
 def _origin(result: Result) -> str:
     device, versions = result["device"], result["versions"]
-    more = f", {device['threads']} threads, {device['capability']}" if device["type"] == "cpu" else ""
+    more = f", {plural(device['threads'], 'thread')}, {device['capability']}" if device["type"] == "cpu" else ""
     return f"{device['name']}{more}; torch {versions['torch']}, atrous {versions['atrous']}"

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from ..text_table import align, speedup, wrap
+from ..text_table import align, plural, speedup, wrap
 from ..timing import LIMIT
 from .training import LABELS as TRAINING
 from .variants import LABELS
@@ -18,14 +18,14 @@ SPREAD = f"± half the distance of the rounds' quartiles in percent; in parenthe
 
 def header(result: Result) -> str:
     device, versions, model = result["device"], result["versions"], result["model"]
-    more = f"{device['threads']} threads, {device['capability']}" if device["type"] == "cpu" else device["capability"]
+    threads = f"{plural(device['threads'], 'thread')}, " if device["type"] == "cpu" else ""
     images = ", ".join(model["images"])
     size = model["size"]
     return "\n".join(
         _wrapped(line)
         for line in (
             f"atrous {versions['atrous']}, torch {versions['torch']}, Python {versions['python']}",
-            f"{device['name']}, {more}",
+            f"{device['name']}, {threads}{device['capability']}",
             f"ResNet34 at {size}x{size}, weights: {model['weights']}",
             f"photographs: {images}",
         )
