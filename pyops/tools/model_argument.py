@@ -89,4 +89,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 def _size(text: str) -> tuple[int, int]:
     height, x, width = text.partition("x")
-    return count(height), count(width if x else height)
+    try:
+        return count(height), count(width if x else height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected H or HxW, positive integers, got {text!r}") from None

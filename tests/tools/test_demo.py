@@ -227,7 +227,9 @@ def test_an_unreadable_file_is_one_line(option, content, picture, tmp_path, caps
     options = [option, path] if option == "--image" else ["--image", picture, option, path]
     with pytest.raises(UsageError) as error:
         demo.main(arguments(*options), SMALL)
-    assert str(path) in str(error.value) and "\n" not in str(error.value) and not capsys.readouterr().out
+    message = str(error.value)
+    assert message.startswith(f"{option}: ") and message.count(": ") <= 3 and "path: " not in message
+    assert str(path) in message and "\n" not in message and not capsys.readouterr().out
 
 
 def test_a_plot_that_cannot_be_written_is_reported_first(picture, tmp_path):

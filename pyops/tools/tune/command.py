@@ -15,6 +15,7 @@ from torch import nn
 
 from ... import tuning
 from ...core.checks import UsageError
+from ...core.files import reason
 from ...tuning.device_id import device_name, file_name, versions
 from ...tuning.format import DTYPES, LAYOUTS, Table
 from .. import timing
@@ -96,7 +97,7 @@ def _output(path: Path | None, device: torch.device) -> Path:
         if os.path.lexists(path):
             tuning.read(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--output: expected a new file or a table, got {str(path)!r}: {error}") from error
+        raise UsageError(f"--output: expected a new file or a table, got {str(path)!r}: {reason(error)}") from error
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UsageError(f"--output: expected a file that can be written, got {str(path)!r}")
@@ -124,7 +125,9 @@ def _layers_of_file(args: argparse.Namespace) -> list[ConvLayer]:
             raise UsageError(f"--{name.replace('_', '-')} is for a model, not for {args.model}")
     try:
         layers = shapes_file.read(Path(args.model))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"MODEL: expected a file of layers, got {args.model!r}: {reason(error)}") from error
+    except ValueError as error:
         raise UsageError(f"{args.model}: {error}") from error
     if not args.batch:
         return layers
