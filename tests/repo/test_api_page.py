@@ -37,6 +37,11 @@ def test_every_public_name_is_on_the_page(module):
     assert {f"{module.__name__}.{name}" for name in module.__all__} <= headings
 
 
+def test_dir_shows_the_public_names():
+    assert [name for name in dir(atrous) if not name.startswith("_")] == sorted(atrous.__all__)
+    assert {"__version__", "__doc__"} <= set(dir(atrous))
+
+
 def test_every_name_is_described_and_no_label_is_a_value():
     groups = api_page.documented().values()
     assert not [name for group in groups for name, value in group.items() if not inspect.getdoc(value)]

@@ -149,7 +149,7 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     (("explain", "resnet34", "--ceilings", "798"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
     (("explain", "resnet34", "--ceilings", "0,nan"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
     (("explain", "resnet34", "--backend", "triton", "--dtype", "float64", "--chip", "sm_80"), "backend triton expects"),
-    (("info", "--json", "/no/a.json"), "--json: expected a file that can be written, got '/no/a.json': there is no folder"),
+    (("info", "--json", "/no/a"), "--json: expected a file that can be written, got '/no/a': there is no folder '/no'"),
     (("demo", "--json", "."), "--json: expected a file that can be written, got '.', which is a folder"),
 ])  # fmt: skip
 def test_errors_end_in_one_line(run, tmp_path, monkeypatch, arguments, message):
