@@ -57,16 +57,16 @@ $(VENV)/native: $(VENV)/package $(CPP) csrc/flags.txt pyops/schemas.def triton_k
 		|| { grep -E "^atrous: |error" build/native.log || tail -20 build/native.log; exit 1; }
 	@touch $@
 
-setup: $(VENV)/native  ## create .venv with all dependencies, install the package editable, build csrc
+setup: $(VENV)/native  ## create .venv with all dependencies, install the package editable, build csrc; minutes, by the download
 
-demo: setup  ## compare ResNet34 with its fused copy: out/demo.json, out/demo.png
+demo: setup  ## compare ResNet34 with its fused copy, a few minutes on 2 cores: out/demo.json, out/demo.png
 	@mkdir -p out
 	$(BIN)/python -m atrous demo --json out/demo.json --plot out/demo.png
 
 cpp-example: setup  ## classify a photograph with ResNet34 from C++, without Python: export, CMake, compare both outputs
 	@MAKEFLAGS=--no-print-directory $(BIN)/python examples/cpp/compare.py --folder out/cpp
 
-test: setup  ## run the tests that need neither a GPU nor much time
+test: setup  ## run the tests that need neither a GPU nor much time, 10 minutes or more on 2 cores
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not gate" $(PYTEST_ARGS)
 
 gates: setup build/gates-$(TREE)  ## run the slow checks (wheels, CMake, kernels, oldest triton), once per state of the tree
@@ -174,9 +174,10 @@ versions: setup  ## run functions and fuse() with one wheel of each Python in se
 	@PYTHONPATH=.:tests/support $(BIN)/python -m reliability.versions --versions "$(VERSIONS)" $(if $(KEEP),--keep); \
 		status=$$?; $(BIN)/python -m bench.report.tried; exit $$status
 
-bench-report:  ## write README's tables and pictures, docs/models.md and CHANGELOG.md's versions from bench/results
+bench-report:  ## write README's tables and pictures, the training curve, docs/models.md, CHANGELOG.md's versions from bench/results
 	$(BIN)/python -m bench.report.report
 	$(BIN)/python -m bench.report.picture
+	$(BIN)/python -m bench.report.curves
 	$(BIN)/python -m bench.public_models.page
 	$(BIN)/python -m bench.report.tried
 

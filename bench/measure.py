@@ -59,7 +59,7 @@ class Case:
         """A row of each provider; `more` is added to those that ran."""
         base = next(iter(times.values()))
         for (provider, dtype), values in times.items():
-            ratio = rounds.ratio(base, values)
+            ratio = timing.ratio(base, values)
             yield self._row(provider, dtype) | {
                 "speedup": ratio.median, "spread": ratio.spread, "counted": ratio.counted,
                 "median_ms": timing.medians({0: values})[0], "rounds": len(values),

@@ -54,9 +54,11 @@ def describe(device: Any = None) -> Record:
 def write_rows(path: Path, rows: list[Record], **more: Any) -> None:
     """Writes the rows of a benchmark on this CPU, and their origin. more: fields beside the rows."""
     from atrous.tools import info
+    from bench import hardware
 
     host = {name: info.machine()[name] for name in ("capability", "threads")}
-    result = {**about(info.processor(), info.versions()), **host, **more, "rows": rows}
+    machine = {**host, "hardware": hardware.describe()}
+    result = {**about(info.processor(), info.versions()), **machine, **more, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
 

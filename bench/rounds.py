@@ -1,4 +1,4 @@
-"""Time calls in rounds, in which every call has one turn, and compare them round by round."""
+"""Time calls in rounds, in which every call has one turn; atrous.tools.timing compares them round by round."""
 
 from __future__ import annotations
 
@@ -6,26 +6,14 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from atrous.tools import timing
 
 Key = TypeVar("Key", bound=Hashable)
 Times = Mapping[Key, Sequence[float]]
-LIMIT = 0.05  # a ratio with a larger spread is marked, and counts nowhere
 SHORTEST = 4.0  # ms: a shorter call is repeated to take as long, and measured so BLOCKS times in its turn
 BLOCKS = 5  # their median counts, since an interruption is as long as one
-
-
-class Ratio(NamedTuple):
-    """median: of the rounds' ratios. spread: half the distance of their quartiles, relative to the median."""
-
-    median: float
-    spread: float
-
-    @property
-    def counted(self) -> bool:
-        return self.spread <= LIMIT
 
 
 def interleaved(
@@ -54,13 +42,6 @@ def interleaved(
             turn = [clock(calls[name], repeats[name]) for _ in range(blocks[name])]
             times[name].append(statistics.median(turn))
     return times
-
-
-def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
-    """base / other of each round: above 1 if `other` is faster."""
-    ratios = [a / b for a, b in zip(base, other)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Ratio(middle, (high - low) / 2 / middle)
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:

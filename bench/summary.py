@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from atrous.tools.text_table import align, wrap
+from atrous.tools.text_table import align, speedup, wrap
+from atrous.tools.timing import LIMIT
 from bench import rounds
 from bench.subjects.layers import ALONE
 from bench.subjects.subject import OURS
@@ -17,7 +18,7 @@ SHORT = {"float32": "", "bfloat16": " bf16"}
 MEMORY = {"saved_mb": "saved for the backward", "allocated_mb": "peak of allocations", "peak_mb": "of resident memory"}
 MEMORY_TITLE = f"training step, MB: {' / '.join(MEMORY.values())}"
 TITLE = f"""Speed-up over the baseline, the first line of its table: the median of the rounds' ratios, ± half
-the distance of their quartiles in percent. In parentheses, and not in the mean: above ±{100 * rounds.LIMIT:.0f} %.
+the distance of their quartiles in percent. In parentheses, and not in the mean: above ±{100 * LIMIT:.0f} %.
 error: the largest against fp64, as a multiple of plain torch's in the same dtype."""
 Row = dict[str, Any]
 
@@ -42,8 +43,7 @@ def label(row: Row) -> str:
 
 
 def speed(row: Row) -> str:
-    number = f"{row['speedup']:.2f} ±{100 * row['spread']:.0f}"
-    return number if row["counted"] else f"({number})"
+    return speedup(row["speedup"], row["spread"], row["counted"])
 
 
 def mean(rows: list[Row]) -> float | None:
@@ -127,7 +127,7 @@ def layers(rows: list[Row], ceilings: dict[str, float]) -> list[str]:
     known = {(row["case"], row["dtype"], row["batch"], row["provider"]): row for row in rows}
     head = [f"{SHORT[dtype].strip() or 'fp32'} b{batch}" for dtype, batch in columns]
     body = [["", *head]] + [[name, *(_layer(known, name, column) for column in columns)] for name in names]
-    tops = ", ".join(f"{value:.0f} {_unit(name)}" for name, value in ceilings.items())
+    tops = ", ".join(f"{value:.0f} {unit(name)}" for name, value in ceilings.items())
     title = (
         f"Layers of ResNet34, times their number in the network: ms of {OURS} frozen, ms of {ALONE}, and the first's "
         "multiply-adds a second over those of the fastest product in the same rounds (Winograd multiplies less)."
@@ -136,7 +136,8 @@ def layers(rows: list[Row], ceilings: dict[str, float]) -> list[str]:
     return ["", *wrap(title, WIDTH).split("\n"), f"Measured ceilings: {tops}", *align([*body, total])]
 
 
-def _unit(ceiling: str) -> str:
+def unit(ceiling: str) -> str:
+    """The unit of one of a results file's ceilings."""
     return "GB/s in a copy" if ceiling == "copy_gb_s" else f"GMAC/s in {ceiling.removeprefix('gmac_s_')}"
 
 

@@ -30,11 +30,11 @@ STRIDE = 8  # pixels of the image for each position of the features
 RATES = (12, 24, 36)  # ASPP's at this output stride
 
 
-def network(classes: int = 21) -> nn.Module:
-    """(N, 3, H, W) -> (N, classes, H, W)."""
+def network(num_classes: int = 21) -> nn.Module:
+    """(N, 3, H, W) -> (N, num_classes, H, W)."""
     backbone = atrous.models.resnet18(output_stride=STRIDE, hdc=(1, 2, 5), features_only=True)
     head = atrous.models.heads.ASPP(backbone.channels[-1], 128, RATES)
-    return atrous.models.segmenter(backbone, head, classes).eval()
+    return atrous.models.segmenter(backbone, head, num_classes).eval()
 
 
 def load(path: Path, size: int) -> tuple[Image.Image, Tensor]:

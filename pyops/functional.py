@@ -73,7 +73,8 @@ def conv_bn_act(
     layer is its composition of torch's own operators (F.rrelu then draws the slopes). Under create_graph=True the
     backward differentiates that composition, with the slopes that were drawn.
 
-    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); activation.py.
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); Yu and Koltun 2016 (arXiv:1511.07122); He et al. 2015
+    (arXiv:1502.01852), for PReLU; Xu et al. 2015 (arXiv:1505.00853), for RReLU.
     """
     geometry = (stride, padding, dilation, groups)
     norm = (running_mean, running_var, bn_weight, bn_bias), eps, training, momentum, None

@@ -163,7 +163,8 @@ def acted(pattern: str) -> bool:
 
 
 def normalized(reason: str) -> str:
-    """A reason without the numbers of one site."""
+    """A reason without the numbers and the path of one site."""
+    reason = re.sub(r"(?<= is fused into )\S+$", "another layer", reason)
     return re.sub(r"\(?\d+(, ?\d+)*\)?", "N", reason) or "none given"
 
 

@@ -6,12 +6,23 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from atrous.tools.text_table import plural
+from bench import hardware
 from bench.subjects.layers import ALONE
 from bench.subjects.subject import OURS
-from bench.summary import MEMORY_TITLE, SHORT, fraction, label, mean, megabytes
+from bench.summary import MEMORY_TITLE, SHORT, fraction, label, mean, megabytes, unit
 
 Result = dict[str, Any]
 Row = dict[str, Any]
+
+
+LAYERS = "Layers of ResNet34 on a CPU: GMAC/s in % of those of the fastest matrix product"
+EXCESS = (
+    "A layer can exceed 100 %: Winograd's algorithm, which ours takes for 3x3 convolutions of stride 1, does fewer "
+    "multiplications than the direct convolution that is counted, and oneDNN's direct convolution is in places faster "
+    "than the fastest matrix product that was tried."
+)
+NAMES = "3x3/2 64>128 +r x4: kernel and stride, channels in and out, with a residual, four in the network."
 
 
 def newest(results: dict[str, Result]) -> str | None:
@@ -23,29 +34,42 @@ def newest(results: dict[str, Result]) -> str | None:
 def origin(result: Result) -> str:
     versions, peers = result["versions"], result["peers"]
     others = "".join(f", {name} {version}" for name, version in peers.items() if version and name != "onnx")
-    return (
-        f"{result['device']}, {result['capability']}, {result['threads']} threads; torch {versions['torch']}{others}; "
-        f"{result['date']}"
-    )
+    machine = f"{result['device']}, {result['capability']}, {plural(result['threads'], 'thread')}"
+    if "hardware" in result:  # older files lack it
+        machine += f", {hardware.text(result['hardware'])}"
+    return f"{machine}; torch {versions['torch']}{others}; {result['date']}"
 
 
 def caption(result: Result, name: str, pictures: list[Path]) -> str:
     """The README's pictures and the sentences below them."""
-    ours, best = (mean(rows(result, "ResNet34", name, "float32")) for name in (f"{OURS} frozen", "compile, freezing"))
     text = (
         f"Both pictures show [{name}](bench/results/{name}) ({origin(result)}): speed-ups over eager NCHW in float32 "
-        "(training: in the same dtype) of providers that take turns in one run, and each layer of ResNet34 beside the "
-        "measured limits of the processor."
+        "(training: in the same dtype) of providers that take turns in one run, and the multiply-adds (MAC) a second "
+        f"of each layer of ResNet34. {EXCESS}"
     )
-    if ours and best:
-        text += (
-            f" In the geometric mean of the float32 networks, frozen `atrous` runs {ours:.2f}x as fast as eager, and "
-            f"torch.compile with freezing {best:.2f}x."
-        )
+    text += _means(result, f"{OURS} frozen", "compile, freezing")
     text += f" {result['note']}" if "note" in result else ""
-    images = ["![ResNet34 on a CPU: speed-ups over eager PyTorch]", "![Layers of ResNet34 below the CPU's limits]"]
+    images = [f"![{what}]" for what in ("ResNet34 on a CPU: speed-ups over eager PyTorch", LAYERS)]
     shown = [f"{image}({path.as_posix()})" for image, path in zip(images, pictures)]
     return "\n\n".join([*shown, textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)]) + "\n"
+
+
+def _means(result: Result, ours: str, other: str) -> str:
+    """A sentence with the geometric means of two providers over the networks where both were measured without noise."""
+    counted = {name: _counted(result, name) for name in (ours, other)}
+    both = counted[ours].keys() & counted[other].keys()
+    if not both:
+        return ""
+    means = [mean([counted[name][case] for case in both]) for name in (ours, other)]
+    return (
+        f" Frozen `atrous` runs {means[0]:.2f}x as fast as eager, and torch.compile with freezing {means[1]:.2f}x, in "
+        f"the geometric mean of the {len(both)} float32 networks where neither was noisy."
+    )
+
+
+def _counted(result: Result, provider: str) -> dict[str, Row]:
+    """The provider's float32 networks without noise, by name."""
+    return {row["case"]: row for row in rows(result, "ResNet34", provider, "float32") if row["counted"]}
 
 
 def rows(result: Result, part: str, provider: str = "", dtype: str = "") -> list[Row]:
@@ -59,14 +83,14 @@ def tables(result: Result, name: str) -> str:
     parts = dict.fromkeys(row["part"] for row in result["rows"] if row["part"] not in ("memory", "layers"))
     lines = [f"{origin(result)}; [{name}](bench/results/{name}).", "Speed-up over the first line, and its spread:"]
     for part in parts:
-        lines += ["", *_table(part, rows(result, part), label, lambda row: row["case"], _speed)]
+        lines += ["", *_table(part, rows(result, part), label, lambda row: row["case"], speed)]
     memory = [row for row in result["rows"] if row["part"] == "memory"]
     if memory:
         lines += ["", *_table(MEMORY_TITLE, memory, lambda row: row["provider"], lambda row: row["case"], megabytes)]
     return "\n".join([*lines, *_layers(result)])
 
 
-def _speed(row: Row) -> str:
+def speed(row: Row) -> str:
     text = f"{row['speedup']:.2f}x ± {100 * row['spread']:.0f} %"
     return text if row["counted"] else f"({text})"
 
@@ -80,14 +104,20 @@ def _layers(result: Result) -> list[str]:
         return []
 
     def cell(row: Row) -> str:
-        return f"{row['median_ms']:.3f} ms, {fraction(row):.0%}; {fraction(alone[_key(row)]):.0%}"
+        return f"{row['median_ms']:.3f} ms, {_percent(row)}; {_percent(alone[_key(row)])}"
 
     column = lambda row: f"batch {row['batch']}{SHORT[row['dtype']]}"  # noqa: E731
-    tops = ", ".join(f"{name} {value:.0f}" for name, value in result["ceilings"].items())
+    tops = ", ".join(f"{value:.0f} {unit(name)}" for name, value in result["ceilings"].items())
     title = (
-        f"Frozen layers: ms, and multiply-adds a second over the fastest product's; oneDNN's convolution alone ({tops})"
+        "Frozen layers: ms, and multiply-adds a second in % of those of the fastest matrix product; behind the "
+        f"semicolon those of oneDNN's convolution alone. {NAMES} In parentheses: noisy. Measured limits: {tops}."
     )
-    return ["", title + ":", "", *_table("", ours, lambda row: row["case"], column, cell)]
+    return ["", title, "", *_table("", ours, lambda row: row["case"], column, cell)]
+
+
+def _percent(row: Row) -> str:
+    text = f"{fraction(row):.0%}"
+    return text if row["counted"] else f"({text})"
 
 
 def _key(row: Row) -> tuple:

@@ -1,8 +1,13 @@
-"""Draw a result of bench.commands.training_curve: losses of eager and fused beside fp64's, and below their errors."""
+"""Draw a result of bench.commands.training_curve: losses of eager and fused beside fp64's, and below their errors.
+
+python -m bench.report.curves     draw the newest one, and write its paragraph into docs/usage.md, between two markers
+"""
 
 from __future__ import annotations
 
+import re
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,8 @@ from bench import record
 from bench.report import picture
 
 INCHES = (10.0, 6.4)
+PAGE = record.ROOT / "docs" / "usage.md"
+BLOCK = re.compile(r"(<!-- training curve: begin -->\n).*?(<!-- training curve: end -->)", re.DOTALL)
 RESULTS, PICTURE = record.ROOT / "bench" / "results", record.ROOT / "docs" / "training-curve.png"
 # Okabe and Ito's colours, dashes and widths: fused is dashed and thin, so that eager shows below it.
 STYLES = {"fp64": ("#000000", "-", 2.6), "eager": ("#56b4e9", "-", 1.6), "fused": ("#d55e00", (0, (4, 2)), 1.0)}
@@ -64,6 +71,14 @@ def newest(folder: Path = RESULTS) -> Path:
     return max(folder.glob("training-curve-cpu-*.json"))
 
 
+def page(text: str, folder: Path = RESULTS) -> str:
+    """docs/usage.md with the newest result. Raises ValueError if the markers are missing."""
+    if not BLOCK.search(text):
+        raise ValueError("expected the lines <!-- training curve: begin --> and <!-- training curve: end -->, got none")
+    shown = "\n".join(textwrap.fill(line, 120, break_long_words=False) for line in described(newest(folder)))
+    return BLOCK.sub(lambda markers: f"{markers[1]}{shown}\n{markers[2]}", text)
+
+
 def described(path: Path) -> list[str]:
     """Markdown for a page in docs/: the picture, and a sentence with the numbers of all seeds."""
     result = record.read(path)
@@ -80,3 +95,12 @@ def described(path: Path) -> list[str]:
         f"runs differ as much as two trainings do, so only their size compares. {result['device']}, torch "
         f"{result['versions']['torch']}, {result['date']}; [{path.name}](../bench/results/{path.name}).",
     ]
+
+
+def main() -> None:
+    save(PICTURE, newest())
+    PAGE.write_text(page(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()

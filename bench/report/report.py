@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.tools.demo import report as demo_report
+from atrous.tools.text_table import plural
 from bench.report import cpu
 from bench.report import fused as report_fused
 from bench.tables import table as measured
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PICTURES = [Path("docs/resnet34-cpu.png"), Path("docs/resnet34-layers-cpu.png")]
 PICTURE = re.compile(r"(<!-- pictures: begin -->\n).*?(<!-- pictures: end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- report: begin -->\n).*?(<!-- report: end -->)", re.DOTALL)
+FROZEN = {"atrous": "atrous_frozen", "atrous_cudagraph": "atrous_frozen_cudagraph"}  # in the demo's inference
 RENAMED = {"kept_bytes_per_image": "saved_bytes_per_image", "atrous_keeping": "atrous_no_recompute"}  # old name -> new
 
 
@@ -30,26 +32,37 @@ def read(path: Path) -> dict[str, Any]:
     text = path.read_text()
     for old, new in RENAMED.items():
         text = text.replace(f'"{old}"', f'"{new}"')
-    return json.loads(text)
+    result = json.loads(text)
+    for row in (*result.get("inference", ()), *result.get("not_run", ())):  # in training "atrous" is not frozen
+        row["variant"] = FROZEN.get(row["variant"], row["variant"])
+    return result
 
 
 def table(result: dict[str, Any], name: str) -> str:
     """One inference result as Markdown: speed-ups with the median times, under the name of the device."""
     device, versions, cells = result["device"], result["versions"], demo_report.columns(result)
     known = {(row["variant"], row["dtype"], row["batch"]): row for row in result["inference"]}
-    more = f", {device['threads']} threads, {device['capability']}" if device["type"] == "cpu" else ""
+    more = f", {plural(device['threads'], 'thread')}, {device['capability']}" if device["type"] == "cpu" else ""
     lines = [
         f"{device['name']}{more}; torch {versions['torch']}; {result['date']}; [{name}](bench/results/{name}).",
-        f"Speed-up over eager NCHW in {cells[0][0]} at the same batch, and the median in milliseconds:",
+        f"Speed-up over eager NCHW in {cells[0][0]} at the same batch, and the median time:",
         "",
         "| | " + " | ".join(f"{dtype}, batch {batch}" for dtype, batch in cells) + " |",
         "|---" * (len(cells) + 1) + "|",
     ]
     for variant in demo_report.variants(result):
         row = (known.get((variant, *cell)) for cell in cells)
-        values = (f"{r['speedup_vs_eager']:.2f}x ({r['median_ms']:.1f})" if r else "not run" for r in row)
+        values = (_cell(r) if r else "not run" for r in row)
         lines.append(f"| {demo_report.label(variant)} | " + " | ".join(values) + " |")
     return "\n".join([*lines, *training(result)])
+
+
+def _cell(row: dict[str, Any]) -> str:
+    """Speed-up and milliseconds of a row of the demo; older files have no spread."""
+    speed = f"{row['speedup_vs_eager']:.2f}x"
+    if "spread" in row:
+        speed = cpu.speed({"speedup": row["speedup_vs_eager"], **row})
+    return f"{speed}; {row['median_ms']:.1f} ms"
 
 
 def training(result: dict[str, Any]) -> list[str]:
@@ -58,12 +71,11 @@ def training(result: dict[str, Any]) -> list[str]:
         return []
     first, saved = result["training"][0], {row["variant"]: row["saved_bytes_per_image"] for row in result["memory"]}
     title = f"training step, {first['dtype']}, batch {first['batch']}"
-    lines = ["", f"| {title} | over eager NCHW (ms) | MB per image saved for the backward |", "|---|---|---|"]
+    lines = ["", f"| {title} | over eager NCHW | MB per image saved for the backward |", "|---|---|---|"]
     for row in result["training"]:
-        speed = f"{row['speedup_vs_eager']:.2f}x ({row['median_ms']:.1f})"
         name = demo_report.TRAINING[row["variant"]].strip()
         name = name if not name.startswith("recompute") else f"atrous, {name}"
-        lines.append(f"| {name} | {speed} | {saved[row['variant']] / 1e6:.1f} |")
+        lines.append(f"| {name} | {_cell(row)} | {saved[row['variant']] / 1e6:.1f} |")
     return lines
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from atrous.tools.timing import LIMIT
 from bench.report import cpu
 from bench.subjects.layers import ALONE
 from bench.subjects.subject import OURS
 from bench.summary import fraction
 
 BARS = {f"{OURS} frozen": ("#d55e00", -0.21, "bold"), ALONE: ("#0072b2", 0.21, "normal")}  # Okabe and Ito's colours
+NOTE = (
+    f"pale, in parentheses: noisy, the spread is above {LIMIT:.0%}; above 100 %: Winograd's algorithm multiplies less\n"
+    f"than the direct convolution, whose multiply-adds are counted. {cpu.NAMES}"
+)
 Row = dict[str, Any]
 
 
@@ -23,11 +28,12 @@ def draw(figure: Any, result: dict[str, Any]) -> None:
         here = [row for row in rows if (row["dtype"], row["batch"]) == (dtype, batch)]
         _panel(axes, here, names, right)
         least = _limits(axes, here, names, result["ceilings"]["copy_gb_s"] / top)
-        axes.set_xlabel(f"100 % = {top:.0f} GMAC/s\nmemory allows {least:.0%} or more", fontsize=8)
+        marks = " (short lines)" if least < 1 else ""
+        axes.set_xlabel(f"100 % = {top:.0f} GMAC/s\nmemory allows {least:.0%} or more{marks}", fontsize=8)
         axes.set_title(f"{dtype}, batch {batch}", fontsize=9.5, weight="bold")
     colours = [axes.barh(0, 0, color=colour, label=name) for name, (colour, *_) in BARS.items()]
     figure.legend(handles=colours, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
-    figure.suptitle("Layers of ResNet34: GMAC/s in % of the fastest matrix product's", x=0.01, ha="left")
+    figure.suptitle(f"{cpu.LAYERS}\n{NOTE}", x=0.01, ha="left", fontsize=8.5)
 
 
 def _panel(axes: Any, rows: list[Row], names: list[str], right: float) -> None:

@@ -100,9 +100,7 @@ def parse_slope(slope: SlopeLike) -> Slope:
         return Slope("tensor", tensor=slope)
     if isinstance(slope, str):
         if slope != "relu":
-            raise ValueError(
-                f"slope: the only name is 'relu', got {slope!r}; pass a number, a tensor or (lower, upper)"
-            )
+            raise ValueError(f"slope: expected 'relu', a number, a tensor or a pair (lower, upper), got {slope!r}")
         return Slope("relu")
     if isinstance(slope, Real) and not isinstance(slope, bool):
         return Slope("number", float(slope))

@@ -77,8 +77,15 @@ def writable(option: str, path: Path | None) -> None:
         return
     folder = path.absolute().parent
     places = ([path] if path.exists() else []) + ([] if _stream(path) else [folder])
-    if path.is_dir() or not folder.is_dir() or not all(os.access(place, os.W_OK) for place in places):
-        raise UsageError(f"{option}: expected a file that can be written, got {str(path)!r}")
+    why = ", which is a folder" if path.is_dir() else "" if folder.is_dir() else f": there is no folder {str(folder)!r}"
+    if why or not all(os.access(place, os.W_OK) for place in places):
+        raise UsageError(f"{option}: expected a file that can be written, got {str(path)!r}{why}")
+
+
+def reason(error: Exception) -> str:
+    """The error in one line; of the system's, without its number and the path."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())
 
 
 def _stream(path: Path) -> bool:

@@ -124,7 +124,8 @@ def rewritten(
     paths = [path_of(chain.nodes[0], names) for chain in chains]
     scripts = [script_of(chain, path, options) for chain, path in zip(chains, paths)]
     replace_sites(gm, chains, options)
-    record.sites += map(site_of, chains, paths, scripts)
+    owners = {node: path for chain, path in zip(chains, paths) if chain.fusible for node in chain.nodes}
+    record.sites += [site_of(chain, path, script, owners) for chain, path, script in zip(chains, paths, scripts)]
     modes = {record.mode, *map(training.mode, gm.graph.nodes)}
     record.mode = "train" if "train" in modes else "eval" if "eval" in modes else "both"
 

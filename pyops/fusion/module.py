@@ -133,8 +133,8 @@ def fuse(
             asks for that after a write through `.data`, which torch does not count.
         recompute: in training, an activation that can be recomputed from what its site saves is not saved. False: it is
             saved, which avoids the recomputing passes.
-        dynamic: as for torch.compile. None: a size that changes becomes a symbol; True: every size is one at once;
-            False: each size is compiled for itself.
+        dynamic: as for torch.compile. With None a size that changes becomes a symbol, with True every size is one at
+            once, and with False each size is compiled for itself.
         then: None, or "inductor": Inductor compiles the graph, or its forward and its backward (again for each
             height and width), with the sites as operators. A training graph that returns views or changes its inputs
             runs as it is; the report says so.
@@ -170,10 +170,12 @@ def fuse(
 
 
 def is_fused(model: nn.Module) -> bool:
+    """Returns True for a module that fuse() returned, frozen or not."""
     return isinstance(model, Fused)
 
 
 def is_frozen(model: nn.Module) -> bool:
+    """Returns True for a module that fuse(model, freeze=True) returned."""
     return isinstance(model, Frozen)
 
 

@@ -140,8 +140,11 @@ def _fields(site: Site) -> dict[str, Any]:
     return {name: part for name, part in asdict(site).items() if name != "script"}
 
 
-def site_of(chain: Chain, path: str, script: str) -> Site:
+def site_of(chain: Chain, path: str, script: str, owners: dict[fx.Node, str]) -> Site:
+    """owners: the path of the fused site of each node."""
     reason = "" if chain.fusible and "act" in chain.steps and not chain.refusal else chain.refusal or chain.reason
+    if chain.other in owners:  # only then is that site's path known
+        reason = reason.replace("another layer", owners[chain.other])
     return Site(path, chain.pattern, chain.fusible and not chain.refusal, reason, script=script)
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 
 def check(name: str, valid: bool, expected: str, got: object) -> None:
     if not valid:
         raise ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
+def known(function: str, options: Mapping[str, object], names: Iterable[str]) -> None:
+    """Raises TypeError if an option of a function that passes its options on is none of these names."""
+    for name in options:
+        if name not in names:
+            more = "; atrous.models.load_weights loads a checkpoint" if name in ("pretrained", "weights") else ""
+            raise TypeError(f"{function}: expected the options {', '.join(names)}, got {name!r}{more}")
 
 
 def is_count(value: object) -> bool:

@@ -99,7 +99,10 @@ def _changes(calls: list[Call], image: Pair, limit: int) -> dict[str, Change]:
     """Returns the changes by the names of modules."""
     strides = {stride_of(image, size_of(y)) or (1, 1) for call in calls for y in call.outputs} | {(1, 1)}
     *sides, last = sorted({side for stride in strides for side in stride})
-    expected = f"{', '.join(map(str, sides)) or 'strides in the model'}: a stride of its maps below the largest, {last}"
+    if not sides:
+        raise ValueError("model: expected strided convolutions or pools, which dilation replaces, got none")
+    one = "one of " * (len(sides) > 1)
+    expected = f"{one}{', '.join(map(str, sides))}, strides of the model's maps below its output stride {last}"
     check("output_stride", limit in sides, expected, limit)
     changes: dict[str, Change] = {}
     for call in calls:

@@ -15,7 +15,7 @@ from operator import mul
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
-from .arguments import are_counts, check, counts, probability
+from .arguments import are_counts, check, counts, known, probability
 from .blocks import BasicBlock, conv_bn_act, init_fan_out_
 
 CHANNELS = (16, 32, 64, 128, 256, 512, 512, 512)
@@ -44,7 +44,7 @@ class DRN(nn.Module):
     variant: "C" has residual blocks in all stages, the last two without their sums. "D" has 3x3 convolutions with
         BatchNorm and activation in the first two and the last two stages instead.
     blocks: the number of blocks or convolutions of each stage.
-    act: a name of activation.ACTIVATIONS; each PReLU has a slope for each channel.
+    act: "identity", "relu", "leaky_relu", "prelu" (a slope for each channel) or "rrelu".
     dropout: probability of the dropout before the classifier, which is a 1x1 convolution.
 
     Raises ValueError for any other value.
@@ -96,11 +96,13 @@ class DRN(nn.Module):
 
 def drn_c_26(num_classes: int = 1000, **options: Unpack[Options]) -> DRN:
     """DRN-C-26: 21,126,584 parameters with ReLU. The options are those of DRN."""
+    known("drn_c_26", options, Options.__annotations__)
     return DRN("C", (1, 1, 2, 2, 2, 2, 1, 1), num_classes, **options)
 
 
 def drn_d_22(num_classes: int = 1000, **options: Unpack[Options]) -> DRN:
     """DRN-D-22: 16,393,752 parameters with ReLU. The options are those of DRN."""
+    known("drn_d_22", options, Options.__annotations__)
     return DRN("D", (1, 1, 2, 2, 2, 2, 1, 1), num_classes, **options)
 
 

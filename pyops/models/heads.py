@@ -1,7 +1,7 @@
 """Heads for dilated backbones: blocks that read a feature map at several dilations, and the layers that classify it.
 
 Each maps (N, in_channels, H, W) to (N, out_channels, H, W), any floating type, and has these two numbers as attributes.
-act is a name of activation.ACTIVATIONS.
+act: "identity", "relu", "leaky_relu", "prelu" or "rrelu".
 """
 
 from __future__ import annotations
@@ -140,20 +140,22 @@ class UpsampleHead(nn.Module):
     size: the (height, width) of the scores, by default those of x; align_corners=False.
     dropout: its probability before the classifier.
 
-    Returns (N, classes, *size).
+    Returns (N, num_classes, *size).
 
     Raises ValueError for other arguments.
     Source: the form of torchvision's FCNHead (models/segmentation/fcn.py), and of the end of DeepLabHead.
     """
 
-    def __init__(self, in_channels: int, classes: int, channels: int = 256, act: str = "relu", dropout: float = 0.0):
+    def __init__(
+        self, in_channels: int, num_classes: int, channels: int = 256, act: str = "relu", dropout: float = 0.0
+    ):
         super().__init__()
-        counts(in_channels=in_channels, classes=classes, channels=channels)
+        counts(in_channels=in_channels, num_classes=num_classes, channels=channels)
         probability("dropout", dropout)
-        self.in_channels, self.out_channels = in_channels, classes
+        self.in_channels, self.out_channels = in_channels, num_classes
         self.layers = nn.Sequential(*conv_bn_act(in_channels, channels, act=act))
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Conv2d(channels, classes, 1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
         init_fan_out_(self.layers)
 
     def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
 from ..core import activation
-from .arguments import are_counts, check, counts, is_count, probability
+from .arguments import are_counts, check, counts, is_count, known, probability
 from .blocks import BasicBlock, Bottleneck, init_fan_out_
 
 FIRST_DILATIONS = ("previous", "new")
@@ -51,7 +51,7 @@ class ResNet(nn.Module):
     `channels` and `strides` are those of C1 to C5.
 
     block: BasicBlock or Bottleneck.
-    act: a name of activation.ACTIVATIONS; each PReLU has a slope for each channel.
+    act: "identity", "relu", "leaky_relu", "prelu" (a slope for each channel) or "rrelu".
     stem_stride: the stride of C2, where the first stage works. Finer ones are for thin structures; the parameters are
         the same.
         4: conv1 has stride 2, and maxpool is 3x3 with stride 2.
@@ -59,7 +59,8 @@ class ResNet(nn.Module):
         1: conv1 has stride 1, and maxpool is nn.Identity.
     output_stride: the stride of C5: stem_stride times 1, 2, 4 or 8; None is 8 times. A stage that would pass it keeps
         its resolution and doubles the dilation instead.
-    multi_grid: a multiplier of the last stage's dilation for each of its blocks, (1, 2, 4) for example.
+    multi_grid: a multiplier of the last stage's dilation for each of its blocks, (1, 2, 4) for example; it dilates that
+        stage also where output_stride leaves its stride.
     first_dilation: the dilation of the first 3x3 convolution in each stage that is dilated instead of strided.
         "previous": that of the previous stage. This convolution is the one whose stride is replaced, so it still reads
             the grid of the previous stage. At the positions that the strided model computes, the features are exactly
@@ -132,16 +133,19 @@ class ResNet(nn.Module):
 
 def resnet18(num_classes: int = 1000, **options: Unpack[Options]) -> ResNet:
     """ResNet18: 2 BasicBlocks in each stage; 11,689,512 parameters with ReLU. The options are those of ResNet."""
+    known("resnet18", options, Options.__annotations__)
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, **options)
 
 
 def resnet34(num_classes: int = 1000, **options: Unpack[Options]) -> ResNet:
     """ResNet34: 3, 4, 6 and 3 BasicBlocks; 21,797,672 parameters with ReLU. The options are those of ResNet."""
+    known("resnet34", options, Options.__annotations__)
     return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, **options)
 
 
 def resnet50(num_classes: int = 1000, **options: Unpack[Options]) -> ResNet:
     """ResNet50: 3, 4, 6 and 3 Bottlenecks; 25,557,032 parameters with ReLU. The options are those of ResNet."""
+    known("resnet50", options, Options.__annotations__)
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, **options)
 
 

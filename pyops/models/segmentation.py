@@ -22,8 +22,8 @@ class Segmenter(nn.Module):
         return self.classifier(features, x.shape[-2:])
 
 
-def segmenter(backbone: nn.Module, head: nn.Module | None, classes: int, act: str = "relu") -> Segmenter:
-    """Returns a module that maps images (N, C, H, W) to scores (N, classes, H, W): backbone, head, UpsampleHead.
+def segmenter(backbone: nn.Module, head: nn.Module | None, num_classes: int, act: str = "relu") -> Segmenter:
+    """Returns a module that maps images (N, C, H, W) to scores (N, num_classes, H, W): backbone, head, UpsampleHead.
 
     backbone: returns a list of feature maps, the last of backbone.channels[-1] channels: a model of this package with
         features_only, or one of your own with this attribute.
@@ -39,9 +39,9 @@ def segmenter(backbone: nn.Module, head: nn.Module | None, classes: int, act: st
     expected = "a model with features_only=True and the attribute channels"
     check("backbone", are_counts(channels) and not whole, expected, type(backbone).__name__)
     if head is None:
-        return Segmenter(backbone, nn.Identity(), UpsampleHead(channels[-1], classes, act=act))
+        return Segmenter(backbone, nn.Identity(), UpsampleHead(channels[-1], num_classes, act=act))
     out_channels: Any = getattr(head, "out_channels", None)
     check("head", are_counts([out_channels]), "None or a module with the attribute out_channels", type(head).__name__)
     wanted = getattr(head, "in_channels", channels[-1])
     check("head", wanted == channels[-1], f"a module with in_channels={channels[-1]}, those of the backbone", wanted)
-    return Segmenter(backbone, head, UpsampleHead(out_channels, classes, act=act))
+    return Segmenter(backbone, head, UpsampleHead(out_channels, num_classes, act=act))

@@ -88,8 +88,8 @@ def _read(path: Path) -> object:
         raise
     except Exception as error:  # for other files the unpickler raises almost anything
         raise ValueError(
-            f"path: expected what torch.load(weights_only=True) reads, but {path} is no such file, or holds more than "
-            "tensors: save model.state_dict()"
+            f"path: expected what torch.load(weights_only=True) reads, but {path} is another kind of file, or holds "
+            "more than tensors: save model.state_dict()"
         ) from error
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ..core.checks import UsageError
+from ..core.files import reason
 
 
-def read_rgb(path: Path, failure: str) -> Any:
-    """The image in RGB. Raises UsageError with "failure PATH: reason" for a file that is none or cannot be read."""
+def read_rgb(path: Path) -> Any:
+    """The image that --image names, in RGB. Raises UsageError for a file that is none or cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
             return opened.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"{failure} {path}: {' '.join(reason.split())}") from error
+        raise UsageError(f"--image: cannot read {path}: {reason(error)}") from error
 
 
 def png(figure: Any) -> bytes:

@@ -71,6 +71,12 @@ def _imported(name: str) -> nn.Module:
     return model
 
 
+def positive(option: str, value: float) -> None:
+    """Raises UsageError unless an option's number is positive."""
+    if not value > 0:
+        raise UsageError(f"{option}: expected a positive number, got {value:g}")
+
+
 def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
@@ -83,4 +89,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 def _size(text: str) -> tuple[int, int]:
     height, x, width = text.partition("x")
-    return count(height), count(width if x else height)
+    try:
+        return count(height), count(width if x else height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected H or HxW, positive integers, got {text!r}") from None

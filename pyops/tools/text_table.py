@@ -16,6 +16,17 @@ def align(rows: Rows, widths: Sequence[int] = (), left: Collection[int] = (0,), 
     return [gap.join(row).rstrip() for row in cells]
 
 
+def speedup(median: float, spread: float, counted: bool) -> str:
+    """A speed-up with its spread in percent; in parentheses if that is above the limit."""
+    number = f"{median:.2f} ±{100 * spread:.0f}"
+    return number if counted else f"({number})"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
 def shorten(text: str, width: int, cut: str = "start") -> str:
     """At most `width` characters of the text, with ".." where its start, middle or end is cut."""
     head = {"start": 0, "middle": width // 3, "end": width - 2}[cut]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -13,6 +13,36 @@ Call = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
 Set = TypeVar("Set", tuple, dict)
 MAX_BYTES = 2**30  # for all copies of the inputs together
+LIMIT = 0.05  # a ratio with a larger spread is marked as noisy
+
+
+class Ratio(NamedTuple):
+    """median: of the rounds' ratios. spread: half the distance of their quartiles, relative to the median."""
+
+    median: float
+    spread: float
+
+    @property
+    def counted(self) -> bool:
+        return self.spread <= LIMIT
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
+    """base / other of each round: above 1 if `other` is faster.
+
+    Both are spread evenly over the same rounds. If one has fewer times, each of them is compared with that time of the
+    other which was measured nearest to it.
+    """
+    count = min(len(base), len(other))
+    ratios = [_nearest(base, index, count) / _nearest(other, index, count) for index in range(count)]
+    if count == 1:
+        return Ratio(ratios[0], 0.0)
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Ratio(middle, (high - low) / 2 / middle)
+
+
+def _nearest(times: Sequence[float], index: int, count: int) -> float:
+    return times[round(index * (len(times) - 1) / max(count - 1, 1))]
 
 
 def milliseconds(call: Call, device: torch.device, calls: int = 1) -> float:

@@ -350,11 +350,14 @@ def test_the_report_shows_the_results(tmp_path):
     readme = "above\n<!-- report: begin -->\nold\n<!-- report: end -->\nbelow\n"
     report = bench_report
     written = report.report(readme, tmp_path)
-    assert "| atrous | 1.75x (20.0) |" in written and "| torch.compile | not run |" in written
+    assert "| atrous frozen | 1.75x; 20.0 ms |" in written and "| torch.compile | not run |" in written
     assert "bench/results/a-cpu.json" in written and "old" not in written and "a-gpu" not in written
-    assert "bench/results/c-other.json" in written and written.count("| atrous | 1.25x (20.0) |") == 1
+    assert "bench/results/c-other.json" in written and written.count("| atrous frozen | 1.25x; 20.0 ms |") == 1
     assert written.startswith("above\n<!-- report: begin -->\n") and written.endswith("<!-- report: end -->\nbelow\n")
     assert report.report(written, tmp_path) == written
+    noisy = {**row, "variant": "atrous_frozen", "spread": 0.125, "counted": False}  # a file of today
+    (tmp_path / "c-other.json").write_text(json.dumps({**older, "device": other, "inference": [noisy]}))
+    assert "| atrous frozen | (1.75x ± 12 %); 20.0 ms |" in report.report(readme, tmp_path)
     (tmp_path / "README.md").write_text("no markers")
     assert report.main([str(tmp_path / "README.md"), str(tmp_path)]) == 2
 

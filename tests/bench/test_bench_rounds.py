@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from atrous.tools import timing
 from bench import measure, rounds, summary
 from bench.subjects import layers, networks, peers, subject, training
 from bench.tables.layers import FusedLayer
@@ -35,13 +36,7 @@ def test_each_call_has_one_turn_in_each_round():
     assert all(sorted(turns[i : i + 7]) == [1.0] * 5 + [5.0, 10.0] for i in range(0, len(turns), 7))
     assert len({tuple(turns[i : i + 7]) for i in range(0, len(turns), 7)}) > 1
     assert {repeats for call, repeats in log[3:] if call == 1.0} == {4}
-    assert rounds.ratio(times["a"], times["b"]).median == 2.0
-
-
-def test_a_ratio_and_its_spread():
-    assert rounds.ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == (2.0, 0.0)
-    noisy = rounds.ratio([1.0, 1.0, 1.2, 1.2, 1.1], [1.0] * 5)
-    assert noisy.spread == pytest.approx(0.1 / 1.1) and not noisy.counted
+    assert timing.ratio(times["a"], times["b"]).median == 2.0
 
 
 def test_an_exponent_is_fitted():
@@ -186,7 +181,7 @@ def test_each_provider_is_an_entry_that_pytest_benchmark_compares(tmp_path):
     result = json.loads(file.read_text())
     timed = [row for row in result["rows"] if "median_ms" in row]
     assert [row["median_ms"] for row in timed] == pytest.approx([e["stats"]["median"] * 1e3 for e in entries])
-    assert {"device", "capability", "threads", "commit", "date", "versions", "peers"} <= result.keys()
+    assert {"device", "capability", "threads", "hardware", "commit", "date", "versions", "peers"} <= result.keys()
     again = shutil.copy(path, tmp_path / "again.json")
     command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), str(again)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -52,6 +52,14 @@ def test_a_drawn_result(tmp_path):
     assert "fp32 2.50x training, 0.50x held out; bf16 autocast 2.50x" in curves.described(curves.newest(tmp_path))[-1]
 
 
+def test_the_page_shows_the_newest_results(tmp_path):
+    text = curves.PAGE.read_text()
+    assert curves.page(text) == text, "make bench-report writes it"
+    assert f"({curves.PICTURE.name})" in text
+    with pytest.raises(ValueError, match="training curve: begin"):
+        curves.page("nothing")
+
+
 def test_the_picture_is_that_of_the_newest_results():
     assert curves.newest().name.encode() in curves.PICTURE.read_bytes(), (
         "python -m bench.commands.training_curve --json ... --plot ... writes both"

@@ -73,6 +73,19 @@ def test_reasons_name_what_follows(forward, path, word):
         assert left[0].path == path
 
 
+def test_an_addition_names_the_layer_that_it_is_fused_into():
+    def forward(s, x):
+        shortcut = s.conv1(x)
+        shortcut += s.bn2(s.conv2(x))
+        return s.relu(shortcut)
+
+    report = fused_after_a_call(forward).fusion_report
+    assert {f.path: f.fused for f in report.sites} == {"conv1": False, "conv2": True}, report
+    assert [f.reason for f in report.sites if not f.fused] == ["its addition is fused into conv2"]
+    plain = fused_after_a_call(lambda s, x: s.relu(s.conv2(s.conv1(x)))).fusion_report
+    assert [f.reason for f in plain.sites if not f.fused] == ["followed by conv2d"]
+
+
 def test_a_write_in_place_is_named():
     def forward(s, x):
         z = s.conv1(x)

@@ -273,12 +273,12 @@ def sequence(*layers):
 
 
 @pytest.mark.parametrize("make, output_stride, message", [
-    (Net, 32, r"output_stride: expected 1, 2, 4, 8, 16: a stride of its maps below the largest, 32, got 32"),
+    (Net, 32, r"output_stride: expected one of 1, 2, 4, 8, 16, strides .* below its output stride 32, got 32"),
     (Net, 64, r"output_stride: .* got 64"),
     (Net, 3, r"output_stride: .* got 3"),
     (Net, 0, r"output_stride: expected a positive int, got 0"),
     (Net, 8.0, r"output_stride: expected a positive int, got 8.0"),
-    (lambda: cbr(3, 4), 8, r"output_stride: expected strides in the model: .* got 8"),
+    (lambda: cbr(3, 4), 8, r"model: expected strided convolutions or pools, which dilation replaces, got none"),
     (lambda: Net().to("meta"), 8, r"model: expected parameters with values to try, got the meta device"),
     (lambda: nn.Linear(3, 4), 8, r"model: expected strides of .* got Linear without nn.Conv2d"),
     (lambda: nn.Sequential(conv(3, 4), nn.Linear(5, 5)), 8, r"model: the model raises for .* \(1, 3, 64, 96\): "),

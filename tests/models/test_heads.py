@@ -220,7 +220,7 @@ def test_segmenter_trains_and_takes_modules_of_the_user():
     (lambda: heads.HDCStage(8, 4, (1, 0)), r"rates: expected positive ints, got \(1, 0\)"),
     (lambda: heads.MultiRate(8, 4, (1, 2)), r"branches: expected a sequence of positive ints for each branch"),
     (lambda: heads.MultiRate(8, 4, ()), r"branches: .* got \(\)"),
-    (lambda: heads.UpsampleHead(8, 0), r"classes: expected a positive int, got 0"),
+    (lambda: heads.UpsampleHead(8, 0), r"num_classes: expected a positive int, got 0"),
     (lambda: segmenter(resnet18(width=8), None, 3), r"backbone: expected a model with features_only=True .* 'ResNet'"),
     (lambda: segmenter(nn.Identity(), None, 3), r"backbone: .* got 'Identity'"),
     (lambda: segmenter(resnet18(width=8, features_only=True), nn.Identity(), 3), r"head: expected None or a module"),

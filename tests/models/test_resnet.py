@@ -247,3 +247,11 @@ def test_fx_traces_the_model_and_its_blocks(relu):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         resnet34(**arguments)
+
+
+@pytest.mark.parametrize("make", [resnet34, atrous.models.resnet50, atrous.models.drn_d_22])
+def test_an_unknown_option_is_named_with_the_known_ones(make):
+    with pytest.raises(TypeError, match=rf"{make.__name__}: expected the options act, .*, got 'stride'$"):
+        make(stride=8)
+    with pytest.raises(TypeError, match=r"got 'pretrained'; atrous.models.load_weights loads a checkpoint"):
+        make(pretrained=True)

@@ -1,9 +1,13 @@
 """docs/api.md: it is the page of the docstrings, has every public name, and its Markdown is that of a docstring."""
 
+import inspect
+import re
+
 import api_page
 import pytest
 
 import atrous
+from atrous.core.activation import ACTIVATIONS
 
 DOCSTRING = """y = act(x), with a slope. More *text* of _x.
 
@@ -31,6 +35,25 @@ def test_every_public_name_is_on_the_page(module):
     """A name is documented under its own module, or is one of the modules."""
     headings = {line.lstrip("# ") for line in api_page.page().splitlines() if line.startswith("##")}
     assert {f"{module.__name__}.{name}" for name in module.__all__} <= headings
+
+
+def test_dir_shows_the_public_names():
+    assert [name for name in dir(atrous) if not name.startswith("_")] == sorted(atrous.__all__)
+    assert {"__version__", "__doc__"} <= set(dir(atrous))
+
+
+def test_every_name_is_described_and_no_label_is_a_value():
+    groups = api_page.documented().values()
+    assert not [name for group in groups for name, value in group.items() if not inspect.getdoc(value)]
+    page = api_page.page()
+    assert "**False**" not in page and "**None**" not in page and "activation.py;" not in page
+    assert not re.findall(r"activation\.[A-Z]+|; \w+\.py\b", page)
+
+
+@pytest.mark.parametrize("documented", [atrous.models.ResNet, atrous.models.DRN, atrous.models.heads])
+def test_the_models_list_the_activations(documented):
+    (line,) = re.findall(r"^ *act: (.*)$", inspect.getdoc(documented), re.MULTILINE)
+    assert re.findall(r'"(\w+)"', line) == list(ACTIVATIONS)
 
 
 def test_a_docstring_as_markdown():

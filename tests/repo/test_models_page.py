@@ -87,4 +87,6 @@ def test_a_report_is_compared_with_the_count():
     assert row["activated"] == 1
     assert row["missed"] == {"b": "conv+bn: an output of the graph", "c": "not in the report"}
     assert measure.first_sentence("RuntimeError: no. In /some/file.py") == "RuntimeError: no"
+    one = "its addition is fused into layer2.0.conv2"
+    assert measure.normalized(one) == measure.normalized("its addition is fused into another layer")
     assert measure.normalized("it has 5 dimensions, not (4, 4)") == "it has N dimensions, not N"

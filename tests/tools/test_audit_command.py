@@ -94,6 +94,8 @@ def test_pictures_and_page(run, tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (["0,2"], "RATES: expected positive integers, as in 1,2,5, got '0,2'"),
     (["1.5,2"], "RATES: expected positive integers"),
+    (["1,x"], "RATES: expected positive integers, as in 1,2,5, got '1,x'"),
+    (["x,1"], "RATES: expected positive integers, as in 1,2,5, got 'x,1'"),
     (["2,2", "--kernel-sizes", "3,x"], "--kernel-sizes: expected positive integers"),
     (["2,2", "--kernel-sizes", "3,3,3"], "--kernel-sizes: expected one, or one for each of 2 rates, got 3"),
     (["2,2", "--output-stride", "8"], "--output-stride is for a model, not for 2,2"),
@@ -109,5 +111,5 @@ def test_pictures_and_page(run, tmp_path):
 def test_errors(run, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run("audit", *arguments)
-    assert status == 2 and message in err and err.count("\n") == 1
+    assert status == 2 and message in err and err.count("\n") == 1 and not out
     assert not list(tmp_path.iterdir())

@@ -139,8 +139,9 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     (("explain", "resnet34", "--multi-grid", "1,x,4"), "--multi-grid: expected a positive integer, got 'x'"),
     (("explain", "resnet34", "--output-stride", "4"), "--output-stride: invalid choice: 4"),
     (("explain", "resnet34", "--act", "gelu"), "--act: invalid choice: 'gelu'"),
-    (("explain", "resnet34", "--size", "0"), "--size: expected a positive integer, got '0'"),
-    (("explain", "resnet34", "--size", "8x"), "--size: expected a positive integer, got ''"),
+    (("explain", "resnet34", "--size", "0"), "--size: expected H or HxW, positive integers, got '0'"),
+    (("explain", "resnet34", "--size", "8x"), "--size: expected H or HxW, positive integers, got '8x'"),
+    (("explain", "resnet34", "--size", "-3"), "--size: expected H or HxW, positive integers, got '-3'"),
     (("explain", "resnet34", "--batch", "-1"), "--batch"),
     (("explain", "resnet34", "--backend", "cudnn"), "--backend: invalid choice: 'cudnn'"),
     (("explain", "resnet34", "--chip", "sm_70"), "--chip: invalid choice: 'sm_70'"),
@@ -148,8 +149,8 @@ def test_explain_takes_a_users_model(run, tmp_path, monkeypatch):
     (("explain", "resnet34", "--ceilings", "798"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
     (("explain", "resnet34", "--ceilings", "0,nan"), "--ceilings: expected TFLOP/s,GB/s, two positive numbers"),
     (("explain", "resnet34", "--backend", "triton", "--dtype", "float64", "--chip", "sm_80"), "backend triton expects"),
-    (("info", "--json", "no/such/folder/info.json"), "--json: expected a file that can be written"),
-    (("demo", "--json", "."), "--json: expected a file that can be written, got '.'"),
+    (("info", "--json", "/no/a"), "--json: expected a file that can be written, got '/no/a': there is no folder '/no'"),
+    (("demo", "--json", "."), "--json: expected a file that can be written, got '.', which is a folder"),
 ])  # fmt: skip
 def test_errors_end_in_one_line(run, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from atrous.tools.explain import explain
 from atrous.tools.explain import target as targets
 from atrous.tools.explain.conv_layers import ConvLayer, conv_layers
 from atrous.tools.explain.report import render
-from atrous.tools.explain.target import Ceilings, target
+from atrous.tools.explain.target import ASSUMED, Ceilings, target
 from atrous.triton_kernels.conv.configs import Conv, conv_config
 from atrous.tuning.format import Entry
 
@@ -104,7 +104,7 @@ def test_the_lower_bound_is_the_higher_of_the_two():
 def test_ceilings(small, options, expected):
     ceilings = target(small, "triton", **options).ceilings
     assert (ceilings and ceilings[:2]) == expected
-    assert ceilings is None or ceilings.source == ("as given" if "ceilings" in options else "as measured on an H100")
+    assert ceilings is None or ceilings.source == ("as given" if "ceilings" in options else ASSUMED)
 
 
 def test_ieee_has_no_measured_peak(small):
@@ -274,16 +274,19 @@ def test_the_table_fits(model, width):
     head = next(line for line in lines if line.startswith("layer ")).split()
     assert {"layer", "kernel", "s", "d", "output", "GMAC", "bound"} <= set(head)
     left_out = [line.partition(": ")[2].split(", ") for line in lines if line.startswith("no room for: ")]
+    below = [line.partition(": ")[2].split(", ") for line in lines if line.startswith("below a layer: ")]
     absent = {"modules", "params", "p", "backend", "config", "MB"} - set(head)
-    assert absent == set(left_out[0] if left_out else ())
+    assert absent == {*(left_out[0] if left_out else ()), *(below[0] if below else ())}
+    assert below == {60: [["config", "MB"]], 80: [["MB"]]}.get(width, [])
     assert ("config" in head) == (width >= 80) and ("modules" in head) == (width == 160)
     words = {line.split()[0]: line for line in lines if line.strip()}
     config = by_name(explanation)["conv1"].config
     assert (config in words["conv1"]) == (width >= 80)
+    assert (f"    {config}, 1.93 MB" in lines) == (width < 80)
     assert words["conv1"].endswith(" 0.64") and words["layer1:"].endswith(" 2.15")
     flat = " ".join(text.split())
     assert "convolutions: 3.663 GMAC, 59.65 MB, lower bound 20.05 us (at most 49,864 img/s)" in flat
-    assert "bound: lower bound in us, for 798 TFLOP/s and 3000 GB/s, as measured on an H100" in flat
+    assert f"bound: lower bound in us, for 798 TFLOP/s and 3000 GB/s, {ASSUMED}" in flat
     assert "backend triton: 36 of 36 convolutions" in lines and "36 configs come from the heuristic" in flat
 
 
@@ -301,7 +304,7 @@ def test_json(small):
     assert result["target"] == {
         "device": "cuda", "dtype": "bfloat16", "layout": "channels_last", "present": False,
         "gpu": {"chip": "sm_90", "multiprocessors": 132},
-        "ceilings": {"tflops": 798.0, "gbs": 3000.0, "source": "as measured on an H100"},
+        "ceilings": {"tflops": 798.0, "gbs": 3000.0, "source": ASSUMED},
     }  # fmt: skip
     assert result["totals"]["bytes"] == sum(choice["bytes"] for choice in result["convolutions"])
     conv = next(choice for choice in result["convolutions"] if choice["name"] == "layer1.0.conv2")

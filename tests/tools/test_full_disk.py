@@ -56,7 +56,7 @@ def folder(short, tmp_path, monkeypatch):
     for name, value in (("subject", (None, "none")), ("photographs", []), ("shipped", []), ("Run", None)):
         monkeypatch.setattr(demo, name, lambda *arguments, value=value: value)
     monkeypatch.setattr(demo, "_show", lambda run: None)
-    monkeypatch.setattr(demo.demo_report, "plot", lambda result: bytes(1000))
+    monkeypatch.setattr(demo.plot, "draw", lambda result: bytes(1000))
     monkeypatch.setattr(errors, "measurements", lambda *arguments: iter(()))
     return tmp_path
 

@@ -47,3 +47,17 @@ def test_progress_adds_up_to_one(clock):
 
 def test_medians():
     assert timing.medians({"a": [3.0, 1.0, 100.0], "b": [1.0, 2.0]}) == {"a": 3.0, "b": 1.5}
+
+
+def test_a_ratio_and_its_spread():
+    assert timing.ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == (2.0, 0.0)
+    noisy = timing.ratio([1.0, 1.0, 1.2, 1.2, 1.1], [1.0] * 5)
+    assert noisy.spread == pytest.approx(0.1 / 1.1) and not noisy.counted
+
+
+def test_a_ratio_of_fewer_repeats_takes_the_times_that_were_measured_nearest():
+    """The machine becomes half as fast in the middle of the run; the ratio stays the same all through it."""
+    often = [1.0] * 5 + [2.0] * 5
+    assert timing.ratio(often, [10.0, 10.0, 20.0, 20.0]) == (0.1, 0.0)
+    assert timing.ratio([10.0, 10.0, 20.0, 20.0], often) == (10.0, 0.0)
+    assert timing.ratio([3.0], [1.5]) == (2.0, 0.0)

@@ -33,6 +33,7 @@ class Chain:
     after: bool = False  # the residual is added after the activation
     reason: str = ""
     refusal: str = ""  # why its call cannot replace the chain
+    other: fx.Node | None = None  # a node of another site, at which the chain ends
 
     @property
     def last(self) -> fx.Node:
@@ -100,7 +101,7 @@ class Finder:
         elif users[0].op == "output":
             chain.reason = "an output of the graph"
         elif users[0] in self.taken:
-            chain.reason = f"its {describe(users[0])} belongs to another site"
+            chain.reason, chain.other = _owned_by_another(users[0])
         else:
             return users[0]
         return None
@@ -194,6 +195,14 @@ class Finder:
         if step != "identity":
             chain.steps[step] = node
         chain.nodes.append(node)
+
+
+def _owned_by_another(node: fx.Node) -> tuple[str, fx.Node | None]:
+    """Why a chain ends at a node that another site contains, and the node unless that site begins with it."""
+    if spellings.role(node) == "conv":
+        return f"followed by {describe(node)}", None
+    operation = "addition" if spellings.role(node) == "add" else describe(node)
+    return f"its {operation} is fused into another layer", node
 
 
 def describe(node: fx.Node) -> str:

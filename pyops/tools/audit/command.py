@@ -16,7 +16,7 @@ from ...audit import Audit, audit_dilation
 from ...core.checks import UsageError
 from ...core.files import save, writable
 from ..model_argument import OPTIONS
-from . import report
+from . import pictures, report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, model_of: Callable[[argparse.Namespace], nn.Module]) -> Audit:
     """Prints the audit, and writes its pictures."""
     _check(args)
+    image = pictures.read(args.image) if args.image else None
     title, audit, suggested = _audits(args, model_of)
     print(report.render(title, audit, suggested, shutil.get_terminal_size().columns, _blocks()))
     if args.plot or args.html:
-        from . import page, pictures
+        from . import page
 
-        image = pictures.read(args.image, audit) if args.image else None
-        figure = pictures.draw(title, audit, suggested, image)
+        figure = pictures.draw(title, audit, suggested, image and pictures.fitted(image, audit))
         if args.plot:
             save("--plot", args.plot, figure)
         if args.html:
@@ -82,8 +82,8 @@ def _audits(args: argparse.Namespace, model_of: Callable) -> tuple[str, Audit, l
 
 
 def _is_rates(text: str) -> bool:
-    """True for numbers, right or wrong, and not for the name of a model."""
-    return re.fullmatch(r"[-+.\d,\s]+", text) is not None
+    """True for numbers, right or wrong, and not for a model's name, without a comma and a digit first."""
+    return "," in text or re.match(r"\s*[-+.\d]", text) is not None
 
 
 def _options(args: argparse.Namespace) -> str:

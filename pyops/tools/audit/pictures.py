@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ HOLE = "#d55e00"  # vermilion, apart from every colour of cividis for colour-bli
 DPI = 110
 
 
-def read(path: Path, audit: Audit) -> Any:
-    """The image in RGB: its middle part at the audited size, or as it is, up to LONGEST_SIDE."""
-    try:
-        from PIL import ImageOps
-    except ImportError as error:
-        raise UsageError("--image needs Pillow: pip install pillow") from error
-    image = read_rgb(path, "--image: cannot read")
+def read(path: Path) -> Any:
+    """The image in RGB. Raises UsageError."""
+    if importlib.util.find_spec("PIL") is None:
+        raise UsageError("--image needs Pillow: pip install pillow")
+    return read_rgb(path)
+
+
+def fitted(image: Any, audit: Audit) -> Any:
+    """The image's middle part at the audited size, or all of it, up to LONGEST_SIDE."""
+    from PIL import ImageOps
+
     if audit.input_size:
         return ImageOps.fit(image, audit.input_size[::-1])
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

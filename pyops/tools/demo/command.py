@@ -20,6 +20,8 @@ import torch
 from ...core.checks import UsageError
 from ...core.files import save, writable
 from .. import info
+from ..model_argument import positive
+from . import plot
 from . import report as demo_report
 from .images import photographs, shipped, subject
 from .run import Disagreement, Plan, Run
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
     """Returns 0, or 1 if the fused model disagrees with the plain one. Raises UsageError for an unusable input."""
+    positive("--seconds", args.seconds)
     plan = plan or Plan(seconds=args.seconds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
@@ -58,7 +61,7 @@ def main(args: argparse.Namespace, plan: Plan | None = None) -> int:
         if args.json:
             save("--json", args.json, json.dumps(result, indent=2) + "\n")
     if args.plot:
-        save("--plot", args.plot, demo_report.plot(result))
+        save("--plot", args.plot, plot.draw(result))
     return 0
 
 

@@ -48,7 +48,7 @@ def _photograph(path: Path, size: int) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise UsageError("reading photographs needs Pillow and NumPy: pip install pillow numpy") from error
-    image = read_rgb(path, "cannot read the image")
+    image = read_rgb(path)
     scale = size * 256 / 224 / min(image.size)  # the usual crop: 224 of 256
     image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in image.size)
@@ -74,7 +74,7 @@ def subject(weights: Path | None, images: Tensor, seed: int = 0) -> tuple[nn.Mod
             network = models.resnet34(act="relu")
             models.load_weights(network, weights)
     except (OSError, ValueError, ImportError) as error:
-        raise UsageError(f"cannot use the weights {weights}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"--weights: {' '.join(str(error).removeprefix('path: ').split())}") from error
     kind = "PReLU" if any(isinstance(module, nn.PReLU) for module in network.modules()) else "ReLU"
     return network.eval(), f"{weights} ({kind})"
 

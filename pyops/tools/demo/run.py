@@ -17,7 +17,7 @@ from ...fusion import fuse
 from .. import timing
 from . import training as demo_training
 from .images import batch
-from .variants import COMPILED, LABELS, NHWC, build, launches, names, ready
+from .variants import COMPILED, LABELS, NHWC, build, launches, measured, names, ready
 
 # The largest accepted error of a logit, as a multiple of the plain model's own in the same dtype: the two round in
 # another order, and neither is the better one each time. It is the `ratio` of testing.py's rule of a tensor.
@@ -78,17 +78,17 @@ class Run:
         count, wrong = len(self.images), []
         for dtype in self.plan.dtypes:
             errors: dict[str, Any] = {"images": count, "largest_logit": float(self.truth.abs().max())}
-            for name in ("eager", "atrous"):
+            for name in ("eager", "atrous_frozen"):
                 self.progress(f"agreement, {_name(dtype)}", 1)
                 y = self._call(Cell(count, dtype, name))
                 errors[name] = self._error(y)
                 errors[f"{name}_same_top1"] = int((y.argmax(1) == self.truth.argmax(1)).sum())
             errors["allowed"] = BUDGET * errors["eager"]
-            errors["agrees"] = errors["atrous"] <= errors["allowed"]  # False for NaN
+            errors["agrees"] = errors["atrous_frozen"] <= errors["allowed"]  # False for NaN
             self.result["agreement"][_name(dtype)] = errors
             if not errors["agrees"]:
-                wrong.append(f"{_name(dtype)}: error {errors['atrous']:.3g}, allowed {errors['allowed']:.3g}")
-        self.result["fusion"] = self.models[self.plan.dtypes[0]].fused.fusion_report.to_dict()  # calls have filled it
+                wrong.append(f"{_name(dtype)}: error {errors['atrous_frozen']:.3g}, allowed {errors['allowed']:.3g}")
+        self.result["fusion"] = self.models[self.plan.dtypes[0]].frozen.fusion_report.to_dict()  # calls have filled it
         if wrong:
             raise Disagreement("; ".join(wrong))
 
@@ -96,8 +96,8 @@ class Run:
         """Counts the operators of one forward."""
         dtype = self.plan.dtypes[0]
         models, image = self.models[dtype], self.images[:1].to(dtype)
-        fused = launches(models.fused, image.to(memory_format=NHWC))
-        self.result["launches"] = {"eager": launches(models.plain, image), "atrous": fused}
+        fused = launches(models.frozen, image.to(memory_format=NHWC))
+        self.result["launches"] = {"eager": launches(models.plain, image), "atrous_frozen": fused}
 
     def prepare(self) -> None:
         """Makes the first call of every variant and checks its error; compiled ones come last, optional ones after."""
@@ -132,7 +132,7 @@ class Run:
         try:
             error = self._error(self._call(cell))
         except Exception as failure:  # a variant of torch that cannot run here is reported as not run
-            if cell.variant == "atrous":
+            if cell.variant == "atrous_frozen":
                 raise
             lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
             return f"{type(failure).__name__}: {lines[0] if lines else ''}"
@@ -166,12 +166,8 @@ class Run:
             progress = functools.partial(self._timed, f"timing batch {size}")
             warmup = 5 if self.device.type == "cuda" else 0  # on a CPU the first calls were enough
             times = timing.interleaved(calls, self.device, self.plan.batch_seconds, warmup=warmup, progress=progress)
-            medians = timing.medians(times)
-            eager = medians[Cell(size, self.plan.dtypes[0], "eager")]
-            self.result["inference"] += [
-                cell.as_dict(median_ms=median, speedup_vs_eager=eager / median, repeats=len(times[cell]))
-                for cell, median in medians.items()
-            ]
+            eager = times[Cell(size, self.plan.dtypes[0], "eager")]
+            self.result["inference"] += [cell.as_dict(**measured(eager, values)) for cell, values in times.items()]
         order = [_name(dtype) for dtype in self.plan.dtypes], list(LABELS)
         self.result["inference"].sort(
             key=lambda row: (order[0].index(row["dtype"]), row["batch"], order[1].index(row["variant"]))

@@ -16,7 +16,7 @@ from ...fusion import fuse
 from .. import timing
 from ..explain.training_cost import saved
 from .images import batch
-from .variants import NCHW, NHWC
+from .variants import NCHW, NHWC, measured
 
 LABELS = {  # in the order of the table; the keys are those of the JSON
     "eager": "eager NCHW",
@@ -112,15 +112,7 @@ class Training:
     def measure(self) -> None:
         device = self.images.device
         times = timing.interleaved(self.steps, device, self.plan.training_seconds, warmup=1)
-        medians = timing.medians(times)
+        what = {"batch": self.plan.training_batch, "dtype": "float32"}
         self.result["training"] += [
-            {
-                "batch": self.plan.training_batch,
-                "dtype": "float32",
-                "variant": name,
-                "median_ms": median,
-                "speedup_vs_eager": medians["eager"] / median,
-                "repeats": len(times[name]),
-            }
-            for name, median in medians.items()
+            {**what, "variant": name, **measured(times["eager"], values)} for name, values in times.items()
         ]

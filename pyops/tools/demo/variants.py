@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...core.torch_compat import TorchDispatchMode
+from .. import timing
 from ..explain.training_cost import under
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
@@ -19,10 +21,10 @@ LABELS = {  # in the order of the table; the keys are those of the JSON
     "compile": "torch.compile",
     "compile_freezing": "  with freezing",
     "compile_max_autotune": "  with max-autotune",
-    "atrous": "atrous",
+    "atrous_frozen": "atrous frozen",
     "eager_cudagraph": "eager, CUDA graph",
     "compile_cudagraph": "compile, CUDA graph",
-    "atrous_cudagraph": "atrous, CUDA graph",
+    "atrous_frozen_cudagraph": "atrous frozen, CUDA graph",
 }
 COMPILED: dict[str, dict[str, Any]] = {  # options of torch.compile, for the channels_last model
     "compile": {},
@@ -31,15 +33,15 @@ COMPILED: dict[str, dict[str, Any]] = {  # options of torch.compile, for the cha
     "compile_cudagraph": {"mode": "reduce-overhead"},
 }
 IDLE = ("aten::empty", "aten::as_strided_", "aten::_unsafe_view", "aten::promote_types")
-CPU = ("eager", "eager_channels_last", "compile", "compile_freezing", "atrous")
+CPU = ("eager", "eager_channels_last", "compile", "compile_freezing", "atrous_frozen")
 
 
 class Models(NamedTuple):
-    """One model in one dtype: unchanged, in channels_last, and fused."""
+    """One model in one dtype: unchanged, in channels_last, and frozen by fuse()."""
 
     plain: nn.Module
     nhwc: nn.Module
-    fused: nn.Module
+    frozen: nn.Module
 
 
 def build(model: nn.Module, dtype: torch.dtype, device: torch.device, fuse: Callable[..., nn.Module]) -> Models:
@@ -61,7 +63,7 @@ def names(device: torch.device, batch: int) -> tuple[str, ...]:
 def ready(name: str, models: Models, images: Tensor) -> Callable[[], Tensor]:
     """A variant as a call without arguments: on these images, in the variant's layout."""
     base, _, graph = name.partition("_cudagraph")
-    uncompiled = {"eager": models.plain, "eager_channels_last": models.nhwc, "atrous": models.fused}
+    uncompiled = {"eager": models.plain, "eager_channels_last": models.nhwc, "atrous_frozen": models.frozen}
     x = images.to(next(models.plain.parameters()).dtype, memory_format=NCHW if base == "eager" else NHWC, copy=True)
     if base in uncompiled:
         run: Callable[[Tensor], Tensor] = uncompiled[base]
@@ -87,6 +89,18 @@ def _captured(run: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor
         return y
 
     return replay
+
+
+def measured(eager: Sequence[float], times: Sequence[float]) -> dict[str, Any]:
+    """The figures of one variant for JSON, from the milliseconds of eager and its own in interleaved rounds."""
+    ratio = timing.ratio(eager, times)
+    return {
+        "median_ms": statistics.median(times),
+        "speedup_vs_eager": ratio.median,
+        "spread": ratio.spread,
+        "counted": ratio.counted,
+        "repeats": len(times),
+    }
 
 
 class _Launches(TorchDispatchMode):

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chips = f"the GPU, with --backend triton: {', '.join(CHIPS)} (default this machine's, else sm_90)"
     dtypes = f"{', '.join(DTYPES)} (default the model's own on a CPU, bfloat16 on a GPU)"
     train = "report what a training step saves and moves, eager and fused"
-    ceilings = "peaks in this dtype, for the lower bound of the time (default for sm_90 an H100's)"
+    ceilings = "peaks in this dtype, for the lower bound of the time (default for sm_90 assumed for an H100)"
     parser.add_argument("--chip", choices=tuple(CHIPS), metavar="CHIP", help=chips)
     parser.add_argument("--dtype", choices=DTYPES, metavar="NAME", help=dtypes)
     parser.add_argument("--train", action="store_true", help=train)

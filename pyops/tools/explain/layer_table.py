@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from math import prod
@@ -16,6 +17,7 @@ HEADS = {
 }  # fmt: skip
 LEFT = ("name", "kind", "backend", "config")
 OPTIONAL = ("kind", "parameters", "padding", "bytes", "config", "attained")  # left out in this order
+BELOW = {"backend": "backend {}", "config": "{}", "bytes": "{} MB", "attained": "attained {}"}  # in a line of their own
 SHORT = {
     "Conv2d": "conv", "BatchNorm2d": "bn", "Linear": "linear", "MaxPool2d": "max_pool", "AdaptiveAvgPool2d": "avg_pool",
     "Dropout": "dropout", "Identity": "identity", "ReLU": "relu", "LeakyReLU": "leaky_relu", "PReLU": "prelu",
@@ -25,27 +27,40 @@ Cells = dict[str, str]
 
 
 def table(summary: LayerSummary, width: int, notes: Iterable[str] = ()) -> str:
-    """The layers grouped by stage, then totals and notes; columns are left out and names cut until it fits."""
+    """The layers grouped by stage, then totals and notes. Until it fits, names are cut and columns left out; those of
+    BELOW then stand in a second line of each layer."""
     lines = [HEADS, *_lines(summary.layers)]
     sizes = {name: max(len(line.get(name, "")) for line in lines) for name in HEADS}
     sizes = {name: size for name, size in sizes.items() if any(line.get(name) for line in lines[1:])}
     left_out = [name for name in _optional(summary) if _total(sizes) > width and sizes.pop(name, 0)]
+    second = [name for name in BELOW if name in left_out and (name != "backend" or not _one_backend(summary))]
     sizes["name"] = max(sizes["name"] - max(_total(sizes) - width, 0), 8)
     gap = "  " if _total(sizes, gap=2) <= width else " "
     rows = [[line.get(name, "") for name in sizes] for line in lines]
     left = [index for index, name in enumerate(sizes) if name in LEFT]
-    text = align(rows, list(sizes.values()), left, gap, cut="middle")
+    head, *text = align(rows, list(sizes.values()), left, gap, cut="middle")
+    text = [part for row, line in zip(text, lines[1:]) for part in (row, *_second(line, second, width))]
     rule = "-" * _total(sizes, len(gap))
     below = [*_totals(summary), *notes, "s, p, d: stride, padding, dilation"]
-    if left_out:
-        below.append(f"no room for: {', '.join(HEADS[name] for name in left_out)}")
-    return "\n".join([text[0], rule, *text[1:], rule, *(wrap(line, width) for line in below)])
+    for what, names in (("below a layer", second), ("no room for", [name for name in left_out if name not in second])):
+        below += [f"{what}: {', '.join(HEADS[name] for name in names)}"] if names else []
+    return "\n".join([head, rule, *text, rule, *(wrap(line, width) for line in below)])
+
+
+def _second(line: Cells, names: list[str], width: int) -> list[str]:
+    """The second line of a layer, indented below its name, with the columns that have no room in the first."""
+    parts = [form.format(line[name]) for name, form in BELOW.items() if name in names and line.get(name)]
+    indent = " " * (len(line["name"]) - len(line["name"].lstrip()) + 4)
+    return textwrap.wrap(", ".join(parts), width, initial_indent=indent, subsequent_indent=indent)
+
+
+def _one_backend(summary: LayerSummary) -> bool:
+    return len({layer.backend for layer in summary.layers if layer.backend}) == 1
 
 
 def _optional(summary: LayerSummary) -> Iterator[str]:
     """The columns to leave out, in this order; one backend for all convolutions is in the totals."""
-    same = len({layer.backend for layer in summary.layers if layer.backend}) == 1
-    yield from ("backend", *OPTIONAL) if same else (*OPTIONAL, "backend")
+    yield from ("backend", *OPTIONAL) if _one_backend(summary) else (*OPTIONAL, "backend")
 
 
 def _lines(layers: list[Layer]) -> Iterator[Cells]:

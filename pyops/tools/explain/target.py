@@ -16,6 +16,9 @@ from ...triton_kernels.conv.configs import DTYPES, precision
 CHIPS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}  # multiprocessors of an A100, an H100 and a B200
 
 
+ASSUMED = "assumed for an H100, measured by none of our runs"
+
+
 class Gpu(NamedTuple):
     chip: str
     multiprocessors: int
@@ -88,7 +91,7 @@ def _on_gpu(gpu: Gpu, present: bool, dtype: torch.dtype, given: Ceilings | None)
     if not present and dtype not in DTYPES:  # on a GPU that is present, the backend reports this itself
         expected = ", ".join(map(short_name, DTYPES))
         raise ValueError(f"dtype: backend triton expects {expected}, got {short_name(dtype)}")
-    peaks = given or _measured(gpu, present, dtype)
+    peaks = given or _known(gpu, present, dtype)
     return Target(torch.device("cuda"), dtype, torch.channels_last, gpu, present, peaks)
 
 
@@ -99,16 +102,16 @@ def _local_gpu() -> Gpu | None:
     return Gpu(f"sm_{properties.major}{properties.minor}", properties.multi_processor_count)
 
 
-def _measured(gpu: Gpu, present: bool, dtype: torch.dtype) -> Ceilings | None:
-    """The tuning table's ceilings, else those of an H100. Both were measured with 16-bit operands; tf32 has half of
-    that compute peak, and no other precision was measured."""
+def _known(gpu: Gpu, present: bool, dtype: torch.dtype) -> Ceilings | None:
+    """The tuning table's ceilings, else those assumed for an H100. Both are of 16-bit operands; tf32 has half of that
+    compute peak, and of other precisions none is known."""
     if dtype == torch.float64 or precision(dtype) != "tf32":
         return None
     table = tuning.ceilings(torch.device("cuda")) if present else None
     if table and {"matmul_tflops", "copy_gb_s"} <= table.keys():
         peaks = Ceilings(table["matmul_tflops"], table["copy_gb_s"], "as measured here")
     elif gpu.chip == "sm_90":
-        peaks = Ceilings(798.0, 3000.0, "as measured on an H100")
+        peaks = Ceilings(798.0, 3000.0, ASSUMED)
     else:
         return None
     return peaks._replace(tflops=peaks.tflops * 2 / dtype.itemsize)

@@ -16,11 +16,12 @@ from torch import nn
 
 from ... import testing, tuning
 from ...core.checks import UsageError
+from ...core.files import reason
 from ...tuning.device_id import device_name, file_name, versions
 from ...tuning.format import DTYPES, LAYOUTS, Table
 from .. import timing
 from ..explain.conv_layers import ConvLayer, conv_layers
-from ..model_argument import OPTIONS
+from ..model_argument import OPTIONS, positive
 from . import earlier_run, shapes_file
 from . import measure as tuner
 from .candidates import forms
@@ -59,8 +60,7 @@ def run(
     device = _device(args.device)
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     layout = args.layout or ("channels_last" if device.type == "cuda" else "NCHW")
-    if not args.seconds > 0:
-        raise UsageError(f"--seconds: expected a positive number, got {args.seconds:g}")
+    positive("--seconds", args.seconds)
     path = _output(args.output, device)
     jobs = tuner.jobs(_layers(args, model_of), forms(device, getattr(torch, dtype), FORMATS[layout]))
     empty = Table(device_name(device), versions(device), datetime.date.today().isoformat(), {}, commit=args.commit)
@@ -112,7 +112,7 @@ def _output(path: Path | None, device: torch.device) -> Path:
         if os.path.lexists(path):
             tuning.read(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--output: expected a new file or a table, got {str(path)!r}: {error}") from error
+        raise UsageError(f"--output: expected a new file or a table, got {str(path)!r}: {reason(error)}") from error
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UsageError(f"--output: expected a file that can be written, got {str(path)!r}")
@@ -140,7 +140,9 @@ def _layers_of_file(args: argparse.Namespace) -> list[ConvLayer]:
             raise UsageError(f"--{name.replace('_', '-')} is for a model, not for {args.model}")
     try:
         layers = shapes_file.read(Path(args.model))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"MODEL: expected a file of layers, got {args.model!r}: {reason(error)}") from error
+    except ValueError as error:
         raise UsageError(f"{args.model}: {error}") from error
     if not args.batch:
         return layers

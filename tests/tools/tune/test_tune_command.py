@@ -223,7 +223,7 @@ def test_invalid_shapes_end_in_one_line(run, tmp_path, content, message):
     (("resnet34", "--device", "tpu"), "--device: invalid choice: 'tpu'"),
     (("resnet34", "--seconds", "0"), "--seconds: expected a positive number, got 0"),
     (("resnet34", "--seconds", "nan"), "--seconds: expected a positive number, got nan"),
-    (("resnet34", "--size", "0"), "--size: expected a positive integer"),
+    (("resnet34", "--size", "0"), "--size: expected H or HxW, positive integers, got '0'"),
     (("torch.nn:Identity",), "expected a model with 2-D convolutions, found none"),
     (("resnet34", "--output", "no/table.txt"), "--output: expected a new file or a table, got 'no/table.txt'"),
     (("resnet34", "--output", "/proc/1/a/b.json"), "--output: expected a file that can be written"),
