@@ -7,7 +7,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from ..core.errors import summary
 from .checkpoints import inline_checkpoints
 from .execution import constants, training
 from .execution.lean import lean
-from .execution.parts import in_parts
+from .execution.parts import NotInParts, in_parts
 from .report import Graph, Report, path_of, site_of
 from .sites.call import Options
 from .sites.chains import Finder
@@ -75,7 +75,12 @@ class Compiler:
         def part(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
             return self._compile(gm, inputs, record, known)
 
-        in_several = in_parts(gm, inputs, part) if training.has_gradients(gm) else None
+        try:
+            in_several = in_parts(gm, inputs, part) if training.has_gradients(gm) else None
+        except NotInParts as reason:
+            rewritten(gm, self.options, record, {})
+            record.sites = [replace(site, fused=False, reason=str(reason)) for site in record.sites]
+            raise
         return in_several or part(gm, inputs)
 
     def _compile(

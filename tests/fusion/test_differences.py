@@ -115,3 +115,19 @@ def test_a_graph_that_changes_a_buffer_has_first_derivatives_alone():
         torch.autograd.grad(torch.autograd.grad(fused(x).square().sum(), x, create_graph=True)[0].sum(), x)
     with pytest.raises(RuntimeError, match="donated buffer"):
         fused(x).square().sum().backward(retain_graph=True)
+
+
+def test_a_feature_inside_a_checkpointed_region():
+    def region(model, x):
+        y = model.first(x)
+        return y, model.second(y, x)
+
+    class Checkpointed(Pair):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(region, self, x, use_reentrant=False)
+
+    counts = []
+    for model in (Checkpointed(), atrous.fuse(Checkpointed())):
+        model(image(dtype=torch.float32))[0].sum().backward()
+        counts.append([int(bn.num_batches_tracked) for bn in (model.bn1, model.bn2)])
+    assert counts == [[2, 2], [2, 1]]

@@ -63,6 +63,41 @@ def feature_written(s, x):
     return s.second(y, x), y
 
 
+def feature_in_halves(s, x):
+    y = s.first(x)
+    a, b = y.chunk(2, 1)
+    return s.second(torch.cat([b, a], 1), x), y
+
+
+def feature_normalized(s, x):
+    y = s.first(x)
+    var, mean = torch.var_mean(y, (2, 3), keepdim=True)
+    return s.second((y - mean) / (var + 1).sqrt(), x), y
+
+
+def feature_with_indices(s, x):
+    y = s.first(x)
+    z, indices = torch.nn.functional.max_pool2d(y, 2, return_indices=True)
+    return torch.nn.functional.max_unpool2d(z, indices, 2), y
+
+
+def feature_as_views(s, x):
+    y = s.first(x)
+    return s.second(y, x), y, y.flatten(1), y.contiguous(), y[:, :2].transpose(2, 3)
+
+
+def feature_detached(s, x):
+    y = s.first(x)
+    return s.second(y.detach() + y, x), y
+
+
+def residual_in_place(s, x):
+    y = s.first(x)
+    z = s.bn2(s.conv2(y))
+    z += y
+    return s.prelu(z), y
+
+
 def feature_under_autocast(s, x):
     with torch.autocast("cpu", torch.bfloat16, enabled=False):
         y = s.first(x)
@@ -76,7 +111,9 @@ def feature_at_a_checkpoint(s, x):
 
 FORWARDS = (
     feature_behind, feature_before, feature_of_a_convolution, three_stages, features_apart, feature_and_its_view,
-    feature_by_sizes, feature_among_random_numbers, feature_written, feature_under_autocast, feature_at_a_checkpoint,
+    feature_by_sizes, feature_among_random_numbers, feature_written, feature_in_halves, feature_normalized,
+    feature_with_indices, feature_as_views, feature_detached, residual_in_place, feature_under_autocast,
+    feature_at_a_checkpoint,
 )  # fmt: skip
 WHERE = (FUSED, INDUCTOR, PLAIN)
 
@@ -107,9 +144,67 @@ def test_a_returned_feature_is_fused_all_the_same(make, training):
     assert layers(fused) == BOTH
 
 
+def halves_written(s, x):
+    y = s.first(x)
+    out = torch.zeros(x.shape[0], 8, *x.shape[2:], dtype=x.dtype)
+    out[:, :4] = y
+    out[:, 4:] = s.second(y, x)
+    return out, y
+
+
+def sum_written(s, x):
+    y, out = s.first(x), s.second(x, x)
+    out.add_(y)
+    return out, y
+
+
+def copied_into_a_view(s, x):
+    y, out = s.first(x), s.second(x, x) * 1
+    out[:, 1:3].copy_(y[:, :2])
+    return out, y
+
+
+@pytest.mark.parametrize("forward", (halves_written, sum_written, copied_into_a_view), ids=lambda one: one.__name__)
+@catches(separates_outputs, training=True, variants=WHERE, gates=("inductor",))
+def test_a_feature_written_into_another_tensor(make, training, forward):
+    """No part can be cut off there: the plain graph runs, and the report says why."""
+    fused, plain = make.pair(equal_models(written(forward), training))
+    x = image()
+    assert_same(dict(enumerate(gradients(fused, x))), dict(enumerate(gradients(plain, x))))
+    agree(fused, plain, x)
+    if not make.plain:
+        reasons = [site.reason for site in fused.fusion_report.sites if not site.fused]
+        assert reasons and all("into memory that is read later" in reason for reason in reasons)
+
+
 @catches(separates_outputs, training=True, variants=(FUSED, PLAIN))
-def test_second_derivatives_by_an_output(make, training):
-    fused, plain = make.pair(equal_models(written(feature_behind), training))
+def test_sizes_that_vary(make, training):
+    """Sizes of a feature pass between the parts, and another backward runs through the graph."""
+
+    def forward(s, x):
+        y = s.first(x)
+        z = s.first(torch.nn.functional.max_pool2d(y, 2))
+        z = torch.nn.functional.interpolate(z, size=y.shape[-2:])
+        return s.second(z, y.view(*y.shape)), z, y
+
+    fused, plain = make.pair(equal_models(written(forward), training))
+    for batch, size in ((2, 8), (3, 8), (4, 12), (5, 16)):
+        x = image(batch, 4, size)
+        assert_same(dict(enumerate(gradients(fused, x))), dict(enumerate(gradients(plain, x))))
+        for model in (fused, plain):
+            model.zero_grad()
+            y, z, _ = model(x)
+            y.square().sum().backward(retain_graph=True)
+            z.sum().backward()
+        grads = ({name: p.grad for name, p in model.named_parameters()} for model in (fused, plain))
+        assert_same(*grads)
+    assert make.plain or not [reason for graph in fused.fusion_report.graphs for reason in graph.fallbacks]
+
+
+@pytest.mark.parametrize("forward", (feature_behind, feature_as_views, feature_detached), ids=lambda one: one.__name__)
+@catches(separates_outputs, training=True, variants=(FUSED, PLAIN))
+def test_second_derivatives_by_an_output(make, training, forward):
+    fused, plain = make.pair(equal_models(written(forward), training))
     x = image()
     second = []
     for model in (fused, plain):
