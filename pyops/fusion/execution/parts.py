@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.passes.split_module import split_module
-from torch.utils._pytree import tree_leaves
 
 from ...core import graph_compat
+from ...core.torch_compat import tree_leaves
 from ..sites.effects import storage, value, written
 from .sizes import separate_sizes
 from .training import needs_gradient, outputs, written_in_place
@@ -50,8 +50,8 @@ def in_parts(gm: fx.GraphModule, inputs: Sequence[Any], compile: Compile) -> Cal
                 fakes.append(places[place.name][1])
             else:
                 fakes.append(_leaf(value(origins[place.name])))
-        made = _as_it_is if node.target == views else compile
-        node.op, node.target = "call_function", Part(node.target, part, fakes, made)
+        how = _as_it_is if node.target == views else compile
+        node.op, node.target = "call_function", Part(node.target, part, fakes, how)
     whole.recompile()
     return whole.forward
 
