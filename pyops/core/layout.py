@@ -24,8 +24,20 @@ def channels_last(x: Tensor) -> bool:
 
 
 def memory_format(*tensors: Tensor) -> torch.memory_format:
-    """Returns the output layout of eager's convolution: channels_last if any of the tensors is."""
-    return torch.channels_last if any(map(channels_last, tensors)) else torch.contiguous_format
+    """Returns the output layout of eager's convolution: channels_last if any of the tensors is.
+
+    torch makes them dense first; maps of one number that were not have no layout then.
+    """
+    if any(map(channels_last, tensors)) and any(map(_channels_last_if_dense, tensors)):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _channels_last_if_dense(x: Tensor) -> bool:
+    """channels_last() of x.contiguous(memory_format=torch.channels_last)."""
+    if x.dim() == 4 and not x.is_contiguous(memory_format=torch.channels_last):
+        return x.shape[1:].numel() > 1
+    return channels_last(x)
 
 
 def laid_out(x: Tensor, dtype: torch.dtype, layout: torch.memory_format | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """conv_bn_act, bn_act and add_act over the shared cases, backends, dtypes and layouts. Edge cases: test_cases_*.py."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -71,3 +72,21 @@ def test_it_compiles_without_a_graph_break():
     arguments = testing.arguments(CASES[0])
     compiled = torch.compile(atrous.conv_bn_act, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(**arguments), atrous.conv_bn_act(**arguments))
+
+
+@pytest.mark.parametrize("backend", ["library", "native"])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 1, 1), (2, 1, 5, 5), (1, 2, 1, 1), (2, 2, 5, 5)], ids=str)
+def test_strides_of_a_convolution_of_slices(shape, kernel, backend):
+    """torch makes a slice dense before it chooses the layout, and that of maps of one number says nothing then."""
+
+    def operands(shape):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            whole = torch.randn(shape[0], *(2 * size for size in shape[1:])).contiguous(memory_format=layout)
+            yield whole[:, : shape[1], : shape[2], : shape[3]]
+            yield torch.randn(shape).contiguous(memory_format=layout)
+
+    for input, weight in itertools.product(operands(shape), operands((3, shape[1], kernel, kernel))):
+        expected = torch.conv2d(input, weight, padding=1)
+        y = atrous.conv_bn_act(input, weight, padding=1, backend=backend)
+        assert y.stride() == expected.stride(), (input.stride(), weight.stride())
