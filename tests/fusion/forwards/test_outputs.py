@@ -235,12 +235,12 @@ def test_a_feature_of_a_forward_hook(make, training):
     def build():
         return nn.Sequential(written(lambda s, x: s.first(x))(), written(lambda s, x: s.second(x, x))())
 
-    grads = []
-    for model in make.pair(equal_models(build, training)):
-        features: list = []
-        model[0].register_forward_hook(lambda module, args, y, features=features: features.append(y))
+    def gradients_at_the_feature(model):
+        features = []
+        model[0].register_forward_hook(lambda module, args, y: features.append(y))
         y = model(torch.ones(2, 4, 6, 6, dtype=torch.float64))
         features[0].retain_grad()
         y.square().sum().backward()
-        grads.append({"feature": features[0].grad, "weight": model[0].conv1.weight.grad})
-    assert_same(*grads)
+        return {"feature": features[0].grad, "weight": model[0].conv1.weight.grad}
+
+    assert_same(*map(gradients_at_the_feature, make.pair(equal_models(build, training))))
