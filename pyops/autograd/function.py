@@ -56,7 +56,7 @@ def fused_layer(
     if is_compiling():
         input, weight, bias, epilogue = _traceable(input, weight, bias, epilogue)
     residual = epilogue.residual
-    config = config._replace(backward_reads=sign.backward_reads(config, weight, epilogue))
+    config = config._replace(backward_reads=sign.backward_reads(config, input, weight, epilogue))
     saved_input, saved_residual = to_save(input), () if residual is None else to_save(residual)
     y, z, mean, var, count = FusedLayer.apply(config, saved_input, saved_residual, input, weight, bias, *epilogue)
     vectors = epilogue if mean is None else epilogue._replace(mean=mean, var=var)

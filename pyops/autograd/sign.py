@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.spec import Epilogue, accumulate_type
+from ..core.spec import Epilogue, Spec, accumulate_type
+from ..core.torch_compat import is_compiling
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
     from .function import LayerConfig
 
 
-def backward_reads(config: LayerConfig, weight: Tensor | None, epilogue: Epilogue) -> str:
+LARGER = 16  # a weight with so many times the elements of z is not read more often to save z
+
+
+def backward_reads(config: LayerConfig, input: Tensor, weight: Tensor | None, epilogue: Epilogue) -> str:
     """The value that the backward reads: "z", "y" for where u > 0, or "nothing" without an activation."""
     linear = epilogue.slope_kind == "number" and epilogue.slope_value == 1.0
     monotone = epilogue.slope_kind == "relu" or (epilogue.slope_kind == "number" and epilogue.slope_value >= 0)
@@ -29,9 +33,17 @@ def backward_reads(config: LayerConfig, weight: Tensor | None, epilogue: Epilogu
         return "z"
     if epilogue.mean is not None:
         need_gamma = epilogue.gamma is not None and epilogue.gamma.requires_grad
-        if weight is None or (need_gamma and not weight.requires_grad):
+        if weight is None or (need_gamma and not weight.requires_grad) or _much_larger(weight, input, config.spec):
             return "z"
     return "nothing" if linear else "y"
+
+
+def _much_larger(weight: Tensor, input: Tensor, spec: Spec | None) -> bool:
+    """True if the passes over the weight would cost more than z saves; False where a size is a symbol."""
+    if spec is None or is_compiling() or not all(type(size) is int for size in (*input.shape, *weight.shape)):
+        return False
+    rows, columns = spec.output_size(input.shape[2:], weight.shape[2:])
+    return weight.shape[1:].numel() > LARGER * input.shape[0] * rows * columns
 
 
 def gradients(

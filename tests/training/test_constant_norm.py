@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from parameters import HALVES
 from saved_bytes import saved
 
 import atrous
+from atrous.autograd import sign
+from atrous.ops import direct
 from atrous.testing import assert_tensor
 
 NAMES = ("x", "w", "bias", "gamma", "beta", "r")
@@ -114,3 +118,31 @@ def test_z_is_not_saved(act, maps):
         o[name].requires_grad_()
     y, bytes_saved = saved(lambda: fused(o, act, 1), *o.values())
     assert bytes_saved <= maps * y.nbytes + 1024
+
+
+@pytest.mark.parametrize("act", ["relu", 1.0])
+@pytest.mark.parametrize("pixels", [2, 6])
+def test_a_weight_much_larger_than_its_maps_is_not_scaled(pixels, act, monkeypatch):
+    """There z is saved: with few pixels the passes over a weight would take longer than its gradient."""
+    monkeypatch.setattr(direct, "_LARGEST_SAVED", 0)  # a shorter way for small tensors saves z in any case
+    o = dict(x=torch.randn(1, 32, pixels, pixels), w=torch.randn(16, 32, 3, 3) / 8, bias=None, r=None)
+    o |= dict(gamma=torch.rand(16) + 0.5, beta=torch.randn(16), mean=torch.randn(16), var=torch.rand(16) + 0.5)
+    for name in ("x", "w", "gamma", "beta"):
+        o[name].requires_grad_()
+
+    def layer():
+        norm = o["mean"], o["var"], o["gamma"], o["beta"]
+        return atrous.conv_bn_act(o["x"], o["w"], None, *norm, slope=act, padding=1, training=False)
+
+    y = layer()
+    with mock.patch.object(sign, "gradients", wraps=sign.gradients) as from_y:
+        actual = torch.autograd.grad(y.square().sum(), [o[name] for name in ("x", "w", "gamma", "beta")])
+    assert from_y.called == (9 * 32 <= sign.LARGER * pixels**2)
+    wide = {name: value if value is None else value.detach().double().requires_grad_() for name, value in o.items()}
+    z = F.conv2d(wide["x"], wide["w"], padding=1)
+    u = F.batch_norm(z, wide["mean"].detach(), wide["var"].detach(), wide["gamma"], wide["beta"])
+    truth = torch.autograd.grad(
+        (F.relu(u) if act == "relu" else u).square().sum(), [wide[name] for name in ("x", "w", "gamma", "beta")]
+    )
+    for one, exact in zip(actual, truth, strict=True):
+        torch.testing.assert_close(one.double(), exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
