@@ -9,6 +9,7 @@ s = gamma / sqrt(var + eps) and G the gradient of the convolution's weight for d
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,8 +43,8 @@ def _much_larger(weight: Tensor, input: Tensor, spec: Spec | None) -> bool:
     """True if the passes over the weight would cost more than z saves; False where a size is a symbol."""
     if spec is None or is_compiling() or not all(type(size) is int for size in (*input.shape, *weight.shape)):
         return False
-    rows, columns = spec.output_size(input.shape[2:], weight.shape[2:])
-    return weight.shape[1:].numel() > LARGER * input.shape[0] * rows * columns
+    pixels = input.shape[0] * math.prod(spec.output_size(input.shape[2:], weight.shape[2:]))
+    return weight.shape[1:].numel() > LARGER * pixels
 
 
 def gradients(
