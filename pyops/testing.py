@@ -232,6 +232,12 @@ class GpuLost(RuntimeError):
     """The work that ended with a sticky CUDA error, by its name: nothing runs on the GPU in this process any more."""
 
 
+def raise_if_lost(what: str, error: Exception) -> None:
+    """Raises GpuLost(what) from the error if the GPU is lost."""
+    if gpu_lost():
+        raise GpuLost(what) from error
+
+
 def exit_with(status: int) -> NoReturn:
     """sys.exit(status); after GPU_LOST without the destructors of CUDA objects, which may abort the process."""
     if status != GPU_LOST:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from atrous.tools.demo import report as demo_report
-from atrous.tools.text_table import plural
 from bench.report import cpu
 from bench.report import fused as report_fused
 from bench.tables import table as measured
@@ -40,11 +39,10 @@ def read(path: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any], name: str) -> str:
     """One inference result as Markdown: speed-ups with the median times, under the name of the device."""
-    device, versions, cells = result["device"], result["versions"], demo_report.columns(result)
+    cells, machine = demo_report.columns(result), demo_report.machine(result["device"])
     known = {(row["variant"], row["dtype"], row["batch"]): row for row in result["inference"]}
-    more = f", {plural(device['threads'], 'thread')}, {device['capability']}" if device["type"] == "cpu" else ""
     lines = [
-        f"{device['name']}{more}; torch {versions['torch']}; {result['date']}; [{name}](bench/results/{name}).",
+        f"{machine}; torch {result['versions']['torch']}; {result['date']}; [{name}](bench/results/{name}).",
         f"Speed-up over eager NCHW in {cells[0][0]} at the same batch, and the median time:",
         "",
         "| | " + " | ".join(f"{dtype}, batch {batch}" for dtype, batch in cells) + " |",

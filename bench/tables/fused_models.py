@@ -170,8 +170,7 @@ def measure(
             calls.pop(name, None)
             message = str(failure) if isinstance(failure, WrongResult) else f"{type(failure).__name__}: {failure}"
             row["missing"][name] = message.strip().splitlines()[0]
-            if testing.gpu_lost():
-                raise testing.GpuLost(f"{name}: {row['missing'][name]}") from failure
+            testing.raise_if_lost(f"{name}: {row['missing'][name]}", failure)
     left = yield row
     time(calls, seconds if left is None else min(seconds, FRACTION * left))
     row["tuned"] = tuned(fused, size, backend, Target(device, dtype, NHWC))  # last: it takes 3 s

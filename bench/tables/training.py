@@ -94,8 +94,7 @@ def measure(
         except Exception as failure:
             steps.pop(name, None)
             row["missing"][name] = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
-            if testing.gpu_lost():
-                raise testing.GpuLost(f"{name}: {row['missing'][name]}") from failure
+            testing.raise_if_lost(f"{name}: {row['missing'][name]}", failure)
     left = yield row
     row["ms"].update(medians(steps, device, seconds if left is None else min(seconds, left)))
 

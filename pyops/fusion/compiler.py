@@ -69,16 +69,16 @@ class Compiler:
     def compile(self, gm: fx.GraphModule, inputs: Sequence[Any], record: Graph) -> Callable[..., Any]:
         gm = training.copied(gm)  # Dynamo reads its own afterwards
         inline_checkpoints(gm)
-        names, places = self.names(), [node for node in gm.graph.nodes if node.op == "placeholder"]
-        known = {place.name: names[id(given)] for place, given in zip(places, inputs) if id(given) in names}
+        known, places = self.names(), gm.graph.find_nodes(op="placeholder")
+        names = {place.name: known[id(given)] for place, given in zip(places, inputs) if id(given) in known}
 
         def part(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-            return self._compile(gm, inputs, record, known)
+            return self._compile(gm, inputs, record, names)
 
         try:
             in_several = in_parts(gm, inputs, part) if training.has_gradients(gm) else None
         except NotInParts as reason:
-            rewritten(gm, self.options, record, {})
+            rewritten(gm, self.options, record, names)
             record.sites = [replace(site, fused=False, reason=str(reason)) for site in record.sites]
             raise
         return in_several or part(gm, inputs)
@@ -87,7 +87,7 @@ class Compiler:
         self, gm: fx.GraphModule, inputs: Sequence[Any], record: Graph, names: dict[str, str]
     ) -> Callable[..., Any]:
         plain = training.copied(gm) if training.has_gradients(gm) else None
-        rewritten(gm, self.options, record, {node: names[node.name] for node in gm.graph.nodes if node.name in names})
+        rewritten(gm, self.options, record, names)
         if plain is None:
             without_gradients(gm)
             with torch.no_grad():  # else Inductor would give the results gradients
@@ -122,9 +122,12 @@ class Compiler:
 
 
 def rewritten(
-    gm: fx.GraphModule, options: Options, record: Graph, names: dict[fx.Node, str], part: set[fx.Node] | None = None
+    gm: fx.GraphModule, options: Options, record: Graph, names: dict[str, str], part: set[fx.Node] | None = None
 ) -> None:
-    """Replaces the sites of a graph by calls. part: those within it; None: all. record: gets the sites."""
+    """Replaces the sites of a graph by calls. part: those within it; None: all. record: gets the sites.
+
+    names: input of the graph -> the name of the model's tensor that it is.
+    """
     chains = [chain for chain in Finder(gm.graph).find() if part is None or part.issuperset(chain.nodes)]
     paths = [path_of(chain.nodes[0], names) for chain in chains]
     scripts = [script_of(chain, path, options) for chain, path in zip(chains, paths)]

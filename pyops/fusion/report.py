@@ -148,15 +148,15 @@ def site_of(chain: Chain, path: str, script: str, owners: dict[fx.Node, str]) ->
     return Site(path, chain.pattern, chain.fusible and not chain.refusal, reason, script=script)
 
 
-def path_of(node: fx.Node, names: dict[fx.Node, str]) -> str:
+def path_of(node: fx.Node, names: dict[str, str]) -> str:
     """The path of the module whose weight or statistics the node uses, else of the module that contains the node.
 
-    names: those of the model's tensors among the inputs of the graph.
+    names: input of the graph -> the name of the model's tensor that it is.
     """
     role = spellings.role(node)
     a = spellings.arguments(node)
     for owned in (a.weight, getattr(a, "running_mean", None)) if role in ("conv", "bn") else ():
-        name = names.get(owned) or _name_in_source(owned)
+        name = names.get(str(owned)) or _name_in_source(owned)
         if name:
             return name.removesuffix("weight").removesuffix("running_mean").removesuffix(".") or name
     stack = list((node.meta.get("nn_module_stack") or {}).values())

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..image_file import png
-from ..text_table import plural
 from ..timing import LIMIT
-from .report import Result, columns, label, variants
+from .report import Result, columns, label, machine, variants
 
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 
@@ -64,6 +63,5 @@ def _title(result: Result) -> str:
 
 
 def _origin(result: Result) -> str:
-    device, versions = result["device"], result["versions"]
-    more = f", {plural(device['threads'], 'thread')}, {device['capability']}" if device["type"] == "cpu" else ""
-    return f"{device['name']}{more}; torch {versions['torch']}, atrous {versions['atrous']}"
+    versions = result["versions"]
+    return f"{machine(result['device'])}; torch {versions['torch']}, atrous {versions['atrous']}"

@@ -32,6 +32,12 @@ def header(result: Result) -> str:
     )
 
 
+def machine(device: dict[str, Any]) -> str:
+    """The device's name, of a CPU with its threads and instructions."""
+    more = f", {plural(device['threads'], 'thread')}, {device['capability']}" if device["type"] == "cpu" else ""
+    return f"{device['name']}{more}"
+
+
 def agreement(result: Result) -> str:
     by_dtype = result["agreement"]
     logit = max(row["largest_logit"] for row in by_dtype.values())

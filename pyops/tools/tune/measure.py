@@ -159,8 +159,7 @@ def _ready(
             except WrongResult as error:
                 result.wrong[_name(candidate)] = str(error)
             except Exception as error:  # any library may fail for some shape or GPU
-                if testing.gpu_lost():
-                    raise testing.GpuLost(f"{', '.join(map(_name, group))}: {_message(error)}") from error
+                testing.raise_if_lost(f"{', '.join(map(_name, group))}: {_message(error)}", error)
                 result.failed[_name(candidate)] = _message(error)
     return calls, once
 

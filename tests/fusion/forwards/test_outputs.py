@@ -175,6 +175,7 @@ def test_a_feature_written_into_another_tensor(make, training, forward):
     if not make.plain:
         reasons = [site.reason for site in fused.fusion_report.sites if not site.fused]
         assert reasons and all("into memory that is read later" in reason for reason in reasons)
+        assert {"conv1", "conv2"} <= {site.path for site in fused.fusion_report.sites if not site.fused}
 
 
 @catches(separates_outputs, training=True, variants=(FUSED, PLAIN))
